@@ -1,0 +1,59 @@
+# The commands of this project. Each does the set-up that it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PY := .venv/bin/python
+JOBS ?= $(shell nproc)
+STAMPS := .stamps
+SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
+CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench chaos fuzz sanitize cpp-test install clean format
+
+help:
+	@echo "make run     set up, build, and run the main job (headgate demo)"
+	@echo "make test    set up, build, and run every C++ and Python test"
+	@echo "make check   format, lint, types, stubs, layering"
+	@echo "make bench | chaos | fuzz | sanitize | format | clean"
+
+$(STAMPS)/build: tools/setup tools/requirements-build.txt
+	tools/setup build
+	@mkdir -p $(STAMPS) && touch $@
+$(STAMPS)/dev: tools/setup tools/requirements-build.txt tools/requirements-dev.txt
+	tools/setup dev
+	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/build
+# Building in the environment (no isolation) keeps the build folder, so that a rebuild compiles only what changed.
+$(STAMPS)/installed: $(SOURCES) | $(STAMPS)/build
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+install: $(STAMPS)/installed
+
+run: $(STAMPS)/build $(STAMPS)/installed
+	.venv/bin/headgate demo
+
+test: $(STAMPS)/dev $(STAMPS)/installed cpp-test sanitize
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not chaos"
+	$(PY) -m pytest -m chaos
+
+cpp-test: $(STAMPS)/dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev -j $(JOBS) && ctest --preset dev -j $(JOBS)
+sanitize: $(STAMPS)/dev
+	cmake --preset asan >/dev/null && cmake --build --preset asan -j $(JOBS) && ctest --preset asan -j $(JOBS)
+	cmake --preset tsan >/dev/null && cmake --build --preset tsan -j $(JOBS) && ctest --preset tsan -j $(JOBS)
+
+check: $(STAMPS)/dev $(STAMPS)/installed
+	tools/check
+format: $(STAMPS)/dev
+	clang-format -i $(CXX_FILES)
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: $(STAMPS)/build $(STAMPS)/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-bench.txt
+	$(PY) bench/run.py
+chaos: $(STAMPS)/dev $(STAMPS)/installed
+	HEADGATE_CHAOS_SEEDS=25 $(PY) -m pytest -m chaos
+fuzz: $(STAMPS)/dev
+	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j $(JOBS)
+	tools/fuzz
+clean:
+	rm -rf build .stamps

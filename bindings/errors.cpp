@@ -1,0 +1,47 @@
+#include "py.hpp"
+
+namespace headgate::bindings {
+namespace {
+
+// Set by headgate.errors when it is imported; leaked so that nothing is destroyed after the interpreter is gone.
+py::object* factory = nullptr;
+
+void translate(std::exception_ptr pointer) {
+    try {
+        if (pointer) {
+            std::rethrow_exception(pointer);
+        }
+    } catch (const StatusError& error) {
+        const std::string kind(error_kind(error.status.code()));
+        if (factory == nullptr) {
+            PyErr_SetString(PyExc_RuntimeError, (kind + ": " + error.status.message()).c_str());
+            return;
+        }
+        // Text from the system (file names) may not be UTF-8.
+        const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+            error.status.message().data(), static_cast<Py_ssize_t>(error.status.message().size()), "backslashreplace"));
+        const py::object instance = (*factory)(kind, message);
+        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(instance.ptr())), instance.ptr());
+    }
+}
+
+}  // namespace
+
+void register_errors(py::module_& module) {
+    py::register_local_exception_translator(translate);
+    module.def(
+        "set_error_factory", [](py::object callable) { factory = new py::object(std::move(callable)); },
+        py::arg("factory"), "Sets factory(kind, message) -> exception for errors of the core.");
+    module.def(
+        "error_kinds",
+        [] {
+            py::list out;
+            for (const auto kind : all_error_kinds()) {
+                out.append(py::str(kind.data(), kind.size()));
+            }
+            return out;
+        },
+        "Every kind the core can raise, in the frozen order.");
+}
+
+}  // namespace headgate::bindings

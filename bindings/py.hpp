@@ -1,0 +1,59 @@
+// The only header that names pybind11. It comes first in every file of this folder.
+#pragma once
+
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "headgate/base/clock.hpp"
+#include "headgate/base/status.hpp"
+
+namespace headgate::bindings {
+
+namespace py = pybind11;
+
+// A Status on its way to Python; register_errors() holds the one translator.
+struct StatusError {
+    Status status;
+};
+
+void register_errors(py::module_& module);
+
+inline void check(Status status) {
+    if (!status.ok()) {
+        throw StatusError{std::move(status)};
+    }
+}
+
+template <class T>
+T take(Result<T> result) {
+    check(result.ok() ? Status() : result.status());
+    return std::move(result.value());
+}
+
+// Runs `work` without the GIL. `work` touches no Python object.
+template <class Work>
+auto without_gil(Work work) {
+    const py::gil_scoped_release release;
+    return work();
+}
+
+// True when a signal handler raised (Ctrl-C): the exception is then pending, and raise_pending() throws it.
+inline Interrupt signals() {
+    return [] {
+        const py::gil_scoped_acquire acquire;
+        return PyErr_Occurred() != nullptr || PyErr_CheckSignals() != 0;
+    };
+}
+
+inline void raise_pending() {
+    if (PyErr_Occurred() != nullptr) {
+        throw py::error_already_set();
+    }
+}
+
+}  // namespace headgate::bindings

@@ -1,0 +1,107 @@
+#include "py.hpp"
+
+#include "headgate/backends/sqlite.hpp"
+
+namespace headgate::bindings {
+
+using namespace backends;
+
+namespace {
+
+SqlValue to_value(const py::handle& item) {
+    PyObject* value = item.ptr();
+    if (value == Py_None) {
+        return std::monostate{};
+    }
+    if (PyUnicode_Check(value)) {
+        return py::cast<std::string>(item);
+    }
+    if (PyLong_Check(value)) {
+        return py::cast<std::int64_t>(item);
+    }
+    if (PyFloat_Check(value)) {
+        return PyFloat_AS_DOUBLE(value);
+    }
+    if (PyBytes_Check(value)) {
+        return Blob{py::cast<std::string>(item)};
+    }
+    check({ErrorCode::invalid_input, std::string("cannot store a ") + Py_TYPE(value)->tp_name + " in SQLite"});
+    return {};
+}
+
+SqlRow to_row(const py::handle& items) {
+    SqlRow row;
+    for (const auto& item : items) {
+        row.push_back(to_value(item));
+    }
+    return row;
+}
+
+py::object to_python(const SqlValue& value) {
+    if (const auto* number = std::get_if<std::int64_t>(&value)) {
+        return py::int_(*number);
+    }
+    if (const auto* real = std::get_if<double>(&value)) {
+        return py::float_(*real);
+    }
+    if (const auto* text = std::get_if<std::string>(&value)) {
+        return py::str(*text);
+    }
+    if (const auto* blob = std::get_if<Blob>(&value)) {
+        return py::bytes(blob->bytes);
+    }
+    return py::none();
+}
+
+}  // namespace
+
+void register_sqlite(py::module_& module) {
+    module.attr("SQLITE_SCHEMA_VERSION") = kSchemaVersion;
+    py::class_<Database, std::shared_ptr<Database>>(module, "Database")
+        .def(py::init([](const std::string& path, bool full, std::int64_t busy_timeout_us) {
+                 const DatabaseOptions options{full ? Durability::full : Durability::normal, busy_timeout_us};
+                 return take(without_gil([&] { return Database::open(path, options); }));
+             }),
+             py::arg("path"), py::arg("full") = true, py::arg("busy_timeout_us") = 5'000'000)
+        .def(
+            "execute",
+            [](Database& self, const std::string& sql, const py::sequence& parameters) {
+                const auto row = to_row(parameters);
+                const auto result = take(without_gil([&] { return self.execute(sql, row); }));
+                py::list rows;
+                for (const auto& found : result.rows) {
+                    py::tuple values(found.size());
+                    for (std::size_t i = 0; i < found.size(); ++i) {
+                        values[i] = to_python(found[i]);
+                    }
+                    rows.append(std::move(values));
+                }
+                return py::make_tuple(result.columns, rows, result.changes);
+            },
+            py::arg("sql"), py::arg("parameters"), "(columns, rows, changes) of one statement.")
+        .def(
+            "execute_many",
+            [](Database& self, const std::string& sql, const py::sequence& rows) {
+                std::vector<SqlRow> converted;
+                for (const auto& row : rows) {
+                    converted.push_back(to_row(row));
+                }
+                return take(without_gil([&] { return self.execute_many(sql, converted); }));
+            },
+            py::arg("sql"), py::arg("rows"), "Rows changed, in one transaction.")
+        .def("begin", [](Database& self) { check(without_gil([&] { return self.begin(); })); })
+        .def("commit", [](Database& self) { check(without_gil([&] { return self.commit(); })); })
+        .def("rollback", [](Database& self) { check(without_gil([&] { return self.rollback(); })); })
+        .def_property_readonly("in_transaction", &Database::in_transaction)
+        .def_property_readonly("path", &Database::path)
+        .def("close", [](Database& self) { check(without_gil([&] { return self.close(); })); });
+    module.def(
+        "sqlite_ledger",
+        [](std::shared_ptr<Database> database, std::int64_t ttl, std::shared_ptr<Clock> clock,
+           std::shared_ptr<Random> random) {
+            return make_sqlite_ledger(std::move(database), {ttl}, std::move(clock), std::move(random));
+        },
+        py::arg("database"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"));
+}
+
+}  // namespace headgate::bindings

@@ -1,0 +1,19 @@
+// HttpTransport on libcurl's multi interface.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "headgate/net/http.hpp"
+
+namespace headgate::backends {
+
+struct CurlOptions {
+    std::string ca_file;                      // CURLOPT_CAINFO; empty: libcurl's own default
+    std::size_t max_body = 64 * 1024 * 1024;  // a larger body is malformed_response
+    std::string user_agent = "headgate";
+};
+
+std::shared_ptr<net::HttpTransport> make_curl_transport(CurlOptions options, std::shared_ptr<Clock> clock);
+
+}  // namespace headgate::backends

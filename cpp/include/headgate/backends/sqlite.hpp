@@ -1,0 +1,83 @@
+// SQLite, the embedded backend. One copy of the library per process may open our files (two break file locks),
+// so Python reaches them through this class only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "headgate/base/clock.hpp"
+#include "headgate/base/status.hpp"
+#include "headgate/ledger/ledger.hpp"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace headgate::backends {
+
+struct Blob {
+    std::string bytes;
+};
+using SqlValue = std::variant<std::monostate, std::int64_t, double, std::string, Blob>;
+using SqlRow = std::vector<SqlValue>;
+
+struct SqlResult {
+    std::vector<std::string> columns;
+    std::vector<SqlRow> rows;
+    std::int64_t changes = 0;
+};
+
+enum class Durability : std::uint8_t { normal, full };  // normal survives a process, full survives power
+
+struct DatabaseOptions {
+    Durability durability = Durability::full;
+    std::int64_t busy_timeout_us = 5'000'000;
+};
+
+// The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
+inline constexpr int kSchemaVersion = 2;
+inline constexpr int kApplicationId = 0x48476174;
+
+// A connection in WAL mode. Calls are serialised by the caller holding `lock()` across a transaction.
+class Database {
+public:
+    // Creates the file and its schema, or migrates an older one. A newer one is unsupported_version.
+    static Result<std::shared_ptr<Database>> open(const std::string& path, DatabaseOptions options);
+    ~Database();
+    Database(const Database&) = delete;
+    Database& operator=(const Database&) = delete;
+
+    Result<SqlResult> execute(const std::string& sql, const SqlRow& parameters);
+    // Runs `sql` once per row inside the transaction that is open, or in one of its own.
+    Result<std::int64_t> execute_many(const std::string& sql, const std::vector<SqlRow>& rows);
+    Status begin();  // BEGIN IMMEDIATE
+    Status commit();
+    Status rollback();
+    bool in_transaction() const;
+    Status close();
+    const std::string& path() const { return path_; }
+
+private:
+    Database(std::string path, DatabaseOptions options);
+    Status connect();
+    Status migrate();
+    Status check() const;
+    Result<sqlite3_stmt*> prepare(const std::string& sql);
+    Status step_all(sqlite3_stmt* statement, const SqlRow& parameters, SqlResult* out);
+    Status run(const char* sql);
+    Status last_error(const std::string& what) const;
+
+    std::string path_;
+    DatabaseOptions options_;
+    int pid_;
+    sqlite3* handle_ = nullptr;
+    std::unordered_map<std::string, sqlite3_stmt*> statements_;
+};
+
+std::shared_ptr<ledger::Ledger> make_sqlite_ledger(std::shared_ptr<Database> database, ledger::LedgerOptions options,
+                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
+
+}  // namespace headgate::backends

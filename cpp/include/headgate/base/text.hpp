@@ -1,0 +1,33 @@
+// Small text helpers: hex, UTF-8, ISO 8601.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "headgate/base/status.hpp"
+
+namespace headgate {
+
+std::string to_hex(const std::uint8_t* bytes, std::size_t size);
+
+// Length in bytes of the well-formed UTF-8 sequence at `at` (Unicode 15, table 3-7), or 0. `text[at]` must be >= 0x80.
+std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept;
+bool is_utf8(std::string_view text) noexcept;
+std::size_t utf8_length(std::string_view text) noexcept;       // code points of well-formed UTF-8
+std::string_view trim_blanks(std::string_view text) noexcept;  // space, \t, \n, \v, \f, \r
+
+bool valid_date(int year, int month, int day) noexcept;
+std::int64_t days_from_civil(int year, int month, int day) noexcept;
+
+// "YYYY-MM-DD", a real date of years 0001-9999.
+bool parse_date(std::string_view text) noexcept;
+
+// ISO 8601 date-time with 'T', seconds, up to nine fraction digits (beyond six truncated), Z or +hh:mm or +hhmm or
+// nothing (naive = UTC). The result is microseconds since the epoch, UTC. Second 60 is refused.
+Result<std::int64_t> parse_timestamp(std::string_view text);
+
+// "2026-05-23T16:45:18Z", or with six fraction digits when there are any.
+std::string format_timestamp(std::int64_t us);
+
+}  // namespace headgate

@@ -1,0 +1,80 @@
+// Ordered failover between sources: breaker, deadline, retries within the budget, raw bodies kept before they are read.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "headgate/net/http.hpp"
+#include "headgate/resilience/breaker.hpp"
+
+namespace headgate::net {
+
+struct Source {
+    std::string name;
+    std::vector<HttpRequest> requests;    // one collection; all of them have to succeed
+    std::int64_t budget_us = 10'000'000;  // for the whole collection from this source
+    std::shared_ptr<resilience::CircuitBreaker> breaker;
+};
+
+struct Attempt {
+    std::string source;
+    std::size_t request = 0;
+    int number = 1;                     // 1-based within the request
+    ErrorCode outcome = ErrorCode::ok;  // circuit_open: skipped
+    std::string message;
+    long status = 0;
+    std::int64_t elapsed_us = 0;
+    std::string breaker_before;
+    std::string breaker_after;
+};
+
+struct Fetched {
+    std::string source;                   // who answered
+    bool is_failover = false;             // not the first in the list
+    std::vector<HttpResponse> responses;  // in the order of that source's requests
+    std::vector<std::string> raw_keys;    // what the sink said, same order
+    std::vector<Attempt> attempts;
+    std::int64_t elapsed_us = 0;
+    Status error;  // all_sources_failed, interrupted, or the sink's own error
+};
+
+// Stores a response before anything reads it and returns its key. An error ends the fetch: what cannot be kept is not
+// used.
+using RawSink = std::function<Result<std::string>(const std::string& source, const HttpRequest&, const HttpResponse&)>;
+
+// ok, http_status, or malformed_response (the body is not a JSON array).
+Status classify_json_array(const HttpResponse& response);
+
+struct FailoverOptions {
+    resilience::RetryPolicy retry;
+    std::int64_t return_after_us =
+        300'000'000;  // the secondary must have served this long before the primary is probed
+    std::size_t concurrency = 8;
+};
+
+// `secondary_since_us` (0: the primary serves) outlives the process with the breakers' snapshots.
+class Failover {
+public:
+    Failover(FailoverOptions options, std::shared_ptr<HttpTransport> transport, std::shared_ptr<Clock> clock,
+             std::shared_ptr<Random> random, std::shared_ptr<resilience::RetryBudget> budget);
+
+    Fetched fetch(const std::vector<Source>& sources, const RawSink& sink, const Interrupt& interrupt);
+
+    std::int64_t secondary_since_us() const { return secondary_since_us_; }
+    void set_secondary_since_us(std::int64_t value) { secondary_since_us_ = value; }
+
+private:
+    bool try_source(const Source& source, const RawSink& sink, const Interrupt& interrupt, Fetched& out);
+    bool may_probe_primary(const Source& source) const;
+
+    FailoverOptions options_;
+    std::shared_ptr<HttpTransport> transport_;
+    std::shared_ptr<Clock> clock_;
+    std::shared_ptr<Random> random_;
+    std::shared_ptr<resilience::RetryBudget> budget_;
+    std::int64_t secondary_since_us_ = 0;
+};
+
+}  // namespace headgate::net

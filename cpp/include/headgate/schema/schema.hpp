@@ -1,0 +1,108 @@
+// A record type as a plan (JSON, made from a pydantic model by headgate.checkpoint.schema), the validator that it
+// compiles to, and the columns that valid records fill.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "headgate/base/status.hpp"
+#include "headgate/json/canonical.hpp"
+#include "headgate/schema/pattern.hpp"
+
+namespace headgate::schema {
+
+// `json` keeps any value as canonical text; `date` is a string holding a real YYYY-MM-DD.
+enum class Type : std::uint8_t { string, int32, int64, float64, boolean, timestamp, date, string_list, json };
+
+enum class Blanks : std::uint8_t { keep, trim, refuse };  // outer blanks of a string
+
+struct Field {
+    std::string name;
+    Type type = Type::string;
+    bool required = true;
+    bool nullable = false;
+    bool digits = false;  // an integer field that also takes a string of digits
+    Blanks blanks = Blanks::keep;
+    std::optional<std::string> default_json;  // canonical text
+    std::size_t min_length = 0;               // code points; items for string_list
+    std::size_t max_length = SIZE_MAX;
+    std::optional<double> minimum;    // inclusive
+    std::optional<double> maximum;    // inclusive
+    std::optional<Pattern> pattern;   // of the string, or of every item
+    std::vector<std::string> values;  // an enumeration; empty: free
+};
+
+// When `when_field` has one of `when_values`, `field` is one of `then_values`; otherwise it is null (with `else_null`).
+struct Rule {
+    std::string name;
+    std::size_t when_field = 0;
+    std::vector<std::string> when_values;
+    std::size_t field = 0;
+    std::vector<std::string> then_values;
+    bool else_null = false;
+};
+
+struct Problem {
+    std::string field;
+    std::string kind;  // missing, null, type, enum, length, pattern, date, timestamp, range, blank, unknown, duplicate,
+                       // rule, json
+};
+
+struct Schema {
+    std::string name;
+    std::vector<Field> fields;
+    std::vector<Rule> rules;
+    std::vector<Pattern> file_names;          // a file must match one; none: every name
+    std::vector<std::string> private_groups;  // groups of file_names that logs must not show
+    std::string sort_by;                      // a timestamp field; empty: order of arrival
+    bool forbid_unknown = true;
+
+    static Result<std::shared_ptr<const Schema>> parse(std::string_view plan_json);
+    std::size_t index_of(std::string_view field) const;  // SIZE_MAX when there is none
+    bool accepts_name(std::string_view file_name) const;
+    std::string redact_name(std::string_view file_name) const;
+};
+
+struct Column {
+    Type type = Type::string;
+    std::vector<std::uint8_t> valid;    // one byte per row
+    std::vector<std::int64_t> numbers;  // int32, int64, boolean, timestamp
+    std::vector<double> reals;
+    std::vector<std::uint64_t> offsets = {0};  // string, date, json: into bytes; string_list: into item_offsets
+    std::vector<std::uint64_t> item_offsets = {0};
+    std::string bytes;
+    std::size_t rows() const { return valid.size(); }
+    void append_null();
+    void append_from(const Column& other, std::size_t row);
+    std::string_view text(std::size_t row) const;
+};
+
+struct Columns {
+    std::vector<Column> columns;
+    std::size_t rows = 0;
+    static Columns like(const Schema& schema);
+    void append_all(const Columns& other);
+};
+
+// Reads one JSON document and, when it is valid, appends one row. One per thread; keeps its buffers.
+class RecordReader {
+public:
+    explicit RecordReader(std::shared_ptr<const Schema> schema);
+    ~RecordReader();
+    RecordReader(RecordReader&&) noexcept;
+
+    // Empty: valid, and appended to `out` when it is given.
+    const std::vector<Problem>& read(std::string_view json_text, Columns* out);
+
+private:
+    class Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+std::string_view type_name(Type type) noexcept;
+
+}  // namespace headgate::schema

@@ -1,0 +1,219 @@
+#include <curl/curl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <mutex>
+
+#include "headgate/backends/curl.hpp"
+#include "headgate/base/text.hpp"
+
+namespace headgate::backends {
+namespace {
+
+constexpr int kPollMs = 50;  // how soon a Ctrl-C is seen
+
+struct SlistFree {
+    void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+struct EasyFree {
+    void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+struct MultiFree {
+    void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
+};
+
+struct Transfer {
+    std::unique_ptr<CURL, EasyFree> easy;
+    std::unique_ptr<curl_slist, SlistFree> headers;
+    net::HttpResponse* response = nullptr;
+    std::size_t max_body = 0;
+    bool too_large = false;
+    bool done = false;
+    std::int64_t started_us = 0;
+};
+
+std::size_t on_body(char* data, std::size_t size, std::size_t count, void* user) {
+    auto& transfer = *static_cast<Transfer*>(user);
+    const auto bytes = size * count;
+    if (transfer.response->body.size() + bytes > transfer.max_body) {
+        transfer.too_large = true;
+        return 0;
+    }
+    transfer.response->body.append(data, bytes);
+    return bytes;
+}
+
+std::size_t on_header(char* data, std::size_t size, std::size_t count, void* user) {
+    auto& transfer = *static_cast<Transfer*>(user);
+    const std::string_view line(data, size * count);
+    const auto colon = line.find(':');
+    if (colon != std::string_view::npos) {
+        std::string name(line.substr(0, colon));
+        std::transform(name.begin(), name.end(), name.begin(),
+                       [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+        transfer.response->headers.emplace_back(std::move(name), trim_blanks(line.substr(colon + 1)));
+    }
+    return size * count;
+}
+
+Status to_status(CURLcode code, bool too_large) {
+    if (too_large) {
+        return {ErrorCode::malformed_response, "the body is larger than the limit"};
+    }
+    switch (code) {
+        case CURLE_OK:
+            return {};
+        case CURLE_OPERATION_TIMEDOUT:
+            return {ErrorCode::timeout, "no complete answer before the deadline"};
+        case CURLE_URL_MALFORMAT:
+        case CURLE_UNSUPPORTED_PROTOCOL:
+            return {ErrorCode::invalid_input, "not an http(s) URL"};
+        default:
+            // The library's text for the code names no URL and no header.
+            return {ErrorCode::connection_failed, curl_easy_strerror(code)};
+    }
+}
+
+class CurlTransport final : public net::HttpTransport {
+public:
+    CurlTransport(CurlOptions options, std::shared_ptr<Clock> clock)
+        : options_(std::move(options)), clock_(std::move(clock)), pid_(getpid()) {
+        static std::once_flag once;
+        std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
+        multi_.reset(curl_multi_init());
+        // A resolver thread that hangs must not outlive the deadline (libcurl joins it on clean-up otherwise).
+        curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, 16L);
+    }
+
+    std::vector<net::HttpResponse> perform(const std::vector<net::HttpRequest>& requests, Deadline deadline,
+                                           std::size_t concurrency, const Interrupt& interrupt) override {
+        std::vector<net::HttpResponse> responses(requests.size());
+        if (getpid() != pid_) {
+            fill(responses, {ErrorCode::forked, "an HTTP client was used after fork(); make a new one in the child"});
+            return responses;
+        }
+        const std::lock_guard lock(mutex_);
+        std::vector<Transfer> transfers(requests.size());
+        std::size_t next = 0;
+        std::size_t running = 0;
+        while (next < requests.size() || running > 0) {
+            while (next < requests.size() && running < std::max<std::size_t>(1, concurrency)) {
+                start(requests[next], transfers[next], responses[next], deadline);
+                ++next;
+                ++running;
+            }
+            int active = 0;
+            curl_multi_perform(multi_.get(), &active);
+            running -= collect(transfers);
+            const bool late = deadline.left_us(*clock_) <= 0;
+            if (late || (interrupt && interrupt())) {
+                cut(transfers, late ? Status(ErrorCode::timeout, "no complete answer before the deadline")
+                                    : Status(ErrorCode::interrupted, "interrupted"));
+                for (; next < requests.size(); ++next) {
+                    responses[next].error = late ? Status(ErrorCode::timeout, "not sent before the deadline")
+                                                 : Status(ErrorCode::interrupted, "interrupted");
+                }
+                break;
+            }
+            if (running > 0 && active > 0) {
+                const auto left_ms = deadline.left_us(*clock_) / 1000 + 1;
+                curl_multi_poll(multi_.get(), nullptr, 0, static_cast<int>(std::min<std::int64_t>(kPollMs, left_ms)),
+                                nullptr);
+            }
+        }
+        return responses;
+    }
+
+private:
+    static void fill(std::vector<net::HttpResponse>& responses, const Status& error) {
+        for (auto& response : responses) {
+            response.error = error;
+        }
+    }
+
+    void start(const net::HttpRequest& request, Transfer& transfer, net::HttpResponse& response, Deadline deadline) {
+        transfer.easy.reset(curl_easy_init());
+        transfer.response = &response;
+        transfer.max_body = options_.max_body;
+        transfer.started_us = clock_->mono_us();
+        CURL* easy = transfer.easy.get();
+        curl_slist* headers = nullptr;
+        for (const auto& [name, value] : request.headers) {
+            headers = curl_slist_append(headers, (name + ": " + value).c_str());
+        }
+        transfer.headers.reset(headers);
+        const auto left_ms = deadline.left_us(*clock_) / 1000;
+        curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
+        curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+        curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
+        curl_easy_setopt(easy, CURLOPT_USERAGENT, options_.user_agent.c_str());
+        curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+        curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);  // do not join a hanging resolver thread
+        curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
+        curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(std::clamp<std::int64_t>(left_ms, 1, 86'400'000)));
+        curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+        curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
+        curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+        curl_easy_setopt(easy, CURLOPT_HEADERDATA, &transfer);
+        curl_easy_setopt(easy, CURLOPT_PRIVATE, &transfer);
+        if (!options_.ca_file.empty()) {
+            curl_easy_setopt(easy, CURLOPT_CAINFO, options_.ca_file.c_str());
+        }
+        if (request.method != "GET") {
+            curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+            curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
+            curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request.body.data());
+        }
+        curl_multi_add_handle(multi_.get(), easy);
+    }
+
+    void finish(Transfer& transfer, Status status) {
+        transfer.done = true;
+        transfer.response->error = std::move(status);
+        transfer.response->elapsed_us = clock_->mono_us() - transfer.started_us;
+        curl_easy_getinfo(transfer.easy.get(), CURLINFO_RESPONSE_CODE, &transfer.response->status);
+        curl_multi_remove_handle(multi_.get(), transfer.easy.get());
+    }
+
+    std::size_t collect(std::vector<Transfer>& transfers) {
+        std::size_t finished = 0;
+        int left = 0;
+        while (const CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
+            if (message->msg != CURLMSG_DONE) {
+                continue;
+            }
+            const auto code = message->data.result;
+            Transfer* transfer = nullptr;
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+            if (transfer >= transfers.data() && transfer < transfers.data() + transfers.size()) {
+                finish(*transfer, to_status(code, transfer->too_large));
+                ++finished;
+            }
+        }
+        return finished;
+    }
+
+    void cut(std::vector<Transfer>& transfers, const Status& status) {
+        for (auto& transfer : transfers) {
+            if (transfer.easy && !transfer.done) {
+                finish(transfer, status);
+                transfer.response->body.clear();
+            }
+        }
+    }
+
+    CurlOptions options_;
+    std::shared_ptr<Clock> clock_;
+    pid_t pid_;
+    std::mutex mutex_;
+    std::unique_ptr<CURLM, MultiFree> multi_;
+};
+
+}  // namespace
+
+std::shared_ptr<net::HttpTransport> make_curl_transport(CurlOptions options, std::shared_ptr<Clock> clock) {
+    return std::make_shared<CurlTransport>(std::move(options), std::move(clock));
+}
+
+}  // namespace headgate::backends

@@ -1,0 +1,165 @@
+#include "headgate/backends/sqlite.hpp"
+
+namespace headgate::backends {
+namespace {
+
+using ledger::Claim;
+using ledger::ClaimRequest;
+using ledger::ClaimStatus;
+
+constexpr std::int64_t kInProgress = 0;
+constexpr std::int64_t kDone = 1;
+
+// One statement decides and writes. A key is free when it is new, its lease ended, or its done mark expired.
+const std::string kAcquire = R"sql(
+INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)
+ON CONFLICT (key) DO UPDATE SET
+    attempts = CASE WHEN state = 1 THEN 1 ELSE attempts + 1 END, state = 0, token = ?2, owner = ?3, until_us = ?4,
+    payload = ?5, result = NULL, expires_us = NULL
+WHERE (state = 0 AND until_us <= ?6 AND (payload = '' OR ?5 = '' OR payload = ?5)) OR (state = 1 AND expires_us <= ?6)
+RETURNING attempts, last_error)sql";
+const std::string kRead =
+    "SELECT state, until_us, attempts, payload, result, last_error, owner FROM ledger WHERE key = ?1";
+const std::string kExpire = "UPDATE ledger SET until_us = 0 WHERE key = ?1 AND state = 0 AND owner = ?2";
+const std::string kComplete =
+    "UPDATE ledger SET state = 1, result = ?3, expires_us = ?4 WHERE key = ?1 AND token = ?2 AND state = 0";
+const std::string kRelease =
+    "UPDATE ledger SET until_us = 0, token = NULL, last_error = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
+const std::string kRenew = "UPDATE ledger SET until_us = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
+
+std::string text(const SqlValue& value) {
+    const auto* found = std::get_if<std::string>(&value);
+    return found != nullptr ? *found : std::string();
+}
+
+std::int64_t number(const SqlValue& value) {
+    const auto* found = std::get_if<std::int64_t>(&value);
+    return found != nullptr ? *found : 0;
+}
+
+class SqliteLedger final : public ledger::Ledger {
+public:
+    SqliteLedger(std::shared_ptr<Database> database, ledger::LedgerOptions options, std::shared_ptr<Clock> clock,
+                 std::shared_ptr<Random> random)
+        : db_(std::move(database)),
+          options_(options),
+          clock_(std::move(clock)),
+          random_(std::move(random)),
+          owner_(process_identity()) {}
+
+    Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
+        std::vector<Claim> claims;
+        claims.reserve(requests.size());
+        HG_RETURN_IF_ERROR(in_one_commit(requests.size(), [&]() -> Status {
+            for (const auto& request : requests) {
+                HG_ASSIGN(auto claim, claim_one(request));
+                claims.push_back(std::move(claim));
+            }
+            return {};
+        }));
+        return claims;
+    }
+
+    Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
+        const auto expires = clock_->now_us() + options_.done_ttl_us;
+        return in_one_commit(claims.size(), [&]() -> Status {
+            for (std::size_t i = 0; i < claims.size(); ++i) {
+                HG_RETURN_IF_ERROR(fenced(kComplete, claims[i], {claims[i].key, claims[i].token, results[i], expires}));
+            }
+            return {};
+        });
+    }
+
+    Status release(const Claim& claim, const std::string& error) override {
+        return fenced(kRelease, claim, {claim.key, claim.token, error});
+    }
+
+    Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
+        const auto until = clock_->now_us() + lease_us;
+        HG_RETURN_IF_ERROR(fenced(kRenew, claim, {claim.key, claim.token, until}));
+        return until;
+    }
+
+    Result<std::int64_t> prune() override {
+        HG_ASSIGN(auto result,
+                  db_->execute("DELETE FROM ledger WHERE state = 1 AND expires_us <= ?1", {clock_->now_us()}));
+        return result.changes;
+    }
+
+private:
+    // Several statements share one commit (and one fsync); inside the caller's transaction they join it.
+    template <class Work>
+    Status in_one_commit(std::size_t count, Work work) {
+        if (count <= 1 || db_->in_transaction()) {
+            return work();
+        }
+        HG_RETURN_IF_ERROR(db_->begin());
+        if (auto status = work(); !status.ok()) {
+            static_cast<void>(db_->rollback());
+            return status;
+        }
+        return db_->commit();
+    }
+
+    Status fenced(const std::string& sql, const Claim& claim, const SqlRow& parameters) {
+        HG_ASSIGN(auto result, db_->execute(sql, parameters));
+        return result.changes == 1 ? Status() : ledger::stale_lease(claim.key);
+    }
+
+    Result<Claim> claim_one(const ClaimRequest& request) {
+        const auto now = clock_->now_us();
+        Claim claim;
+        claim.key = request.key;
+        for (int round = 0; round < 2; ++round) {
+            const auto token = random_->token_hex();
+            const auto until = now + request.lease_us;
+            HG_ASSIGN(auto won, db_->execute(kAcquire, {request.key, token, owner_, until, request.payload, now}));
+            if (!won.rows.empty()) {
+                claim.status = ClaimStatus::acquired;
+                claim.token = token;
+                claim.until_us = until;
+                claim.attempts = static_cast<int>(number(won.rows[0][0]));
+                claim.last_error = text(won.rows[0][1]);
+                return claim;
+            }
+            HG_ASSIGN(auto read, db_->execute(kRead, {request.key}));
+            if (read.rows.empty()) {
+                continue;  // pruned in between
+            }
+            const auto& row = read.rows[0];
+            claim.status = number(row[0]) == kDone ? ClaimStatus::done : ClaimStatus::in_progress;
+            claim.until_us = number(row[1]);
+            claim.attempts = static_cast<int>(number(row[2]));
+            const auto payload = text(row[3]);
+            claim.result = text(row[4]);
+            claim.last_error = text(row[5]);
+            if (!payload.empty() && !request.payload.empty() && payload != request.payload) {
+                claim.error = ledger::payload_mismatch(request.key);
+                return claim;
+            }
+            // The owner is proved dead on this host: no need to wait for the end of its lease.
+            if (number(row[0]) == kInProgress && process_is_dead(text(row[6]))) {
+                HG_ASSIGN(auto freed, db_->execute(kExpire, {request.key, text(row[6])}));
+                static_cast<void>(freed);
+                continue;
+            }
+            return claim;
+        }
+        return claim;
+    }
+
+    std::shared_ptr<Database> db_;
+    ledger::LedgerOptions options_;
+    std::shared_ptr<Clock> clock_;
+    std::shared_ptr<Random> random_;
+    std::string owner_;
+};
+
+}  // namespace
+
+std::shared_ptr<ledger::Ledger> make_sqlite_ledger(std::shared_ptr<Database> database, ledger::LedgerOptions options,
+                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
+    return std::make_shared<SqliteLedger>(std::move(database), options, std::move(clock), std::move(random));
+}
+
+}  // namespace headgate::backends

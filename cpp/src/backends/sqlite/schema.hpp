@@ -1,0 +1,58 @@
+// The tables, as migrations: statement list N takes a file from version N to N + 1. Never edit one that was released;
+// tests/golden holds a file of every version.
+#pragma once
+
+namespace headgate::backends {
+
+inline constexpr const char* kMigrations[] = {
+    // 0 -> 1
+    R"sql(
+CREATE TABLE ledger (
+    key TEXT PRIMARY KEY, state INTEGER NOT NULL, token TEXT, owner TEXT, until_us INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, payload TEXT NOT NULL, result TEXT, last_error TEXT, expires_us INTEGER
+) WITHOUT ROWID;
+CREATE TABLE items (
+    rowid INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, pipeline TEXT NOT NULL, source TEXT NOT NULL,
+    status TEXT NOT NULL, timestamp TEXT NOT NULL, ingested_us INTEGER NOT NULL, story_key TEXT, raw_key TEXT,
+    doc TEXT NOT NULL, sentiment TEXT, score REAL, model_version TEXT, analyses INTEGER NOT NULL DEFAULT 0,
+    last_republished_us INTEGER, republish_attempts INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE dead_letters (
+    id INTEGER PRIMARY KEY, stage TEXT NOT NULL, pipeline TEXT NOT NULL, source TEXT NOT NULL, kind TEXT NOT NULL,
+    reason TEXT NOT NULL, raw_key TEXT, doc TEXT NOT NULL, digest TEXT NOT NULL, created_us INTEGER NOT NULL,
+    seen INTEGER NOT NULL DEFAULT 1, UNIQUE (stage, pipeline, digest)
+);
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, created_us INTEGER NOT NULL,
+    sent_us INTEGER
+);
+CREATE INDEX outbox_unsent ON outbox (id) WHERE sent_us IS NULL;
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, grp TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL,
+    visible_us INTEGER NOT NULL, deliveries INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX queue_due ON queue (topic, grp, visible_us, id);
+CREATE TABLE collection_events (
+    id INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, pipeline TEXT NOT NULL, started_us INTEGER NOT NULL,
+    doc TEXT NOT NULL
+);
+CREATE TABLE state (name TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE executions (
+    id TEXT PRIMARY KEY, workflow TEXT NOT NULL, status TEXT NOT NULL, definition TEXT NOT NULL, input TEXT NOT NULL,
+    output TEXT, error TEXT, cause TEXT, started_us INTEGER NOT NULL, ended_us INTEGER, cursor TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE execution_events (
+    id INTEGER PRIMARY KEY, execution TEXT NOT NULL, at_us INTEGER NOT NULL, type TEXT NOT NULL, state TEXT,
+    doc TEXT NOT NULL
+);
+CREATE INDEX execution_events_of ON execution_events (execution, id);
+)sql",
+    // 1 -> 2: the healing sweep looks items up by when they are due, not by their publication time
+    R"sql(
+ALTER TABLE items ADD COLUMN due_us INTEGER;
+UPDATE items SET due_us = COALESCE(last_republished_us, ingested_us);
+CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
+)sql",
+};
+
+}  // namespace headgate::backends

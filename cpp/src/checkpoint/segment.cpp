@@ -1,0 +1,97 @@
+#include "segment.hpp"
+
+#include <algorithm>
+
+#include "headgate/hash/identity.hpp"
+
+namespace headgate::checkpoint {
+namespace {
+
+// Frozen: part of the persistent format.
+constexpr std::string_view kMagic = "HGLS";
+constexpr std::uint32_t kVersion = 1;
+constexpr std::size_t kHeader = 16;
+constexpr std::size_t kEntry = 40;
+constexpr std::size_t kTrailer = 32;
+
+template <class T>
+void put(std::string& out, T value) {
+    for (std::size_t i = 0; i < sizeof(T); ++i) {
+        out.push_back(static_cast<char>(static_cast<std::uint64_t>(value) >> (8 * i)));  // little endian
+    }
+}
+
+template <class T>
+T take(std::string_view& in) {
+    std::uint64_t value = 0;
+    for (std::size_t i = 0; i < sizeof(T); ++i) {
+        value |= static_cast<std::uint64_t>(static_cast<unsigned char>(in[i])) << (8 * i);
+    }
+    in.remove_prefix(sizeof(T));
+    return static_cast<T>(value);
+}
+
+}  // namespace
+
+KeyDigest digest_key(std::string_view key) {
+    const auto full = hash::sha256(key);
+    KeyDigest out{};
+    std::copy_n(full.begin(), out.size(), out.begin());
+    return out;
+}
+
+std::string write_segment(const std::vector<Entry>& entries) {
+    std::string out;
+    out.reserve(kHeader + kEntry * entries.size() + kTrailer);
+    out.append(kMagic);
+    put(out, kVersion);
+    put(out, static_cast<std::uint64_t>(entries.size()));
+    for (const auto& entry : entries) {
+        out.append(reinterpret_cast<const char*>(entry.key.data()), entry.key.size());
+        put(out, entry.tag);
+        put(out, entry.content);
+        put(out, entry.rows);
+        put(out, entry.flags);
+    }
+    const auto sum = hash::sha256(out);
+    out.append(reinterpret_cast<const char*>(sum.data()), sum.size());
+    return out;
+}
+
+Status read_segment(std::string_view bytes, const std::string& name, Taken& into) {
+    const auto corrupt = [&](const std::string& what) {
+        return Status(ErrorCode::corrupt_data, "ledger segment " + name + ": " + what);
+    };
+    if (bytes.size() < kHeader + kTrailer || bytes.substr(0, kMagic.size()) != kMagic) {
+        return corrupt("not a ledger segment");
+    }
+    auto rest = bytes.substr(kMagic.size());
+    const auto version = take<std::uint32_t>(rest);
+    if (version > kVersion) {
+        return {ErrorCode::unsupported_version, "ledger segment " + name + ": version " + std::to_string(version) +
+                                                    ", this headgate reads up to " + std::to_string(kVersion)};
+    }
+    const auto count = take<std::uint64_t>(rest);
+    if (rest.size() < kTrailer || (rest.size() - kTrailer) % kEntry != 0 ||
+        (rest.size() - kTrailer) / kEntry != count) {
+        return corrupt("its length does not fit its entry count");
+    }
+    const auto sum = hash::sha256(bytes.substr(0, bytes.size() - kTrailer));
+    if (std::memcmp(sum.data(), bytes.data() + bytes.size() - kTrailer, kTrailer) != 0) {
+        return corrupt("its checksum does not match");
+    }
+    into.reserve(into.size() + count);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        Entry entry;
+        std::memcpy(entry.key.data(), rest.data(), entry.key.size());
+        rest.remove_prefix(entry.key.size());
+        entry.tag = take<std::uint64_t>(rest);
+        entry.content = take<std::uint64_t>(rest);
+        entry.rows = take<std::uint32_t>(rest);
+        entry.flags = take<std::uint32_t>(rest);
+        into[entry.key] = entry;  // later segments win: a newer version of the file
+    }
+    return {};
+}
+
+}  // namespace headgate::checkpoint

@@ -1,0 +1,308 @@
+#include "headgate/json/canonical.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "headgate/json/reader.hpp"
+
+namespace headgate::json {
+namespace {
+
+// 2^53 - 1: the largest n such that n and n + 1 are both doubles (Number.MAX_SAFE_INTEGER).
+constexpr std::string_view kMaxSafe = "9007199254740991";
+
+bool is_safe_integer(std::string_view digits) noexcept {
+    return digits.size() < kMaxSafe.size() || (digits.size() == kMaxSafe.size() && digits <= kMaxSafe);
+}
+
+// Above U+FFFF a UTF-16 string starts with a surrogate (D800-DFFF), which sorts below E000-FFFF; in UTF-8 the lead
+// bytes F0-F4 sort above EE-EF. Everything else keeps its order.
+unsigned utf16_rank(unsigned char byte) noexcept {
+    if (byte < 0xEE) {
+        return byte;
+    }
+    return byte <= 0xEF ? byte + 0x10U : byte - 2U;
+}
+
+// n in 0.d * 10^n for a token that holds a non-zero digit: its sign tells overflow from underflow.
+long decimal_exponent(std::string_view token) noexcept {
+    const auto e = std::min(token.find_first_of("eE"), token.size());
+    const auto mantissa = token.substr(0, e);
+    const auto point = std::min(mantissa.find('.'), mantissa.size());
+    const auto lead = std::min(mantissa.find_first_of("123456789"), mantissa.size());
+    long exponent = 0;
+    if (e < token.size()) {
+        const char* begin = token.data() + e + 1 + (token[e + 1] == '+' ? 1 : 0);
+        const char* end = token.data() + token.size();
+        if (std::from_chars(begin, end, exponent).ec != std::errc{}) {
+            exponent = token[e + 1] == '-' ? -1'000'000'000L : 1'000'000'000L;
+        }
+    }
+    const auto shift = static_cast<long>(point) - static_cast<long>(lead);
+    return exponent + (lead < point ? shift : shift + 1);
+}
+
+}  // namespace
+
+int compare_utf16(std::string_view a, std::string_view b) noexcept {
+    const auto size = std::min(a.size(), b.size());
+    for (std::size_t i = 0; i < size; ++i) {
+        if (a[i] != b[i]) {
+            const auto x = utf16_rank(static_cast<unsigned char>(a[i]));
+            const auto y = utf16_rank(static_cast<unsigned char>(b[i]));
+            return x < y ? -1 : 1;
+        }
+    }
+    if (a.size() == b.size()) {
+        return 0;
+    }
+    return a.size() < b.size() ? -1 : 1;
+}
+
+void append_number(std::string& out, double value) {
+    if (value == 0) {
+        out.push_back('0');  // -0 too
+        return;
+    }
+    // Shortest digits that read back as the same double: d[.ddd]e[+-]xx.
+    std::array<char, 32> buffer{};
+    const auto end =
+        std::to_chars(buffer.data(), buffer.data() + buffer.size(), std::abs(value), std::chars_format::scientific).ptr;
+    const std::string_view text(buffer.data(), static_cast<std::size_t>(end - buffer.data()));
+    const auto e = text.find('e');
+    int exponent = 0;
+    const char* exponent_begin = text.data() + e + (text[e + 1] == '+' ? 2 : 1);
+    std::from_chars(exponent_begin, end, exponent);
+    std::array<char, 24> digits{};
+    int k = 0;
+    for (const char c : text.substr(0, e)) {
+        if (c != '.') {
+            digits[static_cast<std::size_t>(k++)] = c;
+        }
+    }
+    const int n = exponent + 1;  // the value is 0.digits * 10^n
+    const auto put = [&](int from, int to) { out.append(digits.data() + from, static_cast<std::size_t>(to - from)); };
+    const auto zeros = [&](int count) { out.append(static_cast<std::size_t>(count), '0'); };
+    if (std::signbit(value)) {
+        out.push_back('-');
+    }
+    if (k <= n && n <= 21) {
+        put(0, k);
+        zeros(n - k);
+    } else if (0 < n && n <= 21) {
+        put(0, n);
+        out.push_back('.');
+        put(n, k);
+    } else if (-6 < n && n <= 0) {
+        out.append("0.");
+        zeros(-n);
+        put(0, k);
+    } else {
+        put(0, 1);
+        if (k > 1) {
+            out.push_back('.');
+            put(1, k);
+        }
+        out.push_back('e');
+        out.push_back(n - 1 < 0 ? '-' : '+');
+        out.append(std::to_string(std::abs(n - 1)));
+    }
+}
+
+bool CanonicalWriter::fail(ErrorCode code, std::string message) {
+    error_ = Status(code, std::move(message));
+    return false;
+}
+
+void CanonicalWriter::clear() {
+    out_.clear();
+    keys_.clear();
+    members_.clear();
+    levels_.clear();
+    error_ = Status();
+}
+
+// Elements are preceded by commas here; members by key().
+void CanonicalWriter::before_value() {
+    if (levels_.empty() || levels_.back().is_object) {
+        return;
+    }
+    if (!levels_.back().empty) {
+        out_.push_back(',');
+    }
+    levels_.back().empty = false;
+}
+
+void CanonicalWriter::end_member() {
+    if (!levels_.empty() && levels_.back().is_object) {
+        members_.back().end = out_.size();
+    }
+}
+
+bool CanonicalWriter::start_object() {
+    before_value();
+    out_.push_back('{');
+    levels_.push_back({true, members_.size(), keys_.size(), out_.size(), true, true});
+    return true;
+}
+
+bool CanonicalWriter::start_array() {
+    before_value();
+    out_.push_back('[');
+    levels_.push_back({false, 0, 0, 0, true, true});
+    return true;
+}
+
+bool CanonicalWriter::end_array() {
+    levels_.pop_back();
+    out_.push_back(']');
+    end_member();
+    return true;
+}
+
+std::string_view CanonicalWriter::key_of(const Member& member) const {
+    return std::string_view(keys_).substr(member.key, member.key_size);
+}
+
+bool CanonicalWriter::key(std::string_view name) {
+    auto& level = levels_.back();
+    if (!level.empty) {
+        out_.push_back(',');
+        const int order = compare_utf16(key_of(members_.back()), name);
+        if (order == 0) {
+            return fail(ErrorCode::duplicate_key, "an object names one key twice");
+        }
+        level.sorted = level.sorted && order < 0;
+    }
+    level.empty = false;
+    members_.push_back({keys_.size(), name.size(), out_.size(), 0});
+    keys_.append(name);
+    append_string(name);
+    out_.push_back(':');
+    return true;
+}
+
+bool CanonicalWriter::reorder(const Level& level) {
+    const auto first = members_.begin() + static_cast<std::ptrdiff_t>(level.first_member);
+    std::sort(first, members_.end(),
+              [this](const Member& a, const Member& b) { return compare_utf16(key_of(a), key_of(b)) < 0; });
+    const auto same = [this](const Member& a, const Member& b) { return key_of(a) == key_of(b); };
+    if (std::adjacent_find(first, members_.end(), same) != members_.end()) {
+        return fail(ErrorCode::duplicate_key, "an object names one key twice");
+    }
+    scratch_.clear();
+    for (auto member = first; member != members_.end(); ++member) {
+        if (member != first) {
+            scratch_.push_back(',');
+        }
+        scratch_.append(out_, member->begin, member->end - member->begin);
+    }
+    std::copy(scratch_.begin(), scratch_.end(), out_.begin() + static_cast<std::ptrdiff_t>(level.body_begin));
+    return true;
+}
+
+bool CanonicalWriter::end_object() {
+    const auto level = levels_.back();
+    levels_.pop_back();
+    if (!level.sorted && !reorder(level)) {
+        return false;
+    }
+    members_.resize(level.first_member);
+    keys_.resize(level.keys_begin);
+    out_.push_back('}');
+    end_member();
+    return true;
+}
+
+void CanonicalWriter::append_string(std::string_view value) {
+    static constexpr std::string_view hex = "0123456789abcdef";
+    out_.push_back('"');
+    std::size_t from = 0;
+    for (std::size_t i = 0; i < value.size(); ++i) {
+        const auto c = static_cast<unsigned char>(value[i]);
+        if (c >= 0x20 && c != '"' && c != '\\') {
+            continue;
+        }
+        out_.append(value, from, i - from);
+        from = i + 1;
+        static constexpr std::string_view named = "\b\t\n\f\r\"\\";
+        static constexpr std::string_view letters = "btnfr\"\\";
+        const auto index = named.find(value[i]);
+        out_.push_back('\\');
+        if (index != std::string_view::npos) {
+            out_.push_back(letters[index]);
+        } else {
+            out_.append("u00");
+            out_.push_back(hex[c >> 4U]);
+            out_.push_back(hex[c & 15U]);
+        }
+    }
+    out_.append(value, from, value.size() - from);
+    out_.push_back('"');
+}
+
+bool CanonicalWriter::string(std::string_view value) {
+    before_value();
+    append_string(value);
+    end_member();
+    return true;
+}
+
+bool CanonicalWriter::number(std::string_view token, bool is_integer) {
+    if (!is_integer) {
+        double value = 0;
+        const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), value);
+        // from_chars reports under- and overflow alike; an underflow is a fine zero in ECMAScript.
+        if (error == std::errc::result_out_of_range) {
+            if (decimal_exponent(token) > 0) {
+                return fail(ErrorCode::number_out_of_range, "a number too large for a double");
+            }
+            value = 0;
+        }
+        return number(value);
+    }
+    const bool negative = token.front() == '-';
+    const auto digits = negative ? token.substr(1) : token;
+    if (big_integers_ == BigIntegers::refuse && !is_safe_integer(digits)) {
+        return fail(ErrorCode::number_out_of_range,
+                    "an integer beyond 2^53 - 1, which RFC 8785 cannot keep apart from its neighbours");
+    }
+    before_value();
+    out_.append(digits == "0" ? digits : token);
+    end_member();
+    return true;
+}
+
+bool CanonicalWriter::number(double value) {
+    if (!std::isfinite(value)) {
+        return fail(ErrorCode::number_out_of_range, "NaN and infinities have no JSON form");
+    }
+    before_value();
+    append_number(out_, value);
+    end_member();
+    return true;
+}
+
+bool CanonicalWriter::boolean(bool value) {
+    before_value();
+    out_.append(value ? "true" : "false");
+    end_member();
+    return true;
+}
+
+bool CanonicalWriter::null() {
+    before_value();
+    out_.append("null");
+    end_member();
+    return true;
+}
+
+Result<std::string> canonicalize(std::string_view text, BigIntegers big_integers) {
+    CanonicalWriter writer(big_integers);
+    HG_RETURN_IF_ERROR(parse_json(text, writer));
+    return std::string(writer.view());
+}
+
+}  // namespace headgate::json

@@ -1,0 +1,72 @@
+"""headgate: an ingestion pipeline. Nothing is lost, nothing happens twice, what gets stuck is healed.
+
+Everything public is imported on first use, so that `import headgate` stays fast and needs none of pyarrow, pydantic,
+boto3, redis or kafka.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# name -> module; the names of the task lists that cross rooms are here too (docs/layers.md).
+_EXPORTS = {
+    "canonical_json": "headgate.identity",
+    "event_id": "headgate.identity",
+    "event_ids": "headgate.identity",
+    "dedup_key": "headgate.identity",
+    "story_key": "headgate.identity",
+    "Ledger": "headgate.idempotency",
+    "Claim": "headgate.idempotency",
+    "idempotent_consumer": "headgate.idempotency",
+    "HeadgateError": "headgate.errors",
+    "StaleLeaseError": "headgate.errors",
+    "Kind": "headgate.errors",
+    "Intake": "headgate.intake",
+    "Pipeline": "headgate.intake",
+    "Reject": "headgate.intake",
+}
+_SUBMODULES = (
+    "backends", "checkpoint", "cli", "config", "consume", "errors", "handlers", "healing", "idempotency", "identity",
+    "intake", "ops", "pipelines", "ports", "resilience", "testing", "wiring", "workflow",
+)  # fmt: skip
+
+__version__ = "0.1.0"
+__all__ = [
+    "Claim",
+    "HeadgateError",
+    "Intake",
+    "Kind",
+    "Ledger",
+    "Pipeline",
+    "Reject",
+    "StaleLeaseError",
+    "__version__",
+    "canonical_json",
+    "dedup_key",
+    "event_id",
+    "event_ids",
+    "idempotent_consumer",
+    "story_key",
+]
+
+if TYPE_CHECKING:
+    from headgate.errors import HeadgateError, Kind, StaleLeaseError
+    from headgate.idempotency import Claim, Ledger, idempotent_consumer
+    from headgate.identity import canonical_json, dedup_key, event_id, event_ids, story_key
+    from headgate.intake import Intake, Pipeline, Reject
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f"headgate.{name}")
+    message = f"module 'headgate' has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_SUBMODULES})

@@ -1,0 +1,34 @@
+"""Names that cross rooms, in one table: what a user may write instead of importing (exempt in the layering test)."""
+
+from __future__ import annotations
+
+from importlib import import_module, resources
+from typing import Any
+
+# schema name -> package with its plan.json, made from the pydantic model by tools/make_plans.py
+PLANS = {"visits": "headgate.pipelines.visits", "news": "headgate.pipelines.market"}
+
+# name in headgate.toml -> module:attribute
+ADAPTERS = {
+    "tiingo": "headgate.pipelines.market.sources:TiingoSource",
+    "finnhub": "headgate.pipelines.market.sources:FinnhubSource",
+}
+PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
+
+
+def shipped_plan(name: str) -> str:
+    """The plan text of a shipped schema."""
+    return resources.files(PLANS[name]).joinpath("plan.json").read_text(encoding="utf-8")
+
+
+def resolve(reference: str, known: dict[str, str] | None = None) -> Any:
+    """The object behind "module:attribute", or behind a name in `known`.
+
+    Raises:
+        ValueError, ImportError, AttributeError: as Python says it; callers make it a sentence.
+    """
+    module, separator, attribute = (known or {}).get(reference, reference).partition(":")
+    if not separator:
+        message = f"expected 'module:attribute', got {reference!r}"
+        raise ValueError(message)
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""Adapters behind the ports. Heavy imports stay inside the functions that need them."""

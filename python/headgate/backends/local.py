@@ -1,0 +1,247 @@
+"""The embedded backend: one SQLite file for items, outbox, queue, state and workflow history."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import headgate.errors  # noqa: F401 - gives the core its exceptions
+from headgate._native import core
+from headgate.ports import DeadLetter, Item, Json, Message, StaleItem, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from headgate.ports import Clock, Transaction
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON text, as every document column holds it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class LocalDatabase:
+    """One connection, shared by the threads of this process; a transaction holds it until it ends."""
+
+    def __init__(self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0) -> None:
+        self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6))
+        self.lock = threading.RLock()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.lock:
+            return self.native.execute(sql, parameters)[1]
+
+    def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        with self.lock:
+            return self.native.execute(sql, parameters)[2]
+
+    @contextmanager
+    def transaction(self) -> Iterator[LocalDatabase]:
+        """BEGIN IMMEDIATE ... COMMIT; any exception rolls back. Nested use joins the outer transaction."""
+        with self.lock:
+            if self.native.in_transaction:
+                yield self
+                return
+            self.native.begin()
+            try:
+                yield self
+            except BaseException:
+                self.native.rollback()
+                raise
+            self.native.commit()
+
+    def close(self) -> None:
+        with self.lock:
+            self.native.close()
+
+
+class LocalStore:
+    """Implements ItemStore, Queue, StateStore and HealingTable on a `LocalDatabase`."""
+
+    def __init__(self, database: LocalDatabase, clock: Clock, pipeline: str = "") -> None:
+        self.db = database
+        self.clock = clock
+        self.pipeline = pipeline
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        with self.db.transaction() as tx:
+            yield tx
+
+    # --- items and outbox
+
+    def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
+        now = self.clock.now_us()
+        new: list[str] = []
+        with self.db.transaction() as tx:
+            for item in items:
+                added = tx.changes(
+                    "INSERT INTO items (key, pipeline, source, status, timestamp, ingested_us, story_key, raw_key, doc,"
+                    " due_us) VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                    (item.key, item.pipeline, item.source, item.timestamp, now, item.story_key, item.raw_key,
+                     dumps(item.doc), now),
+                )  # fmt: skip
+                if added:
+                    new.append(item.key)
+                    tx.execute(
+                        "INSERT INTO outbox (topic, key, body, created_us) VALUES (?, ?, ?, ?)",
+                        (topic, item.key, dumps(bodies[item.key]), now),
+                    )
+        return Stored(tuple(new), len(items) - len(new))
+
+    def publish(self, topic: str, key: str, body: Json) -> None:
+        self.db.execute(
+            "INSERT INTO outbox (topic, key, body, created_us) VALUES (?, ?, ?, ?)",
+            (topic, key, dumps(body), self.clock.now_us()),
+        )
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        now = self.clock.now_us()
+        self.db.native.execute_many(
+            "INSERT INTO dead_letters (stage, pipeline, source, kind, reason, raw_key, doc, digest, created_us)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (stage, pipeline, digest) DO UPDATE SET seen = seen + 1",
+            [
+                (x.stage, x.pipeline, x.source, x.kind, x.reason, x.raw_key, x.doc,
+                 core.sha256_hex(x.doc.encode(errors="surrogatepass")), now)
+                for x in letters
+            ],
+        )  # fmt: skip
+
+    def relay_outbox(self, groups: Mapping[str, Sequence[str]], limit: int = 10_000) -> int:
+        """Deliver unsent announcements to the queues of the groups of their topic; one commit, so exactly once."""
+        now = self.clock.now_us()
+        with self.db.transaction() as tx:
+            rows = tx.execute(
+                "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
+            )
+            for row_id, topic, key, body in rows:
+                for group in groups.get(topic, ()):
+                    tx.execute(
+                        "INSERT INTO queue (topic, grp, key, body, visible_us) VALUES (?, ?, ?, ?, ?)",
+                        (topic, group, key, body, now),
+                    )
+                tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, row_id))
+        return len(rows)
+
+    # --- queue
+
+    def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]:
+        now = self.clock.now_us()
+        rows = self.db.execute(
+            "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1 WHERE id IN (SELECT id FROM queue"
+            " WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4 ORDER BY visible_us, id LIMIT ?5)"
+            " RETURNING id, key, body, deliveries",
+            (now + lease_us, topic, group, now, limit),
+        )
+        return [Message(i, topic, group, key, json.loads(body), n) for i, key, body, n in sorted(rows)]
+
+    def acknowledge(self, message: Message, transaction: Transaction | None = None) -> None:
+        (transaction or self.db).execute("DELETE FROM queue WHERE id = ?", (message.id,))
+
+    def defer(self, message: Message, until_us: int) -> None:
+        self.db.execute("UPDATE queue SET visible_us = ? WHERE id = ?", (until_us, message.id))
+
+    def queue_depth(self, topic: str, group: str) -> tuple[int, int | None]:
+        """Messages waiting for a group, and when the next one becomes visible (microseconds, or None)."""
+        rows = self.db.execute(
+            "SELECT count(*), min(visible_us) FROM queue WHERE topic = ? AND grp = ?", (topic, group)
+        )
+        return rows[0][0], rows[0][1]
+
+    # --- state
+
+    def load_state(self, name: str) -> Json | None:
+        rows = self.db.execute("SELECT doc FROM state WHERE name = ?", (name,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def save_state(self, name: str, doc: Json) -> None:
+        self.db.execute(
+            "INSERT INTO state (name, doc) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET doc = excluded.doc",
+            (name, dumps(doc)),
+        )
+
+    def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
+        self.db.execute(
+            "INSERT INTO collection_events (event_id, pipeline, started_us, doc) VALUES (?, ?, ?, ?)",
+            (event_id, pipeline, started_us, dumps(doc)),
+        )
+
+    def collection_events(self, pipeline: str) -> list[Json]:
+        rows = self.db.execute("SELECT doc FROM collection_events WHERE pipeline = ? ORDER BY id", (pipeline,))
+        return [json.loads(doc) for (doc,) in rows]
+
+    # --- healing
+
+    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
+        due, key = after or (-1, "")
+        rows = self.db.execute(
+            "SELECT key, due_us, republish_attempts FROM items INDEXED BY items_due WHERE pipeline = ?1"
+            " AND status = 'pending' AND due_us <= ?2 AND (due_us > ?3 OR (due_us = ?3 AND key > ?4))"
+            " AND sentiment IS NULL ORDER BY due_us, key LIMIT ?5",
+            (self.pipeline, before_us, due, key, limit),
+        )
+        return [StaleItem(k, d, n) for k, d, n in rows]
+
+    def full_items(self, keys: Iterable[str]) -> list[Json]:
+        found = []
+        for key in keys:
+            rows = self.db.execute(
+                "SELECT doc, status, sentiment, republish_attempts, due_us FROM items WHERE key = ?", (key,)
+            )
+            if rows and rows[0][1] == "pending" and rows[0][2] is None:
+                doc, status, _, attempts, due = rows[0]
+                found.append(
+                    {**json.loads(doc), "key": key, "status": status, "republish_attempts": attempts, "due_us": due}
+                )
+        return found
+
+    def republish(self, key: str, attempts: int, topic: str, body: Json) -> bool:
+        """Count the attempt, move the due time, put the announcement in the outbox: one commit, and only if the item
+        is still pending with the attempt count that was read."""
+        now = self.clock.now_us()
+        with self.db.transaction() as tx:
+            moved = tx.changes(
+                "UPDATE items SET last_republished_us = ?1, due_us = ?1, republish_attempts = republish_attempts + 1"
+                " WHERE key = ?2 AND status = 'pending' AND sentiment IS NULL AND republish_attempts = ?3",
+                (now, key, attempts),
+            )
+            if moved:
+                tx.execute(
+                    "INSERT INTO outbox (topic, key, body, created_us) VALUES (?, ?, ?, ?)",
+                    (topic, key, dumps(body), now),
+                )
+        return bool(moved)
+
+    def quarantine(self, key: str, attempts: int) -> bool:
+        return bool(
+            self.db.changes(
+                "UPDATE items SET status = 'quarantined'"
+                " WHERE key = ? AND status = 'pending' AND republish_attempts = ?",
+                (key, attempts),
+            )
+        )
+
+    # --- export and counts
+
+    def items_after(self, rowid: int, limit: int) -> list[tuple[int, str]]:
+        """(rowid, document) of this pipeline's items in order of arrival, for exports."""
+        return [
+            (i, doc)
+            for i, doc in self.db.execute(
+                "SELECT rowid, doc FROM items WHERE pipeline = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+                (self.pipeline, rowid, limit),
+            )
+        ]
+
+    def count(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """The single number that a query gives."""
+        value = self.db.execute(sql, parameters)[0][0]
+        return int(value or 0)
+
+    def status_counts(self) -> dict[str, int]:
+        rows = self.db.execute(
+            "SELECT status, count(*) FROM items WHERE pipeline = ? GROUP BY status ORDER BY status", (self.pipeline,)
+        )
+        return dict(rows)

@@ -1,0 +1,301 @@
+"""Arguments, exit codes, and one clear sentence for every error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headgate import __version__
+from headgate.errors import HeadgateError, InternalError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headgate.wiring import App
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_COUNTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code: 0 fine, 1 an error, 2 wrong usage, 3 counts differ, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
+    if command is None:
+        parser.print_help()
+        return EXIT_USAGE
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return _fail(options, InterruptedRunError("interrupted; nothing half-done remains"), EXIT_INTERRUPTED)
+    except InterruptedRunError as error:
+        return _fail(options, error, EXIT_INTERRUPTED)
+    except HeadgateError as error:
+        return _fail(options, error, EXIT_FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        message = f"{(error.strerror or str(error)).lower()}:{where}" if where else (error.strerror or str(error))
+        return _fail(options, HeadgateError(message, "disk_full" if error.errno == 28 else "io_error"), EXIT_FAILED)
+    except Exception as error:
+        return _fail(options, InternalError(f"a bug in headgate: {type(error).__name__}: {error}"), EXIT_FAILED)
+
+
+def _fail(options: argparse.Namespace, error: HeadgateError, code: int) -> int:
+    from headgate.ops import redact
+
+    if options.debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"headgate: {redact(str(error))} [{error.kind.value}]", file=sys.stderr)
+    return code
+
+
+def _app(options: argparse.Namespace) -> App:
+    from headgate import _native
+    from headgate.config import load
+    from headgate.ops import configure_logging
+    from headgate.wiring import App
+
+    config = load(options.config)
+    style = config.logging.format
+    if style == "auto":
+        style = "json" if "AWS_LAMBDA_FUNCTION_NAME" in config.environment else "text"
+    configure_logging("DEBUG" if options.debug else config.logging.level, style)
+    _native.set_faults(config.environment.get("HEADGATE_FAULTS", ""))
+    return App(config, f"headgate/{__version__}")
+
+
+def _print(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _init(options: argparse.Namespace) -> int:
+    from headgate.config import default_toml
+    from headgate.errors import DuplicateError
+
+    path = Path(options.path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(default_toml())
+    except FileExistsError:
+        message = f"{path} exists already; remove it first, or name another file"
+        raise DuplicateError(message) from None
+    print(f"wrote {path}")
+    return EXIT_OK
+
+
+def _run(options: argparse.Namespace) -> int:
+    from headgate.cli._pass import one_pass
+
+    outcome = one_pass(_app(options))
+    _print(outcome.to_dict())
+    for line in outcome.wrong:
+        print(f"headgate: counts differ: {line}", file=sys.stderr)
+    return EXIT_COUNTS if outcome.wrong else EXIT_FAILED if outcome.errors else EXIT_OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from headgate.cli._demo import run_demo
+
+    return run_demo(Path(options.out), options.feed, options.port, options.files, quiet=options.quiet)
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from headgate.errors import ConfigError
+
+    app = _app(options)
+    if not options.config and not Path("headgate.toml").exists():
+        keys = {name: f"{name.upper()}_API_KEY" for name in ("tiingo", "finnhub")}
+        from headgate.config import SourceConfig
+
+        have = [name for name, key in keys.items() if app.config.environment.get(key)]
+        if not have:
+            message = f"collect needs {' or '.join(keys.values())} in the environment, or a headgate.toml with sources"
+            raise ConfigError(message)
+        app.config.sources = {name: SourceConfig(priority=i + 1) for i, name in enumerate(have)}
+    result = app.collect()
+    _print({**asdict(result), "taken": {k: v for k, v in asdict(result.taken).items() if k != "new_keys"}})
+    t = result.taken
+    return EXIT_OK if t.taken == t.stored + t.duplicates + t.dead_letters else EXIT_COUNTS
+
+
+def _consume(options: argparse.Namespace) -> int:
+    app = _app(options)
+    worker = app.worker(options.name)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    app.relay()
+    result = worker.drain(options.wait)
+    _print(asdict(result))
+    return EXIT_OK if not result.errors else EXIT_FAILED
+
+
+def _heal(options: argparse.Namespace) -> int:
+    app = _app(options)
+    result = app.heal()
+    app.relay()
+    _print(result.to_dict())
+    return EXIT_FAILED if result.errors else EXIT_OK
+
+
+def _checkpoint(options: argparse.Namespace) -> int:
+    from headgate.checkpoint import update
+    from headgate.cli._progress import bar
+
+    with bar("reading files", quiet=options.quiet) as progress:
+        run = update(
+            options.source, options.target, schema=_schema(options.schema), settle_s=options.settle,
+            dry_run=options.dry_run, progress=progress,
+        )  # fmt: skip
+    _print(run.to_dict())
+    for reject in run.rejects:
+        problems = ", ".join(f"{name or 'record'}: {kind}" for name, kind in reject.problems)
+        print(f"rejected {reject.name} ({reject.digest}) at byte {reject.offset}: {problems}", file=sys.stderr)
+    wrong = run.adds_up()
+    for line in wrong:
+        print(f"headgate: counts differ: {line}", file=sys.stderr)
+    return EXIT_COUNTS if wrong else EXIT_OK
+
+
+def _schema(name: str) -> Any:
+    from headgate._registry import PLANS, resolve
+    from headgate.errors import ConfigError
+
+    if name in PLANS:
+        return name
+    try:
+        return resolve(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"--schema {name!r}: expected one of {', '.join(sorted(PLANS))}, or module:Model ({error})"
+        raise ConfigError(message) from None
+
+
+def _query(options: argparse.Namespace) -> int:
+    from headgate.checkpoint import Checkpoint
+    from headgate.errors import InvalidInputError
+
+    events = Checkpoint.read(options.target)
+    for condition in options.where:
+        column, separator, value = condition.partition("=")
+        if not separator:
+            message = f"--where {condition!r}: expected column=value"
+            raise InvalidInputError(message)
+        events = events.filter(**{column: value})
+    rows = events.count_by(*options.by.split(",")) if options.by else [{"count": len(events)}]
+    if options.format == "json":
+        _print(rows)
+        return EXIT_OK
+    separator = "," if options.format == "csv" else "\t"
+    print(separator.join(rows[0]) if rows else "")
+    for row in rows:
+        print(separator.join("" if v is None else str(v) for v in row.values()))
+    return EXIT_OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    app = _app(options)
+    store = app.store
+    _print(
+        {
+            "items": store.status_counts(),
+            "outbox_unsent": store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL"),
+            "queues": {n: store.queue_depth(c.topic, n)[0] for n, c in app.config.consumers.items()},
+            "dead_letters": store.count("SELECT count(*) FROM dead_letters"),
+            "executions_running": store.count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
+            "last_collection": next(reversed(store.collection_events(app.pipeline.name)), None),
+        }
+    )
+    return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from headgate._native import core, parquet
+
+    app = _app(options)
+    findings = {"headgate": __version__, "sqlite_schema": core.SQLITE_SCHEMA_VERSION, "python": sys.version.split()[0]}
+    for name, check in (("parquet", parquet), ("objects", lambda: app.objects), ("store", lambda: app.store)):
+        check()
+        findings[name] = "ok"
+    _print(findings)
+    return EXIT_OK
+
+
+def _dlq(options: argparse.Namespace) -> int:
+    rows = _app(options).database.execute(
+        "SELECT id, stage, pipeline, source, kind, reason, seen, raw_key FROM dead_letters ORDER BY id LIMIT ?",
+        (options.limit,),
+    )
+    names = ("id", "stage", "pipeline", "source", "kind", "reason", "seen", "raw_key")
+    _print([dict(zip(names, row, strict=True)) for row in rows])
+    return EXIT_OK
+
+
+def _workflow(options: argparse.Namespace) -> int:
+    app = _app(options)
+    if options.asl:
+        workflow, _, _ = app.workflow(options.name)
+        _print(workflow.to_asl())
+        return EXIT_OK
+    _print(asdict(app.run_workflow(options.name, options.id)))
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", metavar="FILE", help="the configuration (default: ./headgate.toml, else defaults)")
+    shared.add_argument("--debug", action="store_true", help="tracebacks and debug logs")
+    shared.add_argument("--quiet", action="store_true", help="no progress")
+    parser = argparse.ArgumentParser(
+        prog="headgate", description="Ingestion: nothing is lost, nothing happens twice, what gets stuck is healed."
+    )
+    parser.add_argument("--version", action="version", version=f"headgate {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[shared], help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("run", _run, "One whole pass: collect, consume, heal, checkpoints, workflows.")
+    demo = add("demo", _demo, "A pass on a quickstart configuration, with faults from outside and a report.")
+    demo.add_argument("--out", default="headgate-demo", metavar="DIR", help="output folder (default: %(default)s)")
+    demo.add_argument("--feed", metavar="DIR", help="serve recorded responses from DIR instead of the shipped data")
+    demo.add_argument("--port", type=int, default=0, help="the feed's port (default: any free one)")
+    demo.add_argument("--files", type=int, default=20_000, help="visit-event files (default: %(default)s)")
+    init = add("init", _init, "Write a headgate.toml with every key, its default and its meaning.")
+    init.add_argument("path", nargs="?", default="headgate.toml")
+    add("collect", _collect, "One collection, against the real APIs when TIINGO_API_KEY / FINNHUB_API_KEY are set.")
+    consume = add("consume", _consume, "Deliver the outbox and drain a consumer's queue.")
+    consume.add_argument("name")
+    consume.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait for held messages")
+    add("heal", _heal, "One sweep for items that got stuck.")
+    checkpoint = add("checkpoint", _checkpoint, "Take new event files into a Parquet checkpoint.")
+    checkpoint.add_argument("source")
+    checkpoint.add_argument("target")
+    checkpoint.add_argument("--schema", default="visits", help="visits, news, or module:Model (default: %(default)s)")
+    checkpoint.add_argument("--settle", type=float, default=2.0, metavar="S", help="younger files wait (default: 2)")
+    checkpoint.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
+    query = add("query", _query, "Count events of a checkpoint.")
+    query.add_argument("target")
+    query.add_argument("--by", metavar="COLUMNS", help="group by these, comma-separated")
+    query.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE")
+    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    workflow = add("workflow", _workflow, "Run a configured workflow, or print its state machine.")
+    workflow.add_argument("name")
+    workflow.add_argument("--id", help="execution id; the same id runs once")
+    workflow.add_argument("--asl", action="store_true", help="print Amazon States Language instead of running")
+    add("status", _status, "What is stored, waiting and stuck.")
+    add("doctor", _doctor, "Check the installation and the configured backends.")
+    dlq = add("dlq", _dlq, "List dead letters.")
+    dlq.add_argument("--limit", type=int, default=100)
+    return parser

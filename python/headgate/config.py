@@ -1,0 +1,363 @@
+"""One headgate.toml: defaults for everything, environment overrides, and errors that name file, key and expectation.
+
+An override is ``HEADGATE__SECTION__KEY=value`` (``HEADGATE__SOURCES__TIINGO__TIMEOUT_S=5``); lists are
+comma-separated. Names that the specifications fixed work too (`SPEC_NAMES`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+import types
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from headgate.errors import ConfigError, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+FORMAT = 1
+
+# environment name of a specification -> key here
+SPEC_NAMES = {
+    "FAILOVER_TIMEOUT_SECONDS": ("resilience", "timeout_s"),
+    "ALERT_FAILURE_THRESHOLD": ("resilience", "alert_failures"),
+    "SELF_HEALING_THRESHOLD_HOURS": ("healing", "threshold_hours"),
+    "SELF_HEALING_BATCH_SIZE": ("healing", "batch_size"),
+    "SELF_HEALING_ENABLED": ("healing", "enabled"),
+    "LOG_LEVEL": ("logging", "level"),
+}
+
+
+def _number(default: float, low: float, high: float, doc: str) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "doc": doc})
+
+
+def _choice(default: str, values: tuple[str, ...], doc: str) -> Any:
+    return field(default=default, metadata={"values": values, "doc": doc})
+
+
+def _text(default: str, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass
+class Backends:
+    """Where things live, by URL."""
+
+    objects: str = _text("file://headgate-data/objects", "raw blobs, exports, stage outputs")
+    store: str = _text("sqlite:///headgate-data/headgate.db", "items, outbox, queue, state, workflow history")
+    ledger: str = _text("", "idempotency ledger; empty: in the store's file, so that effects are exactly once")
+    durability: str = _choice("full", ("full", "normal"), "full survives power loss, normal a crashed process")
+
+
+@dataclass
+class SourceConfig:
+    """A news source."""
+
+    kind: str = _text("", "tiingo, finnhub, or module:class of your own; empty: the section's name")
+    priority: int = _number(1, 1, 10, "1 is the primary")
+    base_url: str = _text("", "empty: the provider's own")
+    token_env: str = _text("", "the environment variable that holds the key; empty: NAME_API_KEY")
+    timeout_s: float = _number(0, 0, 60, "seconds for a whole collection; 0: resilience.timeout_s")
+
+
+@dataclass
+class Resilience:
+    """Breaker, retry and failover (spec 001, decision 5)."""
+
+    timeout_s: float = _number(10, 0.05, 60, "a source's budget for a whole collection, seconds")
+    failure_threshold: int = _number(5, 1, 1000, "failed attempts within window_s that open a breaker")
+    window_s: float = _number(300, 1, 86_400, "seconds")
+    recovery_s: float = _number(60, 0.05, 86_400, "open to half-open, seconds")
+    max_failed_collections: int = _number(3, 1, 1000, "in a row; opens the breaker too")
+    return_to_primary_s: float = _number(300, 0, 86_400, "the secondary serves this long before the primary is probed")
+    retry_attempts: int = _number(3, 1, 10, "per request, the first included")
+    retry_base_s: float = _number(0.2, 0, 60, "back-off base, seconds; doubles, with full jitter")
+    alert_failures: int = _number(3, 1, 100, "failed collections within alert_window_s that raise an alert")
+    alert_window_s: float = _number(900, 1, 86_400, "seconds")
+
+
+@dataclass
+class Collection:
+    """What to ask for."""
+
+    pipeline: str = _text("market", "a shipped pipeline, or module:NAME of your own")
+    tickers: list[str] = field(default_factory=lambda: ["AAPL", "MSFT", "GOOGL"], metadata={"doc": "symbols"})
+    lookback_days: int = _number(7, 1, 30, "days")
+
+
+@dataclass
+class ConsumerConfig:
+    """A consumer group on a topic."""
+
+    topic: str = _text("market.items", "what it listens to")
+    handler: str = _text("headgate.pipelines.market.analysis:analyse", "module:function(body, tx)")
+    key: str = _text("", "module:function(body) -> business key; empty: the event id of the body")
+    lease_s: float = _number(300, 0.1, 43_200, "seconds until another worker may take over")
+    max_attempts: int = _number(5, 1, 100, "then the message goes to the dead letters")
+
+
+@dataclass
+class Healing:
+    """The sweep (spec 000)."""
+
+    enabled: bool = field(default=True, metadata={"doc": "run it after every collection"})
+    threshold_hours: float = _number(1, 0, 720, "pending for longer than this, and the cooldown between announcements")
+    batch_size: int = _number(100, 1, 10_000, "announcements per sweep")
+    max_attempts: int = _number(5, 1, 100, "then the item is quarantined")
+
+
+@dataclass
+class CheckpointConfig:
+    """A folder of event files and the Parquet file they become."""
+
+    source: str = _text("", "a folder; empty for exports: the pipeline's own items")
+    target: str = _text("", "the Parquet file")
+    schema: str = _text("visits", "visits, news, or module:Model of your own")
+    mode: str = _choice("ledger", ("ledger", "watermark"), "ledger takes late files too")
+    settle_s: float = _number(2, 0, 3600, "younger files wait for the next run, seconds")
+    export: str = _text("", "a pipeline whose items are exported to source first")
+
+
+@dataclass
+class WorkflowConfig:
+    """A workflow and its input."""
+
+    definition: str = _text("headgate.pipelines.scoring:scoring_workflow", "module:function(retry) -> Workflow")
+    functions: str = _text("headgate.pipelines.scoring:scoring_functions", "module:function(objects, clock)")
+    retry_interval_s: float = _number(20, 0, 3600, "before the first retry of a stage, seconds; doubles")
+    retry_attempts: int = _number(2, 0, 10, "retries of a stage")
+    input: dict[str, Any] = field(default_factory=dict, metadata={"doc": "what the first stage gets"})
+
+
+@dataclass
+class ClockConfig:
+    """The wall clock."""
+
+    offset_s: float = _number(0, -4e9, 4e9, "added to it, to replay a recording at its own time, seconds")
+
+
+@dataclass
+class Logging:
+    """Where the program's own words go: standard error."""
+
+    level: str = _choice("INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "least level that is shown")
+    format: str = _choice("auto", ("auto", "text", "json"), "auto: json in Lambda, text elsewhere")
+
+
+@dataclass
+class Config:
+    """The whole file."""
+
+    format: int = FORMAT
+    backends: Backends = field(default_factory=Backends)
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    resilience: Resilience = field(default_factory=Resilience)
+    collection: Collection = field(default_factory=Collection)
+    consumers: dict[str, ConsumerConfig] = field(default_factory=dict)
+    healing: Healing = field(default_factory=Healing)
+    checkpoints: dict[str, CheckpointConfig] = field(default_factory=dict)
+    workflows: dict[str, WorkflowConfig] = field(default_factory=dict)
+    clock: ClockConfig = field(default_factory=ClockConfig)
+    logging: Logging = field(default_factory=Logging)
+    base: Path = field(default_factory=Path.cwd, metadata={"internal": True})
+    environment: dict[str, str] = field(default_factory=dict, repr=False, metadata={"internal": True})
+
+    def locate(self, url: str) -> str:
+        """A path or file://, sqlite:/// URL with its relative path taken from the configuration's folder."""
+        for prefix in ("sqlite:///", "file://"):
+            if url.startswith(prefix):
+                rest = url.removeprefix(prefix)
+                return url if rest.startswith("/") else f"{prefix}{self.base.resolve() / rest}"
+        return url if "://" in url or url.startswith("/") else str(self.base.resolve() / url)
+
+
+def load(path: str | os.PathLike[str] | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration.
+
+    Args:
+        path: the file; None takes ./headgate.toml when there is one, else the defaults.
+        environment: overrides and API keys; default: the process's.
+
+    Raises:
+        ConfigError: one sentence with file, key and what was expected.
+    """
+    environment = dict(os.environ if environment is None else environment)
+    file = Path(path) if path is not None else Path("headgate.toml")
+    raw: dict[str, Any] = {}
+    if path is not None or file.exists():
+        try:
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise _error(str(file), "does not exist; `headgate init` writes one") from None
+        except OSError as error:
+            raise _error(str(file), f"cannot be read: {error.strerror}", Kind.PERMISSION_DENIED) from None
+        except UnicodeDecodeError:
+            raise _error(str(file), "is not UTF-8 text") from None
+        except tomllib.TOMLDecodeError as error:
+            raise _error(str(file), f"is not valid TOML: {error}") from None
+    _override(raw, environment)
+    config = _build(Config, raw, str(file), "")
+    if config.format != FORMAT:
+        raise _error(
+            str(file), f"format: this headgate reads format {FORMAT}, got {config.format}", Kind.UNSUPPORTED_VERSION
+        )
+    config.base = file.resolve().parent
+    config.environment = environment
+    return config
+
+
+def _error(file: str, what: str, kind: Kind = Kind.CONFIG) -> ConfigError:
+    return ConfigError(
+        f"{file}: {what}" if what[0].isupper() or ":" in what.split(" ", maxsplit=1)[0] else f"{file} {what}", kind
+    )
+
+
+def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        path: tuple[str, ...] = SPEC_NAMES.get(name, ())
+        if name.startswith("HEADGATE__"):
+            path = tuple(part.lower() for part in name.removeprefix("HEADGATE__").split("__"))
+        if not path:
+            continue
+        section = raw
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = _Text(value)
+
+
+class _Text(str):
+    """A value from the environment: text that stands for whatever its key takes."""
+
+    __slots__ = ()
+
+
+def _build(cls: type[T], raw: Any, file: str, where: str) -> T:
+    if not isinstance(raw, dict):
+        raise _error(file, f"{where}: expected a table, got {_show(raw)}")
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls) if not f.metadata.get("internal")}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(known))}"
+            raise _error(file, f"{_join(where, key)}: unknown key; {hint}")
+    values = {
+        name: _convert(hints[name], raw[name], known[name].metadata, file, _join(where, name))
+        for name in known
+        if name in raw
+    }
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise _error(file, f"{_join(where, name)}: missing")
+    return cls(**values)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _show(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
+
+
+def _convert(hint: Any, value: Any, metadata: types.MappingProxyType[Any, Any], file: str, where: str) -> Any:
+    if is_dataclass(hint):
+        return _build(cast("type[Any]", hint), value, file, where)
+    if get_origin(hint) is dict:
+        inner = get_args(hint)[1]
+        if not isinstance(value, dict):
+            raise _error(file, f"{where}: expected a table, got {_show(value)}")
+        if not is_dataclass(inner):
+            return value
+        return {k: _build(cast("type[Any]", inner), v, file, f"{where}.{k}") for k, v in value.items()}
+    if get_origin(hint) is list:
+        if isinstance(value, _Text):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise _error(file, f"{where}: expected a list of strings, got {_show(value)}")
+        return value
+    if hint is bool:
+        if isinstance(value, _Text) and value.lower() in ("true", "false", "1", "0"):
+            return value.lower() in ("true", "1")
+        if not isinstance(value, bool):
+            raise _error(file, f"{where}: expected true or false, got {_show(value)}")
+        return value
+    if hint in (int, float):
+        return _convert_number(hint, value, metadata, file, where)
+    if not isinstance(value, str):
+        raise _error(file, f"{where}: expected a string, got {_show(value)}")
+    if "values" in metadata and value not in metadata["values"]:
+        raise _error(file, f"{where}: expected one of {', '.join(metadata['values'])}, got {value!r}")
+    return str(value)
+
+
+def _convert_number(hint: Any, value: Any, metadata: types.MappingProxyType[Any, Any], file: str, where: str) -> Any:
+    what = "a whole number" if hint is int else "a number"
+    bounds = f" from {metadata['low']:g} to {metadata['high']:g}" if "low" in metadata else ""
+    number = value
+    if isinstance(value, _Text):
+        try:
+            number = hint(value)
+        except ValueError:
+            number = None
+    good = isinstance(number, int) if hint is int else isinstance(number, int | float)
+    if (
+        not good
+        or isinstance(number, bool)
+        or ("low" in metadata and not metadata["low"] <= number <= metadata["high"])
+    ):
+        raise _error(file, f"{where}: expected {what}{bounds}, got {_show(value)}")
+    return hint(number)
+
+
+def default_toml() -> str:
+    """The file that `headgate init` writes: every key with its default and its meaning."""
+    config = Config(
+        sources={"tiingo": SourceConfig(priority=1), "finnhub": SourceConfig(priority=2)},
+        consumers={"analysis": ConsumerConfig(key="headgate.pipelines.market.analysis:business_key")},
+        checkpoints={
+            "news": CheckpointConfig(
+                "headgate-data/exports/market", "headgate-data/news.parquet", "news", export="market"
+            )
+        },
+    )
+    lines = [f"# headgate configuration. Times are in seconds.\nformat = {FORMAT}"]
+    _dump(config, (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _dump(value: Any, where: tuple[str, ...], lines: list[str]) -> None:
+    tables: list[tuple[str, Any]] = []
+    for f in fields(value):
+        item = getattr(value, f.name)
+        if f.metadata.get("internal") or (not where and f.name == "format"):
+            continue
+        if is_dataclass(item) or isinstance(item, dict):
+            tables.append((f.name, item))
+        else:
+            lines.append(f"{f.name} = {_toml(item)}  # {f.metadata.get('doc', '')}".rstrip(" #"))
+    for name, item in tables:
+        entries = (
+            [((*where, name, k), v) for k, v in item.items()] if isinstance(item, dict) else [((*where, name), item)]
+        )
+        for path, entry in entries:
+            if is_dataclass(entry):
+                lines.append(f"\n[{'.'.join(path)}]")
+                _dump(entry, path, lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return f"{value:g}" if isinstance(value, float) else str(value)

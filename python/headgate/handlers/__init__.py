@@ -1,0 +1,5 @@
+"""Lambda-style entry points: `handler(event, context)`, configured by headgate.toml and the environment."""
+
+from headgate.handlers._handlers import checkpoint, collect, consume, heal, upload
+
+__all__ = ["checkpoint", "collect", "consume", "heal", "upload"]

@@ -1,0 +1,200 @@
+"""One record type's way from raw bytes to stored, announced items."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
+from headgate.ports import DeadLetter, Item, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from headgate.ports import Clock, ItemStore, ObjectStore
+
+
+class Reject(Exception):  # noqa: N818 - a verdict on one record, not a failure of the program
+    """Raised by a pipeline's `normalise` for a record that goes to the dead letters.
+
+    Args:
+        kind: a short stable code, for example "too_old".
+        reason: one sentence, without personal ids.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RawInfo:
+    """What a record's normaliser may know of the response it came in."""
+
+    source: str
+    key: str
+    fetched_us: int
+    context: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A record in its pipeline's own form: the document that the schema checks, and its identity."""
+
+    key: str
+    timestamp: str
+    doc: Json
+    story_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything the engine needs to know of a domain.
+
+    Args:
+        name: lower case, used in topics, paths and tables.
+        plan: the record type's schema plan (JSON text, see `headgate.checkpoint.schema.compile_model`).
+        parse: raw body -> raw records; raises InvalidInputError for a body of another shape.
+        normalise: one raw record -> `Normalised`; raises `Reject` for a bad one.
+        announce: an accepted item -> the body of its announcement.
+    """
+
+    name: str
+    plan: str
+    parse: Callable[[bytes, RawInfo], list[Any]]
+    normalise: Callable[[Any, RawInfo], Normalised]
+    announce: Callable[[Item], Json]
+
+    @property
+    def topic(self) -> str:
+        return f"{self.name}.items"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The fate of every record: taken == stored + duplicates + dead_letters."""
+
+    taken: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    new_keys: tuple[str, ...] = ()
+
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(
+            self.taken + other.taken,
+            self.stored + other.stored,
+            self.duplicates + other.duplicates,
+            self.dead_letters + other.dead_letters,
+            self.new_keys + other.new_keys,
+        )
+
+
+class Intake:
+    """Takes raw bodies of one pipeline.
+
+    Example:
+        >>> intake = Intake(pipeline, store, objects, clock)                 # doctest: +SKIP
+        >>> intake.accept("github", b'[{"action": "opened"}]').stored       # doctest: +SKIP
+        1
+    """
+
+    def __init__(self, pipeline: Pipeline, store: ItemStore, objects: ObjectStore, clock: Clock) -> None:
+        self.pipeline = pipeline
+        self.store = store
+        self.objects = objects
+        self.clock = clock
+        self._validator = core.Validator(pipeline.plan)
+
+    def keep_raw(self, source: str, body: bytes, meta: Json | None = None) -> str:
+        """Store a body before anything reads it. The key is its content: the same bytes are kept once.
+
+        Returns:
+            The object key; beside it lies `<key>.meta.json` with the first fetch's facts.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        key = f"raw/{self.pipeline.name}/{source}/{digest[:2]}/{digest}"
+        facts = {"source": source, "size": len(body), "fetched_us": self.clock.now_us(), **(meta or {})}
+        for name, data in ((key, body), (f"{key}.meta.json", json.dumps(facts, sort_keys=True).encode())):
+            try:
+                self.objects.put(name, data, True)
+            except DuplicateError:
+                continue
+        return key
+
+    def accept(self, source: str, body: bytes, context: Json | None = None) -> Taken:
+        """Take a body that was pushed to us: raw first, then as in a collection."""
+        return self.take(body, RawInfo(source, self.keep_raw(source, body), self.clock.now_us(), context or {}))
+
+    def take(self, body: bytes, raw: RawInfo) -> Taken:
+        """Parse, validate, identify and store what a body holds. The body is in the object store already."""
+        core.fault_point("intake.after_raw")
+        try:
+            records = self.pipeline.parse(body, raw)
+        except InvalidInputError as error:
+            letter = self._letter(raw, error.kind.value, error.message, body.decode("utf-8", "replace"))
+            self.store.add_dead_letters([letter])
+            return Taken(taken=1, dead_letters=1)
+        items: list[Item] = []
+        letters: list[DeadLetter] = []
+        for record in records:
+            outcome = self._examine(record, raw)
+            if isinstance(outcome, Item):
+                items.append(outcome)
+            else:
+                letters.append(outcome)
+        bodies = {item.key: self.pipeline.announce(item) for item in items}
+        self.store.add_dead_letters(letters)
+        stored = self.store.put_items(items, self.pipeline.topic, bodies)
+        return Taken(len(records), len(stored.new_keys), stored.duplicates, len(letters), stored.new_keys)
+
+    def _examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
+        try:
+            normal = self.pipeline.normalise(record, raw)
+            text = json.dumps(normal.doc, ensure_ascii=False).encode()
+        except Reject as reject:
+            return self._letter(raw, reject.kind, reject.reason, _text(record))
+        except (HeadgateError, UnicodeEncodeError) as error:
+            kind = error.kind.value if isinstance(error, HeadgateError) else Kind.INVALID_UNICODE.value
+            return self._letter(raw, kind, "the record cannot be read", _text(record))
+        problems = self._validator.problems(text)
+        if problems:
+            reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)
+            return self._letter(raw, Kind.INVALID_RECORD.value, reason, _text(record))
+        return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key)
+
+    def _letter(self, raw: RawInfo, kind: str, reason: str, doc: str) -> DeadLetter:
+        return DeadLetter("intake", self.pipeline.name, raw.source, kind, reason, doc, raw.key)
+
+
+def parse_array(body: bytes, raw: RawInfo) -> list[Any]:
+    """The usual `parse`: a JSON array of records.
+
+    Raises:
+        InvalidInputError: not JSON, or not an array.
+    """
+    try:
+        value = json.loads(body)
+    except ValueError:
+        message = f"{raw.source}: the body is not JSON"
+        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+    if not isinstance(value, list):
+        message = f"{raw.source}: expected a JSON array, got {type(value).__name__}"
+        raise InvalidInputError(message, Kind.MALFORMED_RESPONSE)
+    return value
+
+
+def all_of(takens: Iterable[Taken]) -> Taken:
+    """The sum of several bodies' fates."""
+    total = Taken()
+    for taken in takens:
+        total += taken
+    return total
+
+
+def _text(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=True, default=str)

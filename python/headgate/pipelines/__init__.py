@@ -1,0 +1,1 @@
+"""Four ready-made pipelines, built on the engine as a user would build a fifth."""

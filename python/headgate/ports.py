@@ -1,0 +1,143 @@
+"""The seams between the engine and its backends. A backend is whatever passes the suites in `headgate.testing`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+Json = dict[str, Any]
+
+
+class Clock(Protocol):
+    """Time in microseconds. `headgate._core.SystemClock` and `ManualClock` are the two that exist."""
+
+    def now_us(self) -> int: ...
+    def mono_us(self) -> int: ...
+    def sleep_us(self, us: int) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """Durable objects under relative keys: raw blobs, stage outputs, exports."""
+
+    def put(self, key: str, data: bytes, if_absent: bool = False) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def exists(self, key: str) -> bool: ...
+    def list(self, prefix: str = "") -> list[str]: ...
+    def remove(self, key: str) -> None: ...
+
+
+class Transaction(Protocol):
+    """A database transaction: everything executed on it commits, or nothing does."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int: ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record that was accepted: validated, with its identity."""
+
+    key: str
+    pipeline: str
+    source: str
+    timestamp: str
+    doc: Json
+    story_key: str | None = None
+    raw_key: str | None = None
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that was refused, with everything needed to replay it."""
+
+    stage: str
+    pipeline: str
+    source: str
+    kind: str
+    reason: str
+    doc: str
+    raw_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One delivery to one consumer group."""
+
+    id: int
+    topic: str
+    group: str
+    key: str
+    body: Json
+    deliveries: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of a batch of items: the keys that were new, and how many were there already."""
+
+    new_keys: tuple[str, ...]
+    duplicates: int
+
+
+class ItemStore(Protocol):
+    """Items, their announcements (outbox) and what was refused."""
+
+    def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
+        """Store what is absent; item and announcement in one commit."""
+        ...
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
+    def publish(self, topic: str, key: str, body: Json) -> None: ...
+
+
+class Queue(Protocol):
+    """At-least-once delivery with leases."""
+
+    def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]: ...
+    def acknowledge(self, message: Message, transaction: Transaction | None = None) -> None: ...
+    def defer(self, message: Message, until_us: int) -> None: ...
+
+
+class StateStore(Protocol):
+    """Small named documents: breakers, trackers."""
+
+    def load_state(self, name: str) -> Json | None: ...
+    def save_state(self, name: str, doc: Json) -> None: ...
+
+
+@dataclass(frozen=True)
+class StaleItem:
+    """A pending item that is due for another announcement."""
+
+    key: str
+    due_us: int
+    attempts: int
+
+
+class HealingTable(Protocol):
+    """What the sweep needs of an item store."""
+
+    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]: ...
+    def full_items(self, keys: Iterable[str]) -> list[Json]: ...
+    def republish(self, key: str, attempts: int, topic: str, body: Json) -> bool: ...
+    def quarantine(self, key: str, attempts: int) -> bool: ...
+
+
+class TransactionalStore(Protocol):
+    """A store whose transactions a ledger completion can join."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]: ...
+
+
+@dataclass
+class Counts:
+    """Named counts that add up; `check` is what `headgate run` exits on."""
+
+    values: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, amount: int = 1) -> None:
+        self.values[name] = self.values.get(name, 0) + amount

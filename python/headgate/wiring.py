@@ -1,0 +1,291 @@
+"""The config loader's other half: a configuration becomes working parts. Only here do backends meet the rest."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from headgate._native import core
+from headgate._registry import ADAPTERS, PIPELINES, PLANS, resolve
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.checkpoint import CheckpointRun, update
+from headgate.checkpoint._run import Mode, local_path
+from headgate.consume import Consumer, Worker
+from headgate.errors import ConfigError, Kind
+from headgate.healing import SelfHealingResult, run_self_healing_check
+from headgate.idempotency import Ledger
+from headgate.idempotency._ledger import sqlite_path
+from headgate.intake import CollectionResult, Collector, Intake
+from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
+from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headgate.config import Config, SourceConfig
+    from headgate.ports import Clock, Json, ObjectStore
+
+_EXPORT_ROWS = 5_000
+_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+
+
+@dataclass
+class App:
+    """Everything that one configuration describes, opened on first use."""
+
+    config: Config
+    user_agent: str = "headgate"
+    _extra: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def clock(self) -> Clock:
+        return core.SystemClock(int(self.config.clock.offset_s * 1e6))
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        url = self.config.locate(self.config.backends.objects)
+        if "://" in url and not url.startswith("file://"):
+            raise _scheme("backends.objects", url, "file://folder")
+        return core.file_store(local_path(url))
+
+    @cached_property
+    def database(self) -> LocalDatabase:
+        url = self.config.locate(self.config.backends.store)
+        if not url.startswith("sqlite://"):
+            raise _scheme("backends.store", url, "sqlite:///file")
+        path = sqlite_path(url)
+        _make_parent(path)
+        return LocalDatabase(path, durability=self.config.backends.durability)
+
+    @cached_property
+    def store(self) -> LocalStore:
+        return LocalStore(self.database, self.clock, self.pipeline.name)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        url = self.config.backends.ledger
+        if not url or self.config.locate(url) == self.config.locate(self.config.backends.store):
+            return Ledger.on_database(self.database, clock=self.clock)
+        return Ledger.open(self.config.locate(url), clock=self.clock)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        return self._resolve("collection.pipeline", self.config.collection.pipeline, PIPELINES)
+
+    @cached_property
+    def intake(self) -> Intake:
+        return Intake(self.pipeline, self.store, self.objects, self.clock)
+
+    @cached_property
+    def collector(self) -> Collector:
+        r = self.config.resilience
+        adapters = [self._adapter(name, source) for name, source in self._ordered_sources()]
+        if not adapters:
+            message = "sources: none is configured; `headgate init` writes a file with two"
+            raise ConfigError(message)
+        options = BreakerDefaults(r.failure_threshold, r.window_s, r.recovery_s, r.max_failed_collections)
+        failover = core.Failover(
+            RetryPolicy(r.retry_attempts, int(r.retry_base_s * 1e6), 5_000_000),
+            int(r.return_to_primary_s * 1e6), 8,
+            core.curl_transport(self._ca_file(), self.user_agent, self.clock),
+            self.clock, core.SystemRandom(), RetryBudget(),
+        )  # fmt: skip
+        return Collector(
+            self.intake, adapters, failover=failover,
+            breakers={a.name: make_breaker(self.clock, options) for a in adapters},
+            tracker=make_tracker(self.clock, threshold=r.alert_failures, window_s=r.alert_window_s),
+            store=self.store, on_stored=self._notify,
+        )  # fmt: skip
+
+    def query(self) -> Json:
+        """The collection's query at this moment of the pipeline's clock."""
+        c = self.config.collection
+        now = self.clock.now_us()
+        day = 86_400 * 1_000_000
+        return {
+            "tickers": c.tickers,
+            "start_date": core.format_timestamp(now - c.lookback_days * day)[:10],
+            "end_date": core.format_timestamp(now)[:10],
+        }
+
+    def collect(self) -> CollectionResult:
+        """One collection."""
+        return self.collector.collect(self.query())
+
+    def relay(self) -> int:
+        """Deliver what waits in the outbox."""
+        groups: dict[str, list[str]] = {}
+        for name, consumer in self.config.consumers.items():
+            groups.setdefault(consumer.topic, []).append(name)
+        return self.store.relay_outbox(groups)
+
+    def worker(self, name: str) -> Worker:
+        """A worker for a configured consumer.
+
+        Raises:
+            ConfigError: there is no such consumer, or its handler cannot be imported.
+        """
+        where = f"consumers.{name}"
+        if name not in self.config.consumers:
+            known = ", ".join(sorted(self.config.consumers)) or "none is configured"
+            message = f"{where}: there is no such consumer; expected one of: {known}"
+            raise ConfigError(message)
+        c = self.config.consumers[name]
+        if self.ledger.database is None:
+            message = (
+                "backends.ledger: consumers on the embedded queue need the ledger in the store's file (leave it empty)"
+            )
+            raise ConfigError(message)
+        key = self._resolve(f"{where}.key", c.key) if c.key else None
+        handler = self._resolve(f"{where}.handler", c.handler)
+        consumer = Consumer(name, c.topic, handler, key, c.lease_s, c.max_attempts)
+        return Worker(consumer, self.store, self.ledger, self.clock)
+
+    def heal(self) -> SelfHealingResult:
+        """One sweep."""
+        h = self.config.healing
+        if not h.enabled:
+            return SelfHealingResult()
+        from headgate.pipelines.market.pipeline import MODEL_VERSION, analysis_request
+
+        announce = self._extra.get("announce", analysis_request)
+        return run_self_healing_check(
+            self.store, self.pipeline.topic, MODEL_VERSION, announce=announce, threshold_hours=h.threshold_hours,
+            batch_size=h.batch_size, max_attempts=h.max_attempts, clock=self.clock,
+        )  # fmt: skip
+
+    def checkpoint(self, name: str, progress: Callable[[int, int], None] | None = None) -> CheckpointRun:
+        """One run of a configured checkpoint; exports the pipeline's new items first where that is configured."""
+        where = f"checkpoints.{name}"
+        if name not in self.config.checkpoints:
+            message = f"{where}: there is no such checkpoint"
+            raise ConfigError(message)
+        c = self.config.checkpoints[name]
+        for key in ("source", "target"):
+            if not getattr(c, key):
+                message = f"{where}.{key}: missing; expected a path"
+                raise ConfigError(message)
+        source, target = local_path(self.config.locate(c.source)), local_path(self.config.locate(c.target))
+        if c.export:
+            self.export_items(source)
+        _make_parent(target)
+        schema = c.schema if c.schema in PLANS else self._resolve(f"{where}.schema", c.schema)
+        return update(
+            source,
+            target,
+            schema=schema,
+            mode=cast("Mode", c.mode),
+            settle_s=c.settle_s,
+            progress=progress,
+        )
+
+    def export_items(self, folder: str) -> int:
+        """Write new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
+
+        The same rows give the same file, and the position is stored after the file is durable: a crash in between
+        writes the same file again.
+        """
+        out = core.file_store(folder)
+        name = f"export:{self.pipeline.name}"
+        position = (self.store.load_state(name) or {"rowid": 0})["rowid"]
+        written = 0
+        while rows := self.store.items_after(position, _EXPORT_ROWS):
+            first, last = rows[0][0], rows[-1][0]
+            out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for _, doc in rows).encode())
+            core.fault_point("export.after_file")
+            self.store.save_state(name, {"format": 1, "rowid": last})
+            position = last
+            written += len(rows)
+        return written
+
+    def workflow(self, name: str) -> tuple[Workflow, LocalRunner, Json]:
+        """A configured workflow, its runner and its input."""
+        where = f"workflows.{name}"
+        if name not in self.config.workflows:
+            message = f"{where}: there is no such workflow"
+            raise ConfigError(message)
+        w = self.config.workflows[name]
+        retry = RetryConfiguration(max_attempts=w.retry_attempts, interval_s=w.retry_interval_s)
+        workflow = self._resolve(f"{where}.definition", w.definition)(retry)
+        functions = self._resolve(f"{where}.functions", w.functions)(self.objects, self.clock)
+        data = {k: self.config.locate(v) if k == "events" else v for k, v in w.input.items()}
+        return workflow, LocalRunner(self.database, functions, self.clock), data
+
+    def run_workflow(self, name: str, execution_id: str | None = None) -> Execution:
+        """Run a configured workflow to its end."""
+        workflow, runner, data = self.workflow(name)
+        return runner.start(workflow.name, workflow.to_asl(), data, execution_id)
+
+    # --- parts
+
+    def _ordered_sources(self) -> list[tuple[str, SourceConfig]]:
+        return sorted(self.config.sources.items(), key=lambda entry: (entry[1].priority, entry[0]))
+
+    def _adapter(self, name: str, source: SourceConfig) -> Any:
+        where = f"sources.{name}"
+        cls = self._resolve(f"{where}.kind", source.kind or name, ADAPTERS)
+        token = self.config.environment.get(source.token_env or f"{name.upper()}_API_KEY", "")
+        options: Json = {
+            "name": name,
+            "token": token,
+            "timeout_s": source.timeout_s or self.config.resilience.timeout_s,
+        }
+        if source.base_url:
+            options["base_url"] = source.base_url.rstrip("/")
+        accepted = inspect.signature(cls).parameters
+        return cls(**{k: v for k, v in options.items() if k in accepted})
+
+    def _notify(self, result: CollectionResult) -> None:
+        from headgate.pipelines.market.pipeline import new_data_notification
+
+        if self.pipeline.name != "market":
+            return
+        import json
+
+        docs = [
+            json.loads(self.database.execute("SELECT doc FROM items WHERE key = ?", (key,))[0][0])
+            for key in result.taken.new_keys
+        ]
+        self.store.publish("market.new_data", result.event_id, new_data_notification(result, docs, self.clock.now_us()))
+
+    def _ca_file(self) -> str:
+        from pathlib import Path
+
+        named = self.config.environment.get("SSL_CERT_FILE", "")
+        return next((path for path in (named, *_CA_FILES) if path and Path(path).exists()), "")
+
+    @staticmethod
+    def _resolve(where: str, reference: str, known: dict[str, str] | None = None) -> Any:
+        try:
+            return resolve(reference, known)
+        except (ImportError, AttributeError, ValueError) as error:
+            names = f"one of {', '.join(sorted(known))}, or " if known else ""
+            message = f"{where}: cannot load {reference!r}; expected {names}module:attribute ({error})"
+            raise ConfigError(message) from None
+
+
+def _scheme(where: str, url: str, expected: str) -> ConfigError:
+    scheme = urlsplit(url).scheme or url
+    return ConfigError(f"{where}: unknown backend scheme {scheme!r}; expected {expected}", Kind.UNSUPPORTED_SCHEME)
+
+
+def _make_parent(path: str) -> None:
+    from pathlib import Path
+
+    from headgate.errors import AccessError, StorageFullError
+
+    parent = Path(path).resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        message = f"cannot make folder {parent}: permission denied"
+        raise AccessError(message) from None
+    except (FileExistsError, NotADirectoryError):
+        message = f"{parent} is not a folder"
+        raise ConfigError(message) from None
+    except OSError as error:
+        message = f"cannot make folder {parent}: {error.strerror}"
+        raise StorageFullError(message, Kind.IO_ERROR) from None
