@@ -143,8 +143,8 @@ void register_hash(py::module_& module) {
         "SHA-256 of bytes.");
     module.def(
         "dedup_key",
-        [](const std::string& headline, const std::string& source, const std::string& date) {
-            return hash::dedup_key(headline, source, date);
+        [](const py::str& headline, const py::str& source, const py::str& date) {
+            return hash::dedup_key(utf8(headline.ptr()), utf8(source.ptr()), utf8(date.ptr()));
         },
         py::arg("headline"), py::arg("source"), py::arg("date"), "32 hex digits over headline|source|YYYY-MM-DD.");
 }

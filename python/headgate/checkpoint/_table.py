@@ -20,7 +20,7 @@ class Checkpoint:
 
     Example:
         >>> events = Checkpoint.read("events.parquet")                          # doctest: +SKIP
-        >>> events.filter(action="pass-qc").count_by("center_label", "packet")  # doctest: +SKIP
+        >>> events.filter(action="pass-qc").count_by("action")  # doctest: +SKIP
     """
 
     def __init__(self, table: Any) -> None:

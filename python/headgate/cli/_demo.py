@@ -208,8 +208,9 @@ def _collect(demo: Demo) -> None:
             result = app.collect()
             demo.passes.append(
                 {"number": number + 1, "primary": mode, "why": why, "source": result.source,
-                 "is_failover": result.is_failover, "at_s": round(at - begun, 2), "seconds": round(time.monotonic() - at, 3),
-                 "received": result.taken.taken, "new": result.taken.stored, "duplicates": result.taken.duplicates,
+                 "is_failover": result.is_failover, "at_s": round(at - begun, 2),
+                 "seconds": round(time.monotonic() - at, 3), "received": result.taken.taken,
+                 "new": result.taken.stored, "duplicates": result.taken.duplicates,
                  "dead_letters": result.taken.dead_letters,
                  "breaker": app.collector.breakers["tiingo"].state,
                  "attempts": [a["outcome"] for a in result.attempts if a["source"] == "tiingo"]}

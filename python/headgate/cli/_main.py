@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate import __version__
+from headgate import __version__, _native
 from headgate.errors import HeadgateError, InternalError, InterruptedRunError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return EXIT_USAGE
     try:
+        _native.set_faults(os.environ.get("HEADGATE_FAULTS", ""))
         return command(options)
     except KeyboardInterrupt:
         return _fail(options, InterruptedRunError("interrupted; nothing half-done remains"), EXIT_INTERRUPTED)
@@ -61,7 +62,6 @@ def _fail(options: argparse.Namespace, error: HeadgateError, code: int) -> int:
 
 
 def _app(options: argparse.Namespace) -> App:
-    from headgate import _native
     from headgate.config import load
     from headgate.ops import configure_logging
     from headgate.wiring import App
@@ -71,7 +71,6 @@ def _app(options: argparse.Namespace) -> App:
     if style == "auto":
         style = "json" if "AWS_LAMBDA_FUNCTION_NAME" in config.environment else "text"
     configure_logging("DEBUG" if options.debug else config.logging.level, style)
-    _native.set_faults(config.environment.get("HEADGATE_FAULTS", ""))
     return App(config, f"headgate/{__version__}")
 
 

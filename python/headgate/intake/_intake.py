@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from headgate.ports import Clock, ItemStore, ObjectStore
+
+log = logging.getLogger("headgate.intake")
 
 
 class Reject(Exception):  # noqa: N818 - a verdict on one record, not a failure of the program
@@ -158,9 +161,14 @@ class Intake:
             text = json.dumps(normal.doc, ensure_ascii=False).encode()
         except Reject as reject:
             return self._letter(raw, reject.kind, reject.reason, _text(record))
-        except (HeadgateError, UnicodeEncodeError) as error:
-            kind = error.kind.value if isinstance(error, HeadgateError) else Kind.INVALID_UNICODE.value
-            return self._letter(raw, kind, "the record cannot be read", _text(record))
+        except HeadgateError as error:
+            return self._letter(raw, error.kind.value, error.message, _text(record))
+        except UnicodeEncodeError:
+            return self._letter(raw, Kind.INVALID_UNICODE.value, "a text holds a lone surrogate", _text(record))
+        except Exception as error:
+            # A bug in a pipeline must not lose the rest of the body, nor the record: it can be replayed once mended.
+            log.exception("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source})
+            return self._letter(raw, "normalise_failed", type(error).__name__, _text(record))
         problems = self._validator.problems(text)
         if problems:
             reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)

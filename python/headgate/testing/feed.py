@@ -151,6 +151,7 @@ class Feed:
         self.wave = 1
         self.modes = {"tiingo": "healthy", "finnhub": "healthy"}
         self.requests: list[tuple[str, str, int]] = []
+        self.hanging = threading.Event()  # set while a request is kept waiting
         self._release = threading.Event()
         self._lock = threading.Lock()
         try:
@@ -186,7 +187,7 @@ class Feed:
                 self._release.set()
                 self._release = threading.Event()
 
-    def answer(self, path: str, token: str) -> Answer | None:  # noqa: PLR0911 - one line per mode
+    def answer(self, path: str, token: str) -> Answer | None:
         """The answer to a request, or None for one that is never answered."""
         parts = urlsplit(path)
         query = {k: v[0] for k, v in parse_qs(parts.query).items()}
@@ -194,6 +195,7 @@ class Feed:
         with self._lock:
             mode, release = self.modes[provider], self._release
         if mode == "hang":
+            self.hanging.set()
             release.wait(_HANG_S)
             return None
         if mode == "500":

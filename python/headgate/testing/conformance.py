@@ -1,0 +1,142 @@
+"""What every backend of a port must do, as pytest classes: subclass one, give it your backend, inherit the contract.
+
+Example:
+    class TestMyLedger(LedgerSuite):
+        def open(self, clock): return Ledger.open("mine://", clock=clock)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headgate._native import core
+from headgate.errors import ConflictError, DuplicateError, InvalidInputError, NotFoundError, StaleLeaseError
+
+_SECOND = 1_000_000
+
+
+def _raises(error: type[Exception], call: Any, *arguments: Any) -> Exception:
+    """pytest.raises without pytest, which users of the suites may not have imported."""
+    try:
+        call(*arguments)
+    except error as caught:
+        return caught
+    message = f"expected {error.__name__}"
+    raise AssertionError(message)
+
+
+class LedgerSuite:
+    """The idempotency ledger. `open(clock)` gives an empty one whose done keys live 100 s."""
+
+    done_ttl = 100.0
+
+    def open(self, clock: Any) -> Any:
+        raise NotImplementedError
+
+    def _world(self) -> tuple[Any, Any]:
+        clock = core.ManualClock(1_700_000_000 * _SECOND)
+        return self.open(clock), clock
+
+    def test_claim_complete_done(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10)
+        assert (claim.status, claim.attempts) == ("acquired", 1)
+        assert ledger.claim("k", 10).status == "in_progress"
+        ledger.complete(claim, {"n": 1})
+        again = ledger.claim("k", 10)
+        assert (again.status, again.result) == ("done", {"n": 1})
+
+    def test_in_progress_tells_until_when(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10)
+        assert ledger.claim("k", 99).until == claim.until
+
+    def test_an_overtaken_owner_is_powerless(self) -> None:
+        """A outlives its lease, B takes over, A ends: B's lock, a third caller and the stored result stay right."""
+        ledger, clock = self._world()
+        a = ledger.claim("k", 10)
+        clock.advance_us(11 * _SECOND)
+        b = ledger.claim("k", 10)
+        assert (b.status, b.attempts) == ("acquired", 2)
+        for call in (ledger.complete, ledger.release, ledger.renew):
+            _raises(StaleLeaseError, call, a)
+        assert ledger.claim("k", 10).status == "in_progress"
+        ledger.complete(b, "b")
+        _raises(StaleLeaseError, ledger.complete, a)
+        assert ledger.claim("k", 10).result == "b"
+
+    def test_release_keeps_attempts_and_error(self) -> None:
+        ledger, _ = self._world()
+        ledger.release(ledger.claim("k", 10), "boom")
+        again = ledger.claim("k", 10)
+        assert (again.status, again.attempts, again.last_error) == ("acquired", 2, "boom")
+
+    def test_renew_extends_the_lease(self) -> None:
+        ledger, clock = self._world()
+        claim = ledger.claim("k", 10)
+        clock.advance_us(9 * _SECOND)
+        assert ledger.renew(claim, 10) == clock.now_us() / 1e6 + 10
+        clock.advance_us(9 * _SECOND)
+        assert ledger.claim("k", 10).status == "in_progress"
+        clock.advance_us(1 * _SECOND)
+        assert ledger.claim("k", 10).status == "acquired"
+
+    def test_another_payload_under_the_same_key_is_refused(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10, payload="p1")
+        _raises(ConflictError, lambda: ledger.claim("k", 10, payload="p2"))
+        ledger.complete(claim)
+        _raises(ConflictError, lambda: ledger.claim("k", 10, payload="p2"))
+        assert ledger.claim("k", 10, payload="p1").status == "done"
+
+    def test_batches_answer_per_key(self) -> None:
+        ledger, _ = self._world()
+        ledger.claim("busy", 10)
+        ledger.complete(ledger.claim("done", 10), 1)
+        claims = ledger.claim_many(["new", "busy", "done"], 10)
+        assert [c.status for c in claims] == ["acquired", "in_progress", "done"]
+        more = ledger.claim_many([f"k{i}" for i in range(50)], 10)
+        ledger.complete_many(more, list(range(50)))
+        assert [c.result for c in ledger.claim_many([f"k{i}" for i in range(50)], 10)] == list(range(50))
+
+    def test_keys_and_results_may_hold_any_text(self) -> None:
+        ledger, _ = self._world()
+        for key in ("a b", "ключ", "x" * 500, "a:b\n{}", "%s", "\x00nul"):
+            claim = ledger.claim(key, 10)
+            assert claim.status == "acquired"
+            ledger.complete(claim, {"text": key, "none": None, "nested": [1, 2.5, True]})
+            assert ledger.claim(key, 10).result == {"text": key, "none": None, "nested": [1, 2.5, True]}
+
+
+class ObjectStoreSuite:
+    """The object store. `open()` gives an empty one."""
+
+    def open(self) -> Any:
+        raise NotImplementedError
+
+    def test_put_get_list_remove(self) -> None:
+        objects = self.open()
+        objects.put("a/b", b"\x00one")
+        objects.put("a/b", b"two")
+        objects.put("c", b"")
+        assert objects.get("a/b") == b"two"
+        assert objects.get("c") == b""
+        assert objects.list() == ["a/b", "c"]
+        assert objects.list("a/") == ["a/b"]
+        objects.remove("a/b")
+        objects.remove("a/b")
+        assert not objects.exists("a/b")
+
+    def test_a_conditional_put_creates_once(self) -> None:
+        objects = self.open()
+        objects.put("k", b"1", True)
+        _raises(DuplicateError, objects.put, "k", b"2", True)
+        assert objects.get("k") == b"1"
+
+    def test_only_a_missing_object_is_not_found(self) -> None:
+        _raises(NotFoundError, self.open().get, "nothing")
+
+    def test_keys_stay_inside(self) -> None:
+        objects = self.open()
+        for key in ("../x", "/x", "a/../../x", "", "a//b", "a/"):
+            _raises(InvalidInputError, objects.put, key, b"x")

@@ -1,0 +1,176 @@
+"""Every way to hold it wrong ends in one clear sentence and a non-zero exit, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headgate
+
+NOBODY = 65534
+
+
+def run(*arguments, cwd=None, user=None, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "headgate", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, user=user, timeout=60, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+def one_sentence(result, *parts, code=1):
+    assert result.returncode == code, result
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("headgate: ")
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_broken_toml(tmp_path):
+    (tmp_path / "headgate.toml").write_text("[a\n")
+    one_sentence(run("run", cwd=tmp_path), "headgate.toml is not valid TOML", "line 1", "[config]")
+
+
+def test_a_wrong_key(tmp_path):
+    (tmp_path / "headgate.toml").write_text("[healing]\nbatch_size = 0")
+    one_sentence(run("heal", cwd=tmp_path), "healing.batch_size: expected a whole number from 1 to 10000, got 0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("store", "mysql://x", "backends.store: unknown backend scheme 'mysql'"),
+        ("objects", "ftp://x", "backends.objects: unknown backend scheme 'ftp'"),
+        ("ledger", "zk://x", "ledger URL: unknown scheme 'zk'"),
+    ],
+)
+def test_an_unknown_backend_scheme(tmp_path, key, value, expected):
+    (tmp_path / "headgate.toml").write_text(f'[backends]\n{key} = "{value}"\n[sources.tiingo]\n[consumers.analysis]\n')
+    command = ("consume", "analysis") if key == "ledger" else ("collect",)
+    one_sentence(run(*command, cwd=tmp_path), expected, "expected")
+
+
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.owner() == "root" and parent != Path("/") and str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o700)
+    (tmp_path / "headgate.toml").write_text(f'[backends]\nstore = "sqlite:///{locked}/data/h.db"\n')
+    (tmp_path / "headgate.toml").chmod(0o644)
+    user = NOBODY if os.getuid() == 0 else None
+    if user is None:
+        locked.chmod(0)
+    one_sentence(
+        run("status", "--config", tmp_path / "headgate.toml", user=user, cwd="/"), "permission denied", str(locked)
+    )
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "headgate-data").write_text("")
+    one_sentence(run("status", cwd=tmp_path), "headgate-data")
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
+    from headgate.testing.visits import write_wave
+
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("needs CAP_SYS_ADMIN to mount a small file system")
+    try:
+        write_wave(tmp_path / "logs", 200)
+        assert run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0").returncode == 0
+        before = (small / "e.parquet").read_bytes()
+        write_wave(tmp_path / "logs", 20_000, first=200, seed=5)
+        result = run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0")
+        one_sentence(result, "[disk_full]")
+        assert (small / "e.parquet").read_bytes() == before
+        assert not list(small.glob("*.tmp-*"))
+        (small / "headgate.toml").write_text('[backends]\nstore = "sqlite:///h.db"\n')
+        filler = (small / "filler").open("wb", buffering=0)
+        with pytest.raises(OSError):
+            while True:
+                filler.write(b"x" * 4096)
+        filler.close()
+        one_sentence(run("status", "--config", small / "headgate.toml"), "[disk_full]")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_port_in_use(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        one_sentence(run("demo", "--out", tmp_path / "o", "--port", port), f"port {port}", "[address_in_use]")
+
+
+def test_a_core_that_is_not_built(tmp_path):
+    source = Path(headgate.__file__).parent
+    shutil.copytree(source, tmp_path / "headgate", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    result = run("status", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    one_sentence(result, "native core is missing", "pip install .", "[not_built]")
+
+
+def test_a_pyarrow_that_does_not_fit(tmp_path):
+    (tmp_path / "pyarrow").mkdir()
+    (tmp_path / "pyarrow" / "__init__.py").write_text("")
+    (tmp_path / "logs").mkdir()
+    result = run("checkpoint", tmp_path / "logs", tmp_path / "e.parquet", env={"PYTHONPATH": str(tmp_path)})
+    one_sentence(result, "built for Arrow 26", "pip install 'pyarrow==26.*'", "[not_built]")
+
+
+def test_missing_things_are_named(tmp_path):
+    one_sentence(run("checkpoint", tmp_path / "no", tmp_path / "e.parquet"), "is not a folder", "[not_found]")
+    one_sentence(run("checkpoint", tmp_path, "s3://b/k"), "s3:// is not supported here", "[unsupported_scheme]")
+    one_sentence(
+        run("checkpoint", tmp_path, tmp_path / "e.parquet", "--schema", "nope"), "expected one of news, visits"
+    )
+    one_sentence(run("query", tmp_path / "e.parquet"), "does not exist yet", "[not_found]")
+    one_sentence(
+        run("collect", cwd=tmp_path, env={"TIINGO_API_KEY": "", "FINNHUB_API_KEY": ""}),
+        "TIINGO_API_KEY or FINNHUB_API_KEY",
+    )
+    one_sentence(run("consume", "nobody", cwd=tmp_path), "consumers.nobody: there is no such consumer")
+    (tmp_path / "headgate.toml").write_text('[consumers.x]\nhandler = "nowhere:f"\n')
+    one_sentence(run("consume", "x", cwd=tmp_path), "consumers.x.handler: cannot load 'nowhere:f'")
+
+
+def test_a_corrupt_checkpoint_and_a_corrupt_store(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "e.parquet").write_bytes(b"PAR1 garbage")
+    one_sentence(
+        run("checkpoint", tmp_path / "logs", tmp_path / "e.parquet"), "is not a readable Parquet file", "[corrupt_data]"
+    )
+    assert (tmp_path / "e.parquet").read_bytes() == b"PAR1 garbage"
+    (tmp_path / "headgate-data").mkdir()
+    (tmp_path / "headgate-data" / "headgate.db").write_bytes(b"x" * 9000)
+    one_sentence(run("status", cwd=tmp_path), "headgate.db", "[corrupt_data]")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = run("query", tmp_path / "e.parquet", "--debug")
+    assert "Traceback" in result.stderr
+
+
+def test_init_writes_once(tmp_path):
+    assert run("init", cwd=tmp_path).returncode == 0
+    one_sentence(run("init", cwd=tmp_path), "exists already")
+    assert json.loads(run("status", cwd=tmp_path).stdout)["items"] == {}
+
+
+def test_no_command_prints_help():
+    result = run()
+    assert result.returncode == 2
+    assert "usage: headgate" in result.stdout

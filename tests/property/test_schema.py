@@ -1,0 +1,99 @@
+"""The C++ validator against pydantic, and patterns against `re`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from headgate import _core
+from headgate._registry import shipped_plan
+from headgate.pipelines.visits import VisitEvent
+from headgate.pipelines.visits.models import FILE_NAMES
+
+VALIDATOR = _core.Validator(shipped_plan("visits"))
+GOOD = {
+    "action": "submit", "study": "adrc", "pipeline_adcid": 42, "project_label": "ingest-form", "center_label": "alpha",
+    "gear_name": "form-scheduler", "ptid": "110001", "visit_date": "2024-01-15", "visit_number": "01",
+    "datatype": "form", "module": "UDS", "packet": "I", "timestamp": "2024-01-15T10:00:00Z",
+}  # fmt: skip
+ODD = st.sampled_from(
+    [None, True, False, 0, 1, -1, 42.0, 1e300, 2**31, 2**31 - 1, "", " ", "42", " 42 ", "-1", "4_2", "４２", "x" * 11,
+     "a b", " 110001", "110001\n", "UDS", "uds", "FTLD-NP", "dicom", "delete", "2024-02-30", "2024-1-5", " 2024-01-15 ",
+     "2024-01-15T10:00:00", "2024-01-15T10:00:00.123456789+02:00", "2024-01-15 10:00:00", "2024-01-15T10:00:60Z",
+     "2024-01-15T10:00:00z", 1705312800, [], {}, ["a"], {"a": 1}, "é", "\u00a0x", "0001-01-01T00:00:00Z", "9999-12-31"]
+)  # fmt: skip
+
+
+def agree(text: str) -> None:
+    try:
+        VisitEvent.from_json(text)
+        pydantic_ok = True
+    except ValueError:
+        pydantic_ok = False
+    problems = VALIDATOR.problems(text.encode())
+    assert (problems == []) == pydantic_ok, (text, problems)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*GOOD, "other"]), ODD, max_size=3),
+    st.sets(st.sampled_from(list(GOOD)), max_size=2),
+)
+@example({}, set())
+@example({"datatype": "dicom", "module": None}, set())
+@example({"pipeline_adcid": "007"}, set())
+def test_validator_and_pydantic_agree(changes, removed):
+    event = {k: v for k, v in {**copy.deepcopy(GOOD), **changes}.items() if k not in removed}
+    agree(json.dumps(event))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(list(GOOD)), ODD)
+def test_duplicate_keys_are_refused_by_both(key, value):
+    text = json.dumps(GOOD)[:-1] + f", {json.dumps(key)}: {json.dumps(value)}}}"
+    agree(text)
+    assert VALIDATOR.problems(text.encode()) != []
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_is_judged_alike(text):
+    if "\ud800" <= max(text, default="a") <= "\udfff":
+        return
+    agree(text.replace("\ud800", ""))
+
+
+ATOMS = st.sampled_from(["a", "b", "-", r"\.", r"\d", "[ab]", "[^a]", "[a-c0-2]", "(?:a|b-)", "(?P<g>ab?)", "."])
+QUANTIFIERS = st.sampled_from(["", "?", "{2}", "{1,2}", "{0,3}", "??"])
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.lists(st.tuples(ATOMS, QUANTIFIERS), max_size=5), st.text(alphabet="ab-.c012é", max_size=8))
+def test_patterns_match_as_re(parts, text):
+    pattern = "".join(a + q for a, q in parts)
+    if pattern.count("(?P<g>") > 1:
+        return
+    ours = _core.Pattern(pattern).fullmatch(text)
+    theirs = re.compile(pattern, re.ASCII).fullmatch(text)
+    assert (ours is not None) == (theirs is not None), pattern
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.sampled_from(["submit", "pass-qc", "not-pass-qc", "delete"]),
+    st.integers(1, 999),
+    st.sampled_from(["ingest-form", "ingest-form-dvcid", "ingest-genetic-availability", "ingest-dicom-leads"]),
+    st.text(alphabet="".join(chr(c) for c in range(33, 127) if chr(c) not in "/-"), min_size=1, max_size=10),
+    st.sampled_from(["01", "1", "2024-01-15"]),
+)
+def test_file_names_of_the_grammar_are_accepted_and_redacted(action, adcid, project, ptid, visit):
+    name = f"log-{action}-20240115-100000-{adcid}-{project}-{ptid}-{visit}.json"
+    patterns = [_core.Pattern(p) for p in FILE_NAMES]
+    groups = next(g for p in patterns if (g := p.fullmatch(name)) is not None)
+    assert (groups["action"], groups["ptid"], groups["visit"]) == (action, ptid, visit)
+    redacted = _core.redact_name(shipped_plan("visits"), name)
+    assert redacted == f"log-{action}-20240115-100000-{adcid}-{project}-****-{visit}.json"

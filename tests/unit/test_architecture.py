@@ -1,0 +1,193 @@
+"""Who may know whom, what leaves the shared objects, and what an import may cost."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headgate
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "headgate"
+
+# A room may import the rooms named here (and itself); docs/layers.md draws it.
+BASE = {"_core", "_native", "errors", "ports", "identity", "_registry"}
+ROOMS: dict[str, set[str]] = {
+    "_native": {"_core", "_parquet", "errors"},
+    "errors": {"_native"},
+    "ports": set(),
+    "_registry": set(),
+    "identity": BASE,
+    "resilience": BASE,
+    "intake": BASE,
+    "idempotency": BASE,
+    "healing": BASE,
+    "checkpoint": BASE,
+    "consume": BASE | {"idempotency"},
+    "workflow": BASE,
+    "pipelines": BASE | {"resilience", "intake", "checkpoint", "workflow", "consume", "idempotency"},
+    "backends": BASE,
+    "config": {"errors"},
+    "ops": set(),
+    "testing": BASE,
+}
+# The exceptions, each with its reason.
+EXEMPT = {
+    ("idempotency", "backends"),  # Ledger.open resolves URLs, like the config loader
+    ("consume", "backends"),  # one helper: the compact JSON of document columns
+    ("workflow", "backends"),  # likewise
+}
+TOP = {"wiring", "handlers", "cli", "__main__", "__init__"}
+
+
+def imports_of(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "headgate" else [f"headgate.{alias.name}" for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("headgate.")}
+    return rooms
+
+
+def test_rooms_know_only_whom_they_may():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room in TOP:
+            continue
+        allowed = ROOMS[room] | {room, "__version__"}
+        wrong += [
+            f"{path.name}: {room} -> {other}" for other in imports_of(path) - allowed if (room, other) not in EXEMPT
+        ]
+    assert wrong == []
+
+
+def test_the_engine_names_no_domain():
+    words = re.compile(r"tiingo|finnhub|ptid|ticker|essay|packet", re.IGNORECASE)
+    engine = ("resilience", "intake", "idempotency", "consume", "healing", "workflow", "checkpoint")
+    found = [
+        f"{path.name}: {match[0]}"
+        for room in engine
+        for path in (PACKAGE / room).rglob("*.py")
+        for match in words.finditer(path.read_text())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", ["cpp/include", "cpp/src", "bindings"])
+def test_third_party_headers_stay_in_their_backend(folder):
+    homes = {
+        "curl/": "backends/curl", "sqlite3.h": "backends/sqlite", "hiredis/": "backends/redis",
+        "arrow/": "backends/parquet", "parquet/": "backends/parquet", "openssl/": "hash", "pybind11/": "bindings/py.hpp",
+        "Python.h": "nowhere",
+    }  # fmt: skip
+    wrong = []
+    for path in (ROOT / folder).rglob("*.[ch]pp"):
+        for header in re.findall(r"#include <([^>]+)>", path.read_text()):
+            for start, home in homes.items():
+                if header.startswith(start) and home not in str(path):
+                    wrong.append(f"{path}: {header}")
+    assert wrong == []
+
+
+def test_the_environment_is_read_at_the_top_only():
+    readers = {
+        path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"os\.environ|getenv", path.read_text())
+    }
+    assert readers <= {"config", "handlers", "cli"}
+
+
+@pytest.mark.parametrize("extension", ["_core", "_parquet"])
+def test_extensions_export_their_entry_point_only(extension):
+    (file,) = Path(headgate.__file__).parent.glob(f"{extension}.*.so")
+    output = subprocess.run(["nm", "-D", "--defined-only", file], check=True, capture_output=True, text=True).stdout
+    names = {line.split()[-1] for line in output.splitlines() if line.strip()}
+    assert names == {f"PyInit_{extension}"}
+
+
+def test_no_extension_carries_a_path_of_the_build_machine():
+    for extension in ("_core", "_parquet"):
+        (file,) = Path(headgate.__file__).parent.glob(f"{extension}.*.so")
+        dynamic = subprocess.run(["readelf", "-d", file], check=True, capture_output=True, text=True).stdout
+        assert "RPATH" not in dynamic
+        assert "RUNPATH" not in dynamic
+
+
+HEAVY = ("pyarrow", "boto3", "redis", "confluent_kafka", "pydantic", "rich", "polars", "asyncio")
+IMPORT_BUDGET_MS = 60
+
+
+def test_import_is_light():
+    code = f"import sys, json; import headgate; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert json.loads(output) == []
+
+
+def test_import_is_fast():
+    """The best of several processes: the budget is about work, not about a busy machine."""
+    code = (
+        "import time; t = time.perf_counter(); import headgate; headgate.event_id({}); headgate.Ledger;"
+        "print((time.perf_counter() - t) * 1000)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(7)
+    ]
+    assert min(times) < IMPORT_BUDGET_MS, times
+
+
+def test_hashing_and_sqlite_need_no_arrow():
+    code = (
+        "import sys; import headgate; headgate.event_id({}); headgate.Ledger.open('memory://').claim('k');"
+        "assert not any('arrow' in m for m in sys.modules);"
+        "assert 'libarrow' not in open('/proc/self/maps').read()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_thread_starts_at_import():
+    code = "import headgate, headgate.wiring, os; print(len(os.listdir('/proc/self/task')))"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "1"
+
+
+def test_public_names_are_frozen():
+    assert headgate.__all__ == [
+        "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
+        "canonical_json", "dedup_key", "event_id", "event_ids", "idempotent_consumer", "story_key",
+    ]  # fmt: skip
+    for name in headgate.__all__:
+        assert getattr(headgate, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        headgate.nonsense  # noqa: B018
+
+
+def test_shipped_plans_equal_their_models():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from make_plans import plans
+    finally:
+        sys.path.pop(0)
+    for path, text in plans().items():
+        assert path.read_text() == text, f"{path} is out of date: run tools/make_plans.py"
+
+
+def test_versions_agree():
+    import tomllib
+
+    from headgate import _core
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cmake = re.search(r"project\(headgate VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
+    assert headgate.__version__ == _core.__version__ == project["version"] == cmake

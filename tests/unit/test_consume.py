@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from headgate import Ledger, _native
+from headgate.consume import Consumer, Worker
+
+
+@pytest.fixture
+def world(store, clock):
+    store.db.execute("CREATE TABLE effects (n)")
+    ledger = Ledger.on_database(store.db, clock=clock)
+
+    def make(handler, **options):
+        return Worker(Consumer("c", "t", handler, **options), store, ledger, clock)
+
+    return make
+
+
+def effect(body, tx):
+    tx.execute("INSERT INTO effects VALUES (?)", (body["n"],))
+    return body["n"]
+
+
+def publish(store, *numbers):
+    for n in numbers:
+        store.publish("t", str(n), {"n": n})
+    store.relay_outbox({"t": ["c"]})
+
+
+def effects(store):
+    return [n for (n,) in store.db.execute("SELECT n FROM effects ORDER BY n")]
+
+
+def test_each_message_once_and_duplicates_acknowledged(world, store):
+    publish(store, 1, 2, 3, 2, 2)
+    result = world(effect).drain()
+    assert (result.received, result.handled, result.duplicates) == (5, 3, 2)
+    assert effects(store) == [1, 2, 3]
+    assert store.queue_depth("t", "c")[0] == 0
+
+
+def test_groups_get_their_own_copies(store, clock):
+    store.publish("t", "1", {"n": 1})
+    assert store.relay_outbox({"t": ["a", "b"]}) == 1
+    assert store.relay_outbox({"t": ["a", "b"]}) == 0
+    assert [len(store.receive("t", g, 10, 1_000_000)) for g in ("a", "b")] == [1, 1]
+
+
+def test_a_failing_handler_is_tried_again_and_then_buried(world, store, clock):
+    def boom(body, tx):
+        effect(body, tx)
+        raise ValueError("bad")
+
+    publish(store, 1)
+    worker = world(boom, max_attempts=3)
+    for attempt in range(3):
+        result = worker.drain()
+        assert (result.failed, result.dead_lettered) == ((1, 0) if attempt < 2 else (0, 1))
+        clock.advance_us(60_000_000)
+    assert effects(store) == []
+    assert store.queue_depth("t", "c")[0] == 0
+    (row,) = store.db.execute("SELECT stage, kind, reason, doc FROM dead_letters")
+    assert row == ("consume", "attempts_exhausted", "ValueError: bad", '{"n":1}')
+
+
+def test_a_message_somebody_else_holds_comes_back(world, store, clock):
+    publish(store, 1)
+    worker = world(effect)
+    held = worker.ledger.claim(worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0]), 30)
+    result = worker.drain()
+    assert (result.received, result.waiting, result.handled) == (1, 1, 0)
+    assert worker.drain().received == 0
+    clock.advance_us(31_000_000)
+    assert worker.drain().handled == 1
+    with pytest.raises(Exception, match="overtaken"):
+        worker.ledger.complete(held)
+
+
+@pytest.mark.parametrize("point", ["consume.after_effect", "consume.before_commit"])
+def test_a_failure_inside_the_commit_leaves_no_effect(world, store, clock, point):
+    publish(store, 1)
+    _native.set_faults(f"{point}:fail:1")
+    assert world(effect).drain().failed == 1
+    assert effects(store) == []
+    clock.advance_us(60_000_000)
+    assert world(effect).drain().handled == 1
+    assert effects(store) == [1]
+
+
+def test_stopping_gives_unhandled_messages_back(world, store, clock):
+    publish(store, *range(5))
+    worker = world(lambda body, tx: worker.stop())
+    result = worker.drain()
+    assert result.handled == 1
+    assert world(effect).drain().handled == 4
+
+
+def test_attempts_survive_crashes(world, store, clock):
+    publish(store, 1)
+    worker = world(effect, max_attempts=2)
+    key = worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0])
+    for _ in range(2):
+        worker.ledger.claim(key, 1)
+        clock.advance_us(2_000_000)
+    assert worker.drain().dead_lettered == 1
+    assert effects(store) == []
