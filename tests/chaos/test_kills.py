@@ -1,0 +1,240 @@
+"""Processes killed with SIGKILL at every named point; the counts at the end are exact.
+
+`make chaos` runs more seeds (HEADGATE_CHAOS_SEEDS); each case prints its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from headgate import _native
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.checkpoint import Checkpoint, update
+from headgate.ports import Item
+from headgate.testing.visits import write_wave
+
+pytestmark = pytest.mark.chaos
+SEEDS = int(os.environ.get("HEADGATE_CHAOS_SEEDS", "2"))
+
+CONFIG = """
+[backends]
+store = "sqlite:///h.db"
+durability = "normal"
+[consumers.analysis]
+key = "headgate.pipelines.market.analysis:business_key"
+lease_s = 0.3
+max_attempts = 50
+[healing]
+threshold_hours = 0.00001
+max_attempts = 50
+[checkpoints.visits]
+source = "logs"
+target = "e.parquet"
+settle_s = 0
+[checkpoints.news]
+source = "exports"
+target = "news.parquet"
+schema = "news"
+settle_s = 0
+export = "market"
+"""
+
+
+def headgate(folder, *arguments, faults=""):
+    command = [sys.executable, "-m", "headgate", *map(str, arguments), "--config", folder / "headgate.toml"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "HEADGATE_FAULTS": faults}
+    )  # fmt: skip
+
+
+def finished(process):
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return json.loads(output)
+
+
+@pytest.fixture
+def world(tmp_path):
+    (tmp_path / "headgate.toml").write_text(CONFIG)
+    store = LocalStore(
+        LocalDatabase(str(tmp_path / "h.db"), durability="normal", busy_timeout_s=30), SystemClock(), "market"
+    )
+    return tmp_path, store
+
+
+def publish(store, count, copies=1):
+    items = [Item(f"k{i:05d}", "market", "tiingo", "2026-05-01T00:00:00Z", _doc(i)) for i in range(count)]
+    bodies = {item.key: _body(i) for i, item in enumerate(items)}
+    store.put_items(items, "market.items", bodies)
+    for _ in range(copies - 1):
+        for i in range(0, count, 3):
+            store.publish("market.items", f"k{i:05d}", _body(i))
+
+
+def _doc(i):
+    return {"dedup_key": f"k{i:05d}", "source_id": f"tiingo:{i}", "source": "tiingo", "headline": "shares rise",
+            "tickers": ["AAPL"], "published_at": "2026-05-01T00:00:00Z"}  # fmt: skip
+
+
+def _body(i):
+    return {"source_id": f"tiingo:{i}", "key": f"k{i:05d}", "text_for_analysis": "shares rise"}
+
+
+def effects(store):
+    return store.db.execute("SELECT sum(analyses), max(analyses), min(analyses) FROM items")[0]
+
+
+POINTS = ("before_claim", "after_claim", "after_effect", "before_commit", "after_commit")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("point", POINTS)
+def test_a_consumer_killed_at_every_point_runs_each_effect_once(world, point, seed):
+    folder, store = world
+    rng = random.Random(f"{point}{seed}")
+    count = 60
+    publish(store, count, copies=2)  # a third is delivered twice
+    kills = 0
+    while kills < 3:
+        process = headgate(
+            folder, "consume", "analysis", "--wait", "5", faults=f"consume.{point}:kill:{rng.randrange(1, 25)}"
+        )
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills > 0
+    finished(headgate(folder, "consume", "analysis", "--wait", "20"))
+    assert effects(store) == (count, 1, 1)
+    assert store.queue_depth("market.items", "analysis")[0] == 0
+    assert store.count("SELECT count(*) FROM ledger WHERE state = 1") == count
+    assert store.count("SELECT count(*) FROM dead_letters") == 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_consumers_killed_at_random_while_others_work(world, seed):
+    folder, store = world
+    rng = random.Random(seed)
+    count = 400
+    publish(store, count, copies=2)
+    killed = 0
+    for _ in range(4):
+        pair = [headgate(folder, "consume", "analysis", "--wait", "5") for _ in range(2)]
+        # Wait for real progress, then kill in the middle of whatever it does.
+        target = min(count - 20, store.count("SELECT coalesce(sum(analyses), 0) FROM items") + rng.randrange(5, 60))
+        deadline = time.monotonic() + 30
+        while store.count("SELECT coalesce(sum(analyses), 0) FROM items") < target and time.monotonic() < deadline:
+            if all(p.poll() is not None for p in pair):
+                break
+        for process in pair:
+            process.kill()
+            process.communicate()
+            killed += process.returncode == -signal.SIGKILL
+    assert killed >= 4
+    finished(headgate(folder, "consume", "analysis", "--wait", "20"))
+    assert effects(store) == (count, 1, 1)
+    assert store.queue_depth("market.items", "analysis")[0] == 0
+
+
+def test_a_sweep_killed_in_the_middle_sends_each_item_once(world):
+    folder, store = world
+    publish(store, 30)
+    store.db.execute("DELETE FROM outbox")  # every announcement was lost
+    process = headgate(folder, "heal", faults="healing.before_item:kill:12")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert store.count("SELECT count(*) FROM outbox") == 11
+    store.db.execute("UPDATE items SET due_us = due_us + 3600000000 WHERE republish_attempts = 1")
+    finished(headgate(folder, "heal"))
+    assert store.count("SELECT count(*) FROM outbox") == 30
+    finished(headgate(folder, "consume", "analysis"))
+    assert effects(store) == (30, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "point", ["file.before_rename", "checkpoint.after_segments", "checkpoint.before_commit", "checkpoint.after_commit"]
+)
+def test_a_checkpoint_killed_at_every_point_is_the_old_or_the_new_one(tmp_path, point):
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    first = write_wave(logs, 300)
+    assert update(logs, target, settle_s=0).rows_added == first.good
+    second = write_wave(logs, 200, first=300, late=20, seed=3)
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0"]
+    killed = subprocess.run(command, capture_output=True, env={**os.environ, "HEADGATE_FAULTS": f"{point}:kill:1"})
+    assert killed.returncode == -signal.SIGKILL
+    committed = point == "checkpoint.after_commit"
+    assert len(Checkpoint.read(target)) == first.good + (second.good if committed else 0)
+    run = update(logs, target, settle_s=0)
+    assert run.adds_up() == []
+    assert run.rows_total == first.good + second.good
+    assert run.rows_added == (0 if committed else second.good)
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_an_export_killed_before_it_was_remembered_doubles_nothing(world):
+    folder, store = world
+    publish(store, 25)
+    script = "import sys; from headgate.config import load; from headgate.wiring import App; from headgate import _native;" \
+             "_native.set_faults('export.after_file:kill:1');" \
+             "App(load(sys.argv[1])).export_items(sys.argv[2])"  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", script, folder / "headgate.toml", folder / "exports"])
+    assert killed.returncode == -signal.SIGKILL
+    from headgate.config import load
+    from headgate.wiring import App
+
+    app = App(load(folder / "headgate.toml"))
+    app.export_items(str(folder / "exports"))
+    assert app.export_items(str(folder / "exports")) == 0
+    lines = [line for path in (folder / "exports").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert len(lines) == 25
+
+
+def test_racing_updaters_lose_and_double_nothing(tmp_path):
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    good = write_wave(logs, 100).good
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0"]
+    for wave in range(1, 4):
+        racers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(4)]
+        good += write_wave(logs, 150, first=wave * 1000, seed=wave).good  # while they run
+        for racer in racers:
+            racer.communicate(timeout=60)
+            assert racer.returncode == 0
+    run = update(logs, target, settle_s=0)
+    assert run.rows_total == good
+    assert update(logs, target, settle_s=0).committed is False
+
+
+def test_racing_intakes_store_each_item_once(world, objects):
+    folder, store = world
+    script = """
+import json, sys
+from headgate._core import SystemClock, file_store, format_timestamp
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.intake import Intake
+from headgate.pipelines.market import PIPELINE
+clock = SystemClock()
+store = LocalStore(LocalDatabase(sys.argv[1], durability="normal", busy_timeout_s=60), clock, "market")
+now = format_timestamp(clock.now_us())[:10] + "T00:00:00Z"
+articles = [{"id": i, "title": f"Story {i}", "publishedDate": now, "tickers": ["aapl"]} for i in range(200)]
+taken = Intake(PIPELINE, store, file_store(sys.argv[2]), clock).accept("tiingo", json.dumps(articles).encode())
+print(taken.stored)
+"""
+    command = [sys.executable, "-c", script, folder / "h.db", folder / "objects"]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    stored = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(stored) == 200
+    assert store.count("SELECT count(*) FROM items") == store.count("SELECT count(*) FROM outbox") == 200
+
+
+def test_faults_are_off_by_default():
+    _native.core.fault_point("anything")
