@@ -25,6 +25,8 @@ _EXPORTS = {
     "Intake": "headgate.intake",
     "Pipeline": "headgate.intake",
     "Reject": "headgate.intake",
+    "open_intake": "headgate.wiring",
+    "export_items": "headgate.wiring",
 }
 _SUBMODULES = (
     "backends", "checkpoint", "cli", "config", "consume", "errors", "handlers", "healing", "idempotency", "identity",
@@ -46,7 +48,9 @@ __all__ = [
     "dedup_key",
     "event_id",
     "event_ids",
+    "export_items",
     "idempotent_consumer",
+    "open_intake",
     "story_key",
 ]
 
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from headgate.idempotency import Claim, Ledger, idempotent_consumer
     from headgate.identity import canonical_json, dedup_key, event_id, event_ids, story_key
     from headgate.intake import Intake, Pipeline, Reject
+    from headgate.wiring import export_items, open_intake
 
 
 def __getattr__(name: str) -> Any:

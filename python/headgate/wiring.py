@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._ledger import sqlite_path
-from headgate.intake import CollectionResult, Collector, Intake
+from headgate.intake import CollectionResult, Collector, Intake, Pipeline
 from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
 
@@ -183,23 +184,8 @@ class App:
         )
 
     def export_items(self, folder: str) -> int:
-        """Write new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
-
-        The same rows give the same file, and the position is stored after the file is durable: a crash in between
-        writes the same file again.
-        """
-        out = core.file_store(folder)
-        name = f"export:{self.pipeline.name}"
-        position = (self.store.load_state(name) or {"rowid": 0})["rowid"]
-        written = 0
-        while rows := self.store.items_after(position, _EXPORT_ROWS):
-            first, last = rows[0][0], rows[-1][0]
-            out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for _, doc in rows).encode())
-            core.fault_point("export.after_file")
-            self.store.save_state(name, {"format": 1, "rowid": last})
-            position = last
-            written += len(rows)
-        return written
+        """Write the pipeline's new items to a folder; see `export_items`."""
+        return export_items(self.store, folder)
 
     def workflow(self, name: str) -> tuple[Workflow, LocalRunner, Json]:
         """A configured workflow, its runner and its input."""
@@ -265,6 +251,41 @@ class App:
             names = f"one of {', '.join(sorted(known))}, or " if known else ""
             message = f"{where}: cannot load {reference!r}; expected {names}module:attribute ({error})"
             raise ConfigError(message) from None
+
+
+def open_intake(pipeline: Pipeline, folder: str | os.PathLike[str]) -> Intake:
+    """An intake on the embedded backends, all below one folder: `headgate.db` and `objects/`.
+
+    Example:
+        >>> intake = open_intake(pipeline, "data")                  # doctest: +SKIP
+        >>> intake.accept("github", body).stored                    # doctest: +SKIP
+        1
+    """
+    root = os.fspath(folder)
+    objects = core.file_store(os.path.join(root, "objects"))
+    clock = core.SystemClock()
+    store = LocalStore(LocalDatabase(os.path.join(root, "headgate.db")), clock, pipeline.name)
+    return Intake(pipeline, store, objects, clock)
+
+
+def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
+    """Write the store's new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
+
+    The same rows give the same file, and the position is stored after the file is durable: a crash in between writes
+    the same file again.
+    """
+    out = core.file_store(os.fspath(folder))
+    name = f"export:{store.pipeline}"
+    position = (store.load_state(name) or {"rowid": 0})["rowid"]
+    written = 0
+    while rows := store.items_after(position, _EXPORT_ROWS):
+        first, last = rows[0][0], rows[-1][0]
+        out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for _, doc in rows).encode())
+        core.fault_point("export.after_file")
+        store.save_state(name, {"format": 1, "rowid": last})
+        position = last
+        written += len(rows)
+    return written
 
 
 def _scheme(where: str, url: str, expected: str) -> ConfigError:

@@ -165,7 +165,8 @@ def test_no_thread_starts_at_import():
 def test_public_names_are_frozen():
     assert headgate.__all__ == [
         "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
-        "canonical_json", "dedup_key", "event_id", "event_ids", "idempotent_consumer", "story_key",
+        "canonical_json", "dedup_key", "event_id", "event_ids", "export_items", "idempotent_consumer", "open_intake",
+        "story_key",
     ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name) is not None

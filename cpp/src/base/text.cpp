@@ -215,16 +215,16 @@ std::string format_timestamp(std::int64_t us) {
     const std::int64_t shifted_month = (5 * day_of_year + 2) / 153;
     const auto day = static_cast<int>(day_of_year - (153 * shifted_month + 2) / 5 + 1);
     const auto month = static_cast<int>(shifted_month < 10 ? shifted_month + 3 : shifted_month - 9);
-    const auto year = static_cast<long long>(year_of_era + era * 400 + (month <= 2 ? 1 : 0));
+    const auto year = static_cast<int>(year_of_era + era * 400 + (month <= 2 ? 1 : 0));
     std::array<char, 64> buffer{};
     const int h = second_of_day / 3600;
     const int m = second_of_day / 60 % 60;
     const int s = second_of_day % 60;
     if (fraction != 0) {
-        std::snprintf(buffer.data(), buffer.size(), "%04lld-%02d-%02dT%02d:%02d:%02d.%06dZ", year, month, day, h, m, s,
+        std::snprintf(buffer.data(), buffer.size(), "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", year, month, day, h, m, s,
                       fraction);
     } else {
-        std::snprintf(buffer.data(), buffer.size(), "%04lld-%02d-%02dT%02d:%02d:%02dZ", year, month, day, h, m, s);
+        std::snprintf(buffer.data(), buffer.size(), "%04d-%02d-%02dT%02d:%02d:%02dZ", year, month, day, h, m, s);
     }
     return buffer.data();
 }

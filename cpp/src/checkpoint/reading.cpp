@@ -35,7 +35,7 @@ Status list_into(const std::string& root, const std::string& prefix, std::vector
     }
     while (true) {
         errno = 0;
-        const dirent* entry = readdir(dir.get());
+        const dirent* entry = readdir(dir.get());  // NOLINT(concurrency-mt-unsafe): the stream is ours alone
         if (entry == nullptr) {
             return errno == 0 ? Status() : status_from_errno(errno, "cannot list " + folder);
         }

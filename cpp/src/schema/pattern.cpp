@@ -210,8 +210,8 @@ private:
                 if (high < low) {
                     return refuse("a reversed range");
                 }
-                for (int c = low; c <= high; ++c) {
-                    one.ascii.set(static_cast<std::size_t>(c));
+                for (auto c = static_cast<unsigned char>(low); c <= static_cast<unsigned char>(high); ++c) {
+                    one.ascii.set(c);
                 }
             }
             set.ascii |= one.ascii;

@@ -126,10 +126,11 @@ std::string Schema::redact_name(std::string_view file_name) const {
         if (!pattern.matches(file_name, &groups)) {
             continue;
         }
-        for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
-            if (std::find(private_groups.begin(), private_groups.end(), group->name) != private_groups.end() &&
-                group->end > group->begin) {
-                out.replace(group->begin, group->end - group->begin, "****");
+        std::reverse(groups.begin(), groups.end());  // from the right, so that positions stay valid
+        for (const auto& group : groups) {
+            if (std::find(private_groups.begin(), private_groups.end(), group.name) != private_groups.end() &&
+                group.end > group.begin) {
+                out.replace(group.begin, group.end - group.begin, "****");
             }
         }
         return out;

@@ -43,6 +43,11 @@ class RawInfo:
     fetched_us: int
     context: Json = field(default_factory=dict)
 
+    @property
+    def fetched_at(self) -> str:
+        """When the body was fetched, ISO 8601 in UTC."""
+        return core.format_timestamp(self.fetched_us)
+
 
 @dataclass(frozen=True)
 class Normalised:

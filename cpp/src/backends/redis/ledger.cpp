@@ -196,7 +196,7 @@ private:
         for (std::size_t i = 0; i < commands.size(); ++i) {
             void* reply = nullptr;
             if (redisGetReply(context_.get(), &reply) != REDIS_OK) {
-                const std::string why = context_->errstr;
+                const std::string why(&context_->errstr[0]);
                 context_.reset();
                 return Status(ErrorCode::unavailable, "the connection to Redis broke: " + why);
             }

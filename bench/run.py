@@ -1,0 +1,293 @@
+"""`make bench`: headgate against what a user would write instead, on the same input, answers compared.
+
+Each row runs both sides alternately, several times, in this one process tree; what counts is the ratio of medians.
+Figures are of the machine that ran them; docs/benchmarks.md says what they do not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Row:
+    work: str
+    peer: str
+    headgate: float
+    peer_value: float
+    unit: str
+    wanted: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.peer_value / self.headgate
+
+    def line(self) -> str:
+        return (
+            f"| {self.work} | {self.peer} | {self.headgate:,.2f} | {self.peer_value:,.2f} | {self.unit} | "
+            f"{self.ratio:.2f}x | {self.wanted} | {self.note} |"
+        )
+
+
+def paired(ours, theirs, rounds: int) -> tuple[float, float]:
+    """Medians of alternating runs, after one of each to warm up."""
+    ours()
+    theirs()
+    a, b = [], []
+    for _ in range(rounds):
+        for call, times in ((ours, a), (theirs, b)):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+    return statistics.median(a), statistics.median(b)
+
+
+def child(script: str, *arguments: str) -> dict[str, float]:
+    """Run one of bench/peers in a process of its own; wall seconds and peak MiB of the whole process."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, HERE / "peers.py", script, *arguments], stdout=subprocess.PIPE, text=True
+    )
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"bench: {script} failed")
+    return {"s": time.perf_counter() - started, "mib": usage.ru_maxrss / 1024, **json.loads(output)}
+
+
+def event_files(folder: Path, count: int, rounds: int) -> list[Row]:
+    from headgate.testing.visits import write_wave
+
+    logs = folder / f"logs-{count}"
+    wave = write_wave(logs, count)
+    rows = []
+    runs: dict[str, list[dict[str, float]]] = {}
+    sides = ("headgate", "pydantic_polars", "orjson_pyarrow", "floor")
+    for _ in range(rounds):
+        for side in sides:
+            runs.setdefault(side, []).append(child(side, str(logs), str(folder / f"{side}.parquet")))
+            for leftover in folder.glob(f"{side}.parquet*"):
+                subprocess.run(["rm", "-rf", leftover], check=True)
+    best = {side: {k: statistics.median(r[k] for r in found) for k in ("s", "mib")} for side, found in runs.items()}
+    expected = {"headgate": wave.good, "pydantic_polars": wave.good}
+    for side, rows_expected in expected.items():
+        assert all(r["rows"] == rows_expected for r in runs[side]), (side, runs[side], wave)
+    ours = best["headgate"]
+    notes = {
+        "pydantic_polars": "validates; same rows",
+        "orjson_pyarrow": "does not validate, sort or remember",
+        "floor": "list + open + read only, two threads",
+    }
+    wanted = {
+        "pydantic_polars": "10x marginal",
+        "orjson_pyarrow": "3x marginal",
+        "floor": "floor x 2.5 + 80 ms at 50,000",
+    }
+    for side in sides[1:]:
+        memory = f"{notes[side]}; peak {ours['mib']:.0f} against {best[side]['mib']:.0f} MiB"
+        rows.append(
+            Row(
+                f"{count:,} event files to Parquet, whole process",
+                side,
+                ours["s"],
+                best[side]["s"],
+                "s",
+                wanted[side],
+                memory,
+            )
+        )
+    return rows
+
+
+def marginal(small: list[Row], large: list[Row], files: int) -> list[Row]:
+    """Cost of a file beyond the start of the process."""
+    out = []
+    for a, b in zip(small, large, strict=True):
+        scale = 1e6 / files
+        out.append(
+            Row("marginal cost of an event file", a.peer, (b.headgate - a.headgate) * scale,
+                (b.peer_value - a.peer_value) * scale, "us/file", b.wanted)
+        )  # fmt: skip
+    return out
+
+
+def identity(rounds: int) -> list[Row]:
+    import hashlib
+
+    import orjson
+    import rfc8785
+
+    import headgate
+
+    objects = [
+        {"action": "submit", "study": "adrc", "pipeline_adcid": 42 + i % 5, "ptid": f"{110000 + i}", "center_label": "alpha",
+         "project_label": "ingest-form", "gear_name": "form-scheduler", "visit_date": "2024-01-15", "visit_number": "01",
+         "datatype": "form", "module": "UDS", "packet": "I", "timestamp": "2024-01-15T10:00:00Z", "score": i / 7,
+         "comment": "x" * 150}
+        for i in range(20_000)
+    ]  # fmt: skip
+    texts = [json.dumps(o).encode() for o in objects]
+    few, few_texts = objects[:2000], texts[:2000]
+
+    def by_orjson(items):
+        return [hashlib.sha256(orjson.dumps(orjson.loads(t), option=orjson.OPT_SORT_KEYS)).hexdigest() for t in items]
+
+    def by_rfc8785(items):
+        return [hashlib.sha256(rfc8785.dumps(o)).hexdigest() for o in items]
+
+    assert headgate.event_ids(few_texts) == by_rfc8785(few) == [headgate.event_id(o) for o in few]
+    per = 1e6 / len(texts)
+    rows = []
+    for threads, wanted in ((0, "2.5x"), (1, "1.3x")):
+        ours, theirs = paired(lambda n=threads: headgate.event_ids(texts, threads=n), lambda: by_orjson(texts), rounds)
+        cores = "all cores" if threads == 0 else "one core"
+        rows.append(
+            Row(
+                f"event id from JSON text (~500 B), batch, {cores}",
+                "orjson + hashlib",
+                ours * per,
+                theirs * per,
+                "us",
+                wanted,
+                "the peer is not RFC 8785",
+            )
+        )
+    ours, theirs = paired(lambda: headgate.event_ids(few_texts), lambda: by_rfc8785(few), rounds)
+    rows.append(
+        Row(
+            "event id, batch", "rfc8785 (from objects)", ours * 1e6 / 2000, theirs * 1e6 / 2000, "us", "20x", "same ids"
+        )
+    )
+    ours, theirs = paired(
+        lambda: [headgate.event_id(o) for o in objects],
+        lambda: [hashlib.sha256(orjson.dumps(o, option=orjson.OPT_SORT_KEYS)).hexdigest() for o in objects],
+        rounds,
+    )
+    rows.append(
+        Row(
+            "event id from a dict",
+            "orjson + hashlib",
+            ours * per,
+            theirs * per,
+            "us",
+            "within 1.3x (0.77x)",
+            "the peer is not RFC 8785",
+        )
+    )
+    return rows
+
+
+def claims(folder: Path, rounds: int) -> list[Row]:
+    import sqlite3
+
+    from headgate import Ledger
+    from headgate.backends.local import LocalDatabase
+
+    rows = []
+    counter = iter(range(10**9))
+    for durability, wanted_one, wanted_many in (
+        ("normal", "1x", "2x"),
+        ("full", "0.91x", "a batch of 100 at most 5 % per key"),
+    ):
+        ledger = Ledger.on_database(LocalDatabase(str(folder / f"{durability}.db"), durability=durability))
+        peer = sqlite3.connect(folder / f"peer-{durability}.db", isolation_level=None)
+        peer.execute("PRAGMA journal_mode = WAL")
+        peer.execute(f"PRAGMA synchronous = {durability}")
+        peer.execute(
+            "CREATE TABLE ledger (key TEXT PRIMARY KEY, token TEXT, until INTEGER, attempts INTEGER) WITHOUT ROWID"
+        )
+        count = 500
+
+        def insert(key, peer=peer):
+            peer.execute(
+                "INSERT INTO ledger VALUES (?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET attempts = attempts + 1 WHERE until < 5",
+                (key, os.urandom(16).hex(), int(time.time() * 1e6)),
+            )
+
+        def ours_one(ledger=ledger):
+            for _ in range(count):
+                assert ledger.claim(f"k{next(counter)}").status == "acquired"
+
+        def theirs_one(insert=insert):
+            for _ in range(count):
+                insert(f"k{next(counter)}")
+
+        def ours_many(ledger=ledger):
+            for _ in range(count // 100):
+                ledger.claim_many([f"k{next(counter)}" for _ in range(100)])
+
+        def theirs_many(peer=peer, insert=insert):
+            for _ in range(count // 100):
+                peer.execute("BEGIN IMMEDIATE")
+                for _ in range(100):
+                    insert(f"k{next(counter)}")
+                peer.execute("COMMIT")
+
+        per = 1e6 / count
+        one = paired(ours_one, theirs_one, rounds)
+        many = paired(ours_many, theirs_many, rounds)
+        name = f"durable claim in SQLite, synchronous={durability}"
+        rows.append(
+            Row(
+                f"{name}, one commit each",
+                "sqlite3 upsert",
+                one[0] * per,
+                one[1] * per,
+                "us",
+                wanted_one,
+                "the peer has no status, fence or result",
+            )
+        )
+        share = f"{many[0] / one[0]:.1%} of one by one"
+        rows.append(
+            Row(f"{name}, batches of 100", "sqlite3 upsert", many[0] * per, many[1] * per, "us", wanted_many, share)
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
+    rounds = 2 if options.quick else options.rounds
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = identity(rounds)
+        rows += claims(folder, rounds)
+        a, b = event_files(folder, small, min(rounds, 3)), event_files(folder, large, min(rounds, 3))
+        rows += a + b + marginal(a, b, large - small)
+    table = [
+        "| work | peer | headgate | peer's | unit | peer / headgate | wanted | note |",
+        "| --- | --- | ---: | ---: | --- | ---: | --- | --- |",
+    ]
+    table += [row.line() for row in rows]
+    print("\n".join(table))
+    out = HERE / "out"
+    out.mkdir(exist_ok=True)
+    facts = {
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    (out / "bench.json").write_text(
+        json.dumps({"machine": facts, "rows": [{**asdict(r), "ratio": r.ratio} for r in rows]}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A fifth pipeline, GitHub webhooks: the engine knows nothing of them, and nothing in it changes.
+
+Usage: python examples/github_webhooks.py FOLDER_OF_JSON OUTPUT_FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from headgate import Pipeline, Reject, event_id, export_items, open_intake
+from headgate.checkpoint import Checkpoint, update
+from headgate.checkpoint.schema import JsonValue, Timestamp, compile_model
+from headgate.intake import Normalised
+
+
+class Webhook(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    headgate_sort_by: ClassVar[str] = "received_at"
+    key: str
+    repository: str
+    sender: str | None = None
+    action: str | None = None
+    received_at: Timestamp
+    payload: JsonValue
+
+
+def normalise(body, raw):
+    if "repository" not in body:
+        raise Reject("no_repository", "the event belongs to no repository")
+    doc = {
+        "key": event_id(body),
+        "repository": body["repository"]["full_name"],
+        "sender": (body.get("sender") or {}).get("login"),
+        "action": body.get("action"),
+        "received_at": raw.fetched_at,
+        "payload": body,
+    }
+    return Normalised(doc["key"], raw.fetched_at, doc)
+
+
+PIPELINE = Pipeline(
+    name="webhooks",
+    plan=json.dumps(compile_model(Webhook)),
+    parse=lambda body, raw: [json.loads(body)],
+    normalise=normalise,
+    announce=lambda item: {"key": item.key, "repository": item.doc["repository"]},
+)
+
+if __name__ == "__main__":
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
+    intake = open_intake(PIPELINE, out)
+    fates = [intake.accept("github", path.read_bytes()) for path in sorted(source.rglob("*.json"))]
+    print({name: sum(getattr(f, name) for f in fates) for name in ("taken", "stored", "duplicates", "dead_letters")})
+    export_items(intake.store, out / "export")
+    run = update(out / "export", out / "webhooks.parquet", schema=Webhook, settle_s=0)
+    print(run.rows_total, "rows;", Checkpoint.read(run.target).count_by("action")[:3])
