@@ -199,6 +199,30 @@ def test_an_export_killed_before_it_was_remembered_doubles_nothing(world):
     assert len(lines) == 25
 
 
+@pytest.mark.parametrize("point", ["file.before_rename", "intake.after_raw", "collect.before_commit"])
+def test_a_collection_killed_at_every_point_leaves_all_or_nothing(tmp_path, point):
+    from datetime import UTC, datetime
+
+    from headgate.cli._pass import store_checks
+    from headgate.config import load
+    from headgate.testing.feed import Feed, WrittenData
+    from headgate.wiring import App
+
+    with Feed(WrittenData(datetime.now(UTC))) as feed:
+        (tmp_path / "headgate.toml").write_text(f'[sources.tiingo]\nbase_url = "{feed.url}"\n')
+        keys = {"TIINGO_API_KEY": "k"}
+        command = [sys.executable, "-m", "headgate", "collect", "--config", tmp_path / "headgate.toml"]
+        environment = {**os.environ, **keys, "HEADGATE_FAULTS": f"{point}:kill:1"}
+        killed = subprocess.run(command, capture_output=True, env=environment)
+        assert killed.returncode == -signal.SIGKILL
+        app = App(load(tmp_path / "headgate.toml", keys))
+        assert app.store.count("SELECT count(*) FROM items") == 0
+        result = app.collect()
+        assert result.taken.stored > 0
+        assert [c for c in store_checks(app) if not c.holds] == []
+        assert app.store.count("SELECT count(*) FROM outbox WHERE topic = 'market.new_data'") == 1
+
+
 def test_racing_updaters_lose_and_double_nothing(tmp_path):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     good = write_wave(logs, 100).good

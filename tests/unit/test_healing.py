@@ -75,7 +75,7 @@ def test_an_item_finished_in_between_is_not_sent(store, clock):
     clock.advance_us(HOUR)
     (item,) = store.full_items(query_stale_pending_items(store, 1.0, 10, clock=clock))
     store.db.execute("UPDATE items SET status = 'analyzed', sentiment = 'neutral'")
-    assert store.republish(item["key"], item["republish_attempts"], "t", {}) is False
+    assert store.republish(item["key"], item["republish_attempts"], clock.now_us(), "t", {}) is False
     assert unsent(store) == 0
 
 
@@ -101,6 +101,18 @@ def test_two_sweepers_send_each_item_once(tmp_path, clock):
     assert sum(r.items_republished for r in results) == 200
     assert unsent(first) == 200
     assert all(r.errors == [] for r in results)
+
+
+def test_a_sweep_between_query_and_fetch_is_noticed(store, clock):
+    """The fetch reads the other sweep's new attempt count, so the count alone would let the item be sent twice."""
+    put(store, 3)
+    clock.advance_us(HOUR)
+    before = clock.now_us() - HOUR
+    keys = query_stale_pending_items(store, 1.0, 10, clock=clock)
+    assert sweep(store, clock).items_republished == 3
+    for item in store.full_items(keys):
+        assert store.republish(item["key"], item["republish_attempts"], before, "t", {}) is False
+    assert unsent(store) == 3
 
 
 def test_an_item_dated_in_the_future_is_found(store, clock):

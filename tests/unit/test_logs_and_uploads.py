@@ -45,6 +45,23 @@ def test_logs_carry_no_secret(capsys, style):
         assert (first["level"], first["n"], first["api_token"]) == ("INFO", 3, "****")
 
 
+@pytest.mark.parametrize("in_lambda", [True, False])
+def test_handlers_log_json_in_lambda_and_text_elsewhere(tmp_path, monkeypatch, capsys, in_lambda):
+    from headgate import handlers
+
+    (tmp_path / "headgate.toml").write_text("")
+    monkeypatch.setenv("HEADGATE_CONFIG", str(tmp_path / "headgate.toml"))
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_NAME", raising=False)
+    if in_lambda:
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "f")
+    handlers.heal({})
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("{") == in_lambda
+    assert "self-healing check" in line
+    if in_lambda:
+        assert json.loads(line)["items_found"] == 0
+
+
 TEXT = b"x" * 60
 
 

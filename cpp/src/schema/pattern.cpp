@@ -234,6 +234,32 @@ private:
         return at_ > start;
     }
 
+    // Whether the instructions, which start at `begin`, reach their end without taking a character.
+    static bool can_be_empty(const std::vector<Pattern::Instruction>& body, std::uint32_t begin) {
+        std::vector<bool> seen(body.size() + 1, false);
+        std::vector<std::size_t> open = {0};
+        while (!open.empty()) {
+            const auto at = open.back();
+            open.pop_back();
+            if (at == body.size()) {
+                return true;
+            }
+            if (seen[at] || body[at].op == Op::set) {
+                continue;
+            }
+            seen[at] = true;
+            if (body[at].op == Op::save) {
+                open.push_back(at + 1);
+            } else {
+                open.push_back(body[at].a - begin);
+                if (body[at].op == Op::split) {
+                    open.push_back(body[at].b - begin);
+                }
+            }
+        }
+        return false;
+    }
+
     // Repeats the instructions from `begin` on. Saves inside a repeat keep the last round, as in re.
     bool quantifier(std::uint32_t begin) {
         std::uint32_t least = 1;
@@ -277,6 +303,9 @@ private:
         out_.program_.resize(begin);
         if (body.size() * (static_cast<std::size_t>(endless ? least : most) + 1) > kMaxProgram) {
             return refuse("the pattern is too large");
+        }
+        if (endless && can_be_empty(body, begin)) {
+            return refuse("an endless repeat of something that can be empty");
         }
         const auto append_body = [&] {
             const auto shift = here() - begin;

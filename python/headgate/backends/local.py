@@ -197,15 +197,20 @@ class LocalStore:
                 )
         return found
 
-    def republish(self, key: str, attempts: int, topic: str, body: Json) -> bool:
+    def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
         """Count the attempt, move the due time, put the announcement in the outbox: one commit, and only if the item
-        is still pending with the attempt count that was read."""
+        is still pending, still due, and has the attempt count that was read.
+
+        Still due, too: between a sweep's query and its fetch another sweep may have sent the item, and the fetch then
+        reads the new count.
+        """
         now = self.clock.now_us()
         with self.db.transaction() as tx:
             moved = tx.changes(
                 "UPDATE items SET last_republished_us = ?1, due_us = ?1, republish_attempts = republish_attempts + 1"
-                " WHERE key = ?2 AND status = 'pending' AND sentiment IS NULL AND republish_attempts = ?3",
-                (now, key, attempts),
+                " WHERE key = ?2 AND status = 'pending' AND sentiment IS NULL AND republish_attempts = ?3"
+                " AND due_us <= ?4",
+                (now, key, attempts, before_us),
             )
             if moved:
                 tx.execute(

@@ -75,16 +75,17 @@ def republish_items_to_sns(
     model_version: str,
     *,
     announce: Callable[[Json, str], Json],
+    before_us: int,
 ) -> int:
     """Announce items again; how many were.
 
-    The conditional update (still pending, same attempt count) and the announcement are one commit: two sweepers never
-    send one item twice in a window. On the embedded backend the outbox is the publisher.
+    The conditional update (still pending, due by `before_us`, same attempt count) and the announcement are one commit:
+    two sweepers never send one item twice in a window. On the embedded backend the outbox is the publisher.
     """
     sent = 0
     for item in items:
         body = {**announce(item, model_version), "republished": True}
-        sent += table.republish(item["key"], item["republish_attempts"], topic, body)
+        sent += table.republish(item["key"], item["republish_attempts"], before_us, topic, body)
     return sent
 
 
@@ -115,6 +116,7 @@ def run_self_healing_check(
     result = SelfHealingResult()
     started = clock.mono_us()
     try:
+        before_us = clock.now_us() - int(threshold_hours * 3600e6)
         # One more than may be sent tells whether more remain; quarantining does not use up the batch.
         keys = query_stale_pending_items(table, threshold_hours, batch_size + 1, clock=clock)
         result.more_remaining = len(keys) > batch_size
@@ -127,7 +129,11 @@ def run_self_healing_check(
                     moved = table.quarantine(item["key"], item["republish_attempts"])
                     result.quarantined += moved
                 else:
-                    moved = bool(republish_items_to_sns(table, topic, [item], model_version, announce=announce))
+                    moved = bool(
+                        republish_items_to_sns(
+                            table, topic, [item], model_version, announce=announce, before_us=before_us
+                        )
+                    )
                     result.items_republished += moved
                 result.lost_races += not moved
             except HeadgateError as error:

@@ -59,7 +59,7 @@ class Collector:
         breakers: one per adapter name.
         tracker: counts whole collections that failed.
         store: keeps state and collection events.
-        on_stored: called with (source, taken) after a collection that stored something new.
+        on_stored: called, inside the commit, with the result of a collection that stored something new.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Collector:
         self.tracker = tracker
         self.store: StateStore = store
         self.on_stored = on_stored
-        self._events = store
+        self._events = intake.store
 
     @property
     def clock(self) -> Clock:
         return self.intake.clock
 
     def collect(self, query: Json) -> CollectionResult:
-        """One collection. Raw bodies are stored before they are read; the event is stored whatever happens.
+        """One collection. Raw bodies are stored before they are read; a failed collection has an event too.
 
         Raises:
             AllSourcesFailedError: no source gave a usable answer; the collection event tells each attempt.
@@ -118,38 +118,34 @@ class Collector:
                 alerts.append("consecutive_failure")
         elif self.tracker.on_success():
             alerts.append("recovery")
-        taken = Taken()
-        if not failed:
-            now = self.clock.now_us()
-            taken = all_of(
-                self.intake.take(body, RawInfo(fetched["source"], key, now, query))
-                for body, key in zip(fetched["bodies"], fetched["raw_keys"], strict=True)
-            )
-        result = CollectionResult(
-            str(uuid.uuid4()), fetched["source"], fetched["is_failover"], taken, fetched["attempts"],
-            fetched["elapsed_us"] // 1000, tuple(alerts),
-        )  # fmt: skip
-        self._save()
-        self._store_event(result, started_us, before, raw_count, fetched["error_message"])
+        event_id = str(uuid.uuid4())
+        # Items, announcements, dead letters, state and the event that counts them are one commit.
+        with self._events.transaction():
+            taken = Taken()
+            if not failed:
+                now = self.clock.now_us()
+                taken = all_of(
+                    self.intake.take(body, RawInfo(fetched["source"], key, now, query))
+                    for body, key in zip(fetched["bodies"], fetched["raw_keys"], strict=True)
+                )
+            result = CollectionResult(
+                event_id, fetched["source"], fetched["is_failover"], taken, fetched["attempts"],
+                fetched["elapsed_us"] // 1000, tuple(alerts),
+            )  # fmt: skip
+            self._save()
+            self._store_event(result, started_us, before, raw_count, fetched["error_message"])
+            if taken.stored and self.on_stored is not None:
+                self.on_stored(result)
+            core.fault_point("collect.before_commit")
         if failed:
             raise AllSourcesFailedError(fetched["error_message"])
-        if taken.stored and self.on_stored is not None:
-            self.on_stored(result)
         return result
 
     def _store_event(
         self, result: CollectionResult, started_us: int, before: dict[str, str], raw_count: int, error: str
     ) -> None:
-        failures = [a for a in result.attempts if a["outcome"] != "ok"]
-        doc: Json = {
-            "event_id": result.event_id,
-            "source": result.source or self.adapters[0].name,
-            "timestamp": core.format_timestamp(started_us),
+        more: Json = {
             "success": not error,
-            "item_count": result.taken.taken,
-            "new_item_count": result.taken.stored,
-            "duplicate_count": result.taken.duplicates,
-            "dead_letter_count": result.taken.dead_letters,
             "raw_count": raw_count,
             "duration_ms": result.duration_ms,
             "is_failover": result.is_failover,
@@ -158,11 +154,13 @@ class Collector:
             "breakers_after": {name: breaker.state for name, breaker in self.breakers.items()},
             "alerts": list(result.alerts),
         }
+        failures = [a for a in result.attempts if a["outcome"] != "ok"]
         if failures:
             last = failures[-1]
-            doc["error_code"] = _ERROR_CODES.get(last["outcome"], f"HTTP_{last['status']}")
-            doc["error_message"] = (error or last["message"])[:_MAX_MESSAGE]
-        self._events.add_collection_event(result.event_id, self.intake.pipeline.name, started_us, doc)
+            more["error_code"] = _ERROR_CODES.get(last["outcome"], f"HTTP_{last['status']}")
+            more["error_message"] = (error or last["message"])[:_MAX_MESSAGE]
+        source = result.source or self.adapters[0].name
+        self.intake.record(result.event_id, source, started_us, result.taken, more)
 
     def _state_name(self) -> str:
         return f"collector:{self.intake.pipeline.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,30 @@ class Intake:
         return key
 
     def accept(self, source: str, body: bytes, context: Json | None = None) -> Taken:
-        """Take a body that was pushed to us: raw first, then as in a collection."""
-        return self.take(body, RawInfo(source, self.keep_raw(source, body), self.clock.now_us(), context or {}))
+        """Take a body that was pushed to us: raw first, then as in a collection, with an event of its own."""
+        started_us = self.clock.now_us()
+        key = self.keep_raw(source, body)
+        with self.store.transaction():
+            taken = self.take(body, RawInfo(source, key, started_us, context or {}))
+            self.record(str(uuid.uuid4()), source, started_us, taken, {"raw_count": 1})
+        return taken
+
+    def record(self, event_id: str, source: str, started_us: int, taken: Taken, more: Json) -> None:
+        """Store a collection event (spec 001, section 2): what came in, and what became of it."""
+        doc = {
+            "event_id": event_id,
+            "source": source,
+            "timestamp": core.format_timestamp(started_us),
+            "success": True,
+            "item_count": taken.taken,
+            "new_item_count": taken.stored,
+            "duplicate_count": taken.duplicates,
+            "dead_letter_count": taken.dead_letters,
+            "duration_ms": (self.clock.now_us() - started_us) // 1000,
+            "is_failover": False,
+            **more,
+        }
+        self.store.add_collection_event(event_id, self.pipeline.name, started_us, doc)
 
     def take(self, body: bytes, raw: RawInfo) -> Taken:
         """Parse, validate, identify and store what a body holds. The body is in the object store already."""
