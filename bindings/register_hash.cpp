@@ -81,8 +81,13 @@ void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth) {
     check(ok ? Status() : writer.status());
 }
 
-CanonicalWriter written(const py::object& value, const std::string& big_integers) {
-    CanonicalWriter writer(policy(big_integers));
+// The writers keep their buffers from call to call. Nothing below runs foreign code, so no second call can come in
+// between on this thread.
+const CanonicalWriter& written(const py::object& value, const std::string& big_integers) {
+    thread_local CanonicalWriter refusing(BigIntegers::refuse);
+    thread_local CanonicalWriter exact(BigIntegers::exact);
+    auto& writer = policy(big_integers) == BigIntegers::exact ? exact : refusing;
+    writer.clear();
     feed(writer, value.ptr(), 0);
     return writer;
 }
@@ -106,7 +111,7 @@ void register_hash(py::module_& module) {
     module.def(
         "canonical_json",
         [](const py::object& value, const std::string& big_integers) {
-            const auto writer = written(value, big_integers);
+            const auto& writer = written(value, big_integers);
             return py::bytes(writer.view().data(), writer.view().size());
         },
         py::arg("value"), py::arg("big_integers") = "refuse", "RFC 8785 bytes of a Python object.");

@@ -67,7 +67,7 @@ void register_sqlite(py::module_& module) {
             "execute",
             [](Database& self, const std::string& sql, const py::sequence& parameters) {
                 const auto row = to_row(parameters);
-                const auto result = take(without_gil([&] { return self.execute(sql, row); }));
+                const auto result = take(without_gil([&] { return self.execute(sql, row, true); }));
                 py::list rows;
                 for (const auto& found : result.rows) {
                     py::tuple values(found.size());

@@ -46,7 +46,7 @@ TEST(Database, ValuesRoundTrip) {
     const SqlRow row = {std::monostate{}, std::int64_t{-5}, 2.5, std::string("x\0y", 3),
                         Blob{std::string("\0\xff", 2)}};
     ASSERT_TRUE(database->execute("INSERT INTO t VALUES (?, ?, ?, ?, ?)", row).ok());
-    const auto back = database->execute("SELECT * FROM t", {}).value();
+    const auto back = database->execute("SELECT * FROM t", {}, true).value();
     EXPECT_EQ(std::get<std::int64_t>(back.rows[0][1]), -5);
     EXPECT_EQ(std::get<double>(back.rows[0][2]), 2.5);
     EXPECT_EQ(std::get<std::string>(back.rows[0][3]), std::string("x\0y", 3));

@@ -63,12 +63,19 @@ void SystemClock::sleep_us(std::int64_t us) {
 }
 
 std::uint64_t SystemRandom::next() {
-    std::uint64_t value = 0;
-    if (getrandom(&value, sizeof value, 0) != static_cast<ssize_t>(sizeof value)) {
-        std::random_device device;  // only where the kernel has no getrandom
-        value = (static_cast<std::uint64_t>(device()) << 32U) | device();
+    const std::lock_guard lock(mutex_);
+    if (used_ == block_.size() || pid_ != getpid()) {
+        // Up to 256 bytes come whole or not at all (getrandom(2)).
+        if (getrandom(block_.data(), sizeof block_, 0) != static_cast<ssize_t>(sizeof block_)) {
+            std::random_device device;  // only where the kernel has no getrandom
+            for (auto& word : block_) {
+                word = (static_cast<std::uint64_t>(device()) << 32U) | device();
+            }
+        }
+        used_ = 0;
+        pid_ = getpid();
     }
-    return value;
+    return block_[used_++];
 }
 
 std::uint64_t SeededRandom::next() {

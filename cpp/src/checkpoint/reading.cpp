@@ -113,10 +113,11 @@ private:
             if (got < 0) {
                 return failed(errno, result);
             }
-            if (got == 0) {
+            size += static_cast<std::size_t>(got);
+            // The buffer is a byte larger than the file: a read that does not fill it has met the end.
+            if (size < bytes_.size()) {
                 break;
             }
-            size += static_cast<std::size_t>(got);
         }
         bytes_.resize(size);
         result.bytes = size;

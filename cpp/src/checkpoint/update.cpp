@@ -343,6 +343,7 @@ private:
         }
         HG_RETURN_IF_ERROR(fault_point("checkpoint.after_segments"));
         const auto columns = merged();
+        new_ = {};  // the rows are in `columns` now: one copy while the file is written
         const auto temporary = options_.target + ".tmp-" + next.write_id.substr(0, 12);
         const auto write = [&]() -> Status {
             const auto rows = static_cast<std::int64_t>(columns.rows);

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 
 #include "headgate/json/reader.hpp"
 
@@ -24,6 +25,24 @@ unsigned utf16_rank(unsigned char byte) noexcept {
         return byte;
     }
     return byte <= 0xEF ? byte + 0x10U : byte - 2U;
+}
+
+// The first eight bytes as one big-endian number, each byte by its rank; shorter strings are padded with zeros.
+std::uint64_t utf16_prefix(std::string_view text) noexcept {
+    std::uint64_t out = 0;
+    for (std::size_t i = 0; i < 8; ++i) {
+        out = (out << 8U) | (i < text.size() ? utf16_rank(static_cast<unsigned char>(text[i])) : 0U);
+    }
+    return out;
+}
+
+// True when one of eight bytes is '"', '\\' or a control character (or may be: the caller looks closer).
+bool needs_escape(std::uint64_t word) noexcept {
+    constexpr std::uint64_t ones = 0x0101010101010101ULL;
+    constexpr std::uint64_t high = 0x8080808080808080ULL;
+    const auto zero_byte = [](std::uint64_t w) { return (w - ones) & ~w & high; };
+    return (zero_byte(word ^ (ones * 0x22U)) | zero_byte(word ^ (ones * 0x5CU)) |
+            ((word - ones * 0x20U) & ~word & high)) != 0;
 }
 
 // n in 0.d * 10^n for a token that holds a non-zero digit: its sign tells overflow from underflow.
@@ -166,19 +185,28 @@ std::string_view CanonicalWriter::key_of(const Member& member) const {
     return std::string_view(keys_).substr(member.key, member.key_size);
 }
 
+int CanonicalWriter::compare(const Member& a, const Member& b) const {
+    if (a.prefix != b.prefix) {
+        return a.prefix < b.prefix ? -1 : 1;
+    }
+    return compare_utf16(key_of(a), key_of(b));
+}
+
 bool CanonicalWriter::key(std::string_view name) {
     auto& level = levels_.back();
     if (!level.empty) {
         out_.push_back(',');
-        const int order = compare_utf16(key_of(members_.back()), name);
+    }
+    members_.push_back({keys_.size(), name.size(), out_.size(), 0, utf16_prefix(name)});
+    keys_.append(name);
+    if (!level.empty) {
+        const int order = compare(members_[members_.size() - 2], members_.back());
         if (order == 0) {
             return fail(ErrorCode::duplicate_key, "an object names one key twice");
         }
         level.sorted = level.sorted && order < 0;
     }
     level.empty = false;
-    members_.push_back({keys_.size(), name.size(), out_.size(), 0});
-    keys_.append(name);
     append_string(name);
     out_.push_back(':');
     return true;
@@ -186,9 +214,8 @@ bool CanonicalWriter::key(std::string_view name) {
 
 bool CanonicalWriter::reorder(const Level& level) {
     const auto first = members_.begin() + static_cast<std::ptrdiff_t>(level.first_member);
-    std::sort(first, members_.end(),
-              [this](const Member& a, const Member& b) { return compare_utf16(key_of(a), key_of(b)) < 0; });
-    const auto same = [this](const Member& a, const Member& b) { return key_of(a) == key_of(b); };
+    std::sort(first, members_.end(), [this](const Member& a, const Member& b) { return compare(a, b) < 0; });
+    const auto same = [this](const Member& a, const Member& b) { return compare(a, b) == 0; };
     if (std::adjacent_find(first, members_.end(), same) != members_.end()) {
         return fail(ErrorCode::duplicate_key, "an object names one key twice");
     }
@@ -221,6 +248,17 @@ void CanonicalWriter::append_string(std::string_view value) {
     out_.push_back('"');
     std::size_t from = 0;
     for (std::size_t i = 0; i < value.size(); ++i) {
+        while (i + 8 <= value.size()) {
+            std::uint64_t word = 0;
+            std::memcpy(&word, value.data() + i, 8);
+            if (needs_escape(word)) {
+                break;
+            }
+            i += 8;
+        }
+        if (i == value.size()) {
+            break;
+        }
         const auto c = static_cast<unsigned char>(value[i]);
         if (c >= 0x20 && c != '"' && c != '\\') {
             continue;

@@ -24,7 +24,7 @@ _DAY_S = 86_400.0
 _DEFAULT_TTL_S = {"sqlite": 14 * _DAY_S, "memory": 14 * _DAY_S, "redis": _DAY_S}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Claim:
     """The answer to a claim.
 

@@ -50,7 +50,8 @@ public:
     Database(const Database&) = delete;
     Database& operator=(const Database&) = delete;
 
-    Result<SqlResult> execute(const std::string& sql, const SqlRow& parameters);
+    // `with_names`: fill `columns` too.
+    Result<SqlResult> execute(const std::string& sql, const SqlRow& parameters, bool with_names = false);
     // Runs `sql` once per row inside the transaction that is open, or in one of its own.
     Result<std::int64_t> execute_many(const std::string& sql, const std::vector<SqlRow>& rows);
     Status begin();  // BEGIN IMMEDIATE

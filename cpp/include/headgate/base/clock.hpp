@@ -1,9 +1,11 @@
 // Time, randomness and interruption come in through these seams, so that tests own them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 namespace headgate {
@@ -50,9 +52,16 @@ public:
     std::string token_hex();  // 128 bits as 32 hex digits
 };
 
+// The kernel's randomness, fetched in blocks; a forked child starts a block of its own.
 class SystemRandom final : public Random {
 public:
     std::uint64_t next() override;
+
+private:
+    std::mutex mutex_;
+    std::array<std::uint64_t, 32> block_{};
+    std::size_t used_ = 32;
+    int pid_ = 0;
 };
 
 // splitmix64 (Steele, Lea, Flood 2014): tiny, seedable, good enough for jitter and tests.

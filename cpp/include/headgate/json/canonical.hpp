@@ -48,6 +48,7 @@ private:
         std::size_t key_size;
         std::size_t begin;  // of "key":value in out_
         std::size_t end;
+        std::uint64_t prefix;  // first eight bytes in UTF-16 order: decides most comparisons at once
     };
     struct Level {
         bool is_object;
@@ -63,6 +64,7 @@ private:
     void end_member();
     void append_string(std::string_view value);
     std::string_view key_of(const Member& member) const;
+    int compare(const Member& a, const Member& b) const;
     bool reorder(const Level& level);
 
     BigIntegers big_integers_;

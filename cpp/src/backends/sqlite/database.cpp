@@ -229,11 +229,11 @@ Status Database::step_all(sqlite3_stmt* statement, const SqlRow& parameters, Sql
     return status;
 }
 
-Result<SqlResult> Database::execute(const std::string& sql, const SqlRow& parameters) {
+Result<SqlResult> Database::execute(const std::string& sql, const SqlRow& parameters, bool with_names) {
     HG_RETURN_IF_ERROR(check());
     HG_ASSIGN(auto* statement, prepare(sql));
     SqlResult result;
-    for (int i = 0; i < sqlite3_column_count(statement); ++i) {
+    for (int i = 0; with_names && i < sqlite3_column_count(statement); ++i) {
         result.columns.emplace_back(sqlite3_column_name(statement, i));
     }
     const auto before = sqlite3_total_changes64(handle_);
