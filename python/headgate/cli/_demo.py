@@ -168,7 +168,7 @@ def _run_step(demo: Demo, step: Any) -> None:
     name = step.__name__.strip("_")
     begun = time.monotonic()
     if not demo.quiet and sys.stderr.isatty():
-        print(f"headgate demo: {step.__doc__.splitlines()[0].rstrip('.').lower()}", file=sys.stderr)
+        print(f"headgate demo: {step.__doc__.splitlines()[0].rstrip('.')}", file=sys.stderr)
     step(demo)
     demo.steps.append(
         {"step": name, "text": step.__doc__.splitlines()[0], "seconds": round(time.monotonic() - begun, 2)}
