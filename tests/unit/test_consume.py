@@ -88,6 +88,24 @@ def test_a_failure_inside_the_commit_leaves_no_effect(world, store, clock, point
     assert effects(store) == [1]
 
 
+@pytest.mark.parametrize("max_attempts", [1, 5])
+def test_a_failure_after_the_lease_ended_leaves_the_successor_alone(world, store, clock, max_attempts):
+    publish(store, 1)
+    successor = []
+
+    def slow(body, tx):
+        clock.advance_us(400_000_000)
+        successor.append(worker.ledger.claim(worker.consumer.claim_key(message), 600))
+        raise ValueError("late")
+
+    worker = world(slow, max_attempts=max_attempts)
+    (message,) = store.receive("t", "c", 1, 0)
+    result = worker.drain()
+    # The claim was made inside the transaction that rolled back: nobody holds the key, and nothing was buried twice.
+    assert (result.failed + result.dead_lettered, effects(store)) == (1, [])
+    assert store.count("SELECT count(*) FROM dead_letters") == result.dead_lettered
+
+
 def test_stopping_gives_unhandled_messages_back(world, store, clock):
     publish(store, *range(5))
     worker = world(lambda body, tx: worker.stop())

@@ -98,6 +98,8 @@ def _run(options: argparse.Namespace) -> int:
 
     outcome = one_pass(_app(options))
     _print(outcome.to_dict())
+    for line in outcome.errors:
+        print(f"headgate: {line}", file=sys.stderr)
     for line in outcome.wrong:
         print(f"headgate: counts differ: {line}", file=sys.stderr)
     return EXIT_COUNTS if outcome.wrong else EXIT_FAILED if outcome.errors else EXIT_OK

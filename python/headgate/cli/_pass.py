@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import AllSourcesFailedError, StageFailedError
+from headgate.errors import AllSourcesFailedError, ConflictError, PermanentError, StageFailedError, TransientError
 
 if TYPE_CHECKING:
     from headgate.ports import Json
@@ -54,7 +54,11 @@ def one_pass(app: App) -> Outcome:
     if outcome.healing["items_republished"]:
         drain_all(app, outcome)
     for name in app.config.checkpoints:
-        run = app.checkpoint(name)
+        try:
+            run = app.checkpoint(name)
+        except (TransientError, PermanentError, ConflictError) as error:
+            outcome.errors.append(f"checkpoint {name}: {error}")  # one broken checkpoint does not stop the others
+            continue
         outcome.checkpoints[name] = run.to_dict()
         outcome.wrong.extend(f"checkpoint {name}: {line}" for line in run.adds_up())
     for name in app.config.workflows:

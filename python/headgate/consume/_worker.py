@@ -150,12 +150,15 @@ class Worker:
         name = type(error).__name__
         result.errors.append(name)
         log.warning("handler failed", extra={"consumer": self.consumer.name, "attempt": claim.attempts, "error": name})
-        if claim.attempts >= self.consumer.max_attempts:
-            self._bury(message, claim, f"{name}: {error}")
-            result.dead_lettered += 1
-            return
-        self.ledger.release(claim, f"{name}: {error}"[:500])
-        self.store.defer(message, self.clock.now_us() + int(min(60.0, 0.1 * 2**claim.attempts) * 1e6))
+        try:
+            if claim.attempts >= self.consumer.max_attempts:
+                self._bury(message, claim, f"{name}: {error}")
+                result.dead_lettered += 1
+                return
+            self.ledger.release(claim, f"{name}: {error}"[:500])
+            self.store.defer(message, self.clock.now_us() + int(min(60.0, 0.1 * 2**claim.attempts) * 1e6))
+        except StaleLeaseError:
+            result.errors.append("stale_lease")  # a successor has it: its claim and its message stay as they are
         result.failed += 1
 
     def _bury(self, message: Message, claim: Claim, reason: str) -> None:

@@ -1,0 +1,129 @@
+"""`headgate run`: one whole pass of a configured pipeline, as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from headgate.testing.feed import Feed, WrittenData
+from headgate.testing.visits import write_wave
+
+CONFIG = """
+[sources.tiingo]
+base_url = "{url}"
+[consumers.analysis]
+key = "headgate.pipelines.market.analysis:business_key"
+[checkpoints.visits]
+source = "logs"
+target = "visits.parquet"
+settle_s = 0
+[checkpoints.news]
+source = "exports"
+target = "news.parquet"
+schema = "headgate.pipelines.market.models:NewsItem"
+settle_s = 0
+export = "market"
+[workflows.scoring.input]
+programId = "p"
+marketplace = "m"
+events = "visits.parquet"
+customer = "center_label"
+subject = ["ptid"]
+dateRange = {{ start = "2026-01-01T00:00:00+00:00", end = "2026-02-01T00:00:00+00:00" }}
+"""
+
+
+def headgate(folder, *arguments):
+    command = [sys.executable, "-m", "headgate", *arguments]
+    environment = {**os.environ, "TIINGO_API_KEY": "k"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=60)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with Feed(WrittenData(datetime.now(UTC))) as feed:
+        (tmp_path / "headgate.toml").write_text(CONFIG.format(url=feed.url))
+        yield tmp_path, feed
+
+
+def test_a_pass_and_the_same_again(folder):
+    path, _ = folder
+    wave = write_wave(path / "logs", 200)
+    first = headgate(path, "run")
+    assert first.returncode == 0, first.stderr
+    outcome = json.loads(first.stdout)
+    stored = outcome["collections"][0]["stored"]
+    assert stored > 0
+    assert outcome["consumers"]["analysis"]["handled"] == stored
+    assert outcome["checkpoints"]["visits"]["rows_total"] == wave.good
+    assert outcome["checkpoints"]["news"]["rows_total"] == stored
+    assert outcome["workflows"] == {"scoring": "SUCCEEDED"}
+    assert (outcome["wrong"], outcome["errors"]) == ([], [])
+    again = json.loads(headgate(path, "run").stdout)
+    assert again["collections"][0]["stored"] == 0
+    assert again["consumers"]["analysis"]["received"] == 0
+    assert not again["checkpoints"]["visits"]["committed"]
+    status = json.loads(headgate(path, "status").stdout)
+    assert status["items"] == {"analyzed": stored}
+    assert status["queues"] == {"analysis": 0}
+    rows = headgate(path, "query", "visits.parquet", "--by", "action", "--format", "csv").stdout.splitlines()
+    assert rows[0] == "action,count"
+    assert sum(int(row.split(",")[1]) for row in rows[1:]) == wave.good
+    assert json.loads(headgate(path, "workflow", "scoring", "--asl").stdout)["StartAt"] == "ETLStage"
+    letters = json.loads(headgate(path, "dlq").stdout)
+    assert sum(letter["seen"] for letter in letters) == sum(
+        o["collections"][0]["dead_letters"] for o in (outcome, again)
+    )
+
+
+def test_a_pass_goes_on_when_no_source_answers(folder):
+    path, feed = folder
+    write_wave(path / "logs", 50)
+    feed.set_mode("tiingo", "error:0")
+    result = headgate(path, "run")
+    outcome = json.loads(result.stdout)
+    assert result.returncode == 1
+    assert "every source failed" in outcome["errors"][0]
+    assert outcome["checkpoints"]["visits"]["committed"]
+
+
+def test_sums_that_do_not_hold_are_named(folder):
+    path, _ = folder
+    first = headgate(path, "run", "--config", "headgate.toml")
+    assert first.returncode == 1  # there is no folder logs/: named, and the rest of the pass went on
+    assert "checkpoint visits: checkpoint source" in first.stderr
+    assert json.loads(first.stdout)["checkpoints"]["news"]["committed"]
+    from headgate.backends.local import LocalDatabase
+
+    database = LocalDatabase(str(path / "headgate-data" / "headgate.db"))
+    database.execute("DELETE FROM items WHERE rowid = (SELECT max(rowid) FROM items)")
+    database.close()
+    result = headgate(path, "run")
+    assert result.returncode == 3
+    assert "counts differ: items in the store = items stored by collections" in result.stderr
+
+
+def test_a_consumer_told_to_stop_finishes_and_ends_well(folder):
+    path, _ = folder
+    assert headgate(path, "collect").returncode == 0
+    command = [sys.executable, "-m", "headgate", "consume", "analysis", "--wait", "60"]
+    environment = {**os.environ, "HEADGATE_FAULTS": "consume.after_effect:stop:5"}
+    process = subprocess.Popen(
+        command, cwd=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(signal.SIGTERM)  # arrives in the middle of a handler
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["handled"] == 5
+    rest = json.loads(headgate(path, "consume", "analysis").stdout)
+    assert rest["handled"] > 0
+    assert json.loads(headgate(path, "status").stdout)["queues"] == {"analysis": 0}
