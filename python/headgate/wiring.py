@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._ledger import sqlite_path
 from headgate.intake import CollectionResult, Collector, Intake, Pipeline
+from headgate.ports import Item
 from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
 
@@ -39,7 +41,6 @@ class App:
 
     config: Config
     user_agent: str = "headgate"
-    _extra: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def clock(self) -> Clock:
@@ -150,11 +151,14 @@ class App:
         h = self.config.healing
         if not h.enabled:
             return SelfHealingResult()
-        from headgate.pipelines.market.pipeline import MODEL_VERSION, analysis_request
+        pipeline = self.pipeline
 
-        announce = self._extra.get("announce", analysis_request)
+        def announce(item: Json) -> Json:
+            accepted = Item(item["key"], pipeline.name, item["source"], item["timestamp"], item["doc"])
+            return dict(pipeline.announce(accepted))
+
         return run_self_healing_check(
-            self.store, self.pipeline.topic, MODEL_VERSION, announce=announce, threshold_hours=h.threshold_hours,
+            self.store, pipeline.topic, pipeline.model_version, announce=announce, threshold_hours=h.threshold_hours,
             batch_size=h.batch_size, max_attempts=h.max_attempts, clock=self.clock,
         )  # fmt: skip
 
@@ -225,17 +229,14 @@ class App:
         return cls(**{k: v for k, v in options.items() if k in accepted})
 
     def _notify(self, result: CollectionResult) -> None:
-        from headgate.pipelines.market.pipeline import new_data_notification
-
-        if self.pipeline.name != "market":
+        if self.pipeline.notify is None:
             return
-        import json
-
         docs = [
             json.loads(self.database.execute("SELECT doc FROM items WHERE key = ?", (key,))[0][0])
             for key in result.taken.new_keys
         ]
-        self.store.publish("market.new_data", result.event_id, new_data_notification(result, docs, self.clock.now_us()))
+        topic, body = self.pipeline.notify(result.event_id, result.source, docs, self.clock.now_us())
+        self.store.publish(topic, result.event_id, body)
 
     def _ca_file(self) -> str:
         from pathlib import Path

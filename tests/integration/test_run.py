@@ -127,3 +127,73 @@ def test_a_consumer_told_to_stop_finishes_and_ends_well(folder):
     rest = json.loads(headgate(path, "consume", "analysis").stdout)
     assert rest["handled"] > 0
     assert json.loads(headgate(path, "status").stdout)["queues"] == {"analysis": 0}
+
+
+OWN = """
+import json
+from headgate import Pipeline, event_id
+from headgate.checkpoint.schema import JsonValue, compile_model
+from headgate.intake import Normalised
+from headgate.resilience import Request
+from pydantic import BaseModel
+
+
+class Thing(BaseModel):
+    key: str
+    body: JsonValue
+
+
+class Adapter:
+    name, timeout_s = "things", 5.0
+
+    def __init__(self, base_url):
+        self.base_url = base_url
+
+    def requests(self, query):
+        return [Request(f"{self.base_url}/api/v1/company-news?symbol=AAPL", [("X-Finnhub-Token", "k")])]
+
+
+def normalise(record, raw):
+    key = event_id(record)
+    return Normalised(key, raw.fetched_at, {"key": key, "body": record})
+
+
+PIPELINE = Pipeline("things", json.dumps(compile_model(Thing)), lambda body, raw: json.loads(body), normalise,
+                    lambda item: {"key": item.key, "mine": True})
+
+
+def handle(body, tx):
+    assert body["mine"]
+    tx.execute("UPDATE items SET status = 'seen', analyses = analyses + 1 WHERE key = ?", (body["key"],))
+"""
+OWN_CONFIG = """
+[sources.things]
+kind = "own:Adapter"
+base_url = "{url}"
+[collection]
+pipeline = "own:PIPELINE"
+[consumers.mine]
+topic = "things.items"
+handler = "own:handle"
+key = "own:business_key"
+[healing]
+threshold_hours = 0
+"""
+
+
+def test_a_pipeline_of_ones_own_goes_the_whole_way_healing_included(folder, monkeypatch):
+    path, feed = folder
+    (path / "own.py").write_text(OWN + "\n\ndef business_key(body):\n    return body['key']\n")
+    (path / "headgate.toml").write_text(OWN_CONFIG.format(url=feed.url))
+    monkeypatch.setenv("PYTHONPATH", str(path))
+    stored = json.loads(headgate(path, "collect").stdout)["taken"]["stored"]
+    assert stored > 0
+    from headgate.backends.local import LocalDatabase
+
+    database = LocalDatabase(str(path / "headgate-data" / "headgate.db"))
+    database.execute("DELETE FROM outbox")  # every announcement is lost
+    assert json.loads(headgate(path, "heal").stdout)["items_republished"] == stored
+    assert json.loads(headgate(path, "consume", "mine").stdout)["handled"] == stored
+    assert database.execute("SELECT status, count(*), sum(analyses) FROM items GROUP BY status") == [
+        ("seen", stored, stored)
+    ]

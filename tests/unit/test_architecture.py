@@ -83,6 +83,10 @@ def test_the_engine_names_no_domain():
     assert found == []
 
 
+def test_the_wiring_names_no_pipeline():
+    assert "pipelines" not in imports_of(PACKAGE / "wiring.py")
+
+
 @pytest.mark.parametrize("folder", ["cpp/include", "cpp/src", "bindings"])
 def test_third_party_headers_stay_in_their_backend(folder):
     homes = {

@@ -19,7 +19,7 @@ def put(store, count, prefix="k"):
 
 def sweep(store, clock, **options):
     return run_self_healing_check(
-        store, "market.items", "v1.0.0", announce=lambda item, version: {"key": item["key"], "v": version}, clock=clock, **options
+        store, "market.items", "v1.0.0", announce=lambda item: {"key": item["key"]}, clock=clock, **options
     )  # fmt: skip
 
 

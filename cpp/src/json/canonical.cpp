@@ -36,15 +36,6 @@ std::uint64_t utf16_prefix(std::string_view text) noexcept {
     return out;
 }
 
-// True when one of eight bytes is '"', '\\' or a control character (or may be: the caller looks closer).
-bool needs_escape(std::uint64_t word) noexcept {
-    constexpr std::uint64_t ones = 0x0101010101010101ULL;
-    constexpr std::uint64_t high = 0x8080808080808080ULL;
-    const auto zero_byte = [](std::uint64_t w) { return (w - ones) & ~w & high; };
-    return (zero_byte(word ^ (ones * 0x22U)) | zero_byte(word ^ (ones * 0x5CU)) |
-            ((word - ones * 0x20U) & ~word & high)) != 0;
-}
-
 // n in 0.d * 10^n for a token that holds a non-zero digit: its sign tells overflow from underflow.
 long decimal_exponent(std::string_view token) noexcept {
     const auto e = std::min(token.find_first_of("eE"), token.size());
@@ -251,7 +242,7 @@ void CanonicalWriter::append_string(std::string_view value) {
         while (i + 8 <= value.size()) {
             std::uint64_t word = 0;
             std::memcpy(&word, value.data() + i, 8);
-            if (needs_escape(word)) {
+            if (detail::escaped_bytes(word) != 0) {
                 break;
             }
             i += 8;

@@ -188,12 +188,21 @@ class LocalStore:
         found = []
         for key in keys:
             rows = self.db.execute(
-                "SELECT doc, status, sentiment, republish_attempts, due_us FROM items WHERE key = ?", (key,)
+                "SELECT doc, status, sentiment, republish_attempts, due_us, source, timestamp FROM items WHERE key = ?",
+                (key,),
             )
             if rows and rows[0][1] == "pending" and rows[0][2] is None:
-                doc, status, _, attempts, due = rows[0]
+                doc, status, _, attempts, due, source, timestamp = rows[0]
                 found.append(
-                    {**json.loads(doc), "key": key, "status": status, "republish_attempts": attempts, "due_us": due}
+                    {
+                        "key": key,
+                        "source": source,
+                        "timestamp": timestamp,
+                        "doc": json.loads(doc),
+                        "status": status,
+                        "republish_attempts": attempts,
+                        "due_us": due,
+                    }
                 )
         return found
 

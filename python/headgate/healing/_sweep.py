@@ -74,7 +74,7 @@ def republish_items_to_sns(
     items: Sequence[Json],
     model_version: str,
     *,
-    announce: Callable[[Json, str], Json],
+    announce: Callable[[Json], Json],
     before_us: int,
 ) -> int:
     """Announce items again; how many were.
@@ -84,7 +84,7 @@ def republish_items_to_sns(
     """
     sent = 0
     for item in items:
-        body = {**announce(item, model_version), "republished": True}
+        body = {**announce(item), "model_version": model_version, "republished": True}
         sent += table.republish(item["key"], item["republish_attempts"], before_us, topic, body)
     return sent
 
@@ -94,7 +94,7 @@ def run_self_healing_check(
     topic: str,
     model_version: str,
     *,
-    announce: Callable[[Json, str], Json],
+    announce: Callable[[Json], Json],
     threshold_hours: float = SELF_HEALING_THRESHOLD_HOURS,
     batch_size: int = SELF_HEALING_BATCH_SIZE,
     max_attempts: int = SELF_HEALING_MAX_ATTEMPTS,
@@ -106,7 +106,7 @@ def run_self_healing_check(
         table: the items (`headgate.ports.HealingTable`).
         topic: where announcements go.
         model_version: passed on in each announcement.
-        announce: (item, model_version) -> body.
+        announce: item (as `HealingTable.full_items` gives it) -> body.
         threshold_hours: how long an item may be pending; also the cooldown between two announcements.
         batch_size: at most this many announcements per sweep.
         max_attempts: after so many the item is quarantined.

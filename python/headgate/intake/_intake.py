@@ -69,7 +69,10 @@ class Pipeline:
         plan: the record type's schema plan (JSON text, see `headgate.checkpoint.schema.compile_model`).
         parse: raw body -> raw records; raises InvalidInputError for a body of another shape.
         normalise: one raw record -> `Normalised`; raises `Reject` for a bad one.
-        announce: an accepted item -> the body of its announcement.
+        announce: an accepted item -> the body of its announcement; the healing sweep sends the same.
+        notify: (collection's event id, source, documents, time in microseconds) -> (topic, body), once for a collection
+            that stored something new; None sends nothing.
+        model_version: travels in the announcements of the healing sweep.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Pipeline:
     parse: Callable[[bytes, RawInfo], list[Any]]
     normalise: Callable[[Any, RawInfo], Normalised]
     announce: Callable[[Item], Json]
+    notify: Callable[[str, str, list[Json], int], tuple[str, Json]] | None = None
+    model_version: str = "v1.0.0"
 
     @property
     def topic(self) -> str:

@@ -27,15 +27,20 @@ struct ReadOptions {
 
 namespace detail {
 
-// True when one of eight bytes ends a plain ASCII run inside a string: '"', '\\', a control, or >= 0x80.
-inline bool run_ends(std::uint64_t word) noexcept {
+// Not zero when one of eight bytes is '"', '\\' or a control character (or may be: the caller looks closer).
+inline std::uint64_t escaped_bytes(std::uint64_t word) noexcept {
     constexpr std::uint64_t ones = 0x0101010101010101ULL;
     constexpr std::uint64_t high = 0x8080808080808080ULL;
     const auto zero_byte = [](std::uint64_t w) { return (w - ones) & ~w & high; };
     const auto quote = zero_byte(word ^ (ones * 0x22U));
     const auto backslash = zero_byte(word ^ (ones * 0x5CU));
     const auto control = (word - ones * 0x20U) & ~word & high;
-    return (quote | backslash | control | (word & high)) != 0;
+    return quote | backslash | control;
+}
+
+// True when one of eight bytes ends a plain ASCII run inside a string.
+inline bool run_ends(std::uint64_t word) noexcept {
+    return (escaped_bytes(word) | (word & 0x8080808080808080ULL)) != 0;
 }
 
 template <class Handler>

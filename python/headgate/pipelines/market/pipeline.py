@@ -13,7 +13,6 @@ from headgate.intake import Normalised, Pipeline, RawInfo, Reject
 from headgate.intake._intake import parse_array
 
 if TYPE_CHECKING:
-    from headgate.intake import CollectionResult
     from headgate.ports import Item, Json
 
 MODEL_VERSION = "v1.0.0"  # spec 000, section 4
@@ -145,18 +144,20 @@ def _announce(item: Item) -> Json:
     return analysis_request(item.doc)
 
 
-def new_data_notification(result: CollectionResult, docs: list[Json], now_us: int) -> Json:
-    """NewDataNotification of a collection that stored something (section 2)."""
+def new_data_notification(event_id: str, source: str, docs: list[Json], now_us: int) -> tuple[str, Json]:
+    """Topic and NewDataNotification of a collection that stored something (section 2)."""
     published = sorted(doc["published_at"] for doc in docs)
-    return {
+    return "market.new_data", {
         "event_type": "NEW_MARKET_DATA",
         "timestamp": core.format_timestamp(now_us),
-        "source": result.source,
+        "source": source,
         "item_count": len(docs),
         "tickers": sorted({t for doc in docs for t in doc["tickers"]}),
         "date_range": {"start": published[0], "end": published[-1]},
-        "collection_event_id": result.event_id,
+        "collection_event_id": event_id,
     }
 
 
-PIPELINE = Pipeline("market", shipped_plan("news"), parse_array, normalise, _announce)
+PIPELINE = Pipeline(
+    "market", shipped_plan("news"), parse_array, normalise, _announce, new_data_notification, MODEL_VERSION
+)
