@@ -83,6 +83,7 @@ TEST(Canonical, RefusesWhatCannotBeKept) {
     EXPECT_EQ(canonical("9007199254740992"), "error: number_out_of_range");
     EXPECT_EQ(canonical("-9007199254740992"), "error: number_out_of_range");
     EXPECT_EQ(canonical("9007199254740992.0"), "9007199254740992");  // a double by its point
+    EXPECT_EQ(canonical("9007199254740991.7"), "9007199254740992");
     EXPECT_EQ(canonical("1e400"), "error: number_out_of_range");
     EXPECT_EQ(canonical("123456789e999999999999"), "error: number_out_of_range");
     EXPECT_EQ(canonical("1e-400"), "0");
