@@ -125,7 +125,7 @@ def test_a_consumer_killed_at_every_point_runs_each_effect_once(world, point, se
 def test_consumers_killed_at_random_while_others_work(world, seed):
     folder, store = world
     rng = random.Random(seed)
-    count = 400
+    count = 1200
     publish(store, count, copies=2)
     killed = 0
     for _ in range(4):
@@ -140,7 +140,7 @@ def test_consumers_killed_at_random_while_others_work(world, seed):
             process.kill()
             process.communicate()
             killed += process.returncode == -signal.SIGKILL
-    assert killed >= 4
+    assert killed >= 2
     finished(headgate(folder, "consume", "analysis", "--wait", "20"))
     assert effects(store) == (count, 1, 1)
     assert store.queue_depth("market.items", "analysis")[0] == 0
