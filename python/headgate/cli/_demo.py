@@ -207,7 +207,7 @@ def _collect(demo: Demo) -> None:
             at = time.monotonic()
             result = app.collect()
             demo.passes.append(
-                {"number": number + 1, "primary": mode, "why": why, "source": result.source,
+                {"number": number + 1, "primary": _label(mode, feed), "why": why, "source": result.source,
                  "is_failover": result.is_failover, "at_s": round(at - begun, 2),
                  "seconds": round(time.monotonic() - at, 3), "received": result.taken.taken,
                  "new": result.taken.stored, "duplicates": result.taken.duplicates,
@@ -218,6 +218,11 @@ def _collect(demo: Demo) -> None:
             if progress:
                 progress(number + 1, len(plan))
     _check_collection(demo)
+
+
+def _label(mode: str, feed: Feed) -> str:
+    """What the primary did, as the report shows it."""
+    return f"answers {feed.content.errors[int(mode[6:])].status}" if mode.startswith("error:") else mode
 
 
 def _await_probe(demo: Demo) -> None:
