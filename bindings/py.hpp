@@ -50,10 +50,19 @@ inline Interrupt signals() {
     };
 }
 
+// Throws what a signal handler raised meanwhile; call it before anything else after a call that polled signals().
 inline void raise_pending() {
     if (PyErr_Occurred() != nullptr) {
         throw py::error_already_set();
     }
+}
+
+// without_gil for work that polls signals(): Ctrl-C comes out as what its handler raised.
+template <class Work>
+auto interruptible(Work work) {
+    auto result = without_gil(std::move(work));
+    raise_pending();
+    return result;
 }
 
 }  // namespace headgate::bindings

@@ -32,28 +32,28 @@ void register_ledger(py::module_& module) {
                 for (std::size_t i = 0; i < keys.size(); ++i) {
                     requests.push_back({keys[i], lease_us, i < payloads.size() ? payloads[i] : std::string()});
                 }
-                return take(without_gil([&] { return self.claim(requests); }));
+                return take(interruptible([&] { return self.claim(requests); }));
             },
             py::arg("keys"), py::arg("lease_us"), py::arg("payloads"))
         .def(
             "complete",
             [](Ledger& self, const std::vector<Claim>& claims, const std::vector<std::string>& results) {
-                check(without_gil([&] { return self.complete(claims, results); }));
+                check(interruptible([&] { return self.complete(claims, results); }));
             },
             py::arg("claims"), py::arg("results"))
         .def(
             "release",
             [](Ledger& self, const Claim& claim, const std::string& error) {
-                check(without_gil([&] { return self.release(claim, error); }));
+                check(interruptible([&] { return self.release(claim, error); }));
             },
             py::arg("claim"), py::arg("error"))
         .def(
             "renew",
             [](Ledger& self, const Claim& claim, std::int64_t lease_us) {
-                return take(without_gil([&] { return self.renew(claim, lease_us); }));
+                return take(interruptible([&] { return self.renew(claim, lease_us); }));
             },
             py::arg("claim"), py::arg("lease_us"))
-        .def("prune", [](Ledger& self) { return take(without_gil([&] { return self.prune(); })); });
+        .def("prune", [](Ledger& self) { return take(interruptible([&] { return self.prune(); })); });
     module.def(
         "memory_ledger",
         [](std::int64_t ttl, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
@@ -64,8 +64,8 @@ void register_ledger(py::module_& module) {
         "redis_ledger",
         [](const std::string& host, int port, const std::string& username, const std::string& password, int database,
            const std::string& prefix, std::int64_t ttl, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
-            return backends::make_redis_ledger({host, port, username, password, database, prefix}, {ttl},
-                                               std::move(clock), std::move(random));
+            return backends::make_redis_ledger({host, port, username, password, database, prefix, 5'000'000, signals()},
+                                               {ttl}, std::move(clock), std::move(random));
         },
         py::arg("host"), py::arg("port"), py::arg("username"), py::arg("password"), py::arg("database"),
         py::arg("prefix"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"));

@@ -58,16 +58,17 @@ py::object to_python(const SqlValue& value) {
 void register_sqlite(py::module_& module) {
     module.attr("SQLITE_SCHEMA_VERSION") = kSchemaVersion;
     py::class_<Database, std::shared_ptr<Database>>(module, "Database")
-        .def(py::init([](const std::string& path, bool full, std::int64_t busy_timeout_us) {
-                 const DatabaseOptions options{full ? Durability::full : Durability::normal, busy_timeout_us};
-                 return take(without_gil([&] { return Database::open(path, options); }));
-             }),
-             py::arg("path"), py::arg("full") = true, py::arg("busy_timeout_us") = 5'000'000)
+        .def(
+            py::init([](const std::string& path, bool full, std::int64_t busy_timeout_us) {
+                const DatabaseOptions options{full ? Durability::full : Durability::normal, busy_timeout_us, signals()};
+                return take(interruptible([&] { return Database::open(path, options); }));
+            }),
+            py::arg("path"), py::arg("full") = true, py::arg("busy_timeout_us") = 5'000'000)
         .def(
             "execute",
             [](Database& self, const std::string& sql, const py::sequence& parameters) {
                 const auto row = to_row(parameters);
-                const auto result = take(without_gil([&] { return self.execute(sql, row, true); }));
+                const auto result = take(interruptible([&] { return self.execute(sql, row, true); }));
                 py::list rows;
                 for (const auto& found : result.rows) {
                     py::tuple values(found.size());
@@ -86,15 +87,15 @@ void register_sqlite(py::module_& module) {
                 for (const auto& row : rows) {
                     converted.push_back(to_row(row));
                 }
-                return take(without_gil([&] { return self.execute_many(sql, converted); }));
+                return take(interruptible([&] { return self.execute_many(sql, converted); }));
             },
             py::arg("sql"), py::arg("rows"), "Rows changed, in one transaction.")
-        .def("begin", [](Database& self) { check(without_gil([&] { return self.begin(); })); })
-        .def("commit", [](Database& self) { check(without_gil([&] { return self.commit(); })); })
-        .def("rollback", [](Database& self) { check(without_gil([&] { return self.rollback(); })); })
+        .def("begin", [](Database& self) { check(interruptible([&] { return self.begin(); })); })
+        .def("commit", [](Database& self) { check(interruptible([&] { return self.commit(); })); })
+        .def("rollback", [](Database& self) { check(interruptible([&] { return self.rollback(); })); })
         .def_property_readonly("in_transaction", &Database::in_transaction)
         .def_property_readonly("path", &Database::path)
-        .def("close", [](Database& self) { check(without_gil([&] { return self.close(); })); });
+        .def("close", [](Database& self) { check(interruptible([&] { return self.close(); })); });
     module.def(
         "sqlite_ledger",
         [](std::shared_ptr<Database> database, std::int64_t ttl, std::shared_ptr<Clock> clock,

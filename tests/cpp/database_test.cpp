@@ -77,6 +77,18 @@ TEST(Database, ASecondWriterWaitsAndThenSaysBusy) {
     EXPECT_TRUE(b->begin().ok());
 }
 
+TEST(Database, WaitingForALockEndsWhenInterrupted) {
+    tests::TemporaryFolder folder;
+    auto a = Database::open(folder / "a.db", {}).value();
+    int polls = 0;
+    auto b = Database::open(folder / "a.db", {Durability::full, 60'000'000, [&] { return ++polls >= 2; }}).value();
+    ASSERT_TRUE(a->begin().ok());
+    EXPECT_EQ(b->begin().code(), ErrorCode::interrupted);
+    ASSERT_TRUE(a->rollback().ok());
+    polls = -1'000'000;
+    EXPECT_TRUE(b->begin().ok());
+}
+
 TEST(Database, AFullDiskKeepsWhatWasThere) {
     tests::TemporaryFolder folder;
     auto database = Database::open(folder / "a.db", {}).value();

@@ -27,6 +27,7 @@ constexpr int kFooterFormat = 1;
 constexpr const char* kFooterKey = "headgate";
 constexpr std::size_t kMostSegments = 32;  // more are merged into one
 constexpr std::size_t kMostRejectsShown = 20;
+constexpr std::size_t kRowsPerPoll = 64 * 1024;
 constexpr std::int64_t kLockPollUs = 20'000;
 
 // What the footer of a committed table says.
@@ -278,13 +279,18 @@ private:
         return {};
     }
 
+    Status go_on() const {
+        return env_.interrupt && env_.interrupt() ? Status(ErrorCode::interrupted, "interrupted; nothing was written")
+                                                  : Status();
+    }
+
     // Old rows are sorted already; new ones are sorted stably and merged in, old before new on a tie.
-    schema::Columns merged() {
+    Result<schema::Columns> merged() {
         if (sort_ == SIZE_MAX) {
             for (const auto row : order_) {
                 append_row(old_, new_, row);
             }
-            return std::move(old_);
+            return Result<schema::Columns>(std::move(old_));
         }
         const auto& fresh = new_.columns[sort_].numbers;
         std::stable_sort(order_.begin(), order_.end(),
@@ -294,7 +300,7 @@ private:
             for (const auto row : order_) {
                 append_row(old_, new_, row);
             }
-            return std::move(old_);
+            return Result<schema::Columns>(std::move(old_));
         }
         auto out = schema::Columns::like(*options_.schema);
         std::size_t row = 0;
@@ -303,6 +309,9 @@ private:
                 append_row(out, old_, row);
             }
             append_row(out, new_, added);
+            if (out.rows % kRowsPerPoll == 0) {
+                HG_RETURN_IF_ERROR(go_on());
+            }
         }
         for (; row < old_.rows; ++row) {
             append_row(out, old_, row);
@@ -342,7 +351,7 @@ private:
             HG_RETURN_IF_ERROR(write_file_durably(ledger_folder_ + "/" + next.rejects.back(), reject_lines_));
         }
         HG_RETURN_IF_ERROR(fault_point("checkpoint.after_segments"));
-        const auto columns = merged();
+        HG_ASSIGN(const auto columns, merged());
         new_ = {};  // the rows are in `columns` now: one copy while the file is written
         const auto temporary = options_.target + ".tmp-" + next.write_id.substr(0, 12);
         const auto write = [&]() -> Status {
@@ -350,6 +359,7 @@ private:
             HG_RETURN_IF_ERROR(env_.table->write(temporary, *options_.schema, columns,
                                                  {{kFooterKey, render_footer(next, options_, rows)}}));
             HG_RETURN_IF_ERROR(fault_point("checkpoint.before_commit"));
+            HG_RETURN_IF_ERROR(go_on());
             HG_RETURN_IF_ERROR(still_unchanged());
             if (::rename(temporary.c_str(), options_.target.c_str()) != 0) {
                 return status_from_errno(errno, "cannot replace " + options_.target);

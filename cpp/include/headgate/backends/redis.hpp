@@ -16,6 +16,7 @@ struct RedisOptions {
     int database = 0;
     std::string prefix = "headgate:v1:";
     std::int64_t timeout_us = 5'000'000;
+    Interrupt interrupt = {};  // polled while waiting for an answer
 };
 
 // Connects on first use and again, once, when the connection broke.

@@ -35,6 +35,7 @@ enum class Durability : std::uint8_t { normal, full };  // normal survives a pro
 struct DatabaseOptions {
     Durability durability = Durability::full;
     std::int64_t busy_timeout_us = 5'000'000;
+    Interrupt interrupt = {};  // polled while another process holds the lock
 };
 
 // The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
@@ -69,12 +70,16 @@ private:
     Result<sqlite3_stmt*> prepare(const std::string& sql);
     Status step_all(sqlite3_stmt* statement, const SqlRow& parameters, SqlResult* out);
     Status run(const char* sql);
-    Status last_error(const std::string& what) const;
+    Status last_error(const std::string& what);
+    static int on_busy(void* self, int count);
 
     std::string path_;
     DatabaseOptions options_;
     int pid_;
     sqlite3* handle_ = nullptr;
+    SystemClock waiting_;
+    std::int64_t busy_since_us_ = 0;
+    bool interrupted_ = false;
     std::unordered_map<std::string, sqlite3_stmt*> statements_;
 };
 

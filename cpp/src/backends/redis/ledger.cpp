@@ -1,4 +1,5 @@
 #include <hiredis/hiredis.h>
+#include <poll.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@ namespace {
 using ledger::Claim;
 using ledger::ClaimRequest;
 using ledger::ClaimStatus;
+
+constexpr int kPollMs = 50;
 
 struct FreeContext {
     void operator()(redisContext* context) const { redisFree(context); }
@@ -193,16 +196,51 @@ private:
             redisAppendCommandArgv(context_.get(), static_cast<int>(words.size()), data.data(), sizes.data());
         }
         std::vector<Reply> replies;
-        for (std::size_t i = 0; i < commands.size(); ++i) {
-            void* reply = nullptr;
-            if (redisGetReply(context_.get(), &reply) != REDIS_OK) {
-                const std::string why(&context_->errstr[0]);
-                context_.reset();
-                return Status(ErrorCode::unavailable, "the connection to Redis broke: " + why);
+        SystemClock clock;
+        const auto deadline = Deadline::after(clock, options_.timeout_us);
+        int sent = 0;
+        while (sent == 0) {
+            if (redisBufferWrite(context_.get(), &sent) != REDIS_OK) {
+                return broken();
             }
-            replies.emplace_back(static_cast<redisReply*>(reply));
+        }
+        while (replies.size() < commands.size()) {
+            void* reply = nullptr;
+            if (redisGetReplyFromReader(context_.get(), &reply) != REDIS_OK) {
+                return broken();
+            }
+            if (reply != nullptr) {
+                replies.emplace_back(static_cast<redisReply*>(reply));
+                continue;
+            }
+            HG_RETURN_IF_ERROR(wait_readable(clock, deadline));
+            if (redisBufferRead(context_.get()) != REDIS_OK) {
+                return broken();
+            }
         }
         return replies;
+    }
+
+    Status broken() {
+        const std::string why(&context_->errstr[0]);
+        context_.reset();
+        return {ErrorCode::unavailable, "the connection to Redis broke: " + why};
+    }
+
+    // hiredis would block for its whole timeout; this looks up every 50 ms.
+    Status wait_readable(const Clock& clock, Deadline deadline) {
+        while (true) {
+            pollfd waiting{context_->fd, POLLIN, 0};
+            if (poll(&waiting, 1, kPollMs) > 0) {
+                return {};
+            }
+            const bool interrupted = options_.interrupt && options_.interrupt();
+            if (interrupted || deadline.left_us(clock) <= 0) {
+                context_.reset();  // its answer may still come: the connection is of no use any more
+                return interrupted ? Status(ErrorCode::interrupted, "interrupted while waiting for Redis")
+                                   : Status(ErrorCode::unavailable, "Redis did not answer in time");
+            }
+        }
     }
 
     // A lost answer is sent again once: a claim that had gone through then reads as in progress (its own token is gone,
@@ -217,7 +255,7 @@ private:
             HG_RETURN_IF_ERROR(connect());
         }
         auto replies = exchange(commands);
-        if (replies.ok() || fresh) {
+        if (replies.ok() || fresh || replies.status().code() == ErrorCode::interrupted) {
             return replies;
         }
         HG_RETURN_IF_ERROR(connect());

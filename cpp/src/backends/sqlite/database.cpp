@@ -2,12 +2,17 @@
 #include <unistd.h>
 
 #include <iterator>
+#include <utility>
 
 #include "headgate/backends/sqlite.hpp"
 #include "schema.hpp"
 
 namespace headgate::backends {
 namespace {
+
+constexpr std::int64_t kShortBusyStepUs = 1'000;
+constexpr std::int64_t kLongBusyStepUs = 5'000;
+constexpr int kBusyStepsPerPoll = 8;
 
 static_assert(std::size(kMigrations) == kSchemaVersion);
 
@@ -80,7 +85,7 @@ SqlValue column(sqlite3_stmt* statement, int index) {
 }  // namespace
 
 Database::Database(std::string path, DatabaseOptions options)
-    : path_(std::move(path)), options_(options), pid_(getpid()) {}
+    : path_(std::move(path)), options_(std::move(options)), pid_(getpid()) {}
 
 Database::~Database() {
     static_cast<void>(close());
@@ -102,7 +107,28 @@ Status Database::close() {
     return {};
 }
 
-Status Database::last_error(const std::string& what) const {
+// Called by SQLite while somebody else holds the lock; 0 gives up, and the statement fails as busy.
+int Database::on_busy(void* self, int count) {
+    auto& database = *static_cast<Database*>(self);
+    const auto now = database.waiting_.mono_us();
+    if (count == 0) {
+        database.busy_since_us_ = now;
+    }
+    if (now - database.busy_since_us_ >= database.options_.busy_timeout_us) {
+        return 0;
+    }
+    if (count % kBusyStepsPerPoll == 0 && database.options_.interrupt && database.options_.interrupt()) {
+        database.interrupted_ = true;
+        return 0;
+    }
+    database.waiting_.sleep_us(count < 10 ? kShortBusyStepUs : kLongBusyStepUs);
+    return 1;
+}
+
+Status Database::last_error(const std::string& what) {
+    if (std::exchange(interrupted_, false)) {
+        return {ErrorCode::interrupted, "interrupted while waiting for database " + path_};
+    }
     const int code = handle_ != nullptr ? sqlite3_extended_errcode(handle_) : SQLITE_NOMEM;
     const std::string text = handle_ != nullptr ? sqlite3_errmsg(handle_) : "out of memory";
     return {to_code(code), "database " + path_ + ": " + what + ": " + text};
@@ -126,7 +152,7 @@ Status Database::run(const char* sql) {
 }
 
 Result<std::shared_ptr<Database>> Database::open(const std::string& path, DatabaseOptions options) {
-    std::shared_ptr<Database> database(new Database(path, options));
+    std::shared_ptr<Database> database(new Database(path, std::move(options)));
     HG_RETURN_IF_ERROR(database->connect());
     HG_RETURN_IF_ERROR(database->migrate());
     return database;
@@ -137,7 +163,7 @@ Status Database::connect() {
     if (sqlite3_open_v2(path_.c_str(), &handle_, flags, nullptr) != SQLITE_OK) {
         return last_error("cannot open");
     }
-    sqlite3_busy_timeout(handle_, static_cast<int>(options_.busy_timeout_us / 1000));
+    sqlite3_busy_handler(handle_, &Database::on_busy, this);
     HG_RETURN_IF_ERROR(run("PRAGMA journal_mode = WAL"));
     HG_RETURN_IF_ERROR(
         run(options_.durability == Durability::full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL"));
