@@ -183,7 +183,7 @@ class App:
             target,
             schema=schema,
             mode=cast("Mode", c.mode),
-            settle_s=c.settle_s,
+            settle_s=0 if c.export else c.settle_s,  # our own files appear whole, by a rename
             progress=progress,
         )
 

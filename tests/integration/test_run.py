@@ -27,7 +27,6 @@ settle_s = 0
 source = "exports"
 target = "news.parquet"
 schema = "headgate.pipelines.market.models:NewsItem"
-settle_s = 0
 export = "market"
 [workflows.scoring.input]
 programId = "p"
