@@ -272,21 +272,31 @@ def open_intake(pipeline: Pipeline, folder: str | os.PathLike[str]) -> Intake:
 def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
     """Write the store's new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
 
-    The same rows give the same file, and the position is stored after the file is durable: a crash in between writes
-    the same file again.
+    The range of a file is committed before the file is written, and marked done after: a crash in between, or another
+    exporter at the same time, writes the same rows to the same file again, whatever has arrived meanwhile.
     """
     out = core.file_store(os.fspath(folder))
     name = f"export:{store.pipeline}"
-    position = (store.load_state(name) or {"rowid": 0})["rowid"]
     written = 0
-    while rows := store.items_after(position, _EXPORT_ROWS):
-        first, last = rows[0][0], rows[-1][0]
-        out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for _, doc in rows).encode())
+    while True:
+        with store.transaction():
+            state = store.load_state(name) or {"format": 1, "rowid": 0, "pending": None}
+            pending = state["pending"]
+            if pending is None:
+                rows = store.items_after(state["rowid"], _EXPORT_ROWS)
+                if not rows:
+                    return written
+                pending = [rows[0][0], rows[-1][0]]
+                store.save_state(name, {**state, "pending": pending})
+        first, last = pending
+        docs = [doc for rowid, doc in store.items_after(first - 1, _EXPORT_ROWS) if rowid <= last]
+        out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for doc in docs).encode())
         core.fault_point("export.after_file")
-        store.save_state(name, {"format": 1, "rowid": last})
-        position = last
-        written += len(rows)
-    return written
+        with store.transaction():
+            now = store.load_state(name)
+            if now is not None and now["pending"] == pending:
+                store.save_state(name, {"format": 1, "rowid": last, "pending": None})
+                written += len(docs)
 
 
 def _scheme(where: str, url: str, expected: str) -> ConfigError:

@@ -189,14 +189,40 @@ def test_an_export_killed_before_it_was_remembered_doubles_nothing(world):
              "App(load(sys.argv[1])).export_items(sys.argv[2])"  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script, folder / "headgate.toml", folder / "exports"])
     assert killed.returncode == -signal.SIGKILL
-    from headgate.config import load
-    from headgate.wiring import App
+    from headgate.wiring import export_items
 
-    app = App(load(folder / "headgate.toml"))
-    app.export_items(str(folder / "exports"))
-    assert app.export_items(str(folder / "exports")) == 0
-    lines = [line for path in (folder / "exports").glob("*.jsonl") for line in path.read_text().splitlines()]
-    assert len(lines) == 25
+    publish(store, 40)  # more arrive before the next export: its range must not overlap the one on disk
+    export_items(store, folder / "exports")
+    assert export_items(store, folder / "exports") == 0
+    assert exported(folder / "exports") == [f"k{i:05d}" for i in range(40)]
+
+
+def exported(folder):
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(json.loads(line)["dedup_key"] for line in lines)
+
+
+def test_racing_exporters_double_nothing(world):
+    folder, store = world
+    script = """
+import sys
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.wiring import export_items
+store = LocalStore(LocalDatabase(sys.argv[1], durability="normal", busy_timeout_s=60), SystemClock(), "market")
+for _ in range(30):
+    export_items(store, sys.argv[2])
+"""
+    command = [sys.executable, "-c", script, folder / "h.db", folder / "exports"]
+    racers = [subprocess.Popen(command) for _ in range(3)]
+    for count in range(50, 1050, 50):
+        publish(store, count)  # those that are there already stay as they are
+    for racer in racers:
+        assert racer.wait(timeout=60) == 0
+    from headgate.wiring import export_items
+
+    export_items(store, folder / "exports")
+    assert exported(folder / "exports") == [f"k{i:05d}" for i in range(1000)]
 
 
 @pytest.mark.parametrize("point", ["file.before_rename", "intake.after_raw", "collect.before_commit"])
