@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -135,19 +135,3 @@ class HealingTable(Protocol):
         ...
 
     def quarantine(self, key: str, attempts: int) -> bool: ...
-
-
-class TransactionalStore(Protocol):
-    """A store whose transactions a ledger completion can join."""
-
-    def transaction(self) -> AbstractContextManager[Transaction]: ...
-
-
-@dataclass
-class Counts:
-    """Named counts that add up; `check` is what `headgate run` exits on."""
-
-    values: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, amount: int = 1) -> None:
-        self.values[name] = self.values.get(name, 0) + amount

@@ -284,23 +284,24 @@ private:
                                                   : Status();
     }
 
+    schema::Columns appended() {
+        for (const auto row : order_) {
+            append_row(old_, new_, row);
+        }
+        return std::move(old_);
+    }
+
     // Old rows are sorted already; new ones are sorted stably and merged in, old before new on a tie.
     Result<schema::Columns> merged() {
         if (sort_ == SIZE_MAX) {
-            for (const auto row : order_) {
-                append_row(old_, new_, row);
-            }
-            return Result<schema::Columns>(std::move(old_));
+            return appended();
         }
         const auto& fresh = new_.columns[sort_].numbers;
         std::stable_sort(order_.begin(), order_.end(),
                          [&](std::size_t a, std::size_t b) { return fresh[a] < fresh[b]; });
         const auto& aged = old_.columns[sort_].numbers;
         if (order_.empty() || old_.rows == 0 || fresh[order_.front()] >= aged.back()) {
-            for (const auto row : order_) {
-                append_row(old_, new_, row);
-            }
-            return Result<schema::Columns>(std::move(old_));
+            return appended();
         }
         auto out = schema::Columns::like(*options_.schema);
         std::size_t row = 0;

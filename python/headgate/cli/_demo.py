@@ -109,7 +109,6 @@ class Demo:
     quiet: bool
     steps: list[Json] = field(default_factory=list)
     passes: list[Json] = field(default_factory=list)
-    outage: list[Json] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     counts: Json = field(default_factory=dict)
 

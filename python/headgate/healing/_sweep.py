@@ -50,8 +50,14 @@ def query_stale_pending_items(
 
     Age counts from ingestion or the last republish, never from publication (decision 1).
     """
-    now = (clock or core.SystemClock()).now_us()
-    before = now - int(threshold_hours * 3600e6)
+    return _stale_keys(table, _due_before(clock or core.SystemClock(), threshold_hours), limit)
+
+
+def _due_before(clock: Any, threshold_hours: float) -> int:
+    return int(clock.now_us()) - int(threshold_hours * 3600e6)
+
+
+def _stale_keys(table: HealingTable, before: int, limit: int) -> list[str]:
     keys: list[str] = []
     after: tuple[int, str] | None = None
     while len(keys) < limit:
@@ -116,9 +122,9 @@ def run_self_healing_check(
     result = SelfHealingResult()
     started = clock.mono_us()
     try:
-        before_us = clock.now_us() - int(threshold_hours * 3600e6)
+        before_us = _due_before(clock, threshold_hours)  # one moment for the query and for every update
         # One more than may be sent tells whether more remain; quarantining does not use up the batch.
-        keys = query_stale_pending_items(table, threshold_hours, batch_size + 1, clock=clock)
+        keys = _stale_keys(table, before_us, batch_size + 1)
         result.more_remaining = len(keys) > batch_size
         items = get_full_items(table, keys[:batch_size])
         result.items_found = len(items)

@@ -80,7 +80,6 @@ class Collector:
         self.tracker = tracker
         self.store: StateStore = store
         self.on_stored = on_stored
-        self._events = intake.store
 
     @property
     def clock(self) -> Clock:
@@ -120,7 +119,7 @@ class Collector:
             alerts.append("recovery")
         event_id = str(uuid.uuid4())
         # Items, announcements, dead letters, state and the event that counts them are one commit.
-        with self._events.transaction():
+        with self.intake.store.transaction():
             taken = Taken()
             if not failed:
                 now = self.clock.now_us()

@@ -82,7 +82,6 @@ public:
         static std::once_flag once;
         std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
         multi_.reset(curl_multi_init());
-        // A resolver thread that hangs must not outlive the deadline (libcurl joins it on clean-up otherwise).
         curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, 16L);
     }
 
