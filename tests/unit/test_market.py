@@ -101,17 +101,19 @@ def test_a_lone_surrogate_is_a_dead_letter(store, objects, clock):
     assert (taken.taken, taken.dead_letters) == (1, 1)
 
 
-def test_a_bug_in_a_normaliser_loses_nothing(store, objects, clock):
+def test_a_bug_in_a_normaliser_loses_nothing(store, objects, clock, caplog):
     from dataclasses import replace
 
     def broken(record, info):
-        return normalise(record, info) if record["id"] else {}["missing"]
+        return normalise(record, info) if record["id"] else {}[record["title"] + " of patient 110001"]
 
     article = {**GOOD, "publishedDate": _core.format_timestamp(clock.now_us())}
     intake = Intake(replace(PIPELINE, normalise=broken), store, objects, clock)
     taken = intake.accept("tiingo", json.dumps([{**article, "id": 0}, article]).encode())
     assert (taken.stored, taken.dead_letters) == (1, 1)
     assert store.db.execute("SELECT kind, reason FROM dead_letters") == [("normalise_failed", "KeyError")]
+    assert "normalise failed" in caplog.text
+    assert "110001" not in caplog.text
 
 
 def test_raw_first_even_when_the_store_fails(store, objects, clock, monkeypatch):

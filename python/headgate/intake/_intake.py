@@ -200,8 +200,10 @@ class Intake:
             return self._letter(raw, Kind.INVALID_UNICODE.value, "a text holds a lone surrogate", _text(record))
         except Exception as error:
             # A bug in a pipeline must not lose the rest of the body, nor the record: it can be replayed once mended.
-            log.exception("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source})
-            return self._letter(raw, "normalise_failed", type(error).__name__, _text(record))
+            # The exception's text may quote the record, so the log has its type only.
+            name = type(error).__name__
+            log.error("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
+            return self._letter(raw, "normalise_failed", name, _text(record))
         problems = self._validator.problems(text)
         if problems:
             reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)
