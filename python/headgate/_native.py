@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +36,9 @@ def set_faults(spec: str) -> None:
 @cache
 def parquet() -> ModuleType:
     """Load `_parquet`, after Arrow's libraries from the pyarrow wheel (found, not imported)."""
+    import ctypes
+    import importlib.util
+
     from headgate.errors import ConfigError, Kind, from_kind
 
     found = importlib.util.find_spec("pyarrow")

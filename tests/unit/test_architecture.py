@@ -130,25 +130,34 @@ def test_no_extension_carries_a_path_of_the_build_machine():
 
 HEAVY = ("pyarrow", "boto3", "redis", "confluent_kafka", "pydantic", "rich", "polars", "asyncio")
 IMPORT_BUDGET_MS = 60
+# What these modules of Python itself take to import on the machine that the budget was written on. A machine that
+# needs longer for them is slower, not headgate: the budget grows in proportion there.
+YARDSTICK = "asyncio, dataclasses, json, pathlib, urllib.parse"
+YARDSTICK_MS = 40
 
 
 def test_import_is_light():
-    code = f"import sys, json; import headgate; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    code = (
+        "import sys, json; import headgate; headgate.event_id({}); headgate.Ledger; headgate.idempotent_consumer;"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert json.loads(output) == []
 
 
+def import_ms(statement: str) -> float:
+    code = f"import time; t = time.perf_counter(); {statement}; print((time.perf_counter() - t) * 1000)"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
 def test_import_is_fast():
     """The best of several processes: the budget is about work, not about a busy machine."""
-    code = (
-        "import time; t = time.perf_counter(); import headgate; headgate.event_id({}); headgate.Ledger;"
-        "print((time.perf_counter() - t) * 1000)"
-    )
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(7)
-    ]
-    assert min(times) < IMPORT_BUDGET_MS, times
+    ours, yardstick = [], []
+    for _ in range(7):
+        ours.append(import_ms("import headgate; headgate.event_id({}); headgate.Ledger"))
+        yardstick.append(import_ms(f"import {YARDSTICK}"))
+    budget = IMPORT_BUDGET_MS * max(1.0, min(yardstick) / YARDSTICK_MS)
+    assert min(ours) < budget, (ours, yardstick)
 
 
 def test_hashing_and_sqlite_need_no_arrow():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headgate.errors import HeadgateError, Kind, TransientError
@@ -99,6 +97,8 @@ def idempotent_consumer(
 
         @functools.wraps(function)
         async def run_async(event: Any, *args: Any, **kwargs: Any) -> Any:
+            import asyncio  # 35 ms that synchronous users need not pay
+
             claim = await asyncio.to_thread(claim_for, event)
             if claim.status == "done":
                 return claim.result
@@ -111,9 +111,15 @@ def idempotent_consumer(
             await asyncio.to_thread(ledger.complete, claim, result)
             return result
 
-        return cast("F", run_async if inspect.iscoroutinefunction(function) else run)
+        return cast("F", run_async if _is_async(function) else run)
 
     return decorate
+
+
+def _is_async(function: Any) -> bool:
+    import inspect
+
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def default_identity(event: Any) -> str:
