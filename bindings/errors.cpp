@@ -27,6 +27,16 @@ void translate(std::exception_ptr pointer) {
 
 }  // namespace
 
+void set_python_error(std::exception_ptr pointer) noexcept {
+    try {
+        translate(pointer);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+}
+
 void register_errors(py::module_& module) {
     py::register_local_exception_translator(translate);
     module.def(

@@ -23,6 +23,9 @@ struct StatusError {
 
 void register_errors(py::module_& module);
 
+// For functions that pybind11 does not wrap: a StatusError (or any other C++ exception) becomes the pending exception.
+void set_python_error(std::exception_ptr pointer) noexcept;
+
 inline void check(Status status) {
     if (!status.ok()) {
         throw StatusError{std::move(status)};

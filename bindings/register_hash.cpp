@@ -1,5 +1,8 @@
 #include "py.hpp"
 
+#include <array>
+#include <charconv>
+
 #include "headgate/hash/identity.hpp"
 #include "headgate/json/reader.hpp"
 
@@ -26,10 +29,16 @@ std::string_view utf8(PyObject* text) {
     return {data, static_cast<std::size_t>(size)};
 }
 
+// Set by headgate.identity; leaked so that nothing is destroyed after the interpreter is gone.
+py::object* plain_rule = nullptr;  // value of another type -> a plainer one
+py::object* json_dumps = nullptr;  // value -> bytes, of the second profile
+constexpr const char* kJsonDumps = "json.dumps";
+
 void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth);
 
 void feed_dict(CanonicalWriter& writer, PyObject* dict, std::size_t depth) {
     check(writer.start_object() ? Status() : writer.status());
+    const auto size = PyDict_GET_SIZE(dict);
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     Py_ssize_t at = 0;
@@ -39,8 +48,27 @@ void feed_dict(CanonicalWriter& writer, PyObject* dict, std::size_t depth) {
         }
         check(writer.key(utf8(key)) ? Status() : writer.status());
         feed(writer, value, depth + 1);
+        // Another type's rule runs its code, which may do anything.
+        if (PyDict_GET_SIZE(dict) != size) {
+            check({ErrorCode::invalid_input, "a dict changed while it was read"});
+        }
     }
     check(writer.end_object() ? Status() : writer.status());
+}
+
+void feed_long(CanonicalWriter& writer, PyObject* value) {
+    int overflow = 0;
+    const long long small = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow == 0) {
+        std::array<char, 24> digits{};
+        const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), small).ptr;
+        const std::string_view token(digits.data(), static_cast<std::size_t>(end - digits.data()));
+        check(writer.number(token, true) ? Status() : writer.status());
+        return;
+    }
+    // str() of a subclass (IntEnum, say) may be anything: take the plain integer.
+    const auto text = py::cast<std::string>(py::str(py::int_(py::handle(value).attr("__index__")())));
+    check(writer.number(text, true) ? Status() : writer.status());
 }
 
 // Straight from the objects, without going through text. Everything here runs with the GIL.
@@ -59,37 +87,130 @@ void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth) {
     } else if (PyBool_Check(value)) {
         ok = writer.boolean(value == Py_True);
     } else if (PyLong_Check(value)) {
-        int overflow = 0;
-        const long long small = PyLong_AsLongLongAndOverflow(value, &overflow);
-        // str() of a subclass (IntEnum, say) may be anything: take the plain integer.
-        ok = overflow == 0
-                 ? writer.number(std::to_string(small), true)
-                 : writer.number(py::cast<std::string>(py::str(py::int_(py::handle(value).attr("__index__")()))), true);
+        feed_long(writer, value);
     } else if (PyFloat_Check(value)) {
         ok = writer.number(PyFloat_AS_DOUBLE(value));
     } else if (PyList_Check(value) || PyTuple_Check(value)) {
         ok = writer.start_array();
-        const auto size = PySequence_Fast_GET_SIZE(value);
-        for (Py_ssize_t i = 0; ok && i < size; ++i) {
+        for (Py_ssize_t i = 0; ok && i < PySequence_Fast_GET_SIZE(value); ++i) {
             feed(writer, PySequence_Fast_GET_ITEM(value, i), depth + 1);
         }
         ok = ok && writer.end_array();
     } else {
-        check({ErrorCode::invalid_input, std::string("cannot canonicalise a ") + Py_TYPE(value)->tp_name +
-                                             "; expected dict, list, tuple, str, int, float, bool or None"});
+        if (plain_rule == nullptr) {
+            check({ErrorCode::invalid_input, std::string("cannot canonicalise a ") + Py_TYPE(value)->tp_name});
+        }
+        const auto held = py::reinterpret_borrow<py::object>(value);  // its container may let go of it meanwhile
+        const py::object plainer = (*plain_rule)(held);
+        feed(writer, plainer.ptr(), depth + 1);
     }
     check(ok ? Status() : writer.status());
 }
 
-// The writers keep their buffers from call to call. Nothing below runs foreign code, so no second call can come in
-// between on this thread.
-const CanonicalWriter& written(const py::object& value, const std::string& big_integers) {
-    thread_local CanonicalWriter refusing(BigIntegers::refuse);
-    thread_local CanonicalWriter exact(BigIntegers::exact);
-    auto& writer = policy(big_integers) == BigIntegers::exact ? exact : refusing;
+// The writers keep their buffers from call to call. A rule may call back into here on the same thread: that call gets
+// a writer of its own.
+template <class Use>
+auto with_canonical(PyObject* value, BigIntegers big_integers, Use use) {
+    struct Writers {
+        CanonicalWriter refusing{BigIntegers::refuse};
+        CanonicalWriter exact{BigIntegers::exact};
+        bool busy = false;
+    };
+    struct Release {
+        bool& busy;
+        ~Release() { busy = false; }
+    };
+    thread_local Writers writers;
+    if (writers.busy) {
+        CanonicalWriter own(big_integers);
+        feed(own, value, 0);
+        return use(own.view());
+    }
+    auto& writer = big_integers == BigIntegers::exact ? writers.exact : writers.refusing;
+    writers.busy = true;
+    const Release release{writers.busy};
     writer.clear();
-    feed(writer, value.ptr(), 0);
-    return writer;
+    feed(writer, value, 0);
+    return use(writer.view());
+}
+
+PyObject* to_bytes(std::string_view bytes) {
+    return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
+}
+
+PyObject* to_id(std::string_view bytes) {
+    const auto id = hash::sha256_hex(bytes);
+    return PyUnicode_FromStringAndSize(id.data(), static_cast<Py_ssize_t>(id.size()));
+}
+
+// canonical_json and event_id are called for every record, so they take their arguments by hand.
+template <PyObject* (*use)(std::string_view)>
+PyObject* fast(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
+    try {
+        if (PyVectorcall_NARGS(static_cast<std::size_t>(count)) != 1) {
+            PyErr_SetString(PyExc_TypeError, "expected one object, and big_integers and profile by name");
+            return nullptr;
+        }
+        auto big = BigIntegers::refuse;
+        const auto named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+        bool dumps = false;
+        for (Py_ssize_t i = 0; i < named; ++i) {
+            const auto name = utf8(PyTuple_GET_ITEM(names, i));
+            PyObject* given = arguments[count + i];
+            const auto text = PyUnicode_Check(given) ? std::string(utf8(given)) : std::string("another type");
+            if (name == "big_integers") {
+                big = policy(text);
+            } else if (name == "profile") {
+                if (text != "rfc8785" && text != kJsonDumps) {
+                    check({ErrorCode::invalid_input, "profile must be 'rfc8785' or 'json.dumps', not '" + text + "'"});
+                }
+                dumps = text == kJsonDumps;
+            } else {
+                PyErr_Format(PyExc_TypeError, "unexpected keyword argument '%U'", PyTuple_GET_ITEM(names, i));
+                return nullptr;
+            }
+        }
+        if (dumps && json_dumps != nullptr) {
+            const py::object made = (*json_dumps)(py::handle(arguments[0]));
+            return use(std::string_view(py::reinterpret_borrow<py::bytes>(made)));
+        }
+        return with_canonical(arguments[0], big, use);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (...) {
+        set_python_error(std::current_exception());
+    }
+    return nullptr;
+}
+
+constexpr const char* kCanonicalDoc = R"doc(canonical_json(obj, /, *, big_integers="refuse", profile="rfc8785")
+--
+
+The canonical JSON of a Python object, as bytes.
+
+Args:
+    obj: dict (str keys), list, tuple, str, int, float, bool or None, nested at most 128 levels; and, by the rule of
+        headgate.identity.plain: Decimal, datetime, date, UUID, Enum, pydantic models, dataclasses.
+    big_integers: "refuse" raises for integers beyond 2**53 - 1, which a double cannot keep apart; "exact" keeps their
+        digits (no longer RFC 8785).
+    profile: "rfc8785", or "json.dumps": the bytes of json.dumps(obj, sort_keys=True, separators=(",", ":"),
+        ensure_ascii=True), for those who must match existing keys.
+
+Raises:
+    InvalidInputError: another type, NaN or infinity, a lone surrogate, too deep, or a big integer.)doc";
+constexpr const char* kEventIdDoc = R"doc(event_id(obj, /, *, big_integers="refuse", profile="rfc8785")
+--
+
+64 hex digits: SHA-256 over the canonical JSON of exactly this object (arguments and errors as of canonical_json).)doc";
+
+PyCFunction erase(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*)) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+}
+
+void add_fast(py::module_& module, PyMethodDef& method) {
+    const auto name = py::reinterpret_steal<py::object>(PyUnicode_FromString("headgate._core"));
+    module.add_object(method.ml_name,
+                      py::reinterpret_steal<py::object>(PyCFunction_NewEx(&method, nullptr, name.ptr())));
 }
 
 std::string_view text_of(const py::handle& item) {
@@ -105,40 +226,50 @@ std::string_view text_of(const py::handle& item) {
     return {data, static_cast<std::size_t>(size)};
 }
 
+std::vector<std::string_view> views_of(const py::tuple& held) {
+    std::vector<std::string_view> views;
+    views.reserve(held.size());
+    for (const auto& item : held) {
+        views.push_back(text_of(item));
+    }
+    return views;
+}
+
 }  // namespace
 
 void register_hash(py::module_& module) {
+    static PyMethodDef canonical = {"canonical_json", erase(&fast<to_bytes>), METH_FASTCALL | METH_KEYWORDS,
+                                    kCanonicalDoc};
+    static PyMethodDef id = {"event_id", erase(&fast<to_id>), METH_FASTCALL | METH_KEYWORDS, kEventIdDoc};
+    add_fast(module, canonical);
+    add_fast(module, id);
     module.def(
-        "canonical_json",
-        [](const py::object& value, const std::string& big_integers) {
-            const auto& writer = written(value, big_integers);
-            return py::bytes(writer.view().data(), writer.view().size());
+        "set_identity_rules",
+        [](py::object plain, py::object dumps) {
+            plain_rule = new py::object(std::move(plain));
+            json_dumps = new py::object(std::move(dumps));
         },
-        py::arg("value"), py::arg("big_integers") = "refuse", "RFC 8785 bytes of a Python object.");
+        py::arg("plain"), py::arg("dumps"), "Sets what turns other types into plain ones, and the second profile.");
     module.def(
-        "canonical_json_text",
-        [](const py::object& text, const std::string& big_integers) {
-            const auto view = text_of(text);
-            const auto out = take(json::canonicalize(view, policy(big_integers)));
-            return py::bytes(out);
+        "canonical_texts",
+        [](const py::list& texts, unsigned threads, const std::string& big_integers) {
+            const py::tuple held(texts);
+            const auto views = views_of(held);
+            const auto big = policy(big_integers);
+            const auto made = take(without_gil([&] { return hash::canonical_texts(views, threads, big); }));
+            py::list out(made.size());
+            for (std::size_t i = 0; i < made.size(); ++i) {
+                out[i] = py::bytes(made[i]);
+            }
+            return out;
         },
-        py::arg("text"), py::arg("big_integers") = "refuse", "RFC 8785 bytes of JSON text.");
-    module.def(
-        "event_id",
-        [](const py::object& value, const std::string& big_integers) {
-            return hash::sha256_hex(written(value, big_integers).view());
-        },
-        py::arg("value"), py::arg("big_integers") = "refuse", "64 hex digits of the object's identity.");
+        py::arg("texts"), py::arg("threads") = 0, py::arg("big_integers") = "refuse", "RFC 8785 bytes of JSON texts.");
     module.def(
         "event_ids",
         [](const py::list& texts, unsigned threads, const std::string& big_integers) {
             // The views stay valid: the caller's list is copied (references held) before the GIL goes.
             const py::tuple held(texts);
-            std::vector<std::string_view> views;
-            views.reserve(held.size());
-            for (const auto& item : held) {
-                views.push_back(text_of(item));
-            }
+            const auto views = views_of(held);
             const auto big = policy(big_integers);
             return take(without_gil([&] { return hash::event_ids(views, threads, big); }));
         },

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 # name -> module; the names of the task lists that cross rooms are here too (docs/layers.md).
 _EXPORTS = {
     "canonical_json": "headgate.identity",
+    "canonical_texts": "headgate.identity",
     "event_id": "headgate.identity",
     "event_ids": "headgate.identity",
     "dedup_key": "headgate.identity",
@@ -45,6 +46,7 @@ __all__ = [
     "StaleLeaseError",
     "__version__",
     "canonical_json",
+    "canonical_texts",
     "dedup_key",
     "event_id",
     "event_ids",
@@ -57,7 +59,7 @@ __all__ = [
 if TYPE_CHECKING:
     from headgate.errors import HeadgateError, Kind, StaleLeaseError
     from headgate.idempotency import Claim, Ledger, idempotent_consumer
-    from headgate.identity import canonical_json, dedup_key, event_id, event_ids, story_key
+    from headgate.identity import canonical_json, canonical_texts, dedup_key, event_id, event_ids, story_key
     from headgate.intake import Intake, Pipeline, Reject
     from headgate.wiring import export_items, open_intake
 

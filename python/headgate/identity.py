@@ -1,48 +1,39 @@
-"""Deterministic identity: the same content has the same id on every machine, in every language, for ever."""
+"""Deterministic identity: the same content has the same id on every machine, in every language, for ever.
+
+Example:
+    >>> canonical_json({"b": 1.0, "a": "x"})
+    b'{"a":"x","b":1}'
+    >>> event_id({"b": 1, "a": 2}) == event_id({"a": 2.0, "b": 1})
+    True
+    >>> event_ids(['{"b": 1, "a": 2}']) == [event_id({"a": 2, "b": 1})]
+    True
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import unicodedata
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
-import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._native import core
+from headgate.errors import InvalidInputError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BigIntegers = Literal["refuse", "exact"]
+Profile = Literal["rfc8785", "json.dumps"]
+
+# Called for every record, so without a Python frame of our own; help() and the stubs describe them.
+canonical_json = core.canonical_json
+event_id = core.event_id
 
 
-def canonical_json(obj: Any, *, big_integers: BigIntegers = "refuse") -> bytes:
-    """The RFC 8785 form of a Python object.
-
-    Args:
-        obj: dict (str keys), list, tuple, str, int, float, bool or None, nested at most 128 levels.
-        big_integers: "refuse" raises for integers beyond 2**53 - 1, which a double cannot keep apart;
-            "exact" keeps their digits (no longer RFC 8785).
-
-    Raises:
-        InvalidInputError: another type, NaN or infinity, a lone surrogate, too deep, or a big integer.
-
-    Example:
-        >>> canonical_json({"b": 1.0, "a": "x"})
-        b'{"a":"x","b":1}'
-    """
-    return core.canonical_json(obj, big_integers)
-
-
-def event_id(obj: Any, *, big_integers: BigIntegers = "refuse") -> str:
-    """64 hex digits: SHA-256 over the canonical JSON of exactly this object.
-
-    Example:
-        >>> event_id({"b": 1, "a": 2}) == event_id({"a": 2.0, "b": 1})
-        True
-    """
-    return core.event_id(obj, big_integers)
-
-
-def event_ids(documents: Sequence[Any], *, threads: int = 0, big_integers: BigIntegers = "refuse") -> list[str]:
+def event_ids(
+    documents: Sequence[Any], *, threads: int = 0, big_integers: BigIntegers = "refuse", profile: Profile = "rfc8785"
+) -> list[str]:
     """Event ids of many documents: JSON text (str or bytes) or objects, not mixed.
 
     Text is parsed strictly (duplicate keys are refused), on `threads` threads (0: all cores) and without the GIL.
@@ -52,8 +43,141 @@ def event_ids(documents: Sequence[Any], *, threads: int = 0, big_integers: BigIn
     """
     items = list(documents)
     if items and not isinstance(items[0], str | bytes):
-        return [core.event_id(item, big_integers) for item in items]
+        return [event_id(item, big_integers=big_integers, profile=profile) for item in items]
+    if profile == "json.dumps":
+        return [core.sha256_hex(_dumps(_loads(item))) for item in items]
     return core.event_ids(items, threads, big_integers)
+
+
+def canonical_texts(
+    documents: Sequence[str | bytes],
+    *,
+    threads: int = 0,
+    big_integers: BigIntegers = "refuse",
+    profile: Profile = "rfc8785",
+) -> list[bytes]:
+    """The canonical JSON of JSON texts, on the terms of `event_ids`.
+
+    Example:
+        >>> canonical_texts(['{"b": 1.0, "a": "x"}', b"[1e2]"])
+        [b'{"a":"x","b":1}', b'[100]']
+    """
+    if profile == "json.dumps":
+        return [_dumps(_loads(item)) for item in documents]
+    return core.canonical_texts(list(documents), threads, big_integers)
+
+
+def plain(value: Any) -> Any:
+    """The one rule for objects that JSON has no form for: what they are canonicalised as.
+
+    | type | becomes |
+    | --- | --- |
+    | `Decimal` | its number, if a double holds exactly those digits (DESIGN: `Decimal("0.1")` yes, 20 digits no) |
+    | aware `datetime` | UTC text, `2026-05-01T10:00:00Z`, with six digits after the point only when they are not zero |
+    | `date` | `2026-05-01` |
+    | `UUID` | its lower-case text with hyphens |
+    | `Enum` | its value |
+    | dataclass | an object of its fields, by name |
+    | pydantic model | an object of its fields, by alias where there is one |
+
+    What it returns is looked at again, so that values may nest. Strings, numbers and the like come back as they are.
+
+    Raises:
+        InvalidInputError: any other type (sets and bytes among them: which order, which encoding?), a naive datetime,
+            or a Decimal that a double would change.
+
+    Example:
+        >>> import datetime, uuid
+        >>> plain(uuid.UUID(int=1))
+        '00000000-0000-0000-0000-000000000001'
+        >>> plain(datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2))))
+        '2026-05-01T10:00:00Z'
+    """
+    if value is None or isinstance(value, str | int | float | dict | list | tuple):
+        return value
+    kind = type(value)
+    if hasattr(kind, "model_dump"):
+        return value.model_dump(by_alias=True)
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name, f in kind.__dataclass_fields__.items() if _is_field(f)}
+    # A type that nobody imported cannot be the value's: looking costs no import.
+    for module, name, rule in _RULES:
+        known = getattr(sys.modules.get(module), name, None)
+        if known is not None and isinstance(value, known):
+            return rule(value)
+    message = (
+        f"cannot canonicalise a {kind.__name__}; expected dict, list, tuple, str, int, float, bool, None, Decimal, "
+        "datetime, date, UUID, Enum, a dataclass or a pydantic model"
+    )
+    raise InvalidInputError(message)
+
+
+def _is_field(field: Any) -> bool:
+    return getattr(field, "_field_type", None) is sys.modules["dataclasses"]._FIELD  # type: ignore[attr-defined]
+
+
+def _decimal(value: Any) -> Any:
+    number = float(value)
+    if not value.is_finite() or not isfinite(number) or type(value)(repr(number)) != value:
+        message = "a Decimal that no double holds exactly; pass it as str, or rounded"
+        raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE)
+    return number
+
+
+def _datetime(value: Any) -> str:
+    offset = value.utcoffset()
+    if offset is None:
+        message = "a datetime without a time zone has no canonical form; give it one"
+        raise InvalidInputError(message)
+    utc = value.replace(tzinfo=None) - offset
+    return f"{utc.isoformat()}Z"
+
+
+_RULES: tuple[tuple[str, str, Any], ...] = (
+    ("enum", "Enum", lambda value: value.value),
+    ("decimal", "Decimal", _decimal),
+    ("uuid", "UUID", str),
+    ("datetime", "datetime", _datetime),
+    ("datetime", "date", lambda value: value.isoformat()),
+)
+
+
+def _dumps(value: Any) -> bytes:
+    """The second profile: json.dumps itself, so that equal is equal by construction."""
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=plain)
+    except RecursionError:
+        message = "nested too deep for json.dumps, or an object that contains itself"
+        raise InvalidInputError(message, Kind.NESTING_TOO_DEEP) from None
+    except InvalidInputError:
+        raise
+    except (TypeError, ValueError) as error:
+        message = f"json.dumps refuses the object: {error}"
+        raise InvalidInputError(message) from None
+    return text.encode("ascii")
+
+
+def _loads(text: str | bytes) -> Any:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            message = "an object names one key twice"
+            raise InvalidInputError(message, Kind.DUPLICATE_KEY)
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=no_duplicates)
+    except RecursionError:
+        message = "nested too deep for Python's json module"
+        raise InvalidInputError(message, Kind.NESTING_TOO_DEEP) from None
+    except InvalidInputError:
+        raise
+    except ValueError as error:
+        message = f"not JSON: {error.__class__.__name__}"
+        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+
+
+core.set_identity_rules(plain, _dumps)
 
 
 def dedup_key(headline: str, source: str, published: str) -> str:

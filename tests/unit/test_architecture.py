@@ -178,7 +178,7 @@ def test_no_thread_starts_at_import():
 def test_public_names_are_frozen():
     assert headgate.__all__ == [
         "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
-        "canonical_json", "dedup_key", "event_id", "event_ids", "export_items", "idempotent_consumer", "open_intake",
+        "canonical_json", "canonical_texts", "dedup_key", "event_id", "event_ids", "export_items", "idempotent_consumer", "open_intake",
         "story_key",
     ]  # fmt: skip
     for name in headgate.__all__:

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+import headgate
 from headgate import _core, errors
 
 
@@ -32,7 +33,7 @@ def test_the_tree_is_as_it_is_drawn():
 
 def test_core_errors_arrive_as_their_class(tmp_path):
     with pytest.raises(errors.InvalidInputError) as caught:
-        _core.canonical_json_text("{")
+        headgate.canonical_texts(["{"])[0]
     assert caught.value.kind is errors.Kind.INVALID_JSON
     with pytest.raises(errors.NotFoundError):
         _core.file_store(str(tmp_path)).get("nothing")

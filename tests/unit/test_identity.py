@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import json
 import math
-from enum import IntEnum
+import threading
+import uuid
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import ClassVar
 
 import pytest
 
@@ -89,3 +95,144 @@ def test_story_key_links_the_same_story():
     a = headgate.story_key("Apple's  Q2: BEATS!", "2026-05-01T10:00:00Z")
     assert a == headgate.story_key("apple s q2 beats", "2026-05-01T20:00:00Z")
     assert a != headgate.story_key("apple s q2 beats", "2026-05-02T20:00:00Z")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    when: dt.datetime
+    rest: list[Decimal] = dataclasses.field(default_factory=list)
+    count: ClassVar[int] = 0
+
+
+PLUS_2 = dt.timezone(dt.timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("value", "same_as"),
+    [
+        (Decimal("1.50"), 1.5),
+        (Decimal("0.1"), 0.1),
+        (Decimal("1E+22"), 1e22),
+        (Decimal("-0"), 0),
+        (dt.datetime(2026, 5, 1, 12, tzinfo=PLUS_2), "2026-05-01T10:00:00Z"),
+        (dt.datetime(2026, 5, 1, 12, 0, 0, 5, tzinfo=dt.UTC), "2026-05-01T12:00:00.000005Z"),
+        (dt.date(2026, 5, 1), "2026-05-01"),
+        (uuid.UUID("5F0C0000-0000-4000-8000-000000000001"), "5f0c0000-0000-4000-8000-000000000001"),
+        (Colour.RED, "red"),
+        (
+            Point(1, dt.datetime(2026, 1, 1, tzinfo=dt.UTC), [Decimal("2.5")]),
+            {"x": 1, "when": "2026-01-01T00:00:00Z", "rest": [2.5]},
+        ),
+    ],
+)
+def test_other_types_by_the_one_rule(value, same_as):
+    assert headgate.canonical_json({"v": [value]}) == headgate.canonical_json({"v": [same_as]})
+    assert headgate.event_id(value) == headgate.event_id(same_as)
+
+
+def test_pydantic_models_are_objects_of_their_fields():
+    from pydantic import BaseModel, Field
+
+    class Inner(BaseModel):
+        price: Decimal
+
+    class Outer(BaseModel):
+        inner: Inner
+        colour: Colour
+        kind: str = Field(alias="type")
+
+    value = Outer(inner=Inner(price="2.5"), colour="red", type="t")
+    assert headgate.canonical_json(value) == b'{"colour":"red","inner":{"price":2.5},"type":"t"}'
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (Decimal("0.1000000000000000055511151231257827"), Kind.NUMBER_OUT_OF_RANGE),
+        (Decimal("9007199254740993"), Kind.NUMBER_OUT_OF_RANGE),
+        (Decimal("NaN"), Kind.NUMBER_OUT_OF_RANGE),
+        (Decimal("1e400"), Kind.NUMBER_OUT_OF_RANGE),
+        (dt.datetime(2026, 1, 1), Kind.INVALID_INPUT),
+        (b"bytes", Kind.INVALID_INPUT),
+        (object(), Kind.INVALID_INPUT),
+        (Point, Kind.INVALID_INPUT),
+    ],
+)
+def test_the_rule_refuses_what_has_no_one_form(value, kind):
+    with pytest.raises(InvalidInputError) as caught:
+        headgate.canonical_json([value])
+    assert caught.value.kind is kind
+
+
+def test_an_object_that_contains_itself_ends_in_an_error():
+    point = Point(1, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    point.rest = [point]
+    loop = {}
+    loop["self"] = loop
+    for value in (point, loop):
+        for profile in ("rfc8785", "json.dumps"):
+            with pytest.raises(InvalidInputError):
+                headgate.canonical_json(value, profile=profile)
+
+
+def test_a_rule_may_call_back_and_may_change_what_is_read():
+    class Sly:
+        def __init__(self, action):
+            self.action = action
+
+        def model_dump(self, by_alias):
+            return self.action()
+
+    assert headgate.canonical_json({"a": Sly(lambda: headgate.event_id({"b": 1})), "z": 1}) == headgate.canonical_json(
+        {"a": headgate.event_id({"b": 1}), "z": 1}
+    )
+    changing = {"a": Sly(lambda: changing.update(new=1) or 1), "b": 2}
+    with pytest.raises(InvalidInputError, match="changed while"):
+        headgate.canonical_json(changing)
+    shrinking = [Sly(lambda: shrinking.clear() or 1), 2]
+    assert headgate.canonical_json(shrinking) == b"[1]"
+    raising = Sly(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        headgate.canonical_json([raising])
+    assert headgate.canonical_json([1]) == b"[1]"
+
+
+def test_the_second_profile_keeps_existing_keys():
+    value = {"b": 1.0, "a": "\u00e9", "n": 10**30}
+    assert headgate.canonical_json(value, profile="json.dumps") == b'{"a":"\\u00e9","b":1.0,"n":1' + b"0" * 30 + b"}"
+    with pytest.raises(InvalidInputError) as caught:
+        headgate.canonical_texts(['{"a":1,"a":2}'], profile="json.dumps")
+    assert caught.value.kind is Kind.DUPLICATE_KEY
+    with pytest.raises(InvalidInputError) as caught:
+        headgate.event_ids(["[" * 100_000], profile="json.dumps")
+    assert caught.value.kind is Kind.NESTING_TOO_DEEP
+    with pytest.raises(InvalidInputError, match="profile"):
+        headgate.event_id({}, profile="sorted")
+
+
+def test_calls_are_refused_as_python_refuses_them():
+    for arguments, named in (((), {}), (({}, {}), {}), (({},), {"nothing": 1})):
+        with pytest.raises(TypeError):
+            headgate.event_id(*arguments, **named)
+
+
+def test_threads_do_not_share_a_writer():
+    expected = [headgate.event_id({"n": n, "pad": "x" * n}) for n in range(300)]
+    wrong = []
+
+    def work():
+        for n in range(300):
+            if headgate.event_id({"n": n, "pad": "x" * n}) != expected[n]:
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -55,9 +55,13 @@ Result<std::string> event_id(std::string_view json_text, json::BigIntegers big_i
     return sha256_hex(writer.view());
 }
 
-Result<std::vector<std::string>> event_ids(const std::vector<std::string_view>& texts, unsigned threads,
-                                           json::BigIntegers big_integers) {
-    std::vector<std::string> ids(texts.size());
+namespace {
+
+// One string made of each document's canonical form, on up to `threads` threads.
+template <class Make>
+Result<std::vector<std::string>> for_each_text(const std::vector<std::string_view>& texts, unsigned threads,
+                                               json::BigIntegers big_integers, Make make) {
+    std::vector<std::string> made(texts.size());
     const auto work = [&](std::size_t begin, std::size_t end, Slice& slice) {
         json::CanonicalWriter writer(big_integers);
         for (std::size_t i = begin; i < end; ++i) {
@@ -67,7 +71,7 @@ Result<std::vector<std::string>> event_ids(const std::vector<std::string_view>& 
                 slice.error = std::move(status);
                 return;
             }
-            ids[i] = sha256_hex(writer.view());
+            made[i] = make(writer.view());
         }
     };
     std::size_t bytes = 0;
@@ -93,7 +97,19 @@ Result<std::vector<std::string>> event_ids(const std::vector<std::string_view>& 
                           "document " + std::to_string(slice.failed_at) + ": " + slice.error.message());
         }
     }
-    return ids;
+    return made;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> event_ids(const std::vector<std::string_view>& texts, unsigned threads,
+                                           json::BigIntegers big_integers) {
+    return for_each_text(texts, threads, big_integers, sha256_hex);
+}
+
+Result<std::vector<std::string>> canonical_texts(const std::vector<std::string_view>& texts, unsigned threads,
+                                                 json::BigIntegers big_integers) {
+    return for_each_text(texts, threads, big_integers, [](std::string_view form) { return std::string(form); });
 }
 
 std::string dedup_key(std::string_view headline, std::string_view source, std::string_view date) {

@@ -25,6 +25,10 @@ Result<std::string> event_id(std::string_view json_text, json::BigIntegers big_i
 Result<std::vector<std::string>> event_ids(const std::vector<std::string_view>& texts, unsigned threads = 0,
                                            json::BigIntegers big_integers = json::BigIntegers::refuse);
 
+// The canonical forms themselves, on the same terms.
+Result<std::vector<std::string>> canonical_texts(const std::vector<std::string_view>& texts, unsigned threads = 0,
+                                                 json::BigIntegers big_integers = json::BigIntegers::refuse);
+
 // First 32 hex digits of SHA-256 over "headline|source|YYYY-MM-DD"; `date` is the publication date in UTC.
 std::string dedup_key(std::string_view headline, std::string_view source, std::string_view date);
 
