@@ -18,7 +18,7 @@ help:
 $(STAMPS)/build: tools/setup tools/requirements-build.txt
 	tools/setup build
 	@mkdir -p $(STAMPS) && touch $@
-$(STAMPS)/dev: tools/setup tools/requirements-build.txt tools/requirements-dev.txt
+$(STAMPS)/dev: tools/setup tools/requirements-build.txt tools/requirements-dev.txt $(wildcard tools/java/*.xml)
 	tools/setup dev
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/build
 # Building in the environment (no isolation) keeps the build folder, so that a rebuild compiles only what changed.

@@ -1,5 +1,7 @@
 #include "py.hpp"
 
+#include <array>
+
 #include "headgate/backends/redis.hpp"
 #include "headgate/backends/sqlite.hpp"
 #include "headgate/ledger/ledger.hpp"
@@ -8,52 +10,91 @@ namespace headgate::bindings {
 
 using namespace ledger;
 
+namespace {
+
+const py::str& interned(std::string_view text) {
+    // Leaked: nothing is destroyed after the interpreter is gone.
+    static const auto* names =
+        new std::array<py::str, 4>{py::str("acquired"), py::str("done"), py::str("in_progress"), py::str("mismatch")};
+    for (const auto& name : *names) {
+        if (std::string_view(PyUnicode_AsUTF8(name.ptr())) == text) {
+            return name;
+        }
+    }
+    return names->front();
+}
+
+// (status, token, until_us, attempts, result, last_error): what Python builds its Claim from.
+py::tuple answer(const Claim& claim) {
+    auto status = claim_status_name(claim.status);
+    if (claim.error.code() == ErrorCode::payload_mismatch) {
+        status = "mismatch";
+    } else {
+        check(claim.error);
+    }
+    auto error = py::reinterpret_steal<py::object>(
+        PyUnicode_DecodeUTF8(claim.last_error.data(), static_cast<Py_ssize_t>(claim.last_error.size()), "replace"));
+    return py::make_tuple(interned(status), claim.token, claim.until_us, claim.attempts, py::bytes(claim.result),
+                          std::move(error));
+}
+
+Claim owned(const std::string& key, const std::string& token) {
+    Claim claim;
+    claim.key = key;
+    claim.token = token;
+    return claim;
+}
+
+}  // namespace
+
 void register_ledger(py::module_& module) {
-    py::class_<Claim>(module, "Claim")
-        .def(py::init<>())
-        .def_readonly("key", &Claim::key)
-        .def_property_readonly("status", [](const Claim& c) { return std::string(claim_status_name(c.status)); })
-        .def_readonly("token", &Claim::token)
-        .def_readonly("until_us", &Claim::until_us)
-        .def_readonly("attempts", &Claim::attempts)
-        .def_property_readonly("result", [](const Claim& c) { return py::bytes(c.result); })
-        .def_property_readonly("last_error",
-                               [](const Claim& c) {
-                                   return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-                                       c.last_error.data(), static_cast<Py_ssize_t>(c.last_error.size()), "replace"));
-                               })
-        .def("raise_for_error", [](const Claim& c) { check(c.error); });
     py::class_<Ledger, std::shared_ptr<Ledger>>(module, "Ledger")
         .def(
             "claim",
             [](Ledger& self, const std::vector<std::string>& keys, std::int64_t lease_us,
                const std::vector<std::string>& payloads) {
                 std::vector<ClaimRequest> requests;
+                requests.reserve(keys.size());
                 for (std::size_t i = 0; i < keys.size(); ++i) {
                     requests.push_back({keys[i], lease_us, i < payloads.size() ? payloads[i] : std::string()});
                 }
-                return take(interruptible([&] { return self.claim(requests); }));
+                const auto claims = take(interruptible([&] { return self.claim(requests); }));
+                py::list answers(claims.size());
+                for (std::size_t i = 0; i < claims.size(); ++i) {
+                    answers[i] = answer(claims[i]);
+                }
+                return answers;
             },
             py::arg("keys"), py::arg("lease_us"), py::arg("payloads"))
         .def(
             "complete",
-            [](Ledger& self, const std::vector<Claim>& claims, const std::vector<std::string>& results) {
+            [](Ledger& self, const std::vector<std::string>& keys, const std::vector<std::string>& tokens,
+               const std::vector<std::string>& results) {
+                if (tokens.size() != keys.size() || results.size() != keys.size()) {
+                    check({ErrorCode::invalid_input, "as many tokens and results as keys are needed"});
+                }
+                std::vector<Claim> claims;
+                claims.reserve(keys.size());
+                for (std::size_t i = 0; i < keys.size(); ++i) {
+                    claims.push_back(owned(keys[i], tokens[i]));
+                }
                 check(interruptible([&] { return self.complete(claims, results); }));
             },
-            py::arg("claims"), py::arg("results"))
+            py::arg("keys"), py::arg("tokens"), py::arg("results"))
         .def(
             "release",
-            [](Ledger& self, const Claim& claim, const std::string& error) {
-                check(interruptible([&] { return self.release(claim, error); }));
+            [](Ledger& self, const std::string& key, const std::string& token, const std::string& error) {
+                check(interruptible([&] { return self.release(owned(key, token), error); }));
             },
-            py::arg("claim"), py::arg("error"))
+            py::arg("key"), py::arg("token"), py::arg("error"))
         .def(
             "renew",
-            [](Ledger& self, const Claim& claim, std::int64_t lease_us) {
-                return take(interruptible([&] { return self.renew(claim, lease_us); }));
+            [](Ledger& self, const std::string& key, const std::string& token, std::int64_t lease_us) {
+                return take(interruptible([&] { return self.renew(owned(key, token), lease_us); }));
             },
-            py::arg("claim"), py::arg("lease_us"))
-        .def("prune", [](Ledger& self) { return take(interruptible([&] { return self.prune(); })); });
+            py::arg("key"), py::arg("token"), py::arg("lease_us"))
+        .def("prune", [](Ledger& self) { return take(interruptible([&] { return self.prune(); })); })
+        .def("warnings", [](Ledger& self) { return take(interruptible([&] { return self.warnings(); })); });
     module.def(
         "memory_ledger",
         [](std::int64_t ttl, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
@@ -63,12 +104,19 @@ void register_ledger(py::module_& module) {
     module.def(
         "redis_ledger",
         [](const std::string& host, int port, const std::string& username, const std::string& password, int database,
-           const std::string& prefix, std::int64_t ttl, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
-            return backends::make_redis_ledger({host, port, username, password, database, prefix, 5'000'000, signals()},
+           const std::string& prefix, bool tls, bool verify, const std::string& ca_file, int pool_size,
+           std::int64_t timeout_us, std::int64_t reconnect_us, std::int64_t ttl, std::shared_ptr<Clock> clock,
+           std::shared_ptr<Random> random) {
+            return backends::make_redis_ledger({host, port, username, password, database, prefix, tls, verify, ca_file,
+                                                pool_size, timeout_us, reconnect_us, signals()},
                                                {ttl}, std::move(clock), std::move(random));
         },
         py::arg("host"), py::arg("port"), py::arg("username"), py::arg("password"), py::arg("database"),
-        py::arg("prefix"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"));
+        py::arg("prefix"), py::arg("tls"), py::arg("verify"), py::arg("ca_file"), py::arg("pool_size"),
+        py::arg("timeout_us"), py::arg("reconnect_us"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"));
+    module.def(
+        "redis_script", [](const std::string& name) { return std::string(backends::redis_script(name)); },
+        py::arg("name"), "The Lua of one ledger operation.");
 }
 
 }  // namespace headgate::bindings

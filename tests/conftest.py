@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
+
+from headgate.testing.servers import DynamoServer, KafkaServer, MariaServer, PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT.parent / "shared" / "data"
@@ -36,32 +34,57 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = 1
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def started(make):
+    """A server of `headgate.testing.servers`, or a skip that names the program which is missing."""
+    from headgate.errors import ConfigError, Kind
+
+    try:
+        with make() as server:
+            yield server
+    except ConfigError as error:
+        if error.kind is not Kind.NOT_BUILT:
+            raise
+        pytest.skip(error.message)
+
+
+@pytest.fixture
+def start():
+    """Start a server of the test's own: `start(lambda: RedisServer(...))`."""
+    from contextlib import ExitStack, contextmanager
+
+    with ExitStack() as stack:
+        yield lambda make: stack.enter_context(contextmanager(started)(make))
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory):
+def redis_server():
     """A real Redis of this session's own."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
-    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while True:
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert time.monotonic() < deadline, "redis-server did not start"
-        time.sleep(0.01)
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.wait()
+    yield from started(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server):
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def dynamo_server():
+    yield from started(lambda: DynamoServer(ROOT / ".servers" / "dynamodb"))
+
+
+@pytest.fixture(scope="session")
+def kafka_server():
+    yield from started(lambda: KafkaServer(ROOT / ".servers" / "kafka"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    yield from started(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def maria_server():
+    yield from started(MariaServer)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ _EXPORTS = {
     "dedup_key": "headgate.identity",
     "story_key": "headgate.identity",
     "Ledger": "headgate.idempotency",
+    "AsyncLedger": "headgate.idempotency",
     "Claim": "headgate.idempotency",
     "idempotent_consumer": "headgate.idempotency",
     "HeadgateError": "headgate.errors",
@@ -36,6 +37,7 @@ _SUBMODULES = (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncLedger",
     "Claim",
     "HeadgateError",
     "Intake",
@@ -58,7 +60,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from headgate.errors import HeadgateError, Kind, StaleLeaseError
-    from headgate.idempotency import Claim, Ledger, idempotent_consumer
+    from headgate.idempotency import AsyncLedger, Claim, Ledger, idempotent_consumer
     from headgate.identity import canonical_json, canonical_texts, dedup_key, event_id, event_ids, story_key
     from headgate.intake import Intake, Pipeline, Reject
     from headgate.wiring import export_items, open_intake

@@ -67,6 +67,9 @@ class Kind(StrEnum):
     STAGE_FAILED = "stage_failed"
     COUNTS_DIFFER = "counts_differ"
     FAULT_INJECTED = "fault_injected"
+    BACKEND_FULL = "backend_full"
+    READ_ONLY = "read_only"
+    MESSAGE_TOO_LARGE = "message_too_large"
 
 
 class HeadgateError(Exception):
@@ -202,6 +205,8 @@ _CLASSES: dict[Kind, type[HeadgateError]] = {
     Kind.UNAVAILABLE: TransientError,
     Kind.STAGE_FAILED: StageFailedError,
     Kind.FAULT_INJECTED: TransientError,
+    Kind.BACKEND_FULL: TransientError,
+    Kind.READ_ONLY: TransientError,
 }
 
 

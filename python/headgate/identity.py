@@ -113,7 +113,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_field(field: Any) -> bool:
-    return getattr(field, "_field_type", None) is sys.modules["dataclasses"]._FIELD  # type: ignore[attr-defined]
+    return getattr(field, "_field_type", None) is sys.modules["dataclasses"]._FIELD
 
 
 def _decimal(value: Any) -> Any:

@@ -19,7 +19,7 @@ from headgate.consume import Consumer, Worker
 from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
-from headgate.idempotency._ledger import sqlite_path
+from headgate.idempotency._open import sqlite_path
 from headgate.intake import CollectionResult, Collector, Intake, Pipeline
 from headgate.ports import Item
 from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import itertools
+import time
 
 import pytest
 
 from headgate._core import file_store
-from headgate.idempotency import Ledger
+from headgate.idempotency import AsyncLedger, Ledger
 from headgate.testing.conformance import LedgerSuite, ObjectStoreSuite
+from headgate.testing.servers import RedisServer, free_port
+
+DYNAMO = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
 
 
 class TestMemoryLedger(LedgerSuite):
@@ -26,14 +32,119 @@ class TestSqliteLedger(LedgerSuite):
 
 
 class TestRedisLedger(LedgerSuite):
+    expires_by_wall_clock = True
     _database = itertools.count(1)
 
     @pytest.fixture(autouse=True)
-    def _server(self, redis_url):
-        self.url = redis_url
+    def _server(self, redis_server):
+        from redis import Redis
+
+        with Redis(port=redis_server.port) as client:
+            client.flushall()
+        self.url = redis_server.url
 
     def open(self, clock):
-        return Ledger.open(self.url.replace("/0", f"/{next(self._database)}"), done_ttl=self.done_ttl, clock=clock)
+        return Ledger.open(self.url, done_ttl=self.done_ttl, clock=clock)
+
+
+class TestInjectedRedisLedger(TestRedisLedger):
+    """The same server and keys, through redis-py and `RedisClientProtocol`."""
+
+    def open(self, clock):
+        from redis import Redis
+
+        from headgate.backends.redispy import RedisPyClient
+
+        return Ledger.on_redis(RedisPyClient(Redis.from_url(self.url)), done_ttl=self.done_ttl, clock=clock)
+
+
+@pytest.fixture(scope="module")
+def redis_cluster():
+    """Two nodes, half of the slots each."""
+    from redis import Redis
+
+    buses = [str(free_port()), str(free_port())]
+    options = [("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", bus) for bus in buses]
+    with RedisServer(options=options[0]) as one, RedisServer(options=options[1]) as two:
+        first, second = Redis(port=one.port), Redis(port=two.port)
+        first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        second.execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        first.execute_command("CLUSTER", "MEET", "127.0.0.1", two.port, buses[1])
+        for client in (first, second):
+            deadline = time.monotonic() + 30
+            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                assert time.monotonic() < deadline
+        first.close()
+        second.close()
+        yield one, two
+
+
+class TestClusterLedger(LedgerSuite):
+    expires_by_wall_clock = True
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_cluster):
+        from redis import Redis
+
+        for node in redis_cluster:
+            with Redis(port=node.port) as client:
+                client.flushall()
+        self.url = redis_cluster[0].url
+
+    def open(self, clock):
+        url = self.url.replace("redis://", "redis+cluster://")
+        return Ledger.open(url, done_ttl=self.done_ttl, clock=clock)
+
+
+class TestDynamoLedger(LedgerSuite):
+    _table = itertools.count(1)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, dynamo_server, monkeypatch):
+        for name, value in DYNAMO.items():
+            monkeypatch.setenv(name.upper().replace("REGION_NAME", "AWS_DEFAULT_REGION"), value)
+        self.endpoint = dynamo_server.endpoint
+
+    def open(self, clock):
+        import boto3
+
+        from headgate.backends.dynamodb import create_ledger_table
+
+        table = f"ledger-{next(self._table)}"
+        create_ledger_table(boto3.client("dynamodb", endpoint_url=self.endpoint, **DYNAMO), table)
+        return Ledger.open(f"dynamodb://{table}?endpoint={self.endpoint}", done_ttl=self.done_ttl, clock=clock)
+
+
+class Awaited:
+    """An `AsyncLedger` that the synchronous suite can call."""
+
+    def __init__(self, ledger):
+        self._ledger = ledger
+
+    def __getattr__(self, name):
+        method = getattr(self._ledger, name)
+        assert inspect.iscoroutinefunction(method)
+        return lambda *args, **kwargs: asyncio.run(method(*args, **kwargs))
+
+
+class TestAsyncMemoryLedger(LedgerSuite):
+    def open(self, clock):
+        return Awaited(AsyncLedger.open("memory://", done_ttl=self.done_ttl, clock=clock))
+
+
+class TestAsyncSqliteLedger(TestSqliteLedger):
+    def open(self, clock):
+        return Awaited(AsyncLedger(super().open(clock)))
+
+
+class TestAsyncRedisLedger(TestRedisLedger):
+    def open(self, clock):
+        return Awaited(AsyncLedger(super().open(clock)))
+
+
+class TestAsyncDynamoLedger(TestDynamoLedger):
+    def open(self, clock):
+        return Awaited(AsyncLedger(super().open(clock)))
 
 
 class TestFileStore(ObjectStoreSuite):

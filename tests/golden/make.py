@@ -50,6 +50,7 @@ def store_v1(path: Path) -> None:
 
 def main() -> None:
     import headgate
+    from headgate import _core
     from headgate.backends.local import LocalDatabase
     from headgate.checkpoint import update
     from headgate.config import default_toml
@@ -57,11 +58,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         store_v1(work / "store-v1.db")
-        shutil.copy(work / "store-v1.db", work / "store-v2.db")
-        LocalDatabase(str(work / "store-v2.db")).close()
+        current = f"store-v{_core.SQLITE_SCHEMA_VERSION}.db"
+        shutil.copy(work / "store-v1.db", work / current)
+        LocalDatabase(str(work / current)).close()
         write_logs(work / "logs")
         update(work / "logs", work / "checkpoint-v1.parquet", settle_s=0)
-        for name in ("store-v1.db", "store-v2.db", "checkpoint-v1.parquet"):
+        for name in ("store-v1.db", current, "checkpoint-v1.parquet"):
             shutil.copy(work / name, HERE / name)
         shutil.rmtree(HERE / "checkpoint-v1.parquet.ledger", ignore_errors=True)
         shutil.copytree(work / "checkpoint-v1.parquet.ledger", HERE / "checkpoint-v1.parquet.ledger")

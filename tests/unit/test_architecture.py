@@ -91,14 +91,16 @@ def test_the_wiring_names_no_pipeline():
 def test_third_party_headers_stay_in_their_backend(folder):
     homes = {
         "curl/": "backends/curl", "sqlite3.h": "backends/sqlite", "hiredis/": "backends/redis",
-        "arrow/": "backends/parquet", "parquet/": "backends/parquet", "openssl/": "hash", "pybind11/": "bindings/py.hpp",
+        "arrow/": "backends/parquet", "parquet/": "backends/parquet", "pybind11/": "bindings/py.hpp", "openssl/": ("hash", "backends/redis"),
         "Python.h": "nowhere",
     }  # fmt: skip
     wrong = []
     for path in (ROOT / folder).rglob("*.[ch]pp"):
         for header in re.findall(r"#include <([^>]+)>", path.read_text()):
             for start, home in homes.items():
-                if header.startswith(start) and home not in str(path):
+                if header.startswith(start) and not any(
+                    h in str(path) for h in ([home] if isinstance(home, str) else home)
+                ):
                     wrong.append(f"{path}: {header}")
     assert wrong == []
 
@@ -177,7 +179,7 @@ def test_no_thread_starts_at_import():
 
 def test_public_names_are_frozen():
     assert headgate.__all__ == [
-        "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
+        "AsyncLedger", "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
         "canonical_json", "canonical_texts", "dedup_key", "event_id", "event_ids", "export_items", "idempotent_consumer", "open_intake",
         "story_key",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import headgate
-from headgate import Ledger
+from headgate import Ledger, _core
 from headgate.backends.local import LocalDatabase
 from headgate.checkpoint import Checkpoint, update
 from headgate.config import load
@@ -26,12 +26,12 @@ def test_ids_never_change():
     assert headgate.story_key("A headline!", "2026-05-01") == golden["keys"]["story"]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", range(1, _core.SQLITE_SCHEMA_VERSION + 1))
 def test_stores_of_every_version_open_migrated_and_whole(tmp_path, version):
     path = tmp_path / "store.db"
     shutil.copy(GOLDEN / f"store-v{version}.db", path)
     database = LocalDatabase(str(path))
-    assert database.execute("PRAGMA user_version") == [(2,)]
+    assert database.execute("PRAGMA user_version") == [(_core.SQLITE_SCHEMA_VERSION,)]
     rows = database.execute("SELECT key, status, due_us FROM items ORDER BY key")
     assert rows == [("a", "pending", 1000), ("b", "pending", 5000), ("c", "analyzed", 1000)]
     assert Ledger.on_database(database).claim("k").result == {"n": 1}

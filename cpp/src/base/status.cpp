@@ -46,6 +46,9 @@ constexpr std::array<std::string_view, static_cast<std::size_t>(ErrorCode::last_
     "stage_failed",
     "counts_differ",
     "fault_injected",
+    "backend_full",
+    "read_only",
+    "message_too_large",
 };
 
 }  // namespace

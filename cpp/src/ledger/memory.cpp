@@ -7,8 +7,10 @@
 namespace headgate::ledger {
 namespace {
 
+enum class State : std::uint8_t { open, released, done };
+
 struct Entry {
-    bool done = false;
+    State state = State::released;
     std::string token;
     std::int64_t until_us = 0;
     int attempts = 0;
@@ -36,13 +38,16 @@ public:
     Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
         const std::lock_guard lock(mutex_);
         for (const auto& claim : claims) {
-            if (!owned(claim)) {
+            if (!owned(claim) && !is(claim, State::done)) {
                 return stale_lease(claim.key);
             }
         }
         for (std::size_t i = 0; i < claims.size(); ++i) {
             auto& entry = entries_[claims[i].key];
-            entry.done = true;
+            if (entry.state == State::done) {
+                continue;
+            }
+            entry.state = State::done;
             entry.result = results[i];
             entry.expires_us = clock_->now_us() + options_.done_ttl_us;
         }
@@ -51,11 +56,11 @@ public:
 
     Status release(const Claim& claim, const std::string& error) override {
         const std::lock_guard lock(mutex_);
-        if (!owned(claim)) {
+        if (!owned(claim) && !is(claim, State::released)) {
             return stale_lease(claim.key);
         }
         auto& entry = entries_[claim.key];
-        entry.token.clear();
+        entry.state = State::released;
         entry.until_us = 0;
         entry.last_error = error;
         return {};
@@ -72,21 +77,23 @@ public:
     Result<std::int64_t> prune() override {
         const std::lock_guard lock(mutex_);
         const auto now = clock_->now_us();
-        return static_cast<std::int64_t>(std::erase_if(
-            entries_, [now](const auto& item) { return item.second.done && item.second.expires_us <= now; }));
+        return static_cast<std::int64_t>(std::erase_if(entries_, [now](const auto& item) {
+            return item.second.state == State::done && item.second.expires_us <= now;
+        }));
     }
 
 private:
-    bool owned(const Claim& claim) const {
+    bool is(const Claim& claim, State state) const {
         const auto found = entries_.find(claim.key);
-        return found != entries_.end() && !found->second.done && !claim.token.empty() &&
+        return found != entries_.end() && found->second.state == state && !claim.token.empty() &&
                found->second.token == claim.token;
     }
+    bool owned(const Claim& claim) const { return is(claim, State::open); }
 
     Claim claim_one(const ClaimRequest& request) {
         const auto now = clock_->now_us();
         auto& entry = entries_[request.key];
-        if (entry.done && entry.expires_us <= now) {
+        if (entry.state == State::done && entry.expires_us <= now) {
             entry = Entry{};
         }
         Claim claim;
@@ -94,10 +101,11 @@ private:
         if (entry.attempts > 0 && !entry.payload.empty() && !request.payload.empty() &&
             entry.payload != request.payload) {
             claim.error = payload_mismatch(request.key);
-        } else if (entry.done) {
+        } else if (entry.state == State::done) {
             claim.status = ClaimStatus::done;
             claim.result = entry.result;
         } else if (entry.until_us <= now) {
+            entry.state = State::open;
             entry.token = random_->token_hex();
             entry.until_us = now + request.lease_us;
             entry.payload = request.payload;

@@ -1,6 +1,22 @@
 """Claims with leases and owner tokens: an effect runs once, whoever delivers its message how often."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from headgate.idempotency._decorator import InProgress, idempotent_consumer
 from headgate.idempotency._ledger import Claim, Ledger
 
-__all__ = ["Claim", "InProgress", "Ledger", "idempotent_consumer"]
+__all__ = ["AsyncLedger", "Claim", "InProgress", "Ledger", "idempotent_consumer"]
+
+if TYPE_CHECKING:
+    from headgate.idempotency._async import AsyncLedger
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncLedger":  # asyncio is not cheap to import
+        from headgate.idempotency._async import AsyncLedger
+
+        return AsyncLedger
+    message = f"module 'headgate.idempotency' has no attribute {name!r}"
+    raise AttributeError(message)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from headgate._native import core
-from headgate.errors import ConfigError, HeadgateError, InvalidInputError, Kind
+from headgate.errors import ConflictError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from headgate.ports import Clock, Transaction
+    from headgate.idempotency._renew import Heart
+    from headgate.ports import Clock, LedgerBackend, RedisClientProtocol, Transaction
 
-Status = Literal["acquired", "done", "in_progress"]
-_DAY_S = 86_400.0
-# spec 004, decision 4: done keys live 24 h on Redis, 14 days on SQLite.
-_DEFAULT_TTL_S = {"sqlite": 14 * _DAY_S, "memory": 14 * _DAY_S, "redis": _DAY_S}
+Status = Literal["acquired", "done", "in_progress", "mismatch"]
+DAY_S = 86_400.0
+_US = 1_000_000
 
 
 @dataclass(slots=True)
@@ -31,7 +29,8 @@ class Claim:
     Attributes:
         key: what was claimed.
         status: "acquired" (run it, then complete), "done" (`result` is what was stored), "in_progress" (somebody
-            else holds it until `until`: not a duplicate, come back).
+            else holds it until `until`: not a duplicate, come back); in a batch also "mismatch" (the key was used
+            before with another payload; a single claim raises instead).
         result: the stored result of a done key.
         token: proves ownership of an acquired key.
         until: end of the lease, seconds since the epoch.
@@ -46,7 +45,6 @@ class Claim:
     until: float = 0.0
     attempts: int = 0
     last_error: str = ""
-    native: Any = field(default=None, repr=False, compare=False)
     ledger: Ledger | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
@@ -66,7 +64,7 @@ class Claim:
 
 
 class Ledger:
-    """Who may run an effect, and what came of it.
+    """Who may run an effect, and what came of it. Safe to use from several threads.
 
     Example:
         >>> ledger = Ledger.open("memory://")
@@ -78,53 +76,51 @@ class Ledger:
         {'charged': 5}
     """
 
-    def __init__(self, native: Any, clock: Clock, database: Any = None) -> None:
+    def __init__(self, native: LedgerBackend, clock: Clock, database: Any = None, done_ttl: float = DAY_S) -> None:
         self.native = native
         self.clock = clock
         self.database = database
+        self.done_ttl = done_ttl
         self._lock: AbstractContextManager[Any] = database.lock if database is not None else nullcontext()
+        self._heart: Heart | None = None
 
     @classmethod
     def open(cls, url: str, *, done_ttl: float | None = None, clock: Any = None, random: Any = None) -> Ledger:
-        """Open by URL: ``sqlite:///file``, ``redis://[user:password@]host:port/db`` or ``memory://``.
+        """Open by URL.
 
         Args:
-            url: where the keys live.
+            url: ``sqlite:///file``, ``memory://``, ``redis://[user:password@]host:port/db`` and ``rediss://`` (TLS),
+                ``redis+cluster://`` and ``rediss+cluster://`` (through redis-py), ``dynamodb://table``. Options follow
+                a question mark (docs/configuration.md).
             done_ttl: seconds a done key is remembered; default 14 days (Redis: 24 hours). It must be longer than the
                 topic can redeliver.
             clock, random: injected in tests.
 
         Raises:
-            ConfigError: an unknown scheme, or a URL that lacks its parts.
+            ConfigError: an unknown scheme or option, or a URL that lacks its parts.
         """
-        parts = urlsplit(url)
-        clock = clock or core.SystemClock()
-        random = random or core.SystemRandom()
-        ttl_us = int((done_ttl if done_ttl is not None else _DEFAULT_TTL_S.get(parts.scheme, _DAY_S)) * 1e6)
-        if parts.scheme == "memory":
-            return cls(core.memory_ledger(ttl_us, clock, random), clock)
-        if parts.scheme == "sqlite":
-            from headgate.backends.local import LocalDatabase
+        from headgate.idempotency._open import open_ledger
 
-            return cls.on_database(LocalDatabase(sqlite_path(url)), done_ttl=ttl_us / 1e6, clock=clock, random=random)
-        if parts.scheme == "redis":
-            native = core.redis_ledger(
-                parts.hostname or "127.0.0.1", parts.port or 6379, unquote(parts.username or ""),
-                unquote(parts.password or ""), int(parts.path.strip("/") or 0), "headgate:v1:", ttl_us, clock, random,
-            )  # fmt: skip
-            return cls(native, clock)
-        known = "sqlite:///file, redis://host:port/db, memory://"
-        message = f"ledger URL: unknown scheme {parts.scheme!r}; expected one of {known}"
-        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+        return open_ledger(cls, url, done_ttl, clock or core.SystemClock(), random or core.SystemRandom())
 
     @classmethod
     def on_database(
-        cls, database: Any, *, done_ttl: float = 14 * _DAY_S, clock: Any = None, random: Any = None
+        cls, database: Any, *, done_ttl: float = 14 * DAY_S, clock: Any = None, random: Any = None
     ) -> Ledger:
         """A ledger in a SQLite file that is open already, so that its completions can share transactions."""
         clock = clock or core.SystemClock()
-        native = core.sqlite_ledger(database.native, int(done_ttl * 1e6), clock, random or core.SystemRandom())
-        return cls(native, clock, database)
+        native = core.sqlite_ledger(database.native, int(done_ttl * _US), clock, random or core.SystemRandom())
+        return cls(native, clock, database, done_ttl)
+
+    @classmethod
+    def on_redis(
+        cls, client: RedisClientProtocol, *, done_ttl: float = DAY_S, clock: Any = None, random: Any = None
+    ) -> Ledger:
+        """A ledger on a Redis client that was injected; it shares its keys with `redis://` ledgers of the server."""
+        from headgate.backends.redispy import ScriptLedger
+
+        clock = clock or core.SystemClock()
+        return cls(ScriptLedger(client, done_ttl, clock, random or core.SystemRandom()), clock, done_ttl=done_ttl)
 
     def claim(self, key: str, lease: float = 300.0, *, payload: str = "") -> Claim:
         """Ask to run an effect.
@@ -136,85 +132,100 @@ class Ledger:
 
         Raises:
             ConflictError: kind payload_mismatch.
-            TransientError: the backend cannot be reached.
+            TransientError: the backend cannot be reached, is full, or takes no writes.
         """
-        return self.claim_many([key], lease, payloads=[payload])[0]
+        with self._lock:
+            answer = self.native.claim((key,), int(lease * _US), (payload,))[0]
+        claim = self._wrap(key, answer)
+        if claim.status == "mismatch":
+            message = "this idempotency key was used before with another payload"
+            raise ConflictError(message, Kind.PAYLOAD_MISMATCH)
+        return claim
 
     def claim_many(self, keys: Sequence[str], lease: float = 300.0, *, payloads: Sequence[str] = ()) -> list[Claim]:
-        """Several keys in one round trip and one commit; a payload mismatch raises for the whole batch's reader."""
+        """Several keys in one round trip and (SQLite) one commit; each claim has its own status."""
+        keys = list(keys)
         with self._lock:
-            found = self.native.claim(list(keys), int(lease * 1e6), list(payloads))
-        return [self._wrap(native) for native in found]
+            answers = self.native.claim(keys, int(lease * _US), list(payloads))
+        return [self._wrap(key, answer) for key, answer in zip(keys, answers, strict=True)]
 
     def complete(self, claim: Claim, result: Any = None) -> None:
-        """Mark the effect done and keep its result (JSON).
+        """Mark the effect done and keep its result (JSON). Again by the same owner: nothing changes.
 
         Raises:
             StaleLeaseError: another owner took over; its claim and its result stay as they are.
         """
-        self.complete_many([claim], [result])
+        self.complete_many((claim,), (result,))
 
     def complete_many(self, claims: Sequence[Claim], results: Sequence[Any]) -> None:
         """Several completions; on SQLite all or none."""
-        texts = [json.dumps(result, separators=(",", ":")) for result in results]
+        texts = [_dumps(result) for result in results]
         with self._lock:
-            self.native.complete([claim.native for claim in claims], texts)
+            self.native.complete([c.key for c in claims], [c.token for c in claims], texts)
+
+    def complete_with(self, claim: Claim, writes: Sequence[Mapping[str, Any]], result: Any = None) -> None:
+        """Complete and write in one transaction of the backend (DynamoDB: TransactWriteItems).
+
+        Args:
+            claim: an acquired claim.
+            writes: at most 99 write operations in DynamoDB's shape ({"Put": {...}}, {"Update": {...}}, ...), no item
+                twice.
+            result: kept with the done key.
+
+        Raises:
+            StaleLeaseError: the lease was overtaken; nothing is written.
+            ConflictError: a condition of one of the writes failed; nothing is written.
+            InvalidInputError: the backend has no such transactions, or the writes break its limits.
+        """
+        transact = getattr(self.native, "complete_with", None)
+        if transact is None:
+            message = "complete_with() needs a dynamodb:// ledger; with SQLite use claim.transaction()"
+            raise InvalidInputError(message)
+        transact(claim.key, claim.token, _dumps(result), writes)
 
     def release(self, claim: Claim, error: str = "") -> None:
         """Give an acquired key back after a failure; the attempt stays counted, the error is kept."""
         with self._lock:
-            self.native.release(claim.native, error)
+            self.native.release(claim.key, claim.token, error)
 
     def renew(self, claim: Claim, lease: float = 300.0) -> float:
         """Extend the lease; returns its new end."""
         with self._lock:
-            return float(self.native.renew(claim.native, int(lease * 1e6))) / 1e6
+            return float(self.native.renew(claim.key, claim.token, int(lease * _US))) / 1e6
+
+    def renewing(self, claim: Claim, lease: float) -> AbstractContextManager[None]:
+        """Renew a claim in the background while a slow handler runs, from a thread that all its claims share."""
+        from headgate.idempotency._renew import Heart
+
+        if self._heart is None:
+            self._heart = Heart(self)
+        return self._heart.keep(claim, lease)
 
     def prune(self) -> int:
         """Forget done keys past their time to live; how many."""
         with self._lock:
             return int(self.native.prune())
 
-    def _wrap(self, native: Any) -> Claim:
-        native.raise_for_error()
-        result = json.loads(native.result) if native.status == "done" and native.result else None
-        return Claim(
-            native.key, native.status, result, native.token, native.until_us / 1e6, native.attempts,
-            native.last_error, native, self,
-        )  # fmt: skip
+    def warnings(self, *, retention: float | None = None) -> list[str]:
+        """What about the set-up weakens the guarantees, one sentence each; empty is good.
+
+        Args:
+            retention: seconds that the topic keeps, and so can deliver, a message.
+        """
+        with self._lock:
+            found = list(self.native.warnings())
+        if retention is not None and self.done_ttl < retention:
+            found.append(
+                f"done keys live {self.done_ttl:g} s, shorter than the topic's retention of {retention:g} s: a message "
+                "that is delivered again after that runs again"
+            )
+        return found
+
+    def _wrap(self, key: str, answer: tuple[str, str, int, int, bytes, str]) -> Claim:
+        status, token, until_us, attempts, result, last_error = answer
+        kept = json.loads(result) if result and status == "done" else None
+        return Claim(key, status, kept, token, until_us / 1e6, attempts, last_error, self)  # type: ignore[arg-type]
 
 
-class Renewer:
-    """Renews a claim in the background while a slow handler runs; stops when the lease is lost."""
-
-    def __init__(self, ledger: Ledger, claim: Claim, lease: float) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ledger, claim, lease), daemon=True)
-
-    def __enter__(self) -> Renewer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self, ledger: Ledger, claim: Claim, lease: float) -> None:
-        while not self._stop.wait(lease / 3):
-            try:
-                ledger.renew(claim, lease)
-            except HeadgateError:
-                return  # completing will say why
-
-
-def sqlite_path(url: str) -> str:
-    """The file of a ``sqlite:///relative`` or ``sqlite:////absolute`` URL.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = unquote(url.removeprefix("sqlite://")).removeprefix("/")
-    if not path:
-        message = f"{url!r}: expected sqlite:///relative/file or sqlite:////absolute/file"
-        raise ConfigError(message)
-    return path
+def _dumps(result: Any) -> str:
+    return "null" if result is None else json.dumps(result, separators=(",", ":"))

@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headgate._native import core
@@ -29,12 +30,14 @@ class LedgerSuite:
     """The idempotency ledger. `open(clock)` gives an empty one whose done keys live 100 s."""
 
     done_ttl = 100.0
+    expires_by_wall_clock = False  # the server forgets done keys itself, by its own clock
 
     def open(self, clock: Any) -> Any:
         raise NotImplementedError
 
     def _world(self) -> tuple[Any, Any]:
-        clock = core.ManualClock(1_700_000_000 * _SECOND)
+        # In the future: a server that expires items by its own clock (DynamoDB) must not meet ours.
+        clock = core.ManualClock(4_000_000_000 * _SECOND)
         return self.open(clock), clock
 
     def test_claim_complete_done(self) -> None:
@@ -65,6 +68,55 @@ class LedgerSuite:
         _raises(StaleLeaseError, ledger.complete, a)
         assert ledger.claim("k", 10).result == "b"
 
+    def test_the_stored_result_never_changes(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10)
+        ledger.complete(claim, "first")
+        ledger.complete(claim, "again")  # by its own owner: an answer may have been lost
+        _raises(StaleLeaseError, ledger.release, claim)
+        _raises(StaleLeaseError, ledger.renew, claim)
+        assert ledger.claim("k", 10).result == "first"
+
+    def test_a_released_claim_is_spent(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10)
+        ledger.release(claim, "boom")
+        ledger.release(claim, "boom")  # again: nothing changes
+        for call in (ledger.complete, ledger.renew):
+            _raises(StaleLeaseError, call, claim)
+        assert ledger.claim("k", 10).attempts == 2
+        _raises(StaleLeaseError, ledger.release, claim)
+
+    def test_attempts_survive_a_crash(self) -> None:
+        ledger, clock = self._world()
+        for attempt in (1, 2, 3):
+            assert ledger.claim("k", 10).attempts == attempt
+            clock.advance_us(10 * _SECOND)
+
+    def test_a_done_key_is_forgotten_after_its_time(self) -> None:
+        ledger, clock = self._world()
+        first = ledger.claim("k", 10, payload="p")
+        ledger.release(first, "boom")
+        ledger.complete(ledger.claim("k", 10, payload="p"), 1)
+        clock.advance_us(int(self.done_ttl) * _SECOND - 1)
+        assert ledger.claim("k", 10, payload="p").status == "done"
+        clock.advance_us(1)
+        if not self.expires_by_wall_clock:
+            again = ledger.claim("k", 10, payload="another")
+            assert (again.status, again.attempts, again.last_error) == ("acquired", 1, "")
+
+    def test_one_of_many_wins(self) -> None:
+        ledger, _ = self._world()
+        with ThreadPoolExecutor(8) as threads:
+            statuses = list(threads.map(lambda _: ledger.claim("k", 10).status, range(40)))
+        assert sorted(statuses) == ["acquired"] + ["in_progress"] * 39
+
+    def test_warnings_are_sentences(self) -> None:
+        ledger, _ = self._world()
+        assert all(isinstance(text, str) and text for text in ledger.warnings())
+        (found,) = set(ledger.warnings(retention=self.done_ttl + 1)) - set(ledger.warnings())
+        assert "retention" in found
+
     def test_release_keeps_attempts_and_error(self) -> None:
         ledger, _ = self._world()
         ledger.release(ledger.claim("k", 10), "boom")
@@ -88,6 +140,9 @@ class LedgerSuite:
         ledger.complete(claim)
         _raises(ConflictError, lambda: ledger.claim("k", 10, payload="p2"))
         assert ledger.claim("k", 10, payload="p1").status == "done"
+        assert ledger.claim("k", 10).status == "done"  # a caller without a payload does not check
+        other = ledger.claim_many(["k", "new"], 10, payloads=["p2", "p3"])
+        assert [c.status for c in other] == ["mismatch", "acquired"]
 
     def test_batches_answer_per_key(self) -> None:
         ledger, _ = self._world()

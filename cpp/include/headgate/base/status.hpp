@@ -51,7 +51,10 @@ enum class ErrorCode : std::uint8_t {
     stage_failed,         // a workflow stage failed after its retries
     counts_differ,        // a run's counts do not add up
     fault_injected,       // raised by a fault point in a test
-    last_ = fault_injected,
+    backend_full,         // a backend has no room for another key (Redis: maxmemory reached)
+    read_only,            // a backend takes no writes now (Redis: a replica)
+    message_too_large,    // a message beyond the size limit
+    last_ = message_too_large,
 };
 
 std::string_view error_kind(ErrorCode code) noexcept;

@@ -37,12 +37,18 @@ class Ledger {
 public:
     virtual ~Ledger() = default;
     virtual Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) = 0;
-    // These compare the token and fail with stale_lease for an owner that was overtaken.
+    // These compare the token and fail with stale_lease for an owner that was overtaken. Completing again what one
+    // completed, and releasing again what one released, changes nothing and succeeds: an answer may have been lost.
     virtual Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) = 0;
     virtual Status release(const Claim& claim, const std::string& error) = 0;
     virtual Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) = 0;
     virtual Result<std::int64_t> prune() = 0;  // forgets done keys past their time to live; how many
+    // What about the backend's set-up weakens the guarantees, one sentence each.
+    virtual Result<std::vector<std::string>> warnings() { return std::vector<std::string>{}; }
 };
+
+// The version of the key scheme stands in storage keys only.
+inline constexpr std::string_view kStoragePrefix = "v1:";
 
 struct LedgerOptions {
     std::int64_t done_ttl_us = 14LL * 86'400 * 1'000'000;  // 14 days

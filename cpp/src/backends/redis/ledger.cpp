@@ -1,12 +1,12 @@
-#include <hiredis/hiredis.h>
-#include <poll.h>
-#include <sys/time.h>
-#include <unistd.h>
+#include <openssl/evp.h>
 
-#include <charconv>
-#include <mutex>
+#include <algorithm>
+#include <array>
+#include <atomic>
 
-#include "headgate/backends/redis.hpp"
+#include "client.hpp"
+#include "headgate/base/text.hpp"
+#include "record.hpp"
 
 namespace headgate::backends {
 namespace {
@@ -15,140 +15,200 @@ using ledger::Claim;
 using ledger::ClaimRequest;
 using ledger::ClaimStatus;
 
-constexpr int kPollMs = 50;
-
-struct FreeContext {
-    void operator()(redisContext* context) const { redisFree(context); }
+struct Script {
+    explicit Script(std::string_view name) : body(redis_script(name)) {
+        // Redis names a script by its SHA-1.
+        std::array<std::uint8_t, 20> digest{};
+        unsigned size = 0;
+        EVP_Digest(body.data(), body.size(), digest.data(), &size, EVP_sha1(), nullptr);
+        sha = to_hex(digest.data(), digest.size());
+    }
+    std::string_view body;
+    std::string sha;
 };
-struct FreeReply {
-    void operator()(redisReply* reply) const { freeReplyObject(reply); }
-};
-using Reply = std::unique_ptr<redisReply, FreeReply>;
-using Words = std::vector<std::string>;
 
-// One key is a hash {state, token, until, attempts, payload, result, error}. Each script decides and writes at once;
-// time comes from the caller's clock, so that tests own it. A record outlives its lease (the attempt count survives a
-// crash) and, once done, lives for the time to live.
-constexpr const char* kClaim = R"lua(
-local r = redis.call('HMGET', KEYS[1], 'state', 'until', 'attempts', 'payload', 'result', 'error')
-local now, free = tonumber(ARGV[3]), false
-if not r[1] then free = true
-elseif r[4] ~= '' and ARGV[4] ~= '' and r[4] ~= ARGV[4] then return {'mismatch', r[2], r[3], '', r[6] or ''}
-elseif r[1] == 'done' then return {'done', r[2], r[3], r[5] or '', r[6] or ''}
-elseif tonumber(r[2]) <= now then free = true end
-if not free then return {'in_progress', r[2], r[3], '', r[6] or ''} end
-local n = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('HSET', KEYS[1], 'state', 'open', 'token', ARGV[1], 'until', ARGV[2], 'payload', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return {'acquired', ARGV[2], tostring(n), '', r[6] or ''})lua";
-constexpr const char* kComplete = R"lua(
-local r = redis.call('HMGET', KEYS[1], 'state', 'token')
-if r[1] ~= 'open' or r[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'done', 'result', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1)lua";
-constexpr const char* kRelease = R"lua(
-local r = redis.call('HMGET', KEYS[1], 'state', 'token')
-if r[1] ~= 'open' or r[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'until', '0', 'token', '', 'error', ARGV[2])
-return 1)lua";
-constexpr const char* kRenew = R"lua(
-local r = redis.call('HMGET', KEYS[1], 'state', 'token')
-if r[1] ~= 'open' or r[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'until', ARGV[2])
-return 1)lua";
-
-std::int64_t to_number(const redisReply* reply) {
-    std::int64_t value = 0;
-    std::from_chars(reply->str, reply->str + reply->len, value);
-    return value;
+bool has_prefix(const redisReply& reply, std::string_view prefix) {
+    return reply.type == REDIS_REPLY_ERROR && std::string_view(reply.str, reply.len).starts_with(prefix);
 }
 
+// A first claim is one `SET key record NX GET PX ttl`: nothing came back, so the key is ours. Only a key that was there
+// and is free again (released, or its lease ended) takes a second step, the claim script. Time comes from the caller's
+// clock, so that tests own it.
 class RedisLedger final : public ledger::Ledger {
 public:
     RedisLedger(RedisOptions options, ledger::LedgerOptions ledger_options, std::shared_ptr<Clock> clock,
                 std::shared_ptr<Random> random)
-        : options_(std::move(options)),
+        : prefix_(options.prefix),
           ledger_options_(ledger_options),
-          clock_(std::move(clock)),
-          random_(std::move(random)),
-          pid_(getpid()) {}
+          clock_(clock),
+          random_(random),
+          client_(std::move(options), std::move(clock), std::move(random)) {}
 
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
         std::vector<Claim> claims(requests.size());
-        std::vector<Words> commands;
         const auto now = clock_->now_us();
+        Commands commands;
         for (std::size_t i = 0; i < requests.size(); ++i) {
-            claims[i].key = requests[i].key;
+            const auto& request = requests[i];
+            claims[i].key = request.key;
             claims[i].token = random_->token_hex();
-            commands.push_back(script(kClaim, requests[i].key,
-                                      {claims[i].token, std::to_string(now + requests[i].lease_us), std::to_string(now),
-                                       requests[i].payload, ttl()}));
+            claims[i].until_us = now + request.lease_us;
+            if (!old_server_) {
+                commands.add({"SET", prefix_ + request.key,
+                              new_record(claims[i].token, claims[i].until_us, request.payload), "NX", "GET", "PX",
+                              ttl(request.lease_us)});
+            }
         }
-        HG_ASSIGN(auto replies, pipeline(commands));
-        for (std::size_t i = 0; i < replies.size(); ++i) {
-            HG_RETURN_IF_ERROR(read_claim(*replies[i], claims[i]));
+        std::vector<std::size_t> second;
+        if (old_server_) {
+            second.resize(requests.size());
+            for (std::size_t i = 0; i < second.size(); ++i) {
+                second[i] = i;
+            }
+        } else {
+            HG_ASSIGN(const auto replies, client_.run(commands));
+            for (std::size_t i = 0; i < replies.size(); ++i) {
+                HG_ASSIGN(const bool settled, first_answer(*replies[i], requests[i], now, claims[i]));
+                if (!settled) {
+                    second.push_back(i);
+                }
+            }
         }
+        HG_RETURN_IF_ERROR(claim_by_script(requests, now, second, claims));
         return claims;
     }
 
     Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
-        std::vector<Words> commands;
-        for (std::size_t i = 0; i < claims.size(); ++i) {
-            commands.push_back(script(kComplete, claims[i].key, {claims[i].token, results[i], ttl()}));
-        }
-        return fenced(commands, claims);
+        return fenced(complete_, claims, [&](std::size_t i) { return Words{results[i], ttl(0)}; });
     }
 
     Status release(const Claim& claim, const std::string& error) override {
-        return fenced({script(kRelease, claim.key, {claim.token, error})}, {claim});
+        return fenced(release_, {claim}, [&](std::size_t) { return Words{error, {}}; });
     }
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
         const auto until = clock_->now_us() + lease_us;
-        HG_RETURN_IF_ERROR(fenced({script(kRenew, claim.key, {claim.token, std::to_string(until)})}, {claim}));
+        HG_RETURN_IF_ERROR(fenced(renew_, {claim}, [&](std::size_t) {
+            return Words{std::to_string(until), ttl(lease_us)};
+        }));
         return until;
     }
 
     Result<std::int64_t> prune() override { return std::int64_t{0}; }  // Redis expires keys itself
 
-private:
-    std::string ttl() const { return std::to_string(std::max<std::int64_t>(1, ledger_options_.done_ttl_us / 1000)); }
-
-    Words script(const char* body, const std::string& key, const Words& arguments) const {
-        Words words = {"EVAL", body, "1", options_.prefix + key};
-        words.insert(words.end(), arguments.begin(), arguments.end());
-        return words;
+    Result<std::vector<std::string>> warnings() override {
+        Commands commands;
+        commands.add({"INFO", "everything"});
+        HG_ASSIGN(const auto replies, client_.run(commands));
+        if (replies[0]->type == REDIS_REPLY_ERROR) {
+            return status_of_error(*replies[0]);
+        }
+        const std::string_view info(replies[0]->str, replies[0]->len);
+        const auto field = [info](std::string_view name) {
+            const auto at = info.find(name);
+            const auto begin = at == std::string_view::npos ? info.size() : at + name.size();
+            return std::string(info.substr(begin, info.find('\r', begin) - begin));
+        };
+        std::vector<std::string> out;
+        if (const auto policy = field("\nmaxmemory_policy:");
+            policy.starts_with("allkeys") && field("\nmaxmemory:") != "0") {
+            out.push_back("Redis may evict ledger keys (maxmemory-policy " + policy +
+                          "): an evicted done key lets its message run again; use noeviction or volatile-ttl");
+        }
+        if (field("\naof_enabled:") != "1") {
+            out.emplace_back(
+                "Redis loses its newest keys in a restart (appendonly is off): effects outside a transaction may then "
+                "run again");
+        }
+        if (field("\nrole:") == "slave") {
+            out.emplace_back("this Redis is a replica: it takes no claims");
+        }
+        return out;
     }
 
-    static Status read_claim(const redisReply& reply, Claim& claim) {
-        if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 5) {
-            return {ErrorCode::unavailable,
-                    std::string("Redis answered a claim with ") + (reply.str != nullptr ? reply.str : "another type")};
-        }
-        const std::string status(reply.element[0]->str, reply.element[0]->len);
-        claim.until_us = to_number(reply.element[1]);
-        claim.attempts = static_cast<int>(to_number(reply.element[2]));
-        claim.result.assign(reply.element[3]->str, reply.element[3]->len);
-        claim.last_error.assign(reply.element[4]->str, reply.element[4]->len);
-        if (status == "acquired") {
+private:
+    using Words = std::array<std::string, 2>;
+
+    std::string ttl(std::int64_t lease_us) const {
+        return std::to_string(std::max<std::int64_t>({1, ledger_options_.done_ttl_us, lease_us * 2}) / 1000 + 1);
+    }
+
+    // False when the claim script has to decide.
+    Result<bool> first_answer(const redisReply& reply, const ClaimRequest& request, std::int64_t now, Claim& claim) {
+        if (reply.type == REDIS_REPLY_NIL) {
             claim.status = ClaimStatus::acquired;
-            return {};
+            claim.attempts = 1;
+            return true;
+        }
+        if (has_prefix(reply, "ERR syntax error")) {
+            old_server_ = true;  // NX with GET needs Redis 7.0
+            return false;
+        }
+        return read(reply, request, now, claim);
+    }
+
+    // Reads a record into a claim; false when the key is free, so that the script may take it.
+    static Result<bool> read(const redisReply& reply, const ClaimRequest& request, std::int64_t now, Claim& claim) {
+        if (reply.type != REDIS_REPLY_STRING) {
+            return reply.type == REDIS_REPLY_ERROR ? status_of_error(reply)
+                                                   : Status(ErrorCode::unavailable, "Redis answered with another type");
+        }
+        HG_ASSIGN(const auto record, parse_record({reply.str, reply.len}));
+        const bool other = !record.payload.empty() && !request.payload.empty() && record.payload != request.payload;
+        const bool ours = record.state == RedisRecord::State::open && record.token == claim.token;
+        if (!ours && !other && record.state != RedisRecord::State::done && record.until_us <= now) {
+            return false;
+        }
+        claim.until_us = record.until_us;
+        claim.attempts = record.attempts;
+        claim.last_error = record.error;
+        if (ours) {
+            claim.status = ClaimStatus::acquired;
+            return true;
         }
         claim.token.clear();
-        claim.status = status == "done" ? ClaimStatus::done : ClaimStatus::in_progress;
-        if (status == "mismatch") {
+        claim.status = record.state == RedisRecord::State::done ? ClaimStatus::done : ClaimStatus::in_progress;
+        if (other) {
             claim.error = ledger::payload_mismatch(claim.key);
+        } else {
+            claim.result = record.result;
+        }
+        return true;
+    }
+
+    Status claim_by_script(const std::vector<ClaimRequest>& requests, std::int64_t now,
+                           const std::vector<std::size_t>& which, std::vector<Claim>& claims) {
+        if (which.empty()) {
+            return {};
+        }
+        const auto add = [&](Commands& commands, std::size_t n) {
+            const auto& request = requests[which[n]];
+            const auto& claim = claims[which[n]];
+            commands.add({"EVALSHA", claim_.sha, "1", prefix_ + request.key, claim.token,
+                          std::to_string(now + request.lease_us), std::to_string(now), request.payload,
+                          ttl(request.lease_us)});
+        };
+        HG_ASSIGN(const auto replies, run_script(claim_, which.size(), add));
+        for (std::size_t n = 0; n < which.size(); ++n) {
+            auto& claim = claims[which[n]];
+            HG_ASSIGN(const bool settled, read(*replies[n], requests[which[n]], now, claim));
+            if (!settled) {
+                claim.token.clear();  // a lease of no length: nobody's
+            }
         }
         return {};
     }
 
-    Status fenced(const std::vector<Words>& commands, const std::vector<Claim>& claims) {
-        HG_ASSIGN(auto replies, pipeline(commands));
+    template <class Arguments>
+    Status fenced(const Script& script, const std::vector<Claim>& claims, Arguments arguments) {
+        const auto add = [&](Commands& commands, std::size_t i) {
+            const auto words = arguments(i);
+            commands.add({"EVALSHA", script.sha, "1", prefix_ + claims[i].key, claims[i].token, words[0], words[1]});
+        };
+        HG_ASSIGN(const auto replies, run_script(script, claims.size(), add));
         for (std::size_t i = 0; i < replies.size(); ++i) {
             if (replies[i]->type != REDIS_REPLY_INTEGER) {
-                return {ErrorCode::unavailable,
-                        std::string("Redis refused: ") + (replies[i]->str != nullptr ? replies[i]->str : "")};
+                return status_of_error(*replies[i]);
             }
             if (replies[i]->integer != 1) {
                 return ledger::stale_lease(claims[i].key);
@@ -157,118 +217,43 @@ private:
         return {};
     }
 
-    Status connect() {
-        const timeval timeout{options_.timeout_us / 1'000'000, options_.timeout_us % 1'000'000};
-        context_.reset(redisConnectWithTimeout(options_.host.c_str(), options_.port, timeout));
-        const auto where = "Redis at " + options_.host + ":" + std::to_string(options_.port);
-        if (!context_ || context_->err != 0) {
-            const std::string why = context_ ? context_->errstr : "out of memory";
-            context_.reset();
-            return {ErrorCode::unavailable, where + " cannot be reached: " + why};
+    // EVALSHA; a server that does not know the script (restarted, flushed, failed over) ran none of it: load and
+    // repeat.
+    template <class Add>
+    Result<Replies> run_script(const Script& script, std::size_t count, Add add) {
+        Commands commands;
+        for (std::size_t i = 0; i < count; ++i) {
+            add(commands, i);
         }
-        redisSetTimeout(context_.get(), timeout);
-        std::vector<Words> greeting;
-        if (!options_.password.empty()) {
-            greeting.push_back(options_.username.empty() ? Words{"AUTH", options_.password}
-                                                         : Words{"AUTH", options_.username, options_.password});
-        }
-        if (options_.database != 0) {
-            greeting.push_back({"SELECT", std::to_string(options_.database)});
-        }
-        for (const auto& words : greeting) {
-            HG_ASSIGN(auto replies, exchange({words}));
-            if (replies[0]->type == REDIS_REPLY_ERROR) {
-                context_.reset();
-                return {ErrorCode::permission_denied, where + " refused the credentials or the database"};
+        HG_ASSIGN(auto replies, client_.run(commands));
+        std::vector<std::size_t> again;
+        Commands repeated;
+        repeated.add({"SCRIPT", "LOAD", script.body});
+        for (std::size_t i = 0; i < count; ++i) {
+            if (has_prefix(*replies[i], "NOSCRIPT")) {
+                again.push_back(i);
+                add(repeated, i);
             }
         }
-        return {};
-    }
-
-    Result<std::vector<Reply>> exchange(const std::vector<Words>& commands) {
-        for (const auto& words : commands) {
-            std::vector<const char*> data;
-            std::vector<std::size_t> sizes;
-            for (const auto& word : words) {
-                data.push_back(word.data());
-                sizes.push_back(word.size());
-            }
-            redisAppendCommandArgv(context_.get(), static_cast<int>(words.size()), data.data(), sizes.data());
-        }
-        std::vector<Reply> replies;
-        SystemClock clock;
-        const auto deadline = Deadline::after(clock, options_.timeout_us);
-        int sent = 0;
-        while (sent == 0) {
-            if (redisBufferWrite(context_.get(), &sent) != REDIS_OK) {
-                return broken();
-            }
-        }
-        while (replies.size() < commands.size()) {
-            void* reply = nullptr;
-            if (redisGetReplyFromReader(context_.get(), &reply) != REDIS_OK) {
-                return broken();
-            }
-            if (reply != nullptr) {
-                replies.emplace_back(static_cast<redisReply*>(reply));
-                continue;
-            }
-            HG_RETURN_IF_ERROR(wait_readable(clock, deadline));
-            if (redisBufferRead(context_.get()) != REDIS_OK) {
-                return broken();
+        if (!again.empty()) {
+            HG_ASSIGN(auto more, client_.run(repeated));
+            for (std::size_t n = 0; n < again.size(); ++n) {
+                replies[again[n]] = std::move(more[n + 1]);
             }
         }
         return replies;
     }
 
-    Status broken() {
-        const std::string why(&context_->errstr[0]);
-        context_.reset();
-        return {ErrorCode::unavailable, "the connection to Redis broke: " + why};
-    }
-
-    // hiredis would block for its whole timeout; this looks up every 50 ms.
-    Status wait_readable(const Clock& clock, Deadline deadline) {
-        while (true) {
-            pollfd waiting{context_->fd, POLLIN, 0};
-            if (poll(&waiting, 1, kPollMs) > 0) {
-                return {};
-            }
-            const bool interrupted = options_.interrupt && options_.interrupt();
-            if (interrupted || deadline.left_us(clock) <= 0) {
-                context_.reset();  // its answer may still come: the connection is of no use any more
-                return interrupted ? Status(ErrorCode::interrupted, "interrupted while waiting for Redis")
-                                   : Status(ErrorCode::unavailable, "Redis did not answer in time");
-            }
-        }
-    }
-
-    // A lost answer is sent again once: a claim that had gone through then reads as in progress (its own token is gone,
-    // so the lease must end), a completion as stale. Both are safe: nothing runs twice.
-    Result<std::vector<Reply>> pipeline(const std::vector<Words>& commands) {
-        if (getpid() != pid_) {
-            return Status(ErrorCode::forked, "a Redis ledger was used after fork(); open a new one in the child");
-        }
-        const std::lock_guard lock(mutex_);
-        const bool fresh = !context_;
-        if (fresh) {
-            HG_RETURN_IF_ERROR(connect());
-        }
-        auto replies = exchange(commands);
-        if (replies.ok() || fresh || replies.status().code() == ErrorCode::interrupted) {
-            return replies;
-        }
-        HG_RETURN_IF_ERROR(connect());
-        return exchange(commands);
-    }
-
-    RedisOptions options_;
+    std::string prefix_;
     ledger::LedgerOptions ledger_options_;
     std::shared_ptr<Clock> clock_;
     std::shared_ptr<Random> random_;
-    int pid_;
-    std::mutex mutex_;
-    std::unique_ptr<redisContext, FreeContext> context_;
+    RedisClient client_;
+    std::atomic<bool> old_server_{false};
+    const Script claim_{"claim"};
+    const Script complete_{"complete"};
+    const Script release_{"release"};
+    const Script renew_{"renew"};
 };
 
 }  // namespace

@@ -15,17 +15,22 @@ const std::string kAcquire = R"sql(
 INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)
 ON CONFLICT (key) DO UPDATE SET
     attempts = CASE WHEN state = 1 THEN 1 ELSE attempts + 1 END, state = 0, token = ?2, owner = ?3, until_us = ?4,
-    payload = ?5, result = NULL, expires_us = NULL
+    payload = ?5, result = NULL, expires_us = NULL,
+    last_error = CASE WHEN state = 1 THEN NULL ELSE last_error END
 WHERE (state = 0 AND until_us <= ?6 AND (payload = '' OR ?5 = '' OR payload = ?5)) OR (state = 1 AND expires_us <= ?6)
 RETURNING attempts, last_error)sql";
 const std::string kRead =
     "SELECT state, until_us, attempts, payload, result, last_error, owner FROM ledger WHERE key = ?1";
 const std::string kExpire = "UPDATE ledger SET until_us = 0 WHERE key = ?1 AND state = 0 AND owner = ?2";
+// A released key has until_us = 0: its last owner may release it again, and no more.
 const std::string kComplete =
-    "UPDATE ledger SET state = 1, result = ?3, expires_us = ?4 WHERE key = ?1 AND token = ?2 AND state = 0";
+    "UPDATE ledger SET state = 1, result = ?3, expires_us = ?4 "
+    "WHERE key = ?1 AND token = ?2 AND state = 0 AND until_us > 0";
+const std::string kCompleted = "SELECT 1 FROM ledger WHERE key = ?1 AND token = ?2 AND state = 1";
 const std::string kRelease =
-    "UPDATE ledger SET until_us = 0, token = NULL, last_error = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
-const std::string kRenew = "UPDATE ledger SET until_us = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
+    "UPDATE ledger SET until_us = 0, last_error = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
+const std::string kRenew =
+    "UPDATE ledger SET until_us = ?3 WHERE key = ?1 AND token = ?2 AND state = 0 AND until_us > 0";
 
 std::string text(const SqlValue& value) {
     const auto* found = std::get_if<std::string>(&value);
@@ -64,19 +69,19 @@ public:
         const auto expires = clock_->now_us() + options_.done_ttl_us;
         return in_one_commit(claims.size(), [&]() -> Status {
             for (std::size_t i = 0; i < claims.size(); ++i) {
-                HG_RETURN_IF_ERROR(fenced(kComplete, claims[i], {claims[i].key, claims[i].token, results[i], expires}));
+                HG_RETURN_IF_ERROR(complete_one(claims[i], results[i], expires));
             }
             return {};
         });
     }
 
     Status release(const Claim& claim, const std::string& error) override {
-        return fenced(kRelease, claim, {claim.key, claim.token, error});
+        return fenced(kRelease, claim, {stored(claim.key), claim.token, error});
     }
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
         const auto until = clock_->now_us() + lease_us;
-        HG_RETURN_IF_ERROR(fenced(kRenew, claim, {claim.key, claim.token, until}));
+        HG_RETURN_IF_ERROR(fenced(kRenew, claim, {stored(claim.key), claim.token, until}));
         return until;
     }
 
@@ -101,6 +106,18 @@ private:
         return db_->commit();
     }
 
+    static std::string stored(const std::string& key) { return std::string(ledger::kStoragePrefix) + key; }
+
+    Status complete_one(const Claim& claim, const std::string& result, std::int64_t expires) {
+        const auto key = stored(claim.key);
+        HG_ASSIGN(const auto changed, db_->execute(kComplete, {key, claim.token, result, expires}));
+        if (changed.changes == 1) {
+            return {};
+        }
+        HG_ASSIGN(const auto before, db_->execute(kCompleted, {key, claim.token}));
+        return before.rows.empty() ? ledger::stale_lease(claim.key) : Status();
+    }
+
     Status fenced(const std::string& sql, const Claim& claim, const SqlRow& parameters) {
         HG_ASSIGN(auto result, db_->execute(sql, parameters));
         return result.changes == 1 ? Status() : ledger::stale_lease(claim.key);
@@ -110,10 +127,11 @@ private:
         const auto now = clock_->now_us();
         Claim claim;
         claim.key = request.key;
+        const auto key = stored(request.key);
         for (int round = 0; round < 2; ++round) {
             const auto token = random_->token_hex();
             const auto until = now + request.lease_us;
-            HG_ASSIGN(auto won, db_->execute(kAcquire, {request.key, token, owner_, until, request.payload, now}));
+            HG_ASSIGN(auto won, db_->execute(kAcquire, {key, token, owner_, until, request.payload, now}));
             if (!won.rows.empty()) {
                 claim.status = ClaimStatus::acquired;
                 claim.token = token;
@@ -122,7 +140,7 @@ private:
                 claim.last_error = text(won.rows[0][1]);
                 return claim;
             }
-            HG_ASSIGN(auto read, db_->execute(kRead, {request.key}));
+            HG_ASSIGN(auto read, db_->execute(kRead, {key}));
             if (read.rows.empty()) {
                 continue;  // pruned in between
             }
@@ -139,7 +157,7 @@ private:
             }
             // The owner is proved dead on this host: no need to wait for the end of its lease.
             if (number(row[0]) == kInProgress && process_is_dead(text(row[6]))) {
-                HG_ASSIGN(auto freed, db_->execute(kExpire, {request.key, text(row[6])}));
+                HG_ASSIGN(auto freed, db_->execute(kExpire, {key, text(row[6])}));
                 static_cast<void>(freed);
                 continue;
             }

@@ -53,6 +53,10 @@ ALTER TABLE items ADD COLUMN due_us INTEGER;
 UPDATE items SET due_us = COALESCE(last_republished_us, ingested_us);
 CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
 )sql",
+    // 2 -> 3: storage keys of the ledger carry the version of the key scheme
+    R"sql(
+UPDATE ledger SET key = 'v1:' || key;
+)sql",
 };
 
 }  // namespace headgate::backends

@@ -1,0 +1,70 @@
+// Connections to one Redis server: a bounded pool, pipelines, reconnection with back-off. hiredis only parses replies.
+#pragma once
+
+#include <hiredis/hiredis.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "stream.hpp"
+
+namespace headgate::backends {
+
+struct FreeReply {
+    void operator()(redisReply* reply) const { freeReplyObject(reply); }
+};
+using Reply = std::unique_ptr<redisReply, FreeReply>;
+using Replies = std::vector<Reply>;
+
+// Commands in the wire format (RESP arrays of bulk strings), one after the other.
+class Commands {
+public:
+    void add(std::initializer_list<std::string_view> words);
+    std::size_t size() const { return count_; }
+    const std::string& wire() const { return wire_; }
+
+private:
+    std::string wire_;
+    std::size_t count_ = 0;
+};
+
+class RedisClient {
+public:
+    RedisClient(RedisOptions options, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
+    ~RedisClient();
+    RedisClient(const RedisClient&) = delete;
+    RedisClient& operator=(const RedisClient&) = delete;
+
+    // One round trip. Sent again on a fresh connection when the old one broke: commands must bear that.
+    Result<Replies> run(const Commands& commands);
+
+private:
+    struct Connection;
+    using Held = std::unique_ptr<Connection>;
+
+    Result<Held> take(const Patience& patience, bool& fresh);
+    void give_back(Held connection);
+    Result<Held> connect(const Patience& patience);
+    Result<Held> connect_once(const Patience& patience) const;
+    static Result<Replies> exchange(Connection& connection, const Commands& commands, const Patience& patience);
+
+    RedisOptions options_;
+    std::shared_ptr<Clock> clock_;
+    std::shared_ptr<Random> random_;
+    int pid_;
+    std::mutex mutex_;
+    std::condition_variable returned_;
+    std::vector<Held> idle_;
+    int open_ = 0;
+    bool away_ = false;             // the last call that needed a connection waited in vain
+    int failures_ = 0;              // connects in a row that failed
+    std::int64_t next_try_us_ = 0;  // while away: no connect before, by the monotonic clock
+    Status last_failure_;
+};
+
+// What an error reply means to a caller.
+Status status_of_error(const redisReply& reply);
+
+}  // namespace headgate::backends

@@ -1,0 +1,115 @@
+#include "record.hpp"
+
+#include <array>
+#include <charconv>
+
+#include "headgate/backends/redis.hpp"
+
+namespace headgate::backends {
+namespace {
+
+// Shared by the scripts: the fields of a record, and where its texts begin.
+#define HG_LUA_PARSE                                                                            \
+    "local function fields(v) "                                                                 \
+    "local s, u, n, t, p, e, at = string.match(v, '^(%a) (%d+) (%d+) (%x+) (%d+) (%d+)\\n()') " \
+    "return s, u, n, t, tonumber(p), tonumber(e), at end\n"                                     \
+    "local v = redis.call('GET', KEYS[1])\n"
+
+// ARGV: token, until, now, payload, time to live in ms. Answers with the record as it is now; the caller reads from it
+// whether the token is its own. Repeating it is harmless: an owner that asks again (its first answer was lost) owns.
+constexpr std::string_view kClaim = HG_LUA_PARSE R"lua(local attempts, err = 0, ''
+if v then
+  local s, u, n, t, p, e, at = fields(v)
+  if not s then return redis.error_reply('ERR not a headgate record') end
+  local payload = string.sub(v, at, at + p - 1)
+  if t == ARGV[1] and s == 'o' then return v end
+  if payload ~= '' and ARGV[4] ~= '' and payload ~= ARGV[4] then return v end
+  if s == 'd' or (s == 'o' and tonumber(u) > tonumber(ARGV[3])) then return v end
+  attempts, err = tonumber(n), string.sub(v, at + p, at + p + e - 1)
+end
+local record = string.format('o %s %d %s %d %d\n', ARGV[2], attempts + 1, ARGV[1], #ARGV[4], #err) .. ARGV[4] .. err
+redis.call('SET', KEYS[1], record, 'PX', ARGV[5])
+return record)lua";
+
+// ARGV: token, result, time to live in ms. 1: done by this owner, now or before.
+constexpr std::string_view kComplete = HG_LUA_PARSE R"lua(if not v then return 0 end
+local s, u, n, t, p, e, at = fields(v)
+if t ~= ARGV[1] or s == 'r' then return 0 end
+if s == 'd' then return 1 end
+local head = string.format('d %s %s %s %d %d\n', u, n, t, p, e)
+redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p + e - 1) .. ARGV[2], 'PX', ARGV[3])
+return 1)lua";
+
+// ARGV: token, error. The token stays, so that releasing again is harmless.
+constexpr std::string_view kRelease = HG_LUA_PARSE R"lua(if not v then return 0 end
+local s, u, n, t, p, e, at = fields(v)
+if t ~= ARGV[1] or s == 'd' then return 0 end
+local head = string.format('r 0 %s %s %d %d\n', n, t, p, #ARGV[2])
+redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p - 1) .. ARGV[2], 'KEEPTTL')
+return 1)lua";
+
+// ARGV: token, until, time to live in ms.
+constexpr std::string_view kRenew = HG_LUA_PARSE R"lua(if not v then return 0 end
+local s, u, n, t, p, e, at = fields(v)
+if t ~= ARGV[1] or s ~= 'o' then return 0 end
+local head = string.format('o %s %s %s %d %d\n', ARGV[2], n, t, p, e)
+redis.call('SET', KEYS[1], head .. string.sub(v, at), 'PX', ARGV[3])
+return 1)lua";
+
+Status not_a_record() {
+    return {ErrorCode::corrupt_data, "a ledger key in Redis holds something that is not a headgate record"};
+}
+
+}  // namespace
+
+std::string_view redis_script(std::string_view name) {
+    if (name == "claim") {
+        return kClaim;
+    }
+    if (name == "complete") {
+        return kComplete;
+    }
+    return name == "release" ? kRelease : kRenew;
+}
+
+std::string new_record(const std::string& token, std::int64_t until_us, const std::string& payload) {
+    std::string record = "o ";
+    record.append(std::to_string(until_us)).append(" 1 ").append(token).append(" ");
+    record.append(std::to_string(payload.size())).append(" 0\n").append(payload);
+    return record;
+}
+
+Result<RedisRecord> parse_record(std::string_view text) {
+    RedisRecord record;
+    const auto line = text.substr(0, text.find('\n'));
+    std::array<std::string_view, 6> words;
+    std::size_t count = 0;
+    for (std::size_t at = 0; at <= line.size() && count < words.size(); ++count) {
+        const auto end = std::min(line.find(' ', at), line.size());
+        words[count] = line.substr(at, end - at);
+        at = end + 1;
+    }
+    const auto number = [](std::string_view word, auto& into) {
+        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), into);
+        return error == std::errc{} && end == word.data() + word.size();
+    };
+    std::size_t payload = 0;
+    std::size_t error = 0;
+    if (count != 6 || line.size() == text.size() || words[0].size() != 1 ||
+        std::string_view("ord").find(words[0][0]) == std::string_view::npos || !number(words[1], record.until_us) ||
+        !number(words[2], record.attempts) || !number(words[4], payload) || !number(words[5], error)) {
+        return not_a_record();
+    }
+    const auto body = text.substr(line.size() + 1);
+    if (payload > body.size() || error > body.size() - payload) {
+        return not_a_record();
+    }
+    record.state = static_cast<RedisRecord::State>(words[0][0]);
+    record.token = words[3];
+    record.payload = body.substr(0, payload);
+    record.error = body.substr(payload, error);
+    record.result = body.substr(payload + error);
+    return record;
+}
+
+}  // namespace headgate::backends

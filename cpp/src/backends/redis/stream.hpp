@@ -1,0 +1,27 @@
+// Bytes to and from a server, plain or TLS, with deadlines and interruption.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "headgate/backends/redis.hpp"
+
+namespace headgate::backends {
+
+// What a call may still spend.
+struct Patience {
+    Deadline deadline;
+    const Interrupt& interrupt;
+};
+
+class Stream {
+public:
+    virtual ~Stream() = default;
+    virtual Status write(std::string_view bytes, const Patience& patience) = 0;
+    // At least one byte.
+    virtual Result<std::size_t> read(char* into, std::size_t size, const Patience& patience) = 0;
+};
+
+Result<std::unique_ptr<Stream>> connect_stream(const RedisOptions& options, const Patience& patience);
+
+}  // namespace headgate::backends

@@ -1,0 +1,115 @@
+"""Ledger URLs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from headgate._native import core
+from headgate.errors import ConfigError, Kind
+from headgate.idempotency._ledger import DAY_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from urllib.parse import SplitResult
+
+    from headgate.idempotency._ledger import Ledger
+
+# spec 004, decision 4: done keys live 24 h on Redis, 14 days on SQLite and DynamoDB.
+_DEFAULT_TTL_S = {
+    "redis": DAY_S, "rediss": DAY_S, "redis+cluster": DAY_S, "rediss+cluster": DAY_S,
+    "sqlite": 14 * DAY_S, "memory": 14 * DAY_S, "dynamodb": 14 * DAY_S,
+}  # fmt: skip
+_KNOWN = "sqlite:///file, redis://host:port/db, rediss://host:port/db, redis+cluster://host:port, dynamodb://table, memory://"
+PREFIX = "headgate:v1:"
+
+
+def open_ledger(cls: type[Ledger], url: str, done_ttl: float | None, clock: Any, random: Any) -> Ledger:
+    """The ledger that a URL names; see `Ledger.open`."""
+    parts = urlsplit(url)
+    if parts.scheme not in _DEFAULT_TTL_S:
+        message = f"ledger URL: unknown scheme {parts.scheme!r}; expected one of {_KNOWN}"
+        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+    ttl = done_ttl if done_ttl is not None else _DEFAULT_TTL_S[parts.scheme]
+    ttl_us = int(ttl * 1e6)
+    if parts.scheme == "memory":
+        return cls(core.memory_ledger(ttl_us, clock, random), clock, done_ttl=ttl)
+    if parts.scheme == "sqlite":
+        from headgate.backends.local import LocalDatabase
+
+        return cls.on_database(LocalDatabase(sqlite_path(url)), done_ttl=ttl, clock=clock, random=random)
+    if parts.scheme == "dynamodb":
+        from headgate.backends.dynamodb import DynamoLedger
+
+        options = _options(parts, {"region": str, "endpoint": str, "profile": str})
+        return cls(DynamoLedger.open(_host(parts), options, ttl, clock, random), clock, done_ttl=ttl)
+    if parts.scheme.endswith("+cluster"):
+        from headgate.backends.redispy import RedisPyClient
+
+        client = RedisPyClient.cluster(url.replace("+cluster", "", 1))
+        return cls.on_redis(client, done_ttl=ttl, clock=clock, random=random)
+    options = _options(
+        parts,
+        {"ssl_ca_certs": str, "ssl_cert_reqs": _verify, "pool_size": _count, "timeout": float, "reconnect": float},
+    )
+    native = core.redis_ledger(
+        parts.hostname or "127.0.0.1", parts.port or 6379, unquote(parts.username or ""), unquote(parts.password or ""),
+        _database(parts), PREFIX, parts.scheme == "rediss", options.get("ssl_cert_reqs", True),
+        options.get("ssl_ca_certs", ""), options.get("pool_size", 8), int(options.get("timeout", 5.0) * 1e6),
+        int(options.get("reconnect", 1.0) * 1e6), ttl_us, clock, random,
+    )  # fmt: skip
+    return cls(native, clock, done_ttl=ttl)
+
+
+def sqlite_path(url: str) -> str:
+    """The file of a ``sqlite:///relative`` or ``sqlite:////absolute`` URL.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = unquote(url.removeprefix("sqlite://")).removeprefix("/")
+    if not path:
+        message = f"{url!r}: expected sqlite:///relative/file or sqlite:////absolute/file"
+        raise ConfigError(message)
+    return path
+
+
+def _options(parts: SplitResult, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
+    found = {}
+    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            message = f"ledger URL: unknown option {name!r}; expected one of {', '.join(sorted(known))}"
+            raise ConfigError(message)
+        try:
+            found[name] = known[name](text)
+        except ValueError:
+            message = f"ledger URL: option {name}={text!r} is not valid"
+            raise ConfigError(message) from None
+    return found
+
+
+def _verify(text: str) -> bool:
+    if text not in {"required", "none"}:
+        raise ValueError
+    return text == "required"
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _database(parts: SplitResult) -> int:
+    text = parts.path.strip("/")
+    if text and not text.isdecimal():
+        message = f"ledger URL: expected a database number after the slash, not {text!r}"
+        raise ConfigError(message)
+    return int(text or 0)
+
+
+def _host(parts: SplitResult) -> str:
+    if not parts.netloc:
+        message = f"ledger URL: {parts.scheme}:// needs a name, as in {parts.scheme}://table"
+        raise ConfigError(message)
+    return unquote(parts.netloc)

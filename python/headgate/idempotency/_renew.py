@@ -1,0 +1,76 @@
+"""Leases kept alive while slow handlers run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from headgate.errors import ConflictError, HeadgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headgate.idempotency._ledger import Claim, Ledger
+
+
+class Heart:
+    """One thread renews every claim of a ledger at a third of its lease."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._wake = threading.Condition()
+        self._due: dict[int, tuple[float, Claim, float]] = {}
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+
+    @contextmanager
+    def keep(self, claim: Claim, lease: float) -> Iterator[None]:
+        """Renew the claim until the block ends or the lease is lost (completing will say so)."""
+        self._add(claim, lease)
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._due.pop(id(claim), None)
+
+    def _add(self, claim: Claim, lease: float) -> None:
+        with self._wake:
+            if self._thread is None or self._pid != os.getpid():  # a forked child has no threads
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._run, name="headgate-renew", daemon=True)
+                self._thread.start()
+            due = time.monotonic() + lease / 3
+            first = min((entry[0] for entry in self._due.values()), default=None)
+            self._due[id(claim)] = (due, claim, lease)
+            if first is None or due < first:
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                now = time.monotonic()
+                ready = [entry for entry in self._due.values() if entry[0] <= now]
+                if not ready:
+                    first = min((entry[0] for entry in self._due.values()), default=None)
+                    self._wake.wait(None if first is None else first - now)
+                    continue
+            for _, claim, lease in ready:
+                self._renew(claim, lease)
+
+    def _renew(self, claim: Claim, lease: float) -> None:
+        delay = lease / 3
+        try:
+            self._ledger.renew(claim, lease)
+        except ConflictError:
+            delay = -1.0  # lost: no use trying again
+        except HeadgateError:
+            delay = lease / 10  # the backend is away: soon again, while the lease lasts
+        with self._wake:
+            if id(claim) in self._due:
+                if delay < 0:
+                    del self._due[id(claim)]
+                else:
+                    self._due[id(claim)] = (time.monotonic() + delay, claim, lease)
