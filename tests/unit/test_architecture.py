@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "ports": set(),
     "_registry": set(),
     "identity": BASE,
+    "inbox": BASE,
     "resilience": BASE,
     "intake": BASE,
     "idempotency": BASE,
