@@ -52,6 +52,7 @@ class Backends:
     objects: str = _text("file://headgate-data/objects", "raw blobs, exports, stage outputs")
     store: str = _text("sqlite:///headgate-data/headgate.db", "items, outbox, queue, state, workflow history")
     ledger: str = _text("", "idempotency ledger; empty: in the store's file, so that effects are exactly once")
+    notify: str = _text("", "kafka://, sns:// or sqs:// for announcements; empty: this machine's own consumers")
     durability: str = _choice("full", ("full", "normal"), "full survives power loss, normal a crashed process")
 
 
@@ -100,6 +101,17 @@ class ConsumerConfig:
     key: str = _text("", "module:function(body) -> business key; empty: the event id of the body")
     lease_s: float = _number(300, 0.1, 43_200, "seconds until another worker may take over")
     max_attempts: int = _number(5, 1, 100, "then the message goes to the dead letters")
+    queue: str = _text("", "kafka://host:port?setting=value or sqs://queue-url; empty: the queue in the store's file")
+    effects: str = _choice(
+        "transaction",
+        ("transaction", "writes", "plain"),
+        "where the handler's effect goes: the ledger's own SQLite commit, DynamoDB writes, or anywhere (at least once)",
+    )
+    on_unavailable: str = _choice(
+        "refuse", ("refuse", "process"), "the ledger is away: keep the message, or run plain effects unprotected"
+    )
+    concurrency: int = _number(4, 1, 256, "Kafka: partitions, SQS: messages handled at the same time")
+    dead_letters: str = _text("", "Kafka: the dead-letter topic (empty: TOPIC.DLQ); SQS: a queue's URL")
 
 
 @dataclass

@@ -144,6 +144,30 @@ class RedisClientProtocol(Protocol):
     def run_script(self, script: str, key: str, arguments: list[str]) -> Any: ...
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """One row of the outbox."""
+
+    row: int
+    topic: str
+    key: str
+    body: str
+
+
+class Publisher(Protocol):
+    """Takes announcements elsewhere; returns the rows that have arrived, the rest is sent again later."""
+
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]: ...
+
+
+class Metrics(Protocol):
+    """Where counts and durations go; `headgate.ops.MemoryMetrics` keeps them for Prometheus."""
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None: ...
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+
 class StateStore(Protocol):
     """Small named documents: breakers, trackers."""
 

@@ -8,19 +8,20 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from headgate._native import core
 from headgate._registry import ADAPTERS, PIPELINES, PLANS, resolve
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.checkpoint import CheckpointRun, update
 from headgate.checkpoint._run import Mode, local_path
-from headgate.consume import Consumer, Worker
+from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
 from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
 from headgate.intake import CollectionResult, Collector, Intake, Pipeline
+from headgate.ops import MemoryMetrics
 from headgate.ports import Item
 from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headgate.config import Config, SourceConfig
+    from headgate.consume._process import Effects
+    from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Clock, Json, ObjectStore
 
 _EXPORT_ROWS = 5_000
@@ -117,18 +120,37 @@ class App:
         """One collection."""
         return self.collector.collect(self.query())
 
+    @cached_property
+    def metrics(self) -> MemoryMetrics:
+        return MemoryMetrics()
+
+    @cached_property
+    def publisher(self) -> Any:
+        """Where announcements go, or None for this machine's own consumers."""
+        url = self.config.backends.notify
+        if not url:
+            return None
+        from headgate.backends.publish import open_publisher
+
+        return open_publisher(url)
+
     def relay(self) -> int:
-        """Deliver what waits in the outbox."""
+        """Deliver what waits in the outbox; how many announcements."""
+        if self.publisher is not None:
+            sent = 0
+            while arrived := self.store.publish_outbox(self.publisher):
+                sent += arrived
+            return sent
         groups: dict[str, list[str]] = {}
         for name, consumer in self.config.consumers.items():
             groups.setdefault(consumer.topic, []).append(name)
         return self.store.relay_outbox(groups)
 
-    def worker(self, name: str) -> Worker:
-        """A worker for a configured consumer.
+    def worker(self, name: str) -> Any:
+        """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.
 
         Raises:
-            ConfigError: there is no such consumer, or its handler cannot be imported.
+            ConfigError: there is no such consumer, its handler cannot be imported, or its queue is of no known kind.
         """
         where = f"consumers.{name}"
         if name not in self.config.consumers:
@@ -136,15 +158,37 @@ class App:
             message = f"{where}: there is no such consumer; expected one of: {known}"
             raise ConfigError(message)
         c = self.config.consumers[name]
-        if self.ledger.database is None:
-            message = (
-                "backends.ledger: consumers on the embedded queue need the ledger in the store's file (leave it empty)"
-            )
-            raise ConfigError(message)
         key = self._resolve(f"{where}.key", c.key) if c.key else None
         handler = self._resolve(f"{where}.handler", c.handler)
-        consumer = Consumer(name, c.topic, handler, key, c.lease_s, c.max_attempts)
-        return Worker(consumer, self.store, self.ledger, self.clock)
+        consumer = Consumer(
+            name, c.topic, handler, key, c.lease_s, c.max_attempts, effects=cast("Effects", c.effects),
+            on_unavailable=cast("OnUnavailable", c.on_unavailable),
+        )  # fmt: skip
+        if not c.queue:
+            if self.ledger.database is None:
+                message = (
+                    "backends.ledger: consumers on the embedded queue need the ledger in the store's file (leave it "
+                    "empty)"
+                )
+                raise ConfigError(message)
+            return Worker(consumer, self.store, self.ledger, self.clock, self.metrics)
+        scheme, _, rest = c.queue.partition("://")
+        place, _, query = rest.partition("?")
+        options = dict(parse_qsl(query))
+        if scheme == "kafka":
+            return KafkaWorker(
+                consumer, self.ledger, self.clock, {"bootstrap.servers": place.strip("/"), **options},
+                concurrency=c.concurrency, dead_letter_topic=c.dead_letters or None, metrics=self.metrics,
+            )  # fmt: skip
+        if scheme == "sqs":
+            from headgate.backends.publish import sqs_client
+
+            client, url = sqs_client(place, options)
+            return SqsWorker(
+                consumer, self.ledger, self.clock, client, url, dead_letter_url=c.dead_letters or None,
+                concurrency=c.concurrency, metrics=self.metrics,
+            )  # fmt: skip
+        raise _scheme(f"{where}.queue", c.queue, "kafka://host:port, sqs://queue-url, or nothing")
 
     def heal(self) -> SelfHealingResult:
         """One sweep."""

@@ -67,7 +67,7 @@ def test_a_failing_handler_is_tried_again_and_then_buried(world, store, clock):
 def test_a_message_somebody_else_holds_comes_back(world, store, clock):
     publish(store, 1)
     worker = world(effect)
-    held = worker.ledger.claim(worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0]), 30)
+    held = worker.ledger.claim(worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0].body), 30)
     result = worker.drain()
     assert (result.received, result.waiting, result.handled) == (1, 1, 0)
     assert worker.drain().received == 0
@@ -117,7 +117,7 @@ def test_stopping_gives_unhandled_messages_back(world, store, clock):
 def test_attempts_survive_crashes(world, store, clock):
     publish(store, 1)
     worker = world(effect, max_attempts=2)
-    key = worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0])
+    key = worker.consumer.claim_key(store.receive("t", "c", 1, 0)[0].body)
     for _ in range(2):
         worker.ledger.claim(key, 1)
         clock.advance_us(2_000_000)

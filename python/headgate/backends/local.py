@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._native import core
-from headgate.ports import DeadLetter, Item, Json, Message, StaleItem, Stored
+from headgate.ports import Announcement, DeadLetter, Item, Json, Message, StaleItem, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from headgate.ports import Clock, Transaction
+    from headgate.ports import Clock, Publisher, Transaction
 
 
 def dumps(value: Any) -> str:
@@ -124,6 +124,22 @@ class LocalStore:
                     )
                 tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, row_id))
         return len(rows)
+
+    def publish_outbox(self, publisher: Publisher, limit: int = 1_000) -> int:
+        """Send unsent announcements elsewhere, in their order; how many arrived.
+
+        A row is marked after it arrived: a crash in between sends it again.
+        """
+        rows = self.db.execute(
+            "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
+        )
+        arrived = publisher.publish([Announcement(*row) for row in rows]) if rows else []
+        core.fault_point("outbox.after_publish")
+        now = self.clock.now_us()
+        with self.db.transaction() as tx:
+            for row in arrived:
+                tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, row))
+        return len(arrived)
 
     # --- queue
 

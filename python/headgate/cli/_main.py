@@ -134,8 +134,10 @@ def _consume(options: argparse.Namespace) -> int:
     app = _app(options)
     worker = app.worker(options.name)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    for text in app.ledger.warnings():
+        print(f"warning: {text}", file=sys.stderr)
     app.relay()
-    result = worker.drain(options.wait)
+    result = worker.run() if options.forever else worker.drain(options.wait)
     _print(asdict(result))
     return EXIT_OK if not result.errors else EXIT_FAILED
 
@@ -279,6 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     consume = add("consume", _consume, "Deliver the outbox and drain a consumer's queue.")
     consume.add_argument("name")
     consume.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait for held messages")
+    consume.add_argument("--forever", action="store_true", help="until SIGTERM, which finishes what is claimed")
     add("heal", _heal, "One sweep for items that got stuck.")
     checkpoint = add("checkpoint", _checkpoint, "Take new event files into a Parquet checkpoint.")
     checkpoint.add_argument("source")

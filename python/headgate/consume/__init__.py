@@ -1,5 +1,40 @@
 """Consumers: take a message, claim it, run the handler, commit effect and completion together."""
 
-from headgate.consume._worker import Consumer, ConsumeResult, Handler, Worker
+from __future__ import annotations
 
-__all__ = ["ConsumeResult", "Consumer", "Handler", "Worker"]
+from typing import TYPE_CHECKING, Any
+
+from headgate.consume._process import (
+    Burial,
+    Consumer,
+    ConsumeResult,
+    Delivery,
+    Handler,
+    Outcome,
+    Processor,
+    Verdict,
+)
+from headgate.consume._worker import Worker
+
+if TYPE_CHECKING:
+    from headgate.consume._kafka import KafkaWorker
+    from headgate.consume._letters import DeadMessage, redrive
+    from headgate.consume._sqs import SqsWorker, sqs_batch, sqs_handler
+
+__all__ = [
+    "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
+    "SqsWorker", "Verdict", "Worker", "redrive", "sqs_batch", "sqs_handler",
+]  # fmt: skip
+_LAZY = {
+    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_letters", "SqsWorker": "_sqs",
+    "sqs_batch": "_sqs", "sqs_handler": "_sqs",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"headgate.consume.{_LAZY[name]}"), name)
+    message = f"module 'headgate.consume' has no attribute {name!r}"
+    raise AttributeError(message)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from headgate._native import core
 from headgate.errors import ConfigError, HeadgateError, Kind, TransientError
 from headgate.identity import event_id
 
@@ -179,7 +181,22 @@ def _is_async(function: Any) -> bool:
 
 
 def default_identity(event: Any) -> str:
-    """SHA-256 over the canonical JSON of `data` (a producer's retry makes a new envelope), or of the whole event."""
+    """The event id of `data` (a producer's retry makes a new envelope), or of the whole event.
+
+    Raw bytes and text, and Kafka messages by their value, are parsed first; what is no JSON is known by its bytes.
+
+    Example:
+        >>> default_identity(b'{"id": "new", "data": {"n": 1}}') == default_identity({"id": "old", "data": {"n": 1.0}})
+        True
+    """
+    value = getattr(event, "value", None)
+    if callable(value):  # a confluent_kafka.Message
+        event = value()
+    if isinstance(event, bytes | str):
+        try:
+            event = json.loads(event)
+        except ValueError:
+            return core.sha256_hex(event.encode("utf-8", "surrogatepass") if isinstance(event, str) else event)
     if isinstance(event, dict) and "data" in event:
         return event_id(event["data"])
     return event_id(event)

@@ -1,5 +1,6 @@
-"""What operators see: structured logs with secrets redacted."""
+"""What operators see: structured logs with secrets redacted, and metrics."""
 
 from headgate.ops._logs import RedactFilter, configure_logging, redact
+from headgate.ops._metrics import MemoryMetrics
 
-__all__ = ["RedactFilter", "configure_logging", "redact"]
+__all__ = ["MemoryMetrics", "RedactFilter", "configure_logging", "redact"]

@@ -1,0 +1,157 @@
+"""Where announcements go when their readers are elsewhere: Kafka topics, SNS topics, SQS queues.
+
+A publisher takes outbox rows and says which of them have arrived; the rest stay in the outbox. An answer may be lost
+after the message arrived, so announcements come at least once, and consumers know them by their identity.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from headgate.errors import ConfigError, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from headgate.ports import Announcement, Publisher
+
+log = logging.getLogger("headgate.publish")
+_TIMEOUT_S = 10.0
+_AWS_BATCH = 10  # PublishBatch and SendMessageBatch take ten entries
+
+
+class KafkaPublisher:
+    """Publishes each announcement to the Kafka topic of its own name, keyed by its key.
+
+    Args:
+        config: settings of librdkafka; "bootstrap.servers" at least.
+    """
+
+    def __init__(self, config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> None:
+        try:
+            import confluent_kafka
+        except ImportError:
+            message = "kafka:// needs confluent-kafka: pip install 'headgate[kafka]'"
+            raise ConfigError(message, Kind.NOT_BUILT) from None
+        self._timeout_s = timeout_s
+        self._errors: tuple[type[BaseException], ...] = (BufferError, confluent_kafka.KafkaException)
+        self._producer = confluent_kafka.Producer({
+            "logger": log, **config, "enable.idempotence": True, "acks": "all",
+            "message.timeout.ms": int(timeout_s * 1000),
+        })  # fmt: skip
+
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
+        arrived: list[int] = []
+
+        def delivered(row: int) -> Any:
+            return lambda error, _: arrived.append(row) if error is None else log.warning(
+                "not published", extra={"error": error.name()}
+            )  # fmt: skip
+
+        for a in announcements:
+            try:
+                self._producer.produce(a.topic, a.body.encode(), a.key.encode(), on_delivery=delivered(a.row))
+            except self._errors as error:
+                log.warning("not published", extra={"error": type(error).__name__})
+                break
+        self._producer.flush(self._timeout_s + 1.0)
+        return arrived
+
+
+class SnsPublisher:
+    """Publishes every announcement to one SNS topic; its own topic is the message attribute `topic`."""
+
+    def __init__(self, client: Any, topic_arn: str) -> None:
+        self._client = client
+        self._arn = topic_arn
+
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
+        return _in_tens(announcements, self._send)
+
+    def _send(self, tens: Sequence[Announcement]) -> Any:
+        entries = [
+            {"Id": str(a.row), "Message": a.body, "MessageAttributes": _topic(a), **_fifo(self._arn, a)} for a in tens
+        ]
+        return self._client.publish_batch(TopicArn=self._arn, PublishBatchRequestEntries=entries)
+
+
+class SqsPublisher:
+    """Sends every announcement to one SQS queue; its own topic is the message attribute `topic`."""
+
+    def __init__(self, client: Any, queue_url: str) -> None:
+        self._client = client
+        self._url = queue_url
+
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
+        return _in_tens(announcements, self._send)
+
+    def _send(self, tens: Sequence[Announcement]) -> Any:
+        entries = [
+            {"Id": str(a.row), "MessageBody": a.body, "MessageAttributes": _topic(a), **_fifo(self._url, a)}
+            for a in tens
+        ]
+        return self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
+
+
+def open_publisher(url: str) -> Publisher:
+    """The publisher that a URL names.
+
+    Args:
+        url: ``kafka://host:port[,host:port]?setting=value`` (settings of librdkafka), ``sns://topic-arn`` or
+            ``sqs://queue-url-without-scheme``; for the AWS ones `region` and `endpoint` may follow a question mark.
+
+    Raises:
+        ConfigError: another scheme, or an extra that is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    if scheme == "kafka":
+        return KafkaPublisher({"bootstrap.servers": unquote(place.strip("/")), **options})
+    if scheme not in {"sns", "sqs"} or not place:
+        found = urlsplit(url).scheme
+        message = f"backends.notify: unknown backend scheme {found!r}; expected kafka://, sns:// or sqs://"
+        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+    if scheme == "sns":
+        return SnsPublisher(_client("sns", options), place)
+    return SqsPublisher(*sqs_client(place, options))
+
+
+def sqs_client(place: str, options: Mapping[str, str]) -> tuple[Any, str]:
+    """A boto3 client and the queue's URL, for ``sqs://place?region=...&endpoint=...``."""
+    plain = options.get("endpoint", "").startswith("http://")
+    return _client("sqs", options), f"{'http' if plain else 'https'}://{place}"
+
+
+def _client(service: str, options: Mapping[str, str]) -> Any:
+    try:
+        import boto3
+    except ImportError:
+        message = f"{service}:// needs boto3: pip install 'headgate[aws]'"
+        raise ConfigError(message, Kind.NOT_BUILT) from None
+    return boto3.client(service, region_name=options.get("region"), endpoint_url=options.get("endpoint"))
+
+
+def _topic(announcement: Announcement) -> dict[str, Any]:
+    return {"topic": {"DataType": "String", "StringValue": announcement.topic}}
+
+
+def _fifo(name: str, announcement: Announcement) -> dict[str, str]:
+    if not name.endswith(".fifo"):
+        return {}
+    # An announcement that is sent twice within five minutes is dropped by the service itself.
+    return {"MessageGroupId": announcement.topic, "MessageDeduplicationId": f"{announcement.topic}-{announcement.row}"}
+
+
+def _in_tens(announcements: Sequence[Announcement], send: Any) -> list[int]:
+    arrived: list[int] = []
+    for at in range(0, len(announcements), _AWS_BATCH):
+        try:
+            answer = send(announcements[at : at + _AWS_BATCH])
+        except Exception as error:
+            log.warning("not published", extra={"error": type(error).__name__})
+            break
+        arrived += [int(entry["Id"]) for entry in answer.get("Successful", ())]
+    return arrived

@@ -1,0 +1,287 @@
+"""SQS consumers, Lambda handlers of SQS records, and announcements to SNS, SQS and Kafka."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+
+import pytest
+
+from headgate import Ledger
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.backends.publish import KafkaPublisher, SnsPublisher, SqsPublisher, open_publisher
+from headgate.consume import Consumer, SqsWorker, sqs_batch, sqs_handler
+from headgate.errors import ConfigError
+from headgate.idempotency import InProgress, idempotent_consumer
+from headgate.ops import MemoryMetrics
+
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+SECRET = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def aws():
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class World:
+    def __init__(self, endpoint, folder):
+        self.sqs = boto3.client("sqs", endpoint_url=endpoint, **SECRET)
+        self.sns = boto3.client("sns", endpoint_url=endpoint, **SECRET)
+        self.url = self.queue()
+        self.database = LocalDatabase(str(folder / "effects.db"), durability="normal")
+        self.database.execute("CREATE TABLE effects (n INTEGER)")
+        self.ledger = Ledger.on_database(self.database)
+        self.clock = SystemClock()
+
+    def queue(self, **attributes):
+        suffix = ".fifo" if attributes else ""
+        return self.sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}{suffix}", Attributes=attributes)["QueueUrl"]
+
+    def send(self, *bodies):
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=self.url, MessageBody=body if isinstance(body, str) else json.dumps(body))
+
+    def insert(self, body, tx):
+        tx.execute("INSERT INTO effects VALUES (?)", (body["n"],))
+
+    def worker(self, handler=None, *, ledger=None, worker=None, **consumer):
+        made = Consumer("c", "orders", handler or self.insert, **consumer)
+        return SqsWorker(made, ledger or self.ledger, self.clock, self.sqs, self.url, **(worker or {}))
+
+    def effects(self):
+        return [n for (n,) in self.database.execute("SELECT n FROM effects ORDER BY n")]
+
+    def left(self, url=None):
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=names)["Attributes"]
+        return sum(int(value) for value in found.values())
+
+
+@pytest.fixture
+def world(aws, tmp_path):
+    return World(aws, tmp_path)
+
+
+def test_every_message_once_and_deleted(world):
+    world.send(*({"n": n % 20} for n in range(30)))
+    metrics = MemoryMetrics()
+    result = world.worker(worker={"metrics": metrics}).run(max_idle_s=0)
+    assert world.effects() == list(range(20))
+    assert (result.handled, result.duplicates) == (20, 10)
+    assert world.left() == 0
+    assert metrics.value("headgate_consumer_messages_total", outcome="handled") == 20
+    assert "headgate_consumer_lag" in metrics.render()
+
+
+def test_failures_come_back_and_end_in_the_dead_letter_queue(world):
+    dead = world.queue()
+    calls = []
+
+    def handler(body, tx):
+        calls.append(body["n"])
+        raise ValueError("no")
+
+    world.send({"n": 1}, "{broken", "[]")
+    worker = world.worker(handler, max_attempts=2, worker={"dead_letter_url": dead})
+    result = worker.run(max_idle_s=3)
+    assert calls == [1, 1]
+    assert (result.failed, result.dead_lettered) == (1, 3)
+    assert world.left() == 0
+    letters = world.sqs.receive_message(QueueUrl=dead, MaxNumberOfMessages=10, MessageAttributeNames=["All"])[
+        "Messages"
+    ]
+    kinds = {m["Body"]: m["MessageAttributes"]["headgate-error-kind"]["StringValue"] for m in letters}
+    assert kinds == {'{"n": 1}': "attempts_exhausted", "{broken": "invalid_json", "[]": "invalid_record"}
+
+
+def test_without_a_dead_letter_queue_poison_stays(world):
+    world.send("{broken")
+    result = world.worker().run(max_idle_s=0)
+    assert result.dead_lettered == 0
+    assert result.waiting >= 1
+    assert world.left() == 1
+
+
+def test_stop_finishes_what_is_handled(world):
+    world.send(*({"n": n} for n in range(20)))
+
+    def handler(body, tx):
+        worker.stop()
+        world.insert(body, tx)
+
+    worker = world.worker(handler, worker={"concurrency": 2})
+    worker.run()
+    assert 1 <= len(world.effects()) <= 2
+    assert world.left() == 20 - len(world.effects())
+
+
+def test_a_queue_that_is_not_there_is_named(world):
+    world.url += "-gone"
+    with pytest.raises(ConfigError, match="no such SQS queue"):
+        world.worker().run(max_idle_s=0)
+
+
+def event(*bodies, groups=None):
+    records = []
+    for i, body in enumerate(bodies):
+        record = {"messageId": f"m{i}", "body": body if isinstance(body, str) else json.dumps(body), "attributes": {}}
+        if groups:
+            record["attributes"]["MessageGroupId"] = groups[i]
+        records.append(record)
+    return {"Records": records}
+
+
+def failures(answer):
+    return [entry["itemIdentifier"] for entry in answer["batchItemFailures"]]
+
+
+def test_a_lambda_handler_answers_with_what_has_to_come_back(world):
+    def handler(body, tx):
+        if body["n"] == 2:
+            raise ValueError("no")
+        world.insert(body, tx)
+
+    consumer = Consumer("c", "orders", handler)
+    run = sqs_handler(consumer, world.ledger, world.clock)
+    held = world.ledger.claim(consumer.claim_key({"n": 3}), 60)
+    answer = run(event({"n": 1}, {"n": 1}, {"n": 2}, {"n": 3}, "{broken", {"n": 4}), None)
+    assert failures(answer) == ["m2", "m3", "m4"]
+    assert world.effects() == [1, 4]
+    world.ledger.release(held)
+    assert failures(run(event({"n": 3}), None)) == []
+    assert run({}, None) == {"batchItemFailures": []}
+
+
+def test_a_fifo_group_keeps_its_order(world):
+    seen = []
+
+    @sqs_batch
+    @idempotent_consumer(world.ledger, consumer="fifo")
+    def handler(body):
+        if body["n"] == 1:
+            raise ValueError("no")
+        seen.append(body["n"])
+
+    answer = handler(event(*({"n": n} for n in range(5)), groups=["a", "a", "a", "b", "a"]), None)
+    assert failures(answer) == ["m1", "m2", "m4"]
+    assert seen == [0, 3]
+
+
+def test_the_decorator_in_a_batch_sends_held_records_back(world):
+    inside, leave = threading.Event(), threading.Event()
+
+    @idempotent_consumer(world.ledger, consumer="slow")
+    def slow(body):
+        inside.set()
+        leave.wait(10)
+        return body["n"]
+
+    batch = sqs_batch(slow)
+    thread = threading.Thread(target=slow, args=({"n": 1},))
+    thread.start()
+    assert inside.wait(10)
+    with pytest.raises(InProgress):
+        slow({"n": 1})
+    assert failures(batch(event({"n": 1}), None)) == ["m0"]
+    leave.set()
+    thread.join()
+    assert failures(batch(event({"n": 1}), None)) == []
+
+
+# --- announcements
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    store = LocalStore(LocalDatabase(str(tmp_path / "outbox.db"), durability="normal"), SystemClock(), "p")
+    for n in range(25):
+        store.publish(f"topic-{n % 2}", f"key-{n}", {"n": n})
+    return store
+
+
+def bodies(world, url):
+    found = []
+    while messages := world.sqs.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+    ).get("Messages"):
+        found += messages
+        for message in messages:
+            world.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return found
+
+
+def test_announcements_reach_sqs(world, outbox):
+    assert outbox.publish_outbox(SqsPublisher(world.sqs, world.url)) == 25
+    assert outbox.publish_outbox(SqsPublisher(world.sqs, world.url)) == 0
+    found = bodies(world, world.url)
+    assert sorted(json.loads(m["Body"])["n"] for m in found) == list(range(25))
+    assert {m["MessageAttributes"]["topic"]["StringValue"] for m in found} == {"topic-0", "topic-1"}
+
+
+def test_announcements_reach_sns(world, outbox):
+    arn = world.sns.create_topic(Name="announcements")["TopicArn"]
+    queue_arn = world.sqs.get_queue_attributes(QueueUrl=world.url, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
+    world.sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "true"})
+    assert outbox.publish_outbox(SnsPublisher(world.sns, arn)) == 25
+    assert sorted(json.loads(m["Body"])["n"] for m in bodies(world, world.url)) == list(range(25))
+
+
+def test_a_fifo_queue_drops_what_is_sent_twice(world, outbox):
+    url = world.queue(FifoQueue="true")
+    publisher = SqsPublisher(world.sqs, url)
+    outbox.publish_outbox(publisher)
+    outbox.db.execute("UPDATE outbox SET sent_us = NULL")  # a crash before the rows were marked
+    assert outbox.publish_outbox(publisher) == 25
+    assert len(bodies(world, url)) == 25
+
+
+def test_what_did_not_arrive_stays(world, outbox):
+    publisher = SqsPublisher(world.sqs, world.url + "-gone")
+    assert outbox.publish_outbox(publisher) == 0
+    assert outbox.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL") == 25
+
+
+@pytest.mark.xdist_group("kafka")
+def test_announcements_reach_kafka(kafka_server, outbox):
+    confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka_server.bootstrap})
+    for future in admin.create_topics([confluent_kafka.admin.NewTopic("topic-0", 1, 1)]).values():
+        future.result(10)
+    publisher = KafkaPublisher({"bootstrap.servers": kafka_server.bootstrap}, timeout_s=2)
+    assert outbox.publish_outbox(publisher) == 13  # topic-1 does not exist: its announcements stay
+    assert outbox.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL") == 12
+    consumer = confluent_kafka.Consumer({
+        "bootstrap.servers": kafka_server.bootstrap, "group.id": "check", "auto.offset.reset": "earliest",
+    })  # fmt: skip
+    consumer.subscribe(["topic-0"])
+    found = []
+    while len(found) < 13:
+        message = consumer.poll(20)
+        assert message is not None
+        found.append((message.key(), json.loads(message.value())["n"]))
+    consumer.close()
+    assert found == [(f"key-{n}".encode(), n) for n in range(0, 25, 2)]
+
+
+def test_publisher_urls(monkeypatch):
+    for name, value in SECRET.items():
+        monkeypatch.setenv(name.upper().replace("REGION_NAME", "AWS_DEFAULT_REGION"), value)
+    assert isinstance(open_publisher("sns://arn:aws:sns:us-east-1:1:t"), SnsPublisher)
+    assert isinstance(open_publisher("sqs://sqs.us-east-1.amazonaws.com/1/q?endpoint=http://127.0.0.1:1"), SqsPublisher)
+    assert isinstance(open_publisher("kafka://127.0.0.1:9?client.id=x"), KafkaPublisher)
+    for url in ("smtp://x", "sns://"):
+        with pytest.raises(ConfigError, match="expected kafka"):
+            open_publisher(url)

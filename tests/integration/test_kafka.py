@@ -1,0 +1,349 @@
+"""Consumers on a real Kafka broker: commits, rebalances, back-pressure, dead letters, redrive."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import threading
+import time
+import uuid
+
+import pytest
+
+from headgate import Ledger
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase
+from headgate.consume import Consumer, KafkaWorker, redrive
+from headgate.errors import ConfigError
+from headgate.idempotency import idempotent_consumer
+from headgate.ops import MemoryMetrics
+
+confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+pytestmark = pytest.mark.xdist_group("kafka")
+
+
+class World:
+    """A topic of the test's own, a ledger with an effects table beside it, and workers on threads."""
+
+    def __init__(self, server, folder):
+        self.config = {"bootstrap.servers": server.bootstrap, "session.timeout.ms": 6000}
+        self.topic = f"t-{uuid.uuid4().hex[:12]}"
+        self.admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": server.bootstrap})
+        self.database = LocalDatabase(str(folder / "effects.db"), durability="normal")
+        self.database.execute("CREATE TABLE effects (n INTEGER, consumer TEXT)")
+        self.ledger = Ledger.on_database(self.database)
+        self.clock = SystemClock()
+        self.running = []
+
+    def create(self, *topics, partitions=4, **settings):
+        made = self.admin.create_topics(
+            [confluent_kafka.admin.NewTopic(t, partitions, 1, config=settings) for t in topics]
+        )
+        for future in made.values():
+            future.result(10)
+
+    def send(self, values, key=str, headers=None):
+        producer = confluent_kafka.Producer({"bootstrap.servers": self.config["bootstrap.servers"]})
+        for i, value in enumerate(values):
+            payload = value if isinstance(value, bytes) else json.dumps(value).encode()
+            producer.produce(self.topic, payload, key(i), headers=headers)
+        assert producer.flush(10) == 0
+
+    def worker(self, handler=None, *, name="c", ledger=None, worker=None, **consumer):
+        made = Consumer(name, self.topic, handler or self.insert(name), **consumer)
+        return KafkaWorker(made, ledger or self.ledger, self.clock, self.config, **(worker or {}))
+
+    def insert(self, name):
+        return lambda body, tx: tx.execute("INSERT INTO effects VALUES (?, ?)", (body["n"], name))
+
+    def start(self, worker):
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        self.running.append((worker, thread))
+        return worker
+
+    def stop(self):
+        for worker, _ in self.running:
+            worker.stop()
+        for _, thread in self.running:
+            thread.join(30)
+            assert not thread.is_alive()
+        self.running = []
+
+    def effects(self, name="c"):
+        return [n for (n,) in self.database.execute("SELECT n FROM effects WHERE consumer = ? ORDER BY n", (name,))]
+
+    def until(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    def committed(self, name="c", topic=None):
+        """Offsets of the group, summed over the partitions."""
+        consumer = confluent_kafka.Consumer({**self.config, "group.id": name})
+        places = [confluent_kafka.TopicPartition(topic or self.topic, p) for p in range(4)]
+        found = consumer.committed(places, timeout=10)
+        consumer.close()
+        return sum(max(0, place.offset) for place in found)
+
+    def messages(self, topic, count):
+        consumer = confluent_kafka.Consumer(
+            {**self.config, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe([topic])
+        found = []
+        deadline = time.monotonic() + 20
+        while len(found) < count and time.monotonic() < deadline:
+            message = consumer.poll(0.2)
+            if message is not None and message.error() is None:
+                found.append(message)
+        consumer.close()
+        return found
+
+
+@pytest.fixture
+def world(kafka_server, tmp_path):
+    world = World(kafka_server, tmp_path)
+    yield world
+    world.stop()
+    world.database.close()
+
+
+def test_every_message_once_and_committed(world):
+    world.create(world.topic)
+    world.send([{"n": n} for n in [*range(200), *range(50)]])  # a quarter sent twice, with other keys
+    metrics = MemoryMetrics()
+    worker = world.worker(worker={"metrics": metrics})
+    result = worker.run(max_idle_s=1.5)
+    assert world.effects() == list(range(200))
+    assert (result.received, result.handled, result.duplicates) == (250, 200, 50)
+    assert world.committed() == 250  # the duplicates' offsets too
+    assert metrics.value("headgate_consumer_messages_total", consumer="c", outcome="duplicates") == 50
+    assert "headgate_consumer_duration_seconds_count" in metrics.render()
+    again = world.worker().run(max_idle_s=1.5)
+    assert again.received == 0
+
+
+def test_two_groups_each_see_everything(world):
+    world.create(world.topic)
+    world.send([{"n": n} for n in range(40)])
+    for name in ("one", "two"):
+        world.worker(name=name).run(max_idle_s=1.5)
+        assert world.effects(name) == list(range(40))
+
+
+def test_a_failing_message_holds_its_partition_only(world):
+    world.create(world.topic)
+    failed = []
+
+    def handler(body, tx):
+        if body["n"] == 0 and len(failed) < 3:
+            failed.append(world.clock.mono_us())
+            raise RuntimeError("not yet")
+        world.insert("c")(body, tx)
+
+    world.send([{"n": n} for n in range(60)])
+    result = world.worker(handler).run(max_idle_s=1.5)
+    assert world.effects() == list(range(60))
+    assert (result.handled, result.failed) == (60, 3)
+    assert world.committed() == 60
+    pauses = [b - a for a, b in itertools.pairwise(failed)]
+    assert all(pause >= 150_000 for pause in pauses)  # backed off, no busy loop
+
+
+def test_poison_goes_to_the_dead_letters_with_its_bytes(world):
+    world.create(world.topic, f"{world.topic}.DLQ")
+
+    def handler(body, tx):
+        if "poison" in body:
+            raise ValueError("cannot be")
+        world.insert("c")(body, tx)
+
+    poison = [
+        b"{broken",
+        b"[1]",
+        b'"text"',
+        b"",
+        b"\xff\xfe",
+        json.dumps({"n": 1, "pad": "x" * 3000}).encode(),
+        b'{"poison":1}',
+    ]
+    world.send([{"n": 0}, *poison, {"n": 2}], key=lambda i: "same", headers=[("trace", b"abc")])
+    worker = world.worker(handler, max_attempts=2, max_message_bytes=2000)
+    result = worker.run(max_idle_s=1.5)
+    assert world.effects() == [0, 2]
+    assert result.dead_lettered == len(poison)
+    letters = world.messages(f"{world.topic}.DLQ", len(poison))
+    assert sorted(letter.value() or b"" for letter in letters) == sorted(poison)
+    by_value = {letter.value(): dict(letter.headers()) for letter in letters}
+    headers = by_value[b'{"poison":1}']
+    assert headers["trace"] == b"abc"
+    assert headers["headgate-error"] == b"ValueError: cannot be"
+    assert (headers["headgate-attempts"], headers["headgate-topic"]) == (b"2", world.topic.encode())
+    kinds = {headers["headgate-error-kind"] for headers in by_value.values()}
+    assert kinds == {b"invalid_json", b"invalid_record", b"message_too_large", b"attempts_exhausted"}
+    assert world.committed() == len(poison) + 2
+
+
+def test_a_dead_letter_that_cannot_be_published_commits_nothing(world):
+    world.create(world.topic)
+    world.send([b"{broken"])  # there is no dead-letter topic, and the broker makes none
+    worker = world.start(world.worker(worker={"dead_letter_timeout_s": 0.3}))
+    world.until(lambda: worker.result.waiting >= 2)
+    world.stop()
+    assert world.committed() == 0
+    assert worker.result.dead_lettered == 0
+    world.create(f"{world.topic}.DLQ")
+    assert world.worker().run(max_idle_s=1.5).dead_lettered == 1
+    assert world.committed() == 1
+
+
+def test_redriven_letters_run_once_more_and_only_once(world):
+    world.create(world.topic, f"{world.topic}.DLQ")
+    healthy = threading.Event()
+
+    def handler(body, tx):
+        if not healthy.is_set():
+            raise ValueError("down")
+        world.insert("c")(body, tx)
+
+    world.send([{"n": n} for n in range(6)])
+    assert world.worker(handler, max_attempts=1).run(max_idle_s=1.5).dead_lettered == 6
+    healthy.set()
+    letters = f"{world.topic}.DLQ"
+    assert redrive(world.config, letters, where=lambda letter: b'"n": 5' not in letter.value, timeout_s=4) == 5
+    assert redrive(world.config, letters, timeout_s=4) == 0
+    assert world.worker(handler, max_attempts=1).run(max_idle_s=1.5).handled == 5
+    assert world.effects() == [0, 1, 2, 3, 4]
+    # The same letters redriven by somebody else: one claim key a redrive.
+    world.send([{"n": 0}], headers=[("headgate-redrive", b"1")])
+    assert world.worker(handler, max_attempts=1).run(max_idle_s=1.5).duplicates == 1
+    assert world.effects() == [0, 1, 2, 3, 4]
+
+
+def test_a_message_somebody_else_holds_comes_back(world):
+    world.create(world.topic)
+    world.send([{"n": n} for n in range(8)])
+    worker = world.worker(lease_s=30)
+    held = world.ledger.claim(worker.consumer.claim_key({"n": 3}), 30)
+    world.start(worker)
+    world.until(lambda: worker.result.waiting >= 1)
+    world.until(lambda: len(world.effects()) >= 4)  # the other partitions go on
+    assert 3 not in world.effects()
+    world.ledger.release(held, "gave up")
+    world.stop()
+    world.worker(lease_s=30).run(max_idle_s=1.5)
+    assert world.effects() == list(range(8))
+
+
+def test_rebalances_lose_and_double_nothing(world):
+    """Workers join and leave while messages flow; each has a ledger of its own on the same file."""
+    world.create(world.topic)
+    world.send([{"n": n} for n in range(600)])
+    for round_ in range(3):
+        world.start(world.worker())
+        world.until(lambda least=round_ * 100 + 50: len(world.effects()) >= least)
+    for worker, thread in world.running[:2]:
+        worker.stop()
+        thread.join(30)
+    world.until(lambda: len(world.effects()) >= 600, 60)
+    world.stop()
+    assert world.effects() == list(range(600))
+    assert world.committed() == 600
+
+
+def test_stopping_finishes_what_is_handled_and_leaves_the_rest(world):
+    world.create(world.topic, partitions=1)
+    world.send([{"n": n} for n in range(20)])
+    entered, leave = threading.Event(), threading.Event()
+
+    def handler(body, tx):
+        entered.set()
+        assert leave.wait(20)
+        world.insert("c")(body, tx)
+
+    worker = world.start(world.worker(handler))
+    assert entered.wait(20)
+    worker.stop()
+    leave.set()
+    world.stop()
+    assert world.effects() == [0]
+    world.worker().run(max_idle_s=1.5)
+    assert world.effects() == list(range(20))
+
+
+def test_back_pressure_bounds_what_is_buffered(world):
+    world.create(world.topic, partitions=1)
+    world.send([{"n": n} for n in range(500)], key=lambda i: "k")
+    most = []
+
+    def handler(body, tx):
+        most.append(max(len(p.waiting) for p in worker._partitions.values()))
+        world.insert("c")(body, tx)
+
+    worker = world.worker(handler, worker={"prefetch": 20})
+    worker.run(max_idle_s=1.5)
+    assert world.effects() == list(range(500))
+    assert max(most) <= 40  # a batch may arrive on top of what was there
+
+
+def test_a_ledger_that_is_away_keeps_messages(world, start):
+    from headgate.testing.servers import RedisServer
+
+    redis = start(RedisServer)
+    done = []
+    ledger = Ledger.open(f"{redis.url}?reconnect=0.05&timeout=1")
+    world.create(world.topic)
+    redis.stop()
+    world.send([{"n": n} for n in range(10)])
+    worker = world.start(world.worker(lambda body: done.append(body["n"]), ledger=ledger, effects="plain"))
+    world.until(lambda: worker.result.waiting >= 4)
+    assert done == []
+    assert worker.result.received < 100  # no busy loop
+    redis.start()
+    world.until(lambda: len(done) == 10)
+    world.stop()
+    assert sorted(done) == list(range(10))
+    assert world.committed() == 10
+
+
+def test_fail_open_is_a_choice(world, start):
+    from headgate.testing.servers import RedisServer
+
+    redis = start(RedisServer)
+    redis.stop()
+    done = []
+    ledger = Ledger.open(f"{redis.url}?reconnect=0.05&timeout=1")
+    world.create(world.topic)
+    world.send([{"n": n} for n in range(10)])
+    worker = world.worker(lambda body: done.append(body["n"]), ledger=ledger, effects="plain", on_unavailable="process")
+    assert worker.run(max_idle_s=1.5).handled == 10
+    assert sorted(done) == list(range(10))
+
+
+def test_a_short_memory_is_warned_about(world, caplog):
+    world.create(world.topic, **{"retention.ms": str(30 * 86_400_000)})
+    with caplog.at_level(logging.WARNING, "headgate.consume"):
+        world.worker().run(max_idle_s=1)
+    assert any("retention of 2.592e+06 s" in record.message for record in caplog.records)
+
+
+def test_the_decorator_takes_kafka_messages_as_they_are(world):
+    world.create(world.topic)
+    world.send([{"id": n, "data": {"n": n % 5}} for n in range(20)])
+    seen = []
+
+    @idempotent_consumer(world.ledger, consumer="plain-loop")
+    def handle(message):
+        seen.append(json.loads(message.value())["data"]["n"])
+
+    for message in world.messages(world.topic, 20):
+        handle(message)
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def test_transactions_need_a_database(world):
+    with pytest.raises(ConfigError, match="effects"):
+        world.worker(ledger=Ledger.open("memory://"))
