@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate import __version__, _native
-from headgate.errors import HeadgateError, InternalError, InterruptedRunError
+from headgate.errors import HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,12 +134,20 @@ def _consume(options: argparse.Namespace) -> int:
     app = _app(options)
     worker = app.worker(options.name)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    for text in app.ledger.warnings():
-        print(f"warning: {text}", file=sys.stderr)
+    _warn(app)
     app.relay()
     result = worker.run() if options.forever else worker.drain(options.wait)
     _print(asdict(result))
     return EXIT_OK if not result.errors else EXIT_FAILED
+
+
+def _warn(app: App) -> None:
+    try:
+        texts = app.ledger.warnings()
+    except TransientError as error:
+        texts = [f"{error} (the consumer keeps its messages until the ledger is there)"]
+    for text in texts:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _heal(options: argparse.Namespace) -> int:

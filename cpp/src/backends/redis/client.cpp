@@ -210,7 +210,8 @@ Result<Replies> RedisClient::run(const Commands& commands) {
     }
     const SystemClock wall;
     const Patience patience{Deadline::after(wall, options_.timeout_us), options_.interrupt};
-    // Idle connections may all have died with the server: each is tried once, then a fresh one.
+    const auto give_up = wall.mono_us() + options_.reconnect_us;
+    // Idle connections may all have died with the server: each is tried once, then fresh ones, while patience lasts.
     while (true) {
         bool fresh = false;
         HG_ASSIGN(auto connection, take(patience, fresh));
@@ -221,8 +222,15 @@ Result<Replies> RedisClient::run(const Commands& commands) {
         }
         connection.reset();
         give_back(nullptr);
-        if (fresh || replies.status().code() != ErrorCode::unavailable || patience.deadline.left_us(wall) <= 0) {
+        if (replies.status().code() != ErrorCode::unavailable || patience.deadline.left_us(wall) <= 0 ||
+            (fresh && wall.mono_us() >= give_up)) {
             return replies;
+        }
+        if (fresh) {
+            SystemClock sleeper;
+            if (!sleep_interruptibly(sleeper, kBackoffBaseUs, options_.interrupt)) {
+                return Status(ErrorCode::interrupted, "interrupted while waiting for Redis");
+            }
         }
     }
 }
