@@ -148,6 +148,27 @@ class WorkflowConfig:
 
 
 @dataclass
+class Uploads:
+    """The intake of uploaded files (spec 004, sections 2 and 6)."""
+
+    min_length: int = _number(50, 0, 1_000_000, "characters of a text after trimming")
+    max_length: int = _number(50_000, 1, 100_000_000, "characters of a text after trimming")
+    max_file_bytes: int = _number(10_485_760, 1, 1_000_000_000, "a larger file is answered 413")
+    max_request_bytes: int = _number(104_857_600, 1, 4_000_000_000, "a larger request is answered 413")
+    max_files: int = _number(100, 1, 10_000, "files of one request")
+    extract_timeout_s: float = _number(30, 0.1, 3600, "then a file counts as unreadable, seconds")
+    ready_timeout_s: float = _number(900, 0.1, 604_800, "an incomplete batch is announced after this, seconds")
+
+
+@dataclass
+class Serve:
+    """`headgate serve`."""
+
+    host: str = _text("127.0.0.1", "where to listen")
+    port: int = _number(8080, 0, 65_535, "0 takes a free one")
+
+
+@dataclass
 class ClockConfig:
     """The wall clock."""
 
@@ -175,6 +196,8 @@ class Config:
     healing: Healing = field(default_factory=Healing)
     checkpoints: dict[str, CheckpointConfig] = field(default_factory=dict)
     workflows: dict[str, WorkflowConfig] = field(default_factory=dict)
+    uploads: Uploads = field(default_factory=Uploads)
+    serve: Serve = field(default_factory=Serve)
     clock: ClockConfig = field(default_factory=ClockConfig)
     logging: Logging = field(default_factory=Logging)
     base: Path = field(default_factory=Path.cwd, metadata={"internal": True})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -44,6 +44,7 @@ class App:
 
     config: Config
     user_agent: str = "headgate"
+    extra_groups: list[tuple[str, str]] = field(default_factory=list)  # (group, topic) of what `headgate serve` adds
 
     @cached_property
     def clock(self) -> Clock:
@@ -136,15 +137,18 @@ class App:
 
     def relay(self) -> int:
         """Deliver what waits in the outbox; how many announcements."""
-        if self.publisher is not None:
-            sent = 0
-            while arrived := self.store.publish_outbox(self.publisher):
-                sent += arrived
-            return sent
         groups: dict[str, list[str]] = {}
         for name, consumer in self.config.consumers.items():
-            groups.setdefault(consumer.topic, []).append(name)
-        return self.store.relay_outbox(groups)
+            if not consumer.queue:
+                groups.setdefault(consumer.topic, []).append(name)
+        for name, topic in self.extra_groups:
+            groups.setdefault(topic, []).append(name)
+        if self.publisher is None:
+            return self.store.relay_outbox(groups)
+        sent = 0
+        while arrived := self.store.publish_outbox(self.publisher, groups):
+            sent += arrived
+        return sent
 
     def worker(self, name: str) -> Any:
         """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.

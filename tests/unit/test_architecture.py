@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"errors"},
     "ops": set(),
     "testing": BASE,
+    "serve": BASE | {"pipelines", "ops"},  # the intake of uploads over HTTP
 }
 # The exceptions, each with its reason.
 EXEMPT = {

@@ -116,48 +116,89 @@ class LocalStore:
             rows = tx.execute(
                 "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
             )
-            for row_id, topic, key, body in rows:
-                for group in groups.get(topic, ()):
-                    tx.execute(
-                        "INSERT INTO queue (topic, grp, key, body, visible_us) VALUES (?, ?, ?, ?, ?)",
-                        (topic, group, key, body, now),
-                    )
-                tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, row_id))
+            for row in rows:
+                announcement = Announcement(*row)
+                self._enqueue(tx, groups.get(announcement.topic, ()), announcement, now)
+                tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, announcement.row))
         return len(rows)
 
-    def publish_outbox(self, publisher: Publisher, limit: int = 1_000) -> int:
+    def publish_outbox(
+        self, publisher: Publisher, groups: Mapping[str, Sequence[str]] | None = None, limit: int = 1_000
+    ) -> int:
         """Send unsent announcements elsewhere, in their order; how many arrived.
 
         A row is marked after it arrived: a crash in between sends it again.
+
+        Args:
+            publisher: takes the announcements.
+            groups: topic -> consumer groups of this machine, which get them too; their commit is that of the mark. A
+                topic that begins with "uploads." is ours alone and goes nowhere else.
+            limit: at most so many.
         """
-        rows = self.db.execute(
-            "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
-        )
-        arrived = publisher.publish([Announcement(*row) for row in rows]) if rows else []
+        rows = [
+            Announcement(*row)
+            for row in self.db.execute(
+                "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
+            )
+        ]
+        ours = {a.row for a in rows if a.topic.startswith("uploads.")}
+        away = [a for a in rows if a.row not in ours]
+        arrived = ours | set(publisher.publish(away) if away else ())
         core.fault_point("outbox.after_publish")
         now = self.clock.now_us()
+        marked = 0
         with self.db.transaction() as tx:
-            for row in arrived:
-                tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, row))
-        return len(arrived)
+            for a in rows:
+                if a.row not in arrived:
+                    continue
+                # Another relay may have sent it meanwhile: the local groups get it once.
+                if tx.changes("UPDATE outbox SET sent_us = ? WHERE id = ? AND sent_us IS NULL", (now, a.row)):
+                    marked += 1
+                    self._enqueue(tx, (groups or {}).get(a.topic, ()), a, now)
+        return marked
+
+    @staticmethod
+    def _enqueue(tx: Transaction, groups: Sequence[str], a: Announcement, now: int) -> None:
+        for group in groups:
+            tx.execute(
+                "INSERT INTO queue (topic, grp, key, body, visible_us) VALUES (?, ?, ?, ?, ?)",
+                (a.topic, group, a.key, a.body, now),
+            )
 
     # --- queue
 
     def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]:
         now = self.clock.now_us()
         rows = self.db.execute(
-            "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1 WHERE id IN (SELECT id FROM queue"
-            " WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4 ORDER BY visible_us, id LIMIT ?5)"
+            "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1, owner = ?6"
+            " WHERE id IN (SELECT id FROM queue WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4 ORDER BY visible_us, id LIMIT ?5)"
             " RETURNING id, key, body, deliveries",
-            (now + lease_us, topic, group, now, limit),
+            (now + lease_us, topic, group, now, limit, core.process_identity()),
         )
         return [Message(i, topic, group, key, json.loads(body), n) for i, key, body, n in sorted(rows)]
+
+    def reclaim(self, topic: str, group: str) -> int:
+        """Make visible what workers hold that are proved dead on this host; how many messages."""
+        now = self.clock.now_us()
+        rows = self.db.execute(
+            "SELECT DISTINCT owner FROM queue WHERE topic = ? AND grp = ? AND visible_us > ? AND owner IS NOT NULL",
+            (topic, group, now),
+        )
+        return sum(
+            self.db.changes(
+                "UPDATE queue SET visible_us = ?1, owner = NULL WHERE topic = ?2 AND grp = ?3 AND owner = ?4"
+                " AND visible_us > ?1",
+                (now, topic, group, owner),
+            )
+            for (owner,) in rows
+            if core.process_is_dead(owner)
+        )
 
     def acknowledge(self, message: Message, transaction: Transaction | None = None) -> None:
         (transaction or self.db).execute("DELETE FROM queue WHERE id = ?", (message.id,))
 
     def defer(self, message: Message, until_us: int) -> None:
-        self.db.execute("UPDATE queue SET visible_us = ? WHERE id = ?", (until_us, message.id))
+        self.db.execute("UPDATE queue SET visible_us = ?, owner = NULL WHERE id = ?", (until_us, message.id))
 
     def queue_depth(self, topic: str, group: str) -> tuple[int, int | None]:
         """Messages waiting for a group, and when the next one becomes visible (microseconds, or None)."""
@@ -177,6 +218,16 @@ class LocalStore:
             "INSERT INTO state (name, doc) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET doc = excluded.doc",
             (name, dumps(doc)),
         )
+
+    def states(self, prefix: str) -> list[tuple[str, Json]]:
+        """The documents whose names begin so."""
+        rows = self.db.execute(
+            "SELECT name, doc FROM state WHERE name >= ?1 AND name < ?2 ORDER BY name", (prefix, prefix + "\U0010ffff")
+        )
+        return [(name, json.loads(doc)) for name, doc in rows]
+
+    def delete_state(self, name: str) -> None:
+        self.db.execute("DELETE FROM state WHERE name = ?", (name,))
 
     def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
         self.db.execute(

@@ -141,6 +141,12 @@ def _consume(options: argparse.Namespace) -> int:
     return EXIT_OK if not result.errors else EXIT_FAILED
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from headgate.cli._serve import serve
+
+    return serve(_app(options), options.port)
+
+
 def _warn(app: App) -> None:
     try:
         texts = app.ledger.warnings()
@@ -290,6 +296,8 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("name")
     consume.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait for held messages")
     consume.add_argument("--forever", action="store_true", help="until SIGTERM, which finishes what is claimed")
+    serve = add("serve", _serve, "HTTP intake for uploads, consumers, sweeps and time-outs, until SIGTERM.")
+    serve.add_argument("--port", type=int, help="instead of serve.port; 0 takes a free one")
     add("heal", _heal, "One sweep for items that got stuck.")
     checkpoint = add("checkpoint", _checkpoint, "Take new event files into a Parquet checkpoint.")
     checkpoint.add_argument("source")

@@ -53,6 +53,10 @@ class Consumer:
             at least once.
         on_unavailable: the ledger cannot be reached: "refuse" keeps the message, "process" runs it unprotected.
         max_message_bytes: larger ones go to the dead letters unread.
+        prepare: slow work that comes before the transaction (it would keep every other writer waiting); the handler
+            gets what it returns instead of the body.
+        on_dead_letter: (body, reason, tx) -> None, called in the commit that buries a message of the embedded queue;
+            for those who wait for its outcome.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Consumer:
     effects: Effects = "transaction"
     on_unavailable: OnUnavailable = "refuse"
     max_message_bytes: int = 16 * 1024 * 1024
+    prepare: Callable[[Json], Any] | None = None
+    on_dead_letter: Callable[[Json, str, Transaction], None] | None = None
 
     def claim_key(self, body: Json, redrive: int = 0) -> str:
         """The key of a message; each redrive of a dead letter is a message of its own.
@@ -245,16 +251,17 @@ class Processor:
 
     def _run(self, body: Json, claim: Claim, acknowledge: Callable[[Transaction], None] | None) -> None:
         with self.ledger.renewing(claim, self.consumer.lease_s):
+            given = body if self.consumer.prepare is None else self.consumer.prepare(body)
             if self.consumer.effects == "transaction":
                 with self.ledger.database.transaction() as tx:
-                    outcome = self.consumer.handler(body, tx)
+                    outcome = self.consumer.handler(given, tx)
                     core.fault_point("consume.after_effect")
                     if acknowledge is not None:
                         acknowledge(tx)
                     self.ledger.complete(claim, outcome)
                     core.fault_point("consume.before_commit")
                 return
-            outcome = self.consumer.handler(body)
+            outcome = self.consumer.handler(given)
             core.fault_point("consume.after_effect")
             core.fault_point("consume.before_complete")
             if self.consumer.effects == "writes":
@@ -308,6 +315,8 @@ class Processor:
         if acknowledge is not None:
             with self.ledger.database.transaction() as tx:
                 self._bury(delivery, burial, tx)
+                if self.consumer.on_dead_letter is not None and claim is not None:
+                    self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
                 acknowledge(tx)
                 if claim is not None:
                     self.ledger.complete(claim, {"dead_letter": True})

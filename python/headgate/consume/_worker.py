@@ -71,7 +71,10 @@ class Worker:
     def step(self, result: ConsumeResult) -> bool:
         """One batch; False when nothing was visible."""
         c = self.consumer
-        messages = self.store.receive(c.topic, c.name, _BATCH, int(c.lease_s * 1e6))
+        lease_us = int(c.lease_s * 1e6)
+        messages = self.store.receive(c.topic, c.name, _BATCH, lease_us)
+        if not messages and self.store.reclaim(c.topic, c.name):
+            messages = self.store.receive(c.topic, c.name, _BATCH, lease_us)
         for index, message in enumerate(messages):
             if self.stopping:
                 for rest in messages[index:]:

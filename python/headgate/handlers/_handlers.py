@@ -88,7 +88,7 @@ def checkpoint(event: Json, context: Any = None) -> Json:
 
 def upload(event: Json, context: Any = None) -> Json:
     """One file: `{"batch_id", "file_name", "content" (base64), "correlation_id"?}`; the event that was announced."""
-    from headgate.pipelines.uploads import UploadFlow
+    from headgate.pipelines.uploads import ContentStore, FileService
 
     app = _app()
     try:
@@ -96,5 +96,5 @@ def upload(event: Json, context: Any = None) -> Json:
         batch, name = event["batch_id"], event["file_name"]
     except (KeyError, ValueError) as error:
         return {"statusCode": 400, "error": "InvalidInputError", "message": f"upload: missing or broken field {error}"}
-    flow = UploadFlow(app.objects, app.store, app.clock)
-    return {"statusCode": 202, "body": flow.receive(batch, name, data, event.get("correlation_id"))}
+    service = FileService(ContentStore(app.objects), app.store, app.clock)
+    return {"statusCode": 202, "body": service.receive(batch, name, data, event.get("correlation_id"))}

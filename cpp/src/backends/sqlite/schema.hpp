@@ -53,9 +53,12 @@ ALTER TABLE items ADD COLUMN due_us INTEGER;
 UPDATE items SET due_us = COALESCE(last_republished_us, ingested_us);
 CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
 )sql",
-    // 2 -> 3: storage keys of the ledger carry the version of the key scheme
+    // 2 -> 3: storage keys of the ledger carry the version of the key scheme; the queue knows who has a message, so
+    // that
+    // a dead worker's messages come back at once
     R"sql(
 UPDATE ledger SET key = 'v1:' || key;
+ALTER TABLE queue ADD COLUMN owner TEXT;
 )sql",
 };
 

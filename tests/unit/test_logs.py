@@ -6,7 +6,6 @@ import logging
 import pytest
 
 from headgate.ops import configure_logging, redact
-from headgate.pipelines.uploads import ContentType, UploadFlow
 
 
 @pytest.mark.parametrize(
@@ -60,47 +59,3 @@ def test_handlers_log_json_in_lambda_and_text_elsewhere(tmp_path, monkeypatch, c
     assert "self-healing check" in line
     if in_lambda:
         assert json.loads(line)["items_found"] == 0
-
-
-TEXT = b"x" * 60
-
-
-@pytest.fixture
-def flow(objects, store, clock):
-    return UploadFlow(objects, store, clock)
-
-
-def test_a_good_upload(flow, objects, store):
-    event = flow.receive("b", "a.txt", TEXT, "corr")
-    assert event["event"] == "essay.content.provisioned"
-    assert objects.get(event["raw_file_storage_id"]) == TEXT == objects.get(event["text_storage_id"])
-    assert event["raw_file_storage_id"].startswith(f"content/{ContentType.RAW_UPLOAD_BLOB}/")
-    assert store.count("SELECT count(*) FROM outbox WHERE topic LIKE '%provisioned%'") == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "code"),
-    [
-        ("a.txt", b"", "EMPTY_CONTENT"),
-        ("a.txt", b"  \n", "EMPTY_CONTENT"),
-        ("a.txt", b"short", "CONTENT_TOO_SHORT"),
-        ("a.txt", b"x" * 50_001, "CONTENT_TOO_LONG"),
-        ("a.txt", b"\xff" * 60, "ENCODING_ERROR"),
-        ("a.pdf", TEXT, "TEXT_EXTRACTION_FAILED"),
-    ],
-)
-def test_every_failure_is_announced_with_the_raw_id(flow, objects, name, data, code):
-    event = flow.receive("b", name, data)
-    assert (event["event"], event["validation_error_code"]) == ("essay.validation.failed", code)
-    assert objects.get(event["raw_file_storage_id"]) == data
-
-
-def test_a_failing_raw_store_is_announced_too(flow, monkeypatch):
-    from headgate.errors import StorageFullError
-
-    def full(*_):
-        raise StorageFullError("no space")
-
-    monkeypatch.setattr(flow, "store_content", full)
-    event = flow.receive("b", "a.txt", TEXT)
-    assert (event["validation_error_code"], event["raw_file_storage_id"]) == ("RAW_STORAGE_FAILED", "STORAGE_FAILED")

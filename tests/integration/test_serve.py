@@ -1,0 +1,216 @@
+"""`headgate serve` as users run it: HTTP in, events out, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.pipelines.uploads import ContentStore, FileService
+from headgate.serve import IntakeLimits, IntakeServer
+
+TEXT = b"An essay of more than fifty characters, about canals and gates."
+
+
+def form(batch, files, boundary=b"XyZ"):
+    parts = [b'--%s\r\nContent-Disposition: form-data; name="batch_id"\r\n\r\n%s\r\n' % (boundary, batch.encode())]
+    for name, data in files:
+        head = (
+            f'Content-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: application/octet-stream'
+        )
+        parts.append(b"--%s\r\n%s\r\n\r\n%s\r\n" % (boundary, head.encode(), data))
+    return b"".join(parts) + b"--%s--\r\n" % boundary, f"multipart/form-data; boundary={boundary.decode()}"
+
+
+def post(url, data, kind="application/octet-stream", **headers):
+    request = urllib.request.Request(
+        url, data, {"Content-Type": kind, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def send_files(url, batch, files, **headers):
+    data, kind = form(batch, files)
+    return post(f"{url}/v1/files/batch", data, kind, **headers)
+
+
+@pytest.fixture
+def intake(objects, store, clock):
+    limits = IntakeLimits(file_bytes=10_000, request_bytes=40_000, files=3)
+    with IntakeServer(FileService(ContentStore(objects), store, clock), limits=limits) as server:
+        yield server
+
+
+def test_content_is_stored_under_its_type(intake, objects):
+    status, body = post(f"{intake.url}/v1/content", b"\x00raw\r\n")
+    assert (status, objects.get(body["storage_id"])) == (201, b"\x00raw\r\n")
+    status, body = post(f"{intake.url}/v1/content?content_type=corrected_text", b"text")
+    assert body["storage_id"].startswith("content/corrected_text/")
+    status, body = post(f"{intake.url}/v1/content?content_type=nothing", b"text")
+    assert status == 400
+    assert "raw_upload_blob" in body["error"]
+
+
+def test_a_batch_is_answered_when_it_is_durable(intake, store, objects):
+    status, body = send_files(intake.url, "b-1", [("a.txt", TEXT), ("é.txt", b"x")], X_Correlation_ID="corr-7")
+    assert (status, body) == (202, {"message": "2 files accepted", "batch_id": "b-1", "correlation_id": "corr-7"})
+    jobs = [json.loads(b)["data"] for (b,) in store.db.execute("SELECT body FROM outbox WHERE topic = 'uploads.files'")]
+    assert [job["original_file_name"] for job in jobs] == ["a.txt", "é.txt"]
+    assert objects.get(jobs[0]["raw_file_storage_id"]) == TEXT
+    assert {job["correlation_id"] for job in jobs} == {"corr-7"}
+
+
+def test_contents_arrive_byte_by_byte(intake, store, objects):
+    rng = random.Random(4)
+    blobs = [rng.randbytes(3000), b"\r\n--XyY\r\n\r\n\n\r--", b"", b"\r\n\r\n"]
+    for blob in blobs:
+        assert send_files(intake.url, "b", [("f.bin", blob)])[0] == 202
+    for (body,), blob in zip(
+        store.db.execute("SELECT body FROM outbox WHERE topic = 'uploads.files' ORDER BY id"), blobs, strict=True
+    ):
+        assert objects.get(json.loads(body)["data"]["raw_file_storage_id"]) == blob
+
+
+@pytest.mark.parametrize(
+    ("batch", "files", "status"),
+    [
+        ("b", [], 400),
+        ("", [("a", b"x")], 400),
+        ("with space", [("a", b"x")], 400),
+        ("b", [("a", b"x" * 10_001)], 413),
+        ("b", [("a", b"x" * 9_000)] * 5, 413),
+        ("b", [("a", b"x")] * 4, 413),
+    ],
+)
+def test_bad_forms_are_refused_and_leave_nothing(intake, store, batch, files, status):
+    found, body = send_files(intake.url, batch, files)
+    assert found == status
+    assert body["error"]
+    assert store.count("SELECT count(*) FROM outbox") == 0
+
+
+def test_bad_requests_get_a_sentence(intake):
+    data, kind = form("b", [("a.txt", TEXT)])
+    batch = f"{intake.url}/v1/files/batch"
+    assert post(batch, data, "text/plain")[0] == 415
+    assert post(batch, data, "multipart/form-data; boundary=other")[0] == 400
+    assert post(batch, data[:-10], kind)[0] == 400
+    assert post(batch, data, kind, X_Correlation_ID="a b")[0] == 400
+    assert post(f"{intake.url}/v2", b"x")[0] == 404
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(batch)
+    with caught.value as error:
+        assert error.code == 405
+
+
+def test_a_database_that_is_away_promises_nothing(intake, store, monkeypatch):
+    from headgate.errors import TransientError
+
+    def away(*_):
+        raise TransientError("locked")
+
+    monkeypatch.setattr(store, "publish", away)
+    status, body = send_files(intake.url, "b", [("a.txt", TEXT)])
+    assert (status, body["kind"]) == (503, "unavailable")
+    monkeypatch.undo()
+    assert store.count("SELECT count(*) FROM outbox") == 0
+
+
+class Serving:
+    """`headgate serve` in a process of its own."""
+
+    def __init__(self, folder, faults=""):
+        (folder / "headgate.toml").write_text(
+            '[backends]\nobjects = "file://objects"\nstore = "sqlite:///h.db"\ndurability = "normal"\n'
+            "[uploads]\nready_timeout_s = 2\n[logging]\nlevel = 'ERROR'\n"
+        )
+        command = [sys.executable, "-m", "headgate", "serve", "--port", "0", "--config", "headgate.toml"]
+        self.process = subprocess.Popen(
+            command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "HEADGATE_FAULTS": faults}
+        )
+        line = self.process.stderr.readline()
+        assert line.startswith("serving at "), line + self.process.stderr.read()
+        self.url = line.split()[-1]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+        assert errors == ""
+
+
+def events(folder, topic):
+    store = LocalStore(LocalDatabase(str(folder / "h.db"), durability="normal", busy_timeout_s=20), SystemClock(), "")
+    rows = store.db.execute("SELECT body FROM outbox WHERE topic LIKE ? ORDER BY id", (f"%{topic}%",))
+    store.db.close()
+    return [json.loads(body)["data"] for (body,) in rows]
+
+
+def wait_for(folder, topic, count, seconds=30):
+    import time
+
+    deadline = time.monotonic() + seconds
+    while len(found := events(folder, topic)) < count:
+        assert time.monotonic() < deadline, f"{len(found)} of {count} {topic}"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_server_takes_uploads_to_their_batch_and_stops_cleanly(tmp_path):
+    serving = Serving(tmp_path)
+    status, _ = send_files(serving.url, "b", [("1.txt", TEXT), ("2.txt", b"short"), ("3.exe", b"MZ")])
+    assert status == 202
+    assert len(wait_for(tmp_path, "content.provisioned.v1", 1)) == 1
+    assert {e["validation_error_code"] for e in wait_for(tmp_path, "validation.failed", 2)} == {
+        "CONTENT_TOO_SHORT", "TEXT_EXTRACTION_FAILED"
+    }  # fmt: skip
+    (ready,) = wait_for(tmp_path, "essays.ready", 1)  # nobody registered it: by its time-out
+    assert (ready["status"], ready["expected_count"]) == ("timed_out", 3)
+    with urllib.request.urlopen(f"{serving.url}/metrics") as answer:
+        text = answer.read().decode()
+    assert 'essay_validation_failed_total{error_code="CONTENT_TOO_SHORT"} 1' in text
+    assert "batch_completion_seconds_bucket" in text
+    with urllib.request.urlopen(f"{serving.url}/healthz") as answer:
+        assert json.loads(answer.read()) == {"status": "ok"}
+    serving.stop()
+
+
+@pytest.mark.parametrize(
+    "point", ["uploads.after_raw", "uploads.after_jobs", "consume.after_claim", "consume.before_commit"]
+)
+def test_a_server_killed_at_any_point_finishes_after_a_restart(tmp_path, point):
+    """The original answered 202 first and lost what it had promised."""
+    serving = Serving(tmp_path, f"{point}:kill:1")
+    promised = 0
+    try:
+        status, _ = send_files(
+            serving.url, "b", [(f"{i}.txt", TEXT + b"%d" % i) for i in range(3)], Idempotency_Key="u1"
+        )
+        promised = status == 202
+    except OSError:
+        pass  # no answer, no promise: the client sends it again
+    serving.process.communicate(timeout=30)
+    assert serving.process.returncode == -signal.SIGKILL
+    again = Serving(tmp_path)
+    if not promised:
+        files = [(f"{i}.txt", TEXT + b"%d" % i) for i in range(3)]
+        assert send_files(again.url, "b", files, Idempotency_Key="u1")[0] == 202
+    wait_for(tmp_path, "content.provisioned.v1", 3)
+    (ready,) = wait_for(tmp_path, "essays.ready", 1)
+    assert (len(ready["essays"]), ready["expected_count"]) == (3, 3)
+    again.stop()
+    assert len(events(tmp_path, "content.provisioned.v1")) == 3
