@@ -161,6 +161,16 @@ class Uploads:
 
 
 @dataclass
+class RetentionConfig:
+    """What the store forgets (`headgate prune`, and `headgate serve` once an hour); 0 keeps for ever."""
+
+    outbox_days: float = _number(7, 0, 36_500, "announcements that were sent")
+    history_days: float = _number(90, 0, 36_500, "collection events, finished workflows and batches")
+    dead_letter_days: float = _number(0, 0, 36_500, "dead letters")
+    raw_days: float = _number(0, 0, 36_500, "raw bodies; without them nothing can be replayed")
+
+
+@dataclass
 class Serve:
     """`headgate serve`."""
 
@@ -197,6 +207,7 @@ class Config:
     checkpoints: dict[str, CheckpointConfig] = field(default_factory=dict)
     workflows: dict[str, WorkflowConfig] = field(default_factory=dict)
     uploads: Uploads = field(default_factory=Uploads)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     serve: Serve = field(default_factory=Serve)
     clock: ClockConfig = field(default_factory=ClockConfig)
     logging: Logging = field(default_factory=Logging)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from headgate._native import core
 from headgate._registry import ADAPTERS, PIPELINES, PLANS, resolve
 from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
 from headgate.checkpoint._run import Mode, local_path
 from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
@@ -20,7 +21,7 @@ from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
-from headgate.intake import CollectionResult, Collector, Intake, Pipeline
+from headgate.intake import CollectionResult, Collector, Intake, Pipeline, Taken, replay
 from headgate.ops import MemoryMetrics
 from headgate.ports import Item
 from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
@@ -209,6 +210,21 @@ class App:
             self.store, pipeline.topic, pipeline.model_version, announce=announce, threshold_hours=h.threshold_hours,
             batch_size=h.batch_size, max_attempts=h.max_attempts, clock=self.clock,
         )  # fmt: skip
+
+    @property
+    def retention(self) -> Retention:
+        r = self.config.retention
+        return Retention(r.outbox_days, r.history_days, r.dead_letter_days, r.raw_days)
+
+    def prune(self) -> dict[str, int]:
+        """Forget what is past its time, done keys included; how much of each store."""
+        folder = local_path(self.config.locate(self.config.backends.objects))
+        gone = prune(self.database, folder, self.retention, self.clock)
+        return {**gone, "done keys": self.ledger.prune()}
+
+    def replay(self, source: str = "", since_us: int = 0, dry_run: bool = False) -> Taken:
+        """Stored raw bodies through today's parser; see `headgate.intake.replay`."""
+        return replay(self.intake, source=source, since_us=since_us, dry_run=dry_run)
 
     def checkpoint(self, name: str, progress: Callable[[int, int], None] | None = None) -> CheckpointRun:
         """One run of a configured checkpoint; exports the pipeline's new items first where that is configured."""

@@ -171,7 +171,8 @@ class LocalStore:
         now = self.clock.now_us()
         rows = self.db.execute(
             "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1, owner = ?6"
-            " WHERE id IN (SELECT id FROM queue WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4 ORDER BY visible_us, id LIMIT ?5)"
+            " WHERE id IN (SELECT id FROM queue WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4"
+            " ORDER BY visible_us, id LIMIT ?5)"
             " RETURNING id, key, body, deliveries",
             (now + lease_us, topic, group, now, limit, core.process_identity()),
         )

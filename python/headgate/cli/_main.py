@@ -242,7 +242,36 @@ def _doctor(options: argparse.Namespace) -> int:
     for name, check in (("parquet", parquet), ("objects", lambda: app.objects), ("store", lambda: app.store)):
         check()
         findings[name] = "ok"
-    _print(findings)
+    from headgate.backends.retention import report
+
+    try:
+        warnings = app.ledger.warnings()
+    except TransientError as error:
+        warnings = [str(error)]
+    _print({**findings, "warnings": warnings, "retention": report(app.database, app.retention)})
+    return EXIT_OK
+
+
+def _prune(options: argparse.Namespace) -> int:
+    _print(_app(options).prune())
+    return EXIT_OK
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from headgate.backends.retention import backup
+
+    size = backup(_app(options).database, options.target)
+    _print({"target": options.target, "bytes": size})
+    return EXIT_OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from headgate._native import core
+
+    since_us = core.parse_timestamp(options.since) if options.since else 0
+    taken = _app(options).replay(options.source, since_us, options.dry_run)
+    _print({"taken": taken.taken, "stored": taken.stored, "duplicates": taken.duplicates,
+            "dead_letters": taken.dead_letters, "dry_run": options.dry_run})  # fmt: skip
     return EXIT_OK
 
 
@@ -264,6 +293,16 @@ def _workflow(options: argparse.Namespace) -> int:
         return EXIT_OK
     _print(asdict(app.run_workflow(options.name, options.id)))
     return EXIT_OK
+
+
+def _upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
+    replay = add("replay", _replay, "Parse stored raw bodies again; what is new since is stored and announced.")
+    replay.add_argument("--source", default="", help="only this one's bodies")
+    replay.add_argument("--since", metavar="TIME", help="only bodies fetched since, ISO 8601")
+    replay.add_argument("--dry-run", action="store_true", help="count, keep nothing")
+    add("prune", _prune, "Forget what is past its time ([retention]).")
+    backup = add("backup", _backup, "Copy the store to a new file while it is in use.")
+    backup.add_argument("target")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -316,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     workflow.add_argument("--asl", action="store_true", help="print Amazon States Language instead of running")
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
+    _upkeep(add)
     dlq = add("dlq", _dlq, "List dead letters.")
     dlq.add_argument("--limit", type=int, default=100)
     return parser

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SWEEP_S = 60.0
 _TIMEOUTS_S = 1.0
+_PRUNE_S = 3600.0
 
 
 def serve(app: App, port: int | None = None) -> int:
@@ -37,6 +38,7 @@ def serve(app: App, port: int | None = None) -> int:
     steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
     steps += [
         ("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)),
+        ("prune", _every(_PRUNE_S, lambda: sum(app.prune().values()))),
         ("sweep", _every(_SWEEP_S, lambda: app.heal().items_republished)),
     ]
     service = Service(steps, workers)

@@ -2,5 +2,9 @@
 
 from headgate.intake._collect import Adapter, CollectionResult, Collector
 from headgate.intake._intake import Intake, Normalised, Pipeline, RawInfo, Reject, Taken
+from headgate.intake._replay import replay
 
-__all__ = ["Adapter", "CollectionResult", "Collector", "Intake", "Normalised", "Pipeline", "RawInfo", "Reject", "Taken"]
+__all__ = [
+    "Adapter", "CollectionResult", "Collector", "Intake", "Normalised", "Pipeline", "RawInfo", "Reject", "Taken",
+    "replay",
+]  # fmt: skip

@@ -102,7 +102,7 @@ class Collector:
             nonlocal raw_count
             raw_count += 1
             kept = {name: value for name, value in headers if name in ("content-type", "date", "retry-after")}
-            return self.intake.keep_raw(source, body, {"url": url, "status": status, "headers": kept})
+            return self.intake.keep_raw(source, body, {"url": url, "status": status, "headers": kept, "context": query})
 
         before = {name: breaker.state for name, breaker in self.breakers.items()}
         fetched = self.failover.fetch(sources, keep)

@@ -143,7 +143,7 @@ class Intake:
     def accept(self, source: str, body: bytes, context: Json | None = None) -> Taken:
         """Take a body that was pushed to us: raw first, then as in a collection, with an event of its own."""
         started_us = self.clock.now_us()
-        key = self.keep_raw(source, body)
+        key = self.keep_raw(source, body, {"context": context} if context else None)
         with self.store.transaction():
             taken = self.take(body, RawInfo(source, key, started_us, context or {}))
             self.record(str(uuid.uuid4()), source, started_us, taken, {"raw_count": 1})
