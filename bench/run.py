@@ -258,17 +258,78 @@ def claims(folder: Path, rounds: int) -> list[Row]:
     return rows
 
 
+def redis_claims(folder: Path, rounds: int) -> list[Row]:
+    """Claims on a Redis of our own on loopback: against bare hiredis (the same SET) and against redis-py."""
+    import redis
+
+    from headgate import Ledger
+    from headgate.testing.servers import RedisServer
+
+    peer = folder / "hiredis_peer"
+    subprocess.run(["g++", "-O2", str(HERE / "hiredis_peer.cpp"), "-lhiredis", "-o", str(peer)], check=True)
+    counter = iter(range(10**9))
+    count = 2000
+    per = 1e6 / count
+    with RedisServer() as server:
+        ledger = Ledger.open(server.url)
+        client = redis.Redis(port=server.port)
+
+        def bare(mode: str) -> float:
+            output = subprocess.run([peer, str(server.port), str(count), mode], check=True, capture_output=True)
+            return float(output.stdout) * per
+
+        def ours() -> None:
+            for _ in range(count):
+                claim = ledger.claim(f"k{next(counter)}")
+                ledger.complete(claim)
+
+        def redis_py() -> None:
+            for _ in range(count):
+                key = f"p{next(counter)}"
+                assert client.set(key, "1", nx=True, px=300_000)
+                client.set(key, "done", px=86_400_000)
+
+        def ours_many() -> None:
+            claims = ledger.claim_many([f"k{next(counter)}" for _ in range(count)])
+            assert all(claim.status == "acquired" for claim in claims)
+
+        def redis_py_many() -> None:
+            pipe = client.pipeline(transaction=False)
+            for _ in range(count):
+                pipe.set(f"p{next(counter)}", "1", nx=True, px=300_000)
+            assert all(pipe.execute())
+
+        one, many = paired(ours, redis_py, rounds), paired(ours_many, redis_py_many, rounds)
+        trips = statistics.median(bare("trips") for _ in range(rounds))
+        pipeline = statistics.median(bare("pipeline") for _ in range(rounds))
+        client.close()
+    name, batch = "claim + complete on Redis, one by one", f"claims on Redis, batches of {count}"
+    return [
+        Row(name, "two blocking hiredis trips in C", one[0] * per, trips, "us", "0.8x (1.25 of two trips)"),
+        Row(name, "redis-py SET NX, then SET", one[0] * per, one[1] * per, "us", "1.67x", "no lease, token or result"),
+        Row(batch, "hiredis pipeline in C, same command", many[0] * per, pipeline, "us", "0.77x (1.3 of it)"),
+        Row(batch, "redis-py pipeline of SET NX", many[0] * per, many[1] * per, "us", "", "no lease, token or result"),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("identity", "claims", "redis"), help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
     rounds = 2 if options.quick else options.rounds
+    if options.only:
+        with tempfile.TemporaryDirectory() as scratch:
+            part = {"identity": lambda _, n: identity(n), "claims": claims, "redis": redis_claims}[options.only]
+            print("\n".join(row.line() for row in part(Path(scratch), rounds)))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = identity(rounds)
         rows += claims(folder, rounds)
+        rows += redis_claims(folder, rounds)
         a, b = event_files(folder, small, min(rounds, 3)), event_files(folder, large, min(rounds, 3))
         rows += a + b + marginal(a, b, large - small)
     table = [

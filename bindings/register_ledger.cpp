@@ -1,7 +1,5 @@
 #include "py.hpp"
 
-#include <array>
-
 #include "headgate/backends/redis.hpp"
 #include "headgate/backends/sqlite.hpp"
 #include "headgate/ledger/ledger.hpp"
@@ -12,30 +10,38 @@ using namespace ledger;
 
 namespace {
 
-const py::str& interned(std::string_view text) {
+PyObject* interned(ClaimStatus status, bool mismatch) {
     // Leaked: nothing is destroyed after the interpreter is gone.
-    static const auto* names =
-        new std::array<py::str, 4>{py::str("acquired"), py::str("done"), py::str("in_progress"), py::str("mismatch")};
-    for (const auto& name : *names) {
-        if (std::string_view(PyUnicode_AsUTF8(name.ptr())) == text) {
-            return name;
-        }
-    }
-    return names->front();
+    static PyObject* const names[] = {PyUnicode_InternFromString("acquired"), PyUnicode_InternFromString("done"),
+                                      PyUnicode_InternFromString("in_progress"),
+                                      PyUnicode_InternFromString("mismatch")};
+    return Py_NewRef(names[mismatch ? 3 : static_cast<std::size_t>(status)]);
+}
+
+PyObject* text(const std::string& value) {
+    return PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace");
 }
 
 // (status, token, until_us, attempts, result, last_error): what Python builds its Claim from.
 py::tuple answer(const Claim& claim) {
-    auto status = claim_status_name(claim.status);
-    if (claim.error.code() == ErrorCode::payload_mismatch) {
-        status = "mismatch";
-    } else {
+    const bool mismatch = claim.error.code() == ErrorCode::payload_mismatch;
+    if (!mismatch) {
         check(claim.error);
     }
-    auto error = py::reinterpret_steal<py::object>(
-        PyUnicode_DecodeUTF8(claim.last_error.data(), static_cast<Py_ssize_t>(claim.last_error.size()), "replace"));
-    return py::make_tuple(interned(status), claim.token, claim.until_us, claim.attempts, py::bytes(claim.result),
-                          std::move(error));
+    py::tuple made(6);
+    PyObject* parts[] = {interned(claim.status, mismatch),
+                         text(claim.token),
+                         PyLong_FromLongLong(claim.until_us),
+                         PyLong_FromLong(claim.attempts),
+                         PyBytes_FromStringAndSize(claim.result.data(), static_cast<Py_ssize_t>(claim.result.size())),
+                         text(claim.last_error)};
+    for (Py_ssize_t i = 0; i < 6; ++i) {
+        if (parts[i] == nullptr) {
+            throw py::error_already_set();
+        }
+        PyTuple_SET_ITEM(made.ptr(), i, parts[i]);
+    }
+    return made;
 }
 
 Claim owned(const std::string& key, const std::string& token) {

@@ -116,3 +116,12 @@ def test_handlers_run_a_whole_round(tmp_path, monkeypatch):
     assert (response["statusCode"], response["new_events_processed"]) == (200, wave.good)
     (tmp_path / "e.parquet").write_bytes(b"x")
     assert handlers.checkpoint({}, None)["statusCode"] == 500
+
+
+def test_four_services_each_see_every_event_once(redis_url):
+    """Two of them share one Redis, under keys that begin with the service's name."""
+    command = [sys.executable, ROOT / "examples" / "essay_services.py", redis_url.replace("/0", "/9")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    effects = sorted(tuple(line.split()) for line in output.splitlines())
+    names = ("batch-orchestrator", "cj-assessment", "essay-lifecycle", "spell-checker")
+    assert effects == [(name, f"text-{n}") for name in names for n in range(3)]

@@ -147,7 +147,7 @@ class Ledger:
         keys = list(keys)
         with self._lock:
             answers = self.native.claim(keys, int(lease * _US), list(payloads))
-        return [self._wrap(key, answer) for key, answer in zip(keys, answers, strict=True)]
+        return list(map(self._wrap, keys, answers))
 
     def complete(self, claim: Claim, result: Any = None) -> None:
         """Mark the effect done and keep its result (JSON). Again by the same owner: nothing changes.

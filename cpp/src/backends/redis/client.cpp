@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 
 namespace headgate::backends {
@@ -31,15 +32,18 @@ struct RedisClient::Connection {
 
 void Commands::add(std::initializer_list<std::string_view> words) {
     const auto size = [this](char kind, std::size_t n) {
-        wire_.push_back(kind);
-        wire_.append(std::to_string(n));
-        wire_.append("\r\n");
+        std::array<char, 24> text{};
+        text[0] = kind;
+        const auto end = std::to_chars(text.data() + 1, text.data() + 22, n).ptr;
+        end[0] = '\r';
+        end[1] = '\n';
+        wire_.append(text.data(), static_cast<std::size_t>(end + 2 - text.data()));
     };
     size('*', words.size());
     for (const auto word : words) {
         size('$', word.size());
         wire_.append(word);
-        wire_.append("\r\n");
+        wire_.append("\r\n", 2);
     }
     ++count_;
 }

@@ -22,6 +22,7 @@ using Replies = std::vector<Reply>;
 class Commands {
 public:
     void add(std::initializer_list<std::string_view> words);
+    void reserve(std::size_t bytes) { wire_.reserve(bytes); }
     std::size_t size() const { return count_; }
     const std::string& wire() const { return wire_; }
 

@@ -27,6 +27,8 @@ struct Script {
     std::string sha;
 };
 
+constexpr std::size_t kBytesOfClaim = 200;  // on the wire, about
+
 bool has_prefix(const redisReply& reply, std::string_view prefix) {
     return reply.type == REDIS_REPLY_ERROR && std::string_view(reply.str, reply.len).starts_with(prefix);
 }
@@ -48,15 +50,24 @@ public:
         std::vector<Claim> claims(requests.size());
         const auto now = clock_->now_us();
         Commands commands;
+        commands.reserve(requests.size() * kBytesOfClaim);
+        std::string key;
+        std::string record;
+        std::string life;
+        std::int64_t life_of = -1;
         for (std::size_t i = 0; i < requests.size(); ++i) {
             const auto& request = requests[i];
+            if (request.lease_us != life_of) {
+                life_of = request.lease_us;
+                life = ttl(life_of);
+            }
             claims[i].key = request.key;
             claims[i].token = random_->token_hex();
             claims[i].until_us = now + request.lease_us;
             if (!old_server_) {
-                commands.add({"SET", prefix_ + request.key,
-                              new_record(claims[i].token, claims[i].until_us, request.payload), "NX", "GET", "PX",
-                              ttl(request.lease_us)});
+                key.assign(prefix_).append(request.key);
+                new_record(record, claims[i].token, claims[i].until_us, request.payload);
+                commands.add({"SET", key, record, "NX", "GET", "PX", life});
             }
         }
         std::vector<std::size_t> second;

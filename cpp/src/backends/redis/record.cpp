@@ -72,11 +72,17 @@ std::string_view redis_script(std::string_view name) {
     return name == "release" ? kRelease : kRenew;
 }
 
-std::string new_record(const std::string& token, std::int64_t until_us, const std::string& payload) {
-    std::string record = "o ";
-    record.append(std::to_string(until_us)).append(" 1 ").append(token).append(" ");
-    record.append(std::to_string(payload.size())).append(" 0\n").append(payload);
-    return record;
+void new_record(std::string& into, std::string_view token, std::int64_t until_us, std::string_view payload) {
+    std::array<char, 24> digits{};
+    const auto number = [&](auto value) {
+        const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
+        into.append(digits.data(), static_cast<std::size_t>(end - digits.data()));
+    };
+    into.assign("o ");
+    number(until_us);
+    into.append(" 1 ").append(token).append(" ");
+    number(payload.size());
+    into.append(" 0\n").append(payload);
 }
 
 Result<RedisRecord> parse_record(std::string_view text) {

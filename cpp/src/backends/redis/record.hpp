@@ -20,7 +20,7 @@ struct RedisRecord {
 };
 
 // The record of a first claim.
-std::string new_record(const std::string& token, std::int64_t until_us, const std::string& payload);
+void new_record(std::string& into, std::string_view token, std::int64_t until_us, std::string_view payload);
 // Views into `text`.
 Result<RedisRecord> parse_record(std::string_view text);
 
