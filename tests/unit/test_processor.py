@@ -1,0 +1,196 @@
+"""One message and everything that can be wrong with it, its handler, its ledger or the clock."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headgate import Ledger
+from headgate._core import ManualClock
+from headgate.consume import Burial, Consumer, Delivery, Outcome, Processor
+from headgate.errors import AccessError, ConflictError, Kind, TransientError
+from headgate.ops import MemoryMetrics
+
+NOW = 4_000_000_000_000_000
+
+
+class World:
+    def __init__(self, handler=lambda body: None, *, ledger=None, bury=None, **options):
+        self.clock = ManualClock(NOW)
+        self.ledger = ledger or Ledger.open("memory://", clock=self.clock)
+        self.buried: list[tuple[Delivery, Burial]] = []
+        self.metrics = MemoryMetrics()
+        self.calls = []
+        self.handler = handler
+        consumer = Consumer("c", "t", self.call, effects="plain", **options)
+        self.processor = Processor(consumer, self.ledger, self.clock, bury or self.bury, self.metrics)
+
+    def call(self, body):
+        self.calls.append(body)
+        return self.handler(body)
+
+    def bury(self, delivery, burial, tx):
+        self.buried.append((delivery, burial))
+
+    def give(self, value, **more):
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return self.processor.process(Delivery("t", data, **more))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b"", Kind.INVALID_JSON),
+        (b"{broken", Kind.INVALID_JSON),
+        (b"\xff\xfe\x00", Kind.INVALID_JSON),
+        (b"[" * 100_000, Kind.INVALID_JSON),
+        (b"[1, 2]", Kind.INVALID_RECORD),
+        (b"null", Kind.INVALID_RECORD),
+        (b'"text"', Kind.INVALID_RECORD),
+        (b'{"n": 1, "pad": "' + b"x" * 200 + b'"}', Kind.MESSAGE_TOO_LARGE),
+        (b'{"n": 12345678901234567890}', Kind.NUMBER_OUT_OF_RANGE),  # its identity cannot be computed
+        (b'{"n": "\\ud800"}', Kind.INVALID_UNICODE),
+    ],
+)
+def test_poison_is_buried_with_its_bytes(value, kind):
+    world = World(max_message_bytes=150 if b"pad" in value else 1 << 20)
+    verdict = world.give(value)
+    assert verdict.outcome is Outcome.DEAD
+    ((delivery, burial),) = world.buried
+    assert (delivery.value, burial.kind) == (value, kind)
+    assert "\n" not in burial.reason
+    assert world.calls == []
+    assert world.metrics.value("dlq_messages_total", topic="t") == 1
+
+
+@pytest.mark.parametrize(
+    "key", [lambda body: "", lambda body: None, lambda body: 5, lambda body: body["nothing"], lambda body: 1 / 0]
+)
+def test_a_key_that_is_none_is_poison(key):
+    world = World(key=key)
+    assert world.give({"n": 1}).outcome is Outcome.DEAD
+    assert world.buried[0][1].kind == Kind.INVALID_RECORD
+
+
+def test_without_data_the_whole_event_is_the_identity():
+    world = World()
+    assert [world.give(e).outcome for e in ({"a": 1}, {"a": 2}, {"a": 1}, {"data": {"a": 3}}, {"id": 2, "data": {"a": 3}})] == [
+        Outcome.HANDLED, Outcome.HANDLED, Outcome.DUPLICATE, Outcome.HANDLED, Outcome.DUPLICATE,
+    ]  # fmt: skip
+
+
+def test_a_failing_handler_runs_once_a_delivery_and_is_buried_in_the_end():
+    def fails(body):
+        raise ValueError("no")
+
+    world = World(fails, max_attempts=3)
+    outcomes = [world.give({"n": 1}) for _ in range(4)]
+    assert [v.outcome for v in outcomes] == [Outcome.FAILED, Outcome.FAILED, Outcome.DEAD, Outcome.DUPLICATE]
+    assert [v.retry_s for v in outcomes[:2]] == [0.2, 0.4]
+    assert len(world.calls) == 3
+    assert world.buried[0][1] == Burial("attempts_exhausted", "ValueError: no", 3)
+
+
+def test_dead_letters_that_cannot_be_buried_keep_the_message():
+    def broken(delivery, burial, tx):
+        raise TransientError("away")
+
+    def fails(body):
+        raise ValueError("no")
+
+    world = World(fails, bury=broken, max_attempts=1)
+    for value in (b"{broken", {"n": 1}):
+        for _ in range(3):
+            verdict = world.give(value)
+            assert not verdict.outcome.settled
+            assert verdict.retry_s > 0
+
+
+class Failing:
+    """A ledger backend that answers every call with an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getattr__(self, name):
+        def call(*_):
+            raise self.error
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("full", Kind.BACKEND_FULL),
+        TransientError("replica", Kind.READ_ONLY),
+        TransientError("away", Kind.UNAVAILABLE),
+        AccessError("no"),
+        ConflictError("another payload", Kind.PAYLOAD_MISMATCH),
+    ],
+)
+def test_whatever_the_ledger_says_the_message_is_kept_and_waits(error):
+    clock = ManualClock(NOW)
+    world = World(ledger=Ledger(Failing(error), clock))
+    verdict = world.give({"n": 1})
+    assert verdict.outcome is Outcome.WAITING
+    assert verdict.error == error.kind.value
+    assert verdict.retry_s >= 1  # no busy loop
+    assert world.calls == []
+
+
+def test_fail_open_runs_it_unprotected():
+    clock = ManualClock(NOW)
+    ledger = Ledger(Failing(TransientError("away")), clock)
+    world = World(ledger=ledger, on_unavailable="process")
+    assert world.give({"n": 1}).outcome is Outcome.HANDLED
+    assert len(world.calls) == 1
+
+
+def test_a_ledger_that_goes_away_after_the_effect_marks_nothing_and_runs_nothing_twice_at_once():
+    world = World()
+    real = world.ledger.native
+
+    class Leaves:
+        def __getattr__(self, name):
+            if name == "complete":
+                raise_away = Failing(TransientError("away"))
+                return raise_away.complete
+            return getattr(real, name)
+
+    world.ledger.native = Leaves()
+    first = world.give({"n": 1})
+    assert (first.outcome, first.error) == (Outcome.WAITING, "unavailable")
+    assert len(world.calls) == 1  # the handler is not called again for an error of the ledger
+    world.ledger.native = real
+    assert world.give({"n": 1}).outcome is Outcome.WAITING  # the lease stands
+
+
+def test_a_clock_that_jumps_back_keeps_the_message_and_waits_no_longer_than_a_lease():
+    world = World(lease_s=30)
+    held = world.ledger.claim(world.processor.consumer.claim_key({"n": 1}), 30)
+    earlier = ManualClock(NOW - 3600 * 1_000_000)
+    world.processor.clock = earlier
+    verdict = world.give({"n": 1})
+    assert verdict.outcome is Outcome.WAITING
+    assert verdict.retry_s == 30  # not an hour
+    world.ledger.complete(held)
+    assert world.give({"n": 1}).outcome is Outcome.DUPLICATE
+
+
+def test_a_redrive_is_a_message_of_its_own():
+    world = World()
+    assert world.give({"n": 1}).outcome is Outcome.HANDLED
+    assert world.give({"n": 1}, redrive=1).outcome is Outcome.HANDLED
+    assert world.give({"n": 1}, redrive=1).outcome is Outcome.DUPLICATE
+
+
+def test_errors_quote_no_more_than_they_may(caplog):
+    def fails(body):
+        raise ValueError(f"customer {body['secret']} refused")
+
+    world = World(fails, max_attempts=5)
+    with caplog.at_level("DEBUG"):
+        world.give({"secret": "ptid-4711"})
+    assert "4711" not in caplog.text
