@@ -1,5 +1,6 @@
 #include "py.hpp"
 
+#include "headgate/backends/sim_disk.hpp"
 #include "headgate/backends/sqlite.hpp"
 
 namespace headgate::bindings {
@@ -57,13 +58,38 @@ py::object to_python(const SqlValue& value) {
 
 void register_sqlite(py::module_& module) {
     module.attr("SQLITE_SCHEMA_VERSION") = kSchemaVersion;
-    py::class_<Database, std::shared_ptr<Database>>(module, "Database")
+    py::class_<SimDisk, std::shared_ptr<SimDisk>>(module, "SimDisk")
+        .def(py::init<std::uint64_t>(), py::arg("seed"))
+        .def("stop_after", &SimDisk::stop_after, py::arg("owner"), py::arg("operations"))
+        .def("stopped", &SimDisk::stopped, py::arg("owner"))
+        .def("kill", &SimDisk::kill, py::arg("owner"))
+        .def("revive", &SimDisk::revive, py::arg("owner"))
+        .def("lose_power", &SimDisk::lose_power)
         .def(
-            py::init([](const std::string& path, bool full, std::int64_t busy_timeout_us) {
-                const DatabaseOptions options{full ? Durability::full : Durability::normal, busy_timeout_us, signals()};
-                return take(interruptible([&] { return Database::open(path, options); }));
-            }),
-            py::arg("path"), py::arg("full") = true, py::arg("busy_timeout_us") = 5'000'000)
+            "write", [](SimDisk& d, const std::string& path, const py::bytes& data) { check(d.write(path, data)); },
+            py::arg("path"), py::arg("data"))
+        .def(
+            "sync", [](SimDisk& d, const std::string& path) { check(d.sync(path)); }, py::arg("path"))
+        .def(
+            "rename", [](SimDisk& d, const std::string& from, const std::string& to) { check(d.rename(from, to)); },
+            py::arg("source"), py::arg("target"))
+        .def(
+            "sync_folder", [](SimDisk& d, const std::string& owner) { check(d.sync_folder(owner)); }, py::arg("owner"))
+        .def(
+            "remove", [](SimDisk& d, const std::string& path) { check(d.remove(path)); }, py::arg("path"))
+        .def(
+            "read", [](SimDisk& d, const std::string& path) { return py::bytes(take(d.read(path))); }, py::arg("path"))
+        .def("list", &SimDisk::list, py::arg("prefix") = "")
+        .def_property_readonly("operations", &SimDisk::operations);
+    py::class_<Database, std::shared_ptr<Database>>(module, "Database")
+        .def(py::init(
+                 [](const std::string& path, bool full, std::int64_t busy_timeout_us, std::shared_ptr<SimDisk> disk) {
+                     const DatabaseOptions options{full ? Durability::full : Durability::normal, busy_timeout_us,
+                                                   signals(), disk ? disk->vfs() : std::string(), disk};
+                     return take(interruptible([&] { return Database::open(path, options); }));
+                 }),
+             py::arg("path"), py::arg("full") = true, py::arg("busy_timeout_us") = 5'000'000,
+             py::arg("disk") = py::none())
         .def(
             "execute",
             [](Database& self, const std::string& sql, const py::sequence& parameters) {

@@ -224,3 +224,36 @@ def test_the_commands(tmp_path):
     found = json.loads(headgate(tmp_path, "doctor").stdout)
     assert found["retention"]["raw blobs"] == {"keeps_days": 30.0}
     assert found["warnings"] == []
+
+
+HANDLERS = """
+def good(body, tx):
+    tx.execute("CREATE TABLE IF NOT EXISTS charges (id TEXT UNIQUE, amount INTEGER)")
+    tx.execute("INSERT INTO charges VALUES (?, ?)", (body["key"], body["amount"]))
+
+def fails(body, tx):
+    if body["amount"] == 2:
+        raise ValueError("always")
+"""
+
+
+def test_simulate_runs_a_users_handler(tmp_path):
+    (tmp_path / "my_handlers.py").write_text(HANDLERS)
+    (tmp_path / "messages.jsonl").write_text('{"amount": 1}\n\n{"amount": 2}\n')
+
+    def run(*words):
+        command = [sys.executable, "-m", "headgate", "simulate", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False)
+
+    good = run("--handler", "my_handlers:good", "--messages", "messages.jsonl", "--seeds", "15")
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["seeds"] == 15
+    broken = run("--handler", "my_handlers:fails", "--messages", "messages.jsonl", "--seeds", "15")
+    assert broken.returncode == 1
+    report = json.loads(broken.stdout)
+    assert "still pending" in report["violations"][0]
+    assert f"seed {report['seed']}" in broken.stderr
+    assert run("--handler", "my_handlers:nothing").returncode != 0
+    (tmp_path / "messages.jsonl").write_text("[1]\n")
+    refused = run("--messages", "messages.jsonl")
+    assert "line 1" in refused.stderr

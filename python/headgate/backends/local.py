@@ -25,8 +25,8 @@ def dumps(value: Any) -> str:
 class LocalDatabase:
     """One connection, shared by the threads of this process; a transaction holds it until it ends."""
 
-    def __init__(self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0) -> None:
-        self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6))
+    def __init__(self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0, disk: Any = None) -> None:
+        self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6), disk)
         self.lock = threading.RLock()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

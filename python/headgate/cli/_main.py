@@ -295,12 +295,23 @@ def _workflow(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _simulate(options: argparse.Namespace) -> int:
+    from headgate.cli._simulate import run_seeds
+
+    return run_seeds(options)
+
+
 def _upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     replay = add("replay", _replay, "Parse stored raw bodies again; what is new since is stored and announced.")
     replay.add_argument("--source", default="", help="only this one's bodies")
     replay.add_argument("--since", metavar="TIME", help="only bodies fetched since, ISO 8601")
     replay.add_argument("--dry-run", action="store_true", help="count, keep nothing")
     add("prune", _prune, "Forget what is past its time ([retention]).")
+    simulate = add("simulate", _simulate, "Run seeds of crashes, lost power and slow handlers around a handler.")
+    simulate.add_argument("--handler", metavar="MODULE:FUNCTION", help="called with (body, tx); default: none")
+    simulate.add_argument("--messages", metavar="FILE", help="sample bodies for it, JSON Lines")
+    simulate.add_argument("--seeds", type=int, default=100, help="how many (default: %(default)s)")
+    simulate.add_argument("--seed", type=int, default=0, help="the first one (default: %(default)s)")
     backup = add("backup", _backup, "Copy the store to a new file while it is in use.")
     backup.add_argument("target")
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from headgate.idempotency._ledger import Claim, Ledger
 
 
+_IDLE_S = 1.0
+
+
 class Heart:
     """One thread renews every claim of a ledger at a third of its lease."""
 
@@ -55,7 +58,11 @@ class Heart:
                 ready = [entry for entry in self._due.values() if entry[0] <= now]
                 if not ready:
                     first = min((entry[0] for entry in self._due.values()), default=None)
-                    self._wake.wait(None if first is None else first - now)
+                    if first is None and not self._wake.wait(_IDLE_S) and not self._due:
+                        self._thread = None  # a ledger that nobody uses any more must not be kept by its thread
+                        return
+                    if first is not None:
+                        self._wake.wait(first - now)
                     continue
             for _, claim, lease in ready:
                 self._renew(claim, lease)

@@ -35,7 +35,9 @@ enum class Durability : std::uint8_t { normal, full };  // normal survives a pro
 struct DatabaseOptions {
     Durability durability = Durability::full;
     std::int64_t busy_timeout_us = 5'000'000;
-    Interrupt interrupt = {};  // polled while another process holds the lock
+    Interrupt interrupt = {};                    // polled while another process holds the lock
+    std::string vfs = {};                        // empty: the system's files
+    std::shared_ptr<const void> vfs_owner = {};  // lives as long as the connection
 };
 
 // The schema version this build writes (PRAGMA user_version) and the application id ("HGat").

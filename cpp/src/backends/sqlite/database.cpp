@@ -160,7 +160,8 @@ Result<std::shared_ptr<Database>> Database::open(const std::string& path, Databa
 
 Status Database::connect() {
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX | SQLITE_OPEN_EXRESCODE;
-    if (sqlite3_open_v2(path_.c_str(), &handle_, flags, nullptr) != SQLITE_OK) {
+    const char* vfs = options_.vfs.empty() ? nullptr : options_.vfs.c_str();
+    if (sqlite3_open_v2(path_.c_str(), &handle_, flags, vfs) != SQLITE_OK) {
         return last_error("cannot open");
     }
     sqlite3_busy_handler(handle_, &Database::on_busy, this);

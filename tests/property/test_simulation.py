@@ -1,0 +1,264 @@
+"""Conservation holds on every seed, and each of these bugs breaks it within two hundred."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+
+import pytest
+
+from headgate.backends.local import LocalDatabase, dumps
+from headgate.consume import Outcome, Verdict
+from headgate.idempotency import Ledger
+from headgate.testing.simulation import first_failure, simulate
+
+SEEDS = 1000
+CHUNKS = 4
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_a_thousand_seeds_conserve_every_record(chunk):
+    size = SEEDS // CHUNKS
+    found = first_failure(size, start=chunk * size)
+    assert found is None, found
+
+
+def test_the_same_seed_is_the_same_run():
+    for seed in range(20):
+        assert simulate(seed).trace == simulate(seed).trace
+    assert len({simulate(seed).trace for seed in range(20)}) == 20
+
+
+def test_the_faults_happen():
+    reports = [simulate(seed) for seed in range(60)]
+    assert sum(r.crashes for r in reports) > 200
+    assert sum(r.power_losses for r in reports) > 60
+    assert sum(r.stored for r in reports) > 400
+    assert sum(r.dead_letters for r in reports) > 60
+
+
+# --- mutants: one part of every process is broken
+
+
+class Broken:
+    """Another object with some attributes replaced."""
+
+    def __init__(self, real, **replaced):
+        self._real = real
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+def drop_the_token_check(sim, parts):
+    def complete(keys, tokens, results):
+        for key in keys:
+            parts.database.execute("UPDATE ledger SET state = 1, expires_us = 1 << 60 WHERE key = ?", (f"v1:{key}",))
+
+    parts.ledger.native = Broken(parts.ledger.native, complete=complete)
+
+
+def mark_before_the_effect(sim, parts):
+    def run(body, claim, acknowledge):
+        given = parts.worker.consumer.prepare(body)
+        parts.ledger.complete(claim)
+        with parts.database.transaction() as tx:
+            parts.worker.consumer.handler(given, tx)
+            acknowledge(tx)
+
+    parts.worker._processor._run = run
+
+
+def effect_outside_the_commit(sim, parts):
+    def run(body, claim, acknowledge):
+        given = parts.worker.consumer.prepare(body)
+        with parts.database.transaction() as tx:
+            parts.worker.consumer.handler(given, tx)
+        with parts.database.transaction() as tx:
+            acknowledge(tx)
+            parts.ledger.complete(claim)
+
+    parts.worker._processor._run = run
+
+
+def rename_without_fsync(sim, parts):
+    parts.objects.sync = lambda path: None
+
+
+def raw_after_the_items(sim, parts):
+    real = parts.intake.keep_raw
+    later = []
+
+    def keep_raw(source, body, meta=None):
+        import hashlib
+
+        later.append((source, body, meta))
+        digest = hashlib.sha256(body).hexdigest()
+        return f"raw/simulated/{source}/{digest[:2]}/{digest}"
+
+    accept = parts.intake.accept
+
+    def accept_then_keep(source, body, context=None):
+        taken = accept(source, body, context)
+        while later:
+            real(*later.pop())
+        return taken
+
+    parts.intake.keep_raw, parts.intake.accept = keep_raw, accept_then_keep
+
+
+def announce_in_a_commit_of_its_own(sim, parts):
+    real = parts.store.put_items
+
+    def put_items(items, topic, bodies):
+        parts.database.native.commit()  # what the intake's transaction has so far
+        stored = real(items, topic, bodies)
+        parts.database.execute(
+            "DELETE FROM outbox WHERE key IN (SELECT value FROM json_each(?))", (dumps(list(stored.new_keys)),)
+        )
+        parts.database.native.begin()
+        for key in stored.new_keys:
+            parts.store.publish(topic, key, bodies[key])
+        return stored
+
+    parts.store.put_items = put_items
+
+
+def forget_done_keys(sim, parts):
+    parts.ledger = Ledger.on_database(parts.database, done_ttl=0.5, clock=sim.clock, random=sim.tokens)
+    parts.worker._processor.ledger = parts.worker.ledger = parts.ledger
+
+
+def lose_dead_letters(sim, parts):
+    parts.store.add_dead_letters = lambda letters: None
+
+
+def double_dead_letters(sim, parts):
+    def add(letters):
+        for letter in letters:
+            parts.database.execute(
+                "INSERT INTO dead_letters (stage, pipeline, source, kind, reason, doc, digest, created_us)"
+                " VALUES ('intake', 'p', 's', 'k', 'r', ?, hex(randomblob(8)) || (SELECT count(*) FROM dead_letters), 0)",
+                (letter.doc,),
+            )
+
+    parts.store.add_dead_letters = add
+
+
+def commit_what_failed(sim, parts):
+    @contextlib.contextmanager
+    def transaction():
+        if parts.database.native.in_transaction:
+            yield parts.database
+            return
+        parts.database.native.begin()
+        try:
+            yield parts.database
+        finally:
+            parts.database.native.commit()
+
+    parts.database.transaction = transaction
+
+
+def acknowledge_what_failed(sim, parts):
+    """The claim of a failed message is completed, as a template does that commits in `finally`."""
+    processor = parts.worker._processor
+
+    def failed(delivery, claim, error, acknowledge):
+        parts.ledger.complete(claim)
+        acknowledge(parts.database)
+        return Verdict(Outcome.HANDLED)
+
+    processor._failed = failed
+
+
+MUTANTS = [
+    drop_the_token_check, mark_before_the_effect, effect_outside_the_commit, rename_without_fsync, raw_after_the_items,
+    announce_in_a_commit_of_its_own, forget_done_keys, lose_dead_letters, double_dead_letters, commit_what_failed,
+    acknowledge_what_failed,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutants_are_caught(mutant):
+    found = first_failure(200, mutant=mutant)
+    assert found is not None
+    print(f"{mutant.__name__}: seed {found.seed}: {found.violations[0]}")
+    # It is the mutant that breaks it.
+    assert simulate(found.seed).violations == []
+
+
+def test_weak_durability_is_caught():
+    """synchronous=NORMAL is for a process that dies, not for a loss of power."""
+    assert first_failure(200, durability="normal") is not None
+
+
+def test_a_users_handler_runs_in_it():
+    seen = []
+
+    def handler(body, tx):
+        seen.append(body["colour"])
+        tx.execute("CREATE TABLE IF NOT EXISTS mine (key TEXT UNIQUE)")
+        tx.execute("INSERT INTO mine VALUES (?)", (body["key"],))  # twice would be an error for ever
+
+    messages = [{"colour": "red"}, {"colour": "blue"}]
+    assert first_failure(20, handler=handler, messages=messages) is None
+    assert set(seen) == {"red", "blue"}
+
+
+def test_a_users_handler_that_commits_by_itself_is_caught():
+    def handler(body, tx):
+        tx.native.commit()
+        tx.native.begin()
+
+    def effect_first(sim, parts):
+        sim._insert_effect, real = lambda body, tx: None, sim._insert_effect
+        sim._handler = lambda body, tx: (real(body, tx), handler(body, tx))
+
+    assert first_failure(200, handler=handler, mutant=effect_first) is not None
+
+
+def test_databases_on_the_simulated_disk_keep_what_they_acknowledged():
+    """SQLite itself on this disk: a crash at any operation, power lost or not, and every commit that returned is there."""
+    import random
+
+    from headgate._core import SimDisk
+    from headgate.errors import HeadgateError
+
+    for seed in range(150):
+        disk, rng, kept, n = SimDisk(seed), random.Random(seed), set(), 0
+        for _ in range(5):
+            disk.revive("p")
+            disk.stop_after("p", rng.randrange(0, 80))
+            with contextlib.suppress(HeadgateError):
+                database = LocalDatabase("p@h.db", busy_timeout_s=0, disk=disk)
+                database.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY, m INTEGER)")
+                found = database.execute("SELECT n, m FROM t")
+                assert kept <= {n for n, _ in found}
+                assert all(n == m for n, m in found)
+                assert database.execute("PRAGMA integrity_check") == [("ok",)]
+                while n < 10_000:
+                    n += 1
+                    with database.transaction() as tx:
+                        tx.execute("INSERT INTO t VALUES (?, 0)", (n,))
+                        tx.execute("UPDATE t SET m = n WHERE m = 0")
+                    kept.add(n)
+            database = None
+            if rng.random() < 0.6:
+                disk.lose_power()
+            else:
+                disk.kill("p")
+
+
+def test_reports_are_plain_data():
+    report = simulate(1)
+    assert json.dumps(vars(report))
