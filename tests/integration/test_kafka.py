@@ -347,3 +347,40 @@ def test_the_decorator_takes_kafka_messages_as_they_are(world):
 def test_transactions_need_a_database(world):
     with pytest.raises(ConfigError, match="effects"):
         world.worker(ledger=Ledger.open("memory://"))
+
+
+def test_uploads_reach_kafka_with_their_raw_ids(world, tmp_path, kafka_server):
+    """Spec 004, step 2.6: listen to Kafka and validate the events that an upload sends."""
+    from headgate._core import file_store
+    from headgate.backends.local import LocalStore
+    from headgate.backends.publish import KafkaPublisher
+    from headgate.consume import Worker
+    from headgate.pipelines.uploads import (
+        ContentStore,
+        EssayContentProvisionedV1,
+        EssayUploadFinishedV1,
+        EssayValidationFailedV1,
+        FileService,
+        UploadedFile,
+    )
+    from headgate.pipelines.uploads.contracts import FAILED, FINISHED, PROVISIONED
+
+    models = {PROVISIONED: EssayContentProvisionedV1, FAILED: EssayValidationFailedV1, FINISHED: EssayUploadFinishedV1}
+    world.create(*models)
+    store = LocalStore(world.database, world.clock, "uploads")
+    content = ContentStore(file_store(str(tmp_path / "objects")))
+    service = FileService(content, store, world.clock)
+    good = b"An essay of more than fifty characters, about canals and gates."
+    service.accept("b", [UploadedFile("good.txt", good), UploadedFile("empty.txt", b"")], "corr")
+    publisher = KafkaPublisher({"bootstrap.servers": kafka_server.bootstrap})
+    consumer = service.consumer()
+    for _ in range(2):
+        store.publish_outbox(publisher, {consumer.topic: [consumer.name]})
+        Worker(consumer, store, world.ledger, world.clock).drain()
+    for topic, model in models.items():
+        (message,) = world.messages(topic, 1)
+        body = json.loads(message.value())
+        event = model.model_validate(body["data"])
+        assert (body["event_type"], body["correlation_id"]) == (topic, "corr")
+        if topic != FINISHED:
+            assert content.fetch_content(event.raw_file_storage_id) == (good if topic == PROVISIONED else b"")
