@@ -148,6 +148,14 @@ def test_fail_open_runs_it_unprotected():
     assert len(world.calls) == 1
 
 
+def test_fail_open_prepares_as_ever():
+    """The unprotected path used to hand the bare body to a handler that expects what `prepare` returns."""
+    ledger = Ledger(Failing(TransientError("away")), ManualClock(NOW))
+    world = World(ledger=ledger, on_unavailable="process", prepare=lambda body: ("prepared", body))
+    assert world.give({"n": 1}).outcome is Outcome.HANDLED
+    assert world.calls == [("prepared", {"n": 1})]
+
+
 def test_a_ledger_that_goes_away_after_the_effect_marks_nothing_and_runs_nothing_twice_at_once():
     world = World()
     real = world.ledger.native

@@ -255,7 +255,8 @@ class KafkaWorker:
 
     def _commit(self, kafka: Any, *, wait: bool, parts: list[_Partition] | None = None) -> None:
         self._last_commit_us = self.clock.mono_us()
-        dirty = [p for p in parts or self._partitions.values() if p.position > p.committed]
+        wanted = self._partitions.values() if parts is None else parts
+        dirty = [p for p in wanted if p.position > p.committed]
         if not dirty:
             return
         core.fault_point("consume.before_offset_commit")
@@ -286,13 +287,16 @@ class KafkaWorker:
             self._partitions[place.topic, place.partition] = _Partition(place.topic, place.partition)
 
     def _revoked(self, kafka: Any, places: list[Any]) -> None:
-        gone = [p for p in (self._partitions.get((x.topic, x.partition)) for x in places) if p is not None]
+        gone = self._known(places)
         self._finish(kafka, gone, _REVOKE_S)
         self._forget(gone)
 
     def _lost(self, kafka: Any, places: list[Any]) -> None:
         """Somebody else may own them already: commit nothing."""
-        self._forget([p for p in (self._partitions.get((x.topic, x.partition)) for x in places) if p is not None])
+        self._forget(self._known(places))
+
+    def _known(self, places: list[Any]) -> list[_Partition]:
+        return [p for p in (self._partitions.get((x.topic, x.partition)) for x in places) if p is not None]
 
     def _forget(self, parts: list[_Partition]) -> None:
         for part in parts:

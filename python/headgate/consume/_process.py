@@ -212,7 +212,7 @@ class Processor:
             if self.consumer.on_unavailable == "refuse" or self.consumer.effects != "plain":
                 raise
             log.warning("no protection", extra={"consumer": self.consumer.name, "error": error.kind.value})
-            return self._run_plain(body, None)
+            return self._run_unprotected(body)
         if claim.status == "done":
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
@@ -251,7 +251,7 @@ class Processor:
 
     def _run(self, body: Json, claim: Claim, acknowledge: Callable[[Transaction], None] | None) -> None:
         with self.ledger.renewing(claim, self.consumer.lease_s):
-            given = body if self.consumer.prepare is None else self.consumer.prepare(body)
+            given = self._prepared(body)
             if self.consumer.effects == "transaction":
                 with self.ledger.database.transaction() as tx:
                     outcome = self.consumer.handler(given, tx)
@@ -278,9 +278,12 @@ class Processor:
                 raise _UnmarkedError(error) from None
             log.warning("effect without its mark", extra={"consumer": self.consumer.name, "error": error.kind.value})
 
-    def _run_plain(self, body: Json, _: None) -> Verdict:
+    def _prepared(self, body: Json) -> Any:
+        return body if self.consumer.prepare is None else self.consumer.prepare(body)
+
+    def _run_unprotected(self, body: Json) -> Verdict:
         try:
-            self.consumer.handler(body)
+            self.consumer.handler(self._prepared(body))
         except Exception as error:
             return Verdict(Outcome.FAILED, _BACKOFF_BASE_S, type(error).__name__)
         return Verdict(Outcome.HANDLED)

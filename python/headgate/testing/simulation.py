@@ -161,7 +161,7 @@ class Simulation:
         # The faults end: what was promised has to come true.
         self._calm = True
         for name in names:
-            self._restart(name)
+            self._crash(name)
         for _ in range(_SETTLE_STEPS):
             if self.report.violations or self._settled():
                 break
@@ -280,9 +280,6 @@ class Simulation:
         self.report.power_losses += 1
         self.disk.lose_power()
         self._processes.clear()
-
-    def _restart(self, name: str) -> None:
-        self._crash(name)
 
     # --- the oracle
 
