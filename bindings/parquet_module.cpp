@@ -1,18 +1,33 @@
 // headgate._parquet: the only extension that needs Arrow. It shares no C++ type with _core, only plain data.
 #include "py.hpp"
 
+#include "headgate/backends/curl.hpp"
 #include "headgate/backends/parquet.hpp"
+#include "headgate/backends/s3.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 
 namespace headgate::bindings {
 namespace {
 
+py::list to_list(const std::vector<checkpoint::Reject>& rejects) {
+    py::list out;
+    for (const auto& reject : rejects) {
+        py::list problems;
+        for (const auto& problem : reject.problems) {
+            problems.append(py::make_tuple(problem.field, problem.kind));
+        }
+        out.append(py::make_tuple(reject.name, reject.digest, reject.offset, problems));
+    }
+    return out;
+}
+
 py::dict to_dict(const checkpoint::Summary& s) {
     py::dict out;
     const auto put = [&out](const char* name, const auto& value) { out[name] = value; };
     put("first_run", s.first_run);
     put("committed", s.committed);
+    put("complete", s.complete);
     put("listed", s.listed);
     put("ignored", s.ignored);
     put("deferred", s.deferred);
@@ -21,6 +36,7 @@ py::dict to_dict(const checkpoint::Summary& s) {
     put("changed", s.changed);
     put("vanished", s.vanished);
     put("unreadable", s.unreadable);
+    put("archived", s.archived);
     put("taken_files", s.taken_files);
     put("rejected_files", s.rejected_files);
     put("records", s.records);
@@ -28,43 +44,98 @@ py::dict to_dict(const checkpoint::Summary& s) {
     put("skipped_before_watermark", s.skipped_before_watermark);
     put("rows_added", s.rows_added);
     put("late_rows", s.late_rows);
+    put("drifted", s.drifted);
     put("rows_before", s.rows_before);
     put("rows_total", s.rows_total);
     put("bytes_read", s.bytes_read);
     put("file_size", s.file_size);
     put("version", s.version);
+    put("attempts", s.attempts);
+    put("spilled_bytes", s.spilled_bytes);
+    put("memory_high_water", s.memory_high_water);
     put("problems", s.problems);
+    put("read_problems", s.read_problems);
     out["last_timestamp_us"] =
         s.last_timestamp_us == INT64_MIN ? py::object(py::none()) : py::object(py::int_(s.last_timestamp_us));
-    py::list rejects;
-    for (const auto& reject : s.first_rejects) {
-        py::list problems;
-        for (const auto& problem : reject.problems) {
-            problems.append(py::make_tuple(problem.field, problem.kind));
-        }
-        rejects.append(py::make_tuple(reject.name, reject.digest, reject.offset, problems));
-    }
-    out["first_rejects"] = rejects;
+    out["first_rejects"] = to_list(s.first_rejects);
+    out["first_unreadable"] = to_list(s.first_unreadable);
     return out;
 }
 
-py::dict update(const std::string& source, const std::string& target, const std::string& plan, bool watermark,
-                std::int64_t settle_us, unsigned threads, bool dry_run, const py::object& progress) {
-    checkpoint::Options options;
-    options.source = source;
-    options.target = target;
-    options.schema = take(schema::Schema::parse(plan));
-    options.mode = watermark ? checkpoint::Mode::watermark : checkpoint::Mode::ledger;
-    options.settle_us = settle_us;
-    options.threads = threads;
-    options.dry_run = dry_run;
-    checkpoint::Environment environment{backends::make_parquet_table(),
-                                        std::make_shared<SystemClock>(),
-                                        std::make_shared<SystemRandom>(),
-                                        signals(),
-                                        {}};
+// A place is a local path, or a dict: bucket, prefix or key, region, endpoint, ca_file, credentials (a callable that
+// gives access key, secret key and session token), in_flight, scratch.
+class Places {
+public:
+    explicit Places(std::size_t max_body) : max_body_(max_body) {}
+
+    std::shared_ptr<checkpoint::Source> source(const py::object& place) const {
+        if (py::isinstance<py::str>(place)) {
+            return checkpoint::make_folder_source(place.cast<std::string>());
+        }
+        return backends::make_s3_source(s3(place.cast<py::dict>()), clock, random);
+    }
+
+    std::shared_ptr<checkpoint::Target> target(const py::object& place) const {
+        if (py::isinstance<py::str>(place)) {
+            return checkpoint::make_file_target(place.cast<std::string>());
+        }
+        const auto dict = place.cast<py::dict>();
+        return backends::make_s3_target(s3(dict), dict["key"].cast<std::string>(), dict["scratch"].cast<std::string>(),
+                                        clock, random);
+    }
+
+    std::shared_ptr<Clock> clock = std::make_shared<SystemClock>();
+    std::shared_ptr<Random> random = std::make_shared<SystemRandom>();
+
+private:
+    backends::S3Options s3(const py::dict& place) const {
+        backends::S3Options out;
+        out.bucket = place["bucket"].cast<std::string>();
+        out.prefix = place["prefix"].cast<std::string>();
+        out.region = place["region"].cast<std::string>();
+        out.endpoint = place["endpoint"].cast<std::string>();
+        out.in_flight = place["in_flight"].cast<std::size_t>();
+        // Called on any thread; the reference goes away under the GIL.
+        const std::shared_ptr<py::object> ask(new py::object(place["credentials"]), [](py::object* object) {
+            const py::gil_scoped_acquire acquire;
+            delete object;
+        });
+        out.credentials = [ask]() -> Result<backends::S3Credentials> {
+            const py::gil_scoped_acquire acquire;
+            try {
+                const auto found = (*ask)().cast<py::tuple>();
+                return backends::S3Credentials{found[0].cast<std::string>(), found[1].cast<std::string>(),
+                                               found[2].cast<std::string>()};
+            } catch (py::error_already_set& error) {
+                // Its text could hold a secret; its type says what is wrong.
+                return Status(ErrorCode::permission_denied,
+                              "no AWS credentials could be had: " + error.type().attr("__name__").cast<std::string>());
+            }
+        };
+        backends::CurlOptions curl;
+        curl.ca_file = place["ca_file"].cast<std::string>();
+        curl.max_body = max_body_;
+        curl.max_idle_connections = static_cast<long>(out.in_flight);
+        curl.decode = false;  // an object's bytes are what was stored
+        out.transport = [curl, clock = clock] { return backends::make_curl_transport(curl, clock); };
+        return out;
+    }
+
+    std::size_t max_body_;
+};
+
+checkpoint::Environment environment(const Places& places, const py::object& source, const py::object& target,
+                                    const py::object& progress) {
+    checkpoint::Environment out;
+    out.source = source.is_none() ? nullptr : places.source(source);
+    out.target = target.is_none() ? nullptr : places.target(target);
+    out.table = backends::make_parquet_table();
+    out.clock = places.clock;
+    out.random = places.random;
+    out.unpack = backends::make_unpacker();
+    out.interrupt = signals();
     if (!progress.is_none()) {
-        environment.progress = [&progress](std::int64_t done, std::int64_t total) {
+        out.progress = [&progress](std::int64_t done, std::int64_t total) {
             const py::gil_scoped_acquire acquire;
             if (PyErr_Occurred() == nullptr) {
                 try {
@@ -75,9 +146,91 @@ py::dict update(const std::string& source, const std::string& target, const std:
             }
         };
     }
-    auto result = without_gil([&] { return checkpoint::update(options, environment); });
-    raise_pending();
-    return to_dict(take(std::move(result)));
+    return out;
+}
+
+template <class T>
+void set(const py::dict& from, const char* name, T& to) {
+    if (from.contains(name)) {
+        to = from[name].cast<T>();
+    }
+}
+
+checkpoint::Options options(const std::string& plan, const py::dict& given) {
+    checkpoint::Options out;
+    out.schema = take(schema::Schema::parse(plan));
+    bool watermark = false;
+    bool inferred = false;
+    set(given, "watermark", watermark);
+    set(given, "inferred", inferred);
+    set(given, "settle_us", out.settle_us);
+    set(given, "threads", out.threads);
+    set(given, "memory", out.memory);
+    set(given, "spill_dir", out.spill_dir);
+    set(given, "spill_limit", out.spill_limit);
+    set(given, "max_file_bytes", out.max_file_bytes);
+    set(given, "window_us", out.window_us);
+    set(given, "full_listing_every_us", out.full_listing_every_us);
+    set(given, "rescan", out.rescan);
+    set(given, "dry_run", out.dry_run);
+    out.mode = watermark ? checkpoint::Mode::watermark : checkpoint::Mode::ledger;
+    out.plan = inferred ? plan : "";
+    return out;
+}
+
+py::dict update(const py::object& source, const py::object& target, const std::string& plan, const py::dict& given,
+                const py::object& progress) {
+    const auto opts = options(plan, given);
+    const auto env = environment(Places(opts.max_file_bytes), source, target, progress);
+    return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
+}
+
+// One attempt of an append to a Delta table: new rows into `out`, what is committed told by `footer_file`.
+py::dict stage(const py::object& source, const py::object& parts, const std::string& footer_file,
+               const std::string& out, const std::string& plan, const py::dict& given, const py::object& progress) {
+    auto opts = options(plan, given);
+    opts.partitioned = true;
+    const Places places(opts.max_file_bytes);
+    auto env = environment(places, source, py::none(), progress);
+    env.target = checkpoint::make_staging_target(footer_file, out, places.target(parts));
+    return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
+}
+
+std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads) {
+    checkpoint::InferOptions opts;
+    opts.name = name;
+    opts.sort_by = sort_by;
+    opts.threads = threads;
+    const auto env = environment(Places(opts.max_file_bytes), source, py::none(), py::none());
+    return take(interruptible([&] { return checkpoint::infer(opts, env); }));
+}
+
+std::string stored_plan(const py::object& target) {
+    const auto env = environment(Places(checkpoint::Options().max_file_bytes), py::none(), target, py::none());
+    return take(interruptible([&] { return checkpoint::stored_plan(env); }));
+}
+
+py::dict verify(const py::object& source, const py::object& target, const std::string& plan,
+                const py::object& progress) {
+    const auto opts = options(plan, {});
+    const auto env = environment(Places(opts.max_file_bytes), source, target, progress);
+    const auto r = take(interruptible([&] { return checkpoint::verify(opts, env); }));
+    py::dict out;
+    const auto put = [&out](const char* name, const auto& value) { out[name] = value; };
+    put("rows", r.rows);
+    put("rows_in_footer", r.rows_in_footer);
+    out["rows_in_ledger"] = r.rows_in_ledger < 0 ? py::object(py::none()) : py::object(py::int_(r.rows_in_ledger));
+    put("out_of_order", r.out_of_order);
+    put("ledger_entries", r.ledger_entries);
+    put("checked_files", r.checked_files);
+    put("pending", r.pending);
+    put("changed", r.changed);
+    put("unreadable", r.unreadable);
+    put("gone", r.gone);
+    put("version", r.version);
+    put("differences", r.differences);
+    put("examples", r.examples);
+    return out;
 }
 
 }  // namespace
@@ -87,8 +240,13 @@ PYBIND11_MODULE(_parquet, module) {
     using namespace headgate::bindings;
     module.doc() = "headgate's Parquet checkpoint engine. Private: nothing here is a stable interface.";
     register_errors(module);
-    module.def("update", &update, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("watermark"),
-               py::arg("settle_us"), py::arg("threads"), py::arg("dry_run"), py::arg("progress"));
+    module.def("update", &update, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("options"),
+               py::arg("progress"));
+    module.def("stage", &stage, py::arg("source"), py::arg("parts"), py::arg("footer_file"), py::arg("out"),
+               py::arg("plan"), py::arg("options"), py::arg("progress"));
+    module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"));
+    module.def("stored_plan", &stored_plan, py::arg("target"));
+    module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"));
     module.def(
         "set_faults", [](const std::string& spec) { check(headgate::set_faults(spec)); }, py::arg("spec"));
 }

@@ -13,6 +13,8 @@ ADAPTERS = {
     "tiingo": "headgate.pipelines.market.sources:TiingoSource",
     "finnhub": "headgate.pipelines.market.sources:FinnhubSource",
 }
+# names of the task lists that an engine room offers although a pipeline owns them
+REEXPORTS = {"S3EventRetriever": "headgate.pipelines.visits.retriever:S3EventRetriever"}
 PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 
 

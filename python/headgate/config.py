@@ -128,9 +128,9 @@ class Healing:
 class CheckpointConfig:
     """A folder of event files and the Parquet file they become."""
 
-    source: str = _text("", "a folder; empty for exports: the pipeline's own items")
-    target: str = _text("", "the Parquet file")
-    schema: str = _text("visits", "visits, news, or module:Model of your own")
+    source: str = _text("", "a folder or s3://bucket/prefix; empty for exports: the pipeline's own items")
+    target: str = _text("", "the Parquet file, s3://bucket/key, delta+file:///folder or delta+s3://bucket/prefix")
+    schema: str = _text("visits", "visits, news, infer, or module:Model of your own")
     mode: str = _choice("ledger", ("ledger", "watermark"), "ledger takes late files too")
     settle_s: float = _number(2, 0, 3600, "younger files wait for the next run, seconds")
     export: str = _text("", "a pipeline whose items are exported to source first")

@@ -15,7 +15,8 @@ from headgate._registry import ADAPTERS, PIPELINES, PLANS, resolve
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
-from headgate.checkpoint._run import Mode, local_path
+from headgate.checkpoint._places import is_remote, local_path
+from headgate.checkpoint._run import Mode
 from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
 from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
@@ -237,11 +238,12 @@ class App:
             if not getattr(c, key):
                 message = f"{where}.{key}: missing; expected a path"
                 raise ConfigError(message)
-        source, target = local_path(self.config.locate(c.source)), local_path(self.config.locate(c.target))
+        source, target = self._place(c.source), self._place(c.target)
         if c.export:
-            self.export_items(source)
-        _make_parent(target)
-        schema = c.schema if c.schema in PLANS else self._resolve(f"{where}.schema", c.schema)
+            self.export_items(local_path(source))
+        if not is_remote(target):
+            _make_parent(target)
+        schema = c.schema if c.schema in (*PLANS, "infer") else self._resolve(f"{where}.schema", c.schema)
         return update(
             source,
             target,
@@ -250,6 +252,10 @@ class App:
             settle_s=0 if c.export else c.settle_s,  # our own files appear whole, by a rename
             progress=progress,
         )
+
+    def _place(self, url: str) -> str:
+        """Paths are relative to the configuration; URLs of other machines are what they are."""
+        return url if is_remote(url) else local_path(self.config.locate(url))
 
     def export_items(self, folder: str) -> int:
         """Write the pipeline's new items to a folder; see `export_items`."""

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/merge.hpp"
 #include "checkpoint/segment.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
@@ -18,37 +19,70 @@ using Json = nlohmann::json;
 // Rows as JSON: [["id", at], ...] with the metadata beside them.
 class TextTable final : public TableFile {
 public:
-    Result<std::map<std::string, std::string>> metadata(const std::string& path) const override {
+    Result<Metadata> metadata(const std::string& path) const override {
         HG_ASSIGN(const auto text, read_file(path));
         const auto json = Json::parse(text, nullptr, false);
         if (json.is_discarded()) {
             return Status(ErrorCode::corrupt_data, path + " cannot be read");
         }
-        return json.at("metadata").get<std::map<std::string, std::string>>();
+        return json.at("metadata").get<Metadata>();
     }
-    Result<schema::Columns> read(const std::string& path, const schema::Schema& schema) const override {
+    Result<std::unique_ptr<TableReader>> open(const std::string& path, const schema::Schema& schema) const override {
         HG_ASSIGN(const auto text, read_file(path));
-        auto out = schema::Columns::like(schema);
+        auto rows = schema::Columns::like(schema);
         const auto json = Json::parse(text);
         for (const auto& row : json.at("rows")) {
             const auto id = row.at(0).get<std::string>();
-            out.columns[0].valid.push_back(1);
-            out.columns[0].bytes += id;
-            out.columns[0].offsets.push_back(out.columns[0].bytes.size());
-            out.columns[1].valid.push_back(1);
-            out.columns[1].numbers.push_back(row.at(1).get<std::int64_t>());
-            ++out.rows;
+            rows.columns[0].valid.push_back(1);
+            rows.columns[0].bytes += id;
+            rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+            rows.columns[1].valid.push_back(1);
+            rows.columns[1].numbers.push_back(row.at(1).get<std::int64_t>());
+            ++rows.rows;
         }
-        return out;
+        return std::unique_ptr<TableReader>(std::make_unique<Reader>(std::move(rows)));
     }
-    Status write(const std::string& path, const schema::Schema&, const schema::Columns& columns,
-                 const std::map<std::string, std::string>& metadata) const override {
-        Json json{{"metadata", metadata}, {"rows", Json::array()}};
-        for (std::size_t row = 0; row < columns.rows; ++row) {
-            json["rows"].push_back({columns.columns[0].text(row), columns.columns[1].numbers[row]});
+    Result<std::unique_ptr<TableWriter>> create(const std::string& path, const schema::Schema&) const override {
+        return std::unique_ptr<TableWriter>(std::make_unique<Writer>(path));
+    }
+
+private:
+    // Two rows at a time, so that every boundary is met.
+    class Reader final : public TableReader {
+    public:
+        explicit Reader(schema::Columns rows) : rows_(std::move(rows)) {}
+        Result<bool> next(schema::Columns& out) override {
+            if (out.columns.size() != rows_.columns.size()) {
+                out = rows_;
+            }
+            out.clear();
+            const auto end = std::min(rows_.rows, at_ + 2);
+            out.append_range(rows_, at_, end);
+            at_ = end;
+            return out.rows > 0;
         }
-        return write_file_durably(path, json.dump());
-    }
+
+    private:
+        schema::Columns rows_;
+        std::size_t at_ = 0;
+    };
+    class Writer final : public TableWriter {
+    public:
+        explicit Writer(std::string path) : path_(std::move(path)) {}
+        Status append(const schema::Columns& columns) override {
+            for (std::size_t row = 0; row < columns.rows; ++row) {
+                rows_.push_back({columns.columns[0].text(row), columns.columns[1].numbers[row]});
+            }
+            return {};
+        }
+        Status finish(const Metadata& metadata) override {
+            return write_file_durably(path_, Json{{"metadata", metadata}, {"rows", rows_}}.dump());
+        }
+
+    private:
+        std::string path_;
+        Json rows_ = Json::array();
+    };
 };
 
 constexpr const char* kPlan =
@@ -59,8 +93,8 @@ class Engine : public testing::Test {
 protected:
     void SetUp() override {
         ASSERT_EQ(mkdir((folder / "in").c_str(), 0777), 0);
-        options.source = folder / "in";
-        options.target = folder / "out.table";
+        source = folder / "in";
+        target = folder / "out.table";
         options.schema = schema::Schema::parse(kPlan).value();
         options.settle_us = 0;
         options.threads = 3;
@@ -70,25 +104,36 @@ protected:
     }
     void TearDown() override { static_cast<void>(set_faults("")); }
     void event(const std::string& id, int second) {
-        tests::write_file(options.source + "/e-" + id + ".json", text(id, second));
+        tests::write_file(source + "/e-" + id + ".json", text(id, second));
     }
     static std::string text(const std::string& id, int second) {
         return R"({"id": ")" + id + R"(", "at": ")" + format_timestamp(second * 1'000'000LL) + "\"}";
     }
+    // The ports are opened for every run, as a new process would.
+    Result<Summary> update() {
+        environment.source = make_folder_source(source);
+        environment.target = make_file_target(target);
+        return checkpoint::update(options, environment);
+    }
     Summary run() {
-        auto out = update(options, environment);
+        auto out = update();
         EXPECT_TRUE(out.ok()) << out.status().message();
         return out.ok() ? out.value() : Summary{};
     }
     std::string ids() {
         std::string out;
-        const auto columns = environment.table->read(options.target, *options.schema);
-        for (std::size_t row = 0; columns.ok() && row < columns.value().rows; ++row) {
-            out += columns.value().columns[0].text(row);
+        auto reader = environment.table->open(target, *options.schema);
+        schema::Columns rows;
+        while (reader.ok() && reader.value()->next(rows).value()) {
+            for (std::size_t row = 0; row < rows.rows; ++row) {
+                out += rows.columns[0].text(row);
+            }
         }
         return out;
     }
     tests::TemporaryFolder folder;
+    std::string source;
+    std::string target;
     Options options;
     Environment environment;
 };
@@ -97,7 +142,7 @@ TEST_F(Engine, TakesEverythingOnceSortedAndStable) {
     event("c", 30);
     event("a", 10);
     event("b", 10);
-    tests::write_file(options.source + "/other.json", "{}");
+    tests::write_file(source + "/other.json", "{}");
     const auto first = run();
     EXPECT_TRUE(first.first_run && first.committed);
     EXPECT_EQ(first.rows_added, 3);
@@ -132,8 +177,8 @@ TEST_F(Engine, KeepsEveryVersionOfAnOverwrittenFile) {
 
 TEST_F(Engine, RemembersBadFilesAndNamesWhatIsWrong) {
     event("a", 1);
-    tests::write_file(options.source + "/e-bad.json", "{");
-    tests::write_file(options.source + "/e-l.jsonl", text("x", 2) + "\n\n{\"id\": 1}\n" + text("y", 3) + "\n");
+    tests::write_file(source + "/e-bad.json", "{");
+    tests::write_file(source + "/e-l.jsonl", text("x", 2) + "\n\n{\"id\": 1}\n" + text("y", 3) + "\n");
     const auto first = run();
     EXPECT_EQ(first.rows_added, 3);
     EXPECT_EQ(first.rejected_records, 2);
@@ -146,32 +191,32 @@ TEST_F(Engine, RemembersBadFilesAndNamesWhatIsWrong) {
 }
 
 TEST_F(Engine, CreatesNothingWithoutAGoodEvent) {
-    tests::write_file(options.source + "/e-bad.json", "{");
+    tests::write_file(source + "/e-bad.json", "{");
     const auto out = run();
     EXPECT_FALSE(out.committed);
-    EXPECT_NE(access(options.target.c_str(), F_OK), 0);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
 }
 
 TEST_F(Engine, AnUnreadableCheckpointIsNeverAFirstRun) {
     event("a", 1);
     run();
-    tests::write_file(options.target, "garbage");
+    tests::write_file(target, "garbage");
     event("b", 2);
-    EXPECT_EQ(update(options, environment).status().code(), ErrorCode::corrupt_data);
-    EXPECT_EQ(read_file(options.target).value(), "garbage");
+    EXPECT_EQ(update().status().code(), ErrorCode::corrupt_data);
+    EXPECT_EQ(read_file(target).value(), "garbage");
 }
 
 TEST_F(Engine, AMissingOrBrokenSegmentIsAnError) {
     event("a", 1);
     run();
-    for (const auto& entry : std::filesystem::directory_iterator(options.target + ".ledger")) {
+    for (const auto& entry : std::filesystem::directory_iterator(target + ".ledger")) {
         auto bytes = read_file(entry.path().string()).value();
         bytes[20] = static_cast<char>(bytes[20] ^ 1);
         tests::write_file(entry.path().string(), bytes);
     }
-    EXPECT_EQ(update(options, environment).status().code(), ErrorCode::corrupt_data);
-    std::filesystem::remove_all(options.target + ".ledger");
-    EXPECT_EQ(update(options, environment).status().code(), ErrorCode::corrupt_data);
+    EXPECT_EQ(update().status().code(), ErrorCode::corrupt_data);
+    std::filesystem::remove_all(target + ".ledger");
+    EXPECT_EQ(update().status().code(), ErrorCode::corrupt_data);
 }
 
 TEST_F(Engine, AFailureAtAnyPointLeavesTheOldOneAndTheNextRunTakesAll) {
@@ -181,7 +226,7 @@ TEST_F(Engine, AFailureAtAnyPointLeavesTheOldOneAndTheNextRunTakesAll) {
          {"file.before_rename:fail:1", "checkpoint.after_segments:fail:1", "checkpoint.before_commit:fail:1"}) {
         event("b", 2);
         ASSERT_TRUE(set_faults(point).ok());
-        EXPECT_EQ(update(options, environment).status().code(), ErrorCode::fault_injected) << point;
+        EXPECT_EQ(update().status().code(), ErrorCode::fault_injected) << point;
         ASSERT_TRUE(set_faults("").ok());
         EXPECT_EQ(ids(), "a") << point;
     }
@@ -189,7 +234,7 @@ TEST_F(Engine, AFailureAtAnyPointLeavesTheOldOneAndTheNextRunTakesAll) {
     EXPECT_EQ(ids(), "ab");
     // Orphans of the failed runs are swept: only the segments that the footer names are left.
     std::size_t files = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(options.target + ".ledger")) {
+    for (const auto& entry : std::filesystem::directory_iterator(target + ".ledger")) {
         files += entry.is_regular_file() ? 1 : 0;
     }
     EXPECT_EQ(files, 2U);
@@ -219,7 +264,7 @@ TEST_F(Engine, ManySegmentsAreMerged) {
         event(std::string(1, static_cast<char>('A' + i)), i);
         run();
     }
-    const auto footer = Json::parse(environment.table->metadata(options.target).value().at("headgate"));
+    const auto footer = Json::parse(environment.table->metadata(target).value().at("headgate"));
     EXPECT_LE(footer.at("segments").size(), 32U);
     EXPECT_EQ(run().known, 40);
 }
@@ -229,8 +274,8 @@ TEST_F(Engine, AnInterruptEndsTheRunAndWritesNothing) {
         event(std::to_string(i), i);
     }
     environment.interrupt = [] { return true; };
-    EXPECT_EQ(update(options, environment).status().code(), ErrorCode::interrupted);
-    EXPECT_NE(access(options.target.c_str(), F_OK), 0);
+    EXPECT_EQ(update().status().code(), ErrorCode::interrupted);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
 }
 
 TEST_F(Engine, RefusesAnotherSchemasCheckpoint) {
@@ -239,20 +284,169 @@ TEST_F(Engine, RefusesAnotherSchemasCheckpoint) {
     std::string other(kPlan);
     other.replace(other.find("\"t\""), 3, "\"u\"");
     options.schema = schema::Schema::parse(other).value();
-    EXPECT_EQ(update(options, environment).status().code(), ErrorCode::invalid_input);
+    EXPECT_EQ(update().status().code(), ErrorCode::invalid_input);
+}
+
+// The model: everything in the order of arrival, sorted stably.
+TEST_F(Engine, RunsOfAnySizeMergeToTheModelsOrder) {
+    SeededRandom random(7);
+    for (int round = 0; round < 60; ++round) {
+        options.memory = random.next() % 600 + 1;
+        options.spill_dir = folder / "spill";
+        ASSERT_TRUE(make_folders(options.spill_dir).ok());
+        std::vector<std::pair<std::int64_t, std::string>> model;
+        const auto some_rows = [&](std::size_t most) {
+            auto rows = schema::Columns::like(*options.schema);
+            for (auto n = random.next() % (most + 1); n > 0; --n) {
+                const auto at = static_cast<std::int64_t>(random.next() % 12);
+                const auto id = std::to_string(model.size()) + ";";
+                model.emplace_back(at, id);
+                rows.columns[0].valid.push_back(1);
+                rows.columns[0].bytes += id;
+                rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+                rows.columns[1].valid.push_back(1);
+                rows.columns[1].numbers.push_back(at);
+                ++rows.rows;
+            }
+            return rows;
+        };
+        const auto write = [&](SortedRuns& runs, const std::string& path, TableReader* old) {
+            auto writer = std::move(environment.table->create(path, *options.schema).value());
+            EXPECT_TRUE(runs.merge_into(old, *writer, [] { return Status(); }).ok());
+            EXPECT_TRUE(writer->finish({}).ok());
+        };
+        const auto spill = [this] { return options.spill_dir; };
+        SortedRuns first(options, *environment.table, 1, spill);
+        ASSERT_TRUE(first.add(some_rows(30), nullptr).ok());
+        write(first, folder / "old.table", nullptr);
+        std::stable_sort(model.begin(), model.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        SortedRuns second(options, *environment.table, 1, spill);
+        for (auto adds = random.next() % 8; adds > 0; --adds) {
+            ASSERT_TRUE(second.add(some_rows(20), nullptr).ok());
+        }
+        auto old = std::move(environment.table->open(folder / "old.table", *options.schema).value());
+        write(second, target, old.get());
+        std::stable_sort(model.begin(), model.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        std::string expected;
+        for (const auto& row : model) {
+            expected += row.second;
+        }
+        ASSERT_EQ(ids(), expected) << "round " << round;
+        EXPECT_TRUE(std::filesystem::is_empty(options.spill_dir));
+    }
+}
+
+TEST_F(Engine, ASpillBeyondItsLimitWritesNothing) {
+    for (int i = 0; i < 50; ++i) {
+        event(std::to_string(i), i);
+    }
+    options.memory = 1;
+    options.spill_limit = 100;
+    options.spill_dir = folder / "spill";
+    EXPECT_EQ(update().status().code(), ErrorCode::disk_full);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
+    EXPECT_TRUE(std::filesystem::is_empty(options.spill_dir));
+}
+
+TEST_F(Engine, ARescanFindsWhatKeptItsSizeAndTime) {
+    event("a", 1);
+    run();
+    const auto path = source + "/e-a.json";
+    const auto when = std::filesystem::last_write_time(path);
+    event("a", 2);
+    std::filesystem::last_write_time(path, when);
+    EXPECT_EQ(run().known, 1);
+    options.rescan = true;
+    EXPECT_EQ(run().changed, 1);
+    EXPECT_EQ(run().touched, 1);
+}
+
+TEST_F(Engine, VerifyAccountsForEveryRow) {
+    event("a", 1);
+    event("b", 2);
+    run();
+    event("a", 3);  // another version: both rows stay
+    run();
+    options.mode = Mode::watermark;
+    event("c", 1);  // not newer: skipped
+    event("d", 9);
+    run();
+    tests::write_file(source + "/e-l.jsonl", text("x", 20) + "\n" + text("y", 30) + "\n{}\n");
+    run();
+    const auto check = [&] {
+        environment.source = make_folder_source(source);
+        environment.target = make_file_target(target);
+        return verify(options, environment).value();
+    };
+    auto report = check();
+    EXPECT_EQ(report.rows, 6);
+    EXPECT_EQ(report.rows_in_ledger, 6);
+    EXPECT_EQ(report.checked_files, 5);
+    EXPECT_EQ(report.differences, std::vector<std::string>());
+    event("a", 4);
+    event("e", 5);
+    std::filesystem::remove(source + "/e-b.json");
+    report = check();
+    EXPECT_EQ(report.changed, 1);
+    EXPECT_EQ(report.pending, 1);
+    EXPECT_EQ(report.gone, 1);
+    EXPECT_EQ(report.differences.size(), 2U);
+    const auto footer = environment.table->metadata(target).value();
+    ASSERT_TRUE(environment.table->create(target, *options.schema).value()->finish(footer).ok());
+    EXPECT_EQ(check().differences.size(), 4U);  // no rows: neither the footer's nor the ledger's count
+}
+
+TEST_F(Engine, InfersTheUnionAndKeepsWhatComesLater) {
+    tests::write_file(source + "/1.json", R"({"id": "a", "n": 1, "timestamp": "2024-01-01T00:00:00Z", "x": null})");
+    tests::write_file(source + "/2.jsonl",
+                      "{\"id\": \"b\", \"n\": 1.5, \"timestamp\": \"2024-01-02T00:00:00Z\", \"tags\": [\"t\"]}\n[1]\n");
+    tests::write_file(source + "/3.json", R"({"timestamp": "2024-01-02T00:00:00Z", "mixed": 1, "id": "c"})");
+    tests::write_file(source + "/4.json",
+                      R"({"timestamp": "2024-01-02T00:00:00Z", "mixed": {"k": 1}, "day": "2024-01-02"})");
+    environment.source = make_folder_source(source);
+    const auto plan = Json::parse(infer({}, environment).value());
+    std::map<std::string, std::string> types;
+    for (const auto& field : plan.at("fields")) {
+        types[field.at("name")] = field.at("type");
+    }
+    EXPECT_EQ(types, (std::map<std::string, std::string>{{"id", "string"},
+                                                         {"n", "float64"},
+                                                         {"timestamp", "timestamp"},
+                                                         {"x", "json"},
+                                                         {"tags", "json"},
+                                                         {"mixed", "json"},
+                                                         {"day", "date"}}));
+    EXPECT_EQ(plan.at("sort_by"), "timestamp");
+    EXPECT_EQ(plan.at("fields").at(0).at("name"), "id");
+
+    schema::RecordReader reader(schema::Schema::parse(plan.dump()).value());
+    auto rows = schema::Columns::like(*schema::Schema::parse(plan.dump()).value());
+    const auto& problems = reader.read(
+        R"({"timestamp": "2024-01-01T00:00:00Z", "n": "many", "new": {"b": 1, "a": [9007199254740993]}, "_rest": 1})",
+        &rows);
+    EXPECT_TRUE(problems.empty());
+    EXPECT_EQ(reader.drifted(), 1U);
+    EXPECT_EQ(rows.columns.back().text(0), R"({"_rest":1,"n":"many","new":{"a":[9007199254740993],"b":1}})");
+    InferOptions by_id;
+    by_id.sort_by = "id";
+    EXPECT_EQ(infer(by_id, environment).status().code(), ErrorCode::invalid_input);
 }
 
 TEST(Segment, RoundTripsAndRefusesOtherVersions) {
     const std::vector<Entry> entries = {{digest_key("a"), 1, 2, 3, 0}, {digest_key("b"), 4, 5, 0, 1}};
     const auto bytes = write_segment(entries);
     Taken taken;
-    ASSERT_TRUE(read_segment(bytes, "s", taken).ok());
-    EXPECT_EQ(taken.at(digest_key("b")).flags, 1U);
+    taken.merge(read_segment(bytes, "s").value());
+    taken.merge({{digest_key("a"), 7, 7, 7, 0}});
+    ASSERT_EQ(taken.size(), 2U);
+    EXPECT_EQ(taken.find(digest_key("b"))->flags, 1U);
+    EXPECT_EQ(taken.find(digest_key("a"))->rows, 7U);
+    EXPECT_EQ(taken.find(digest_key("c")), nullptr);
     auto newer = bytes;
     newer[4] = 9;
-    EXPECT_EQ(read_segment(newer, "s", taken).code(), ErrorCode::unsupported_version);
+    EXPECT_EQ(read_segment(newer, "s").status().code(), ErrorCode::unsupported_version);
     for (std::size_t size = 0; size < bytes.size(); ++size) {
-        EXPECT_FALSE(read_segment(std::string_view(bytes).substr(0, size), "s", taken).ok()) << size;
+        EXPECT_FALSE(read_segment(std::string_view(bytes).substr(0, size), "s").ok()) << size;
     }
 }
 

@@ -18,6 +18,7 @@ HttpResponse answer(long status, std::string body) {
 // Answers by host name; the clock moves as the answer says.
 class FakeTransport final : public HttpTransport {
 public:
+    void run(HttpFlow&, std::int64_t, std::size_t, const Interrupt&) override { FAIL() << "not used here"; }
     explicit FakeTransport(std::shared_ptr<ManualClock> clock) : clock_(std::move(clock)) {}
     std::function<HttpResponse(const std::string& url)> reply;
     std::vector<std::string> sent;

@@ -4,7 +4,10 @@
 #include "checkpoint/segment.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    headgate::checkpoint::Taken taken;
-    static_cast<void>(headgate::checkpoint::read_segment({reinterpret_cast<const char*>(data), size}, "s", taken));
+    auto entries = headgate::checkpoint::read_segment({reinterpret_cast<const char*>(data), size}, "s");
+    if (entries.ok()) {
+        headgate::checkpoint::Taken taken;
+        taken.merge(std::move(entries.value()));
+    }
     return 0;
 }

@@ -126,7 +126,7 @@ def test_a_pyarrow_that_does_not_fit(tmp_path):
 
 def test_missing_things_are_named(tmp_path):
     one_sentence(run("checkpoint", tmp_path / "no", tmp_path / "e.parquet"), "is not a folder", "[not_found]")
-    one_sentence(run("checkpoint", tmp_path, "s3://b/k"), "s3:// is not supported here", "[unsupported_scheme]")
+    one_sentence(run("checkpoint", tmp_path, "gs://b/k"), "gs:// is not supported here", "[unsupported_scheme]")
     one_sentence(
         run("checkpoint", tmp_path, tmp_path / "e.parquet", "--schema", "nope"), "expected one of news, visits"
     )

@@ -1,19 +1,14 @@
 #include "reading.hpp"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 
-#include "headgate/base/file.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/hash/identity.hpp"
 
@@ -21,233 +16,302 @@ namespace headgate::checkpoint {
 namespace {
 
 constexpr std::size_t kFilesPerBatch = 512;
+constexpr std::size_t kPieceBytes = 16U << 20U;   // a larger batch is handed over in pieces
+constexpr std::size_t kAheadBytes = 128U << 20U;  // of pieces that nobody has taken yet
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
-struct CloseDir {
-    void operator()(DIR* dir) const { closedir(dir); }
+// Where workers put their pieces and the caller takes them, batch by batch in order. A worker that is far ahead waits,
+// unless its batch is the one that the caller waits for.
+class Exchange {
+public:
+    explicit Exchange(std::size_t batches) : batches_(batches) {}
+
+    void put(std::size_t batch, Piece piece, std::size_t bytes, bool last) {
+        std::unique_lock lock(mutex_);
+        while (held_ + bytes > kAheadBytes && held_ > 0 && batch != current_ && !stopped_) {
+            changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+        }
+        held_ += bytes;
+        auto& slot = batches_[batch];
+        slot.pieces.emplace_back(std::move(piece), bytes);
+        slot.done = last;
+        changed_.notify_all();
+    }
+
+    // Nothing within the poll interval, or everything was taken.
+    std::optional<Piece> take() {
+        std::unique_lock lock(mutex_);
+        if (!ready()) {
+            // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
+            changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+        }
+        if (!ready()) {
+            return std::nullopt;
+        }
+        auto& slot = batches_[current_];
+        auto out = std::move(slot.pieces.front().first);
+        held_ -= slot.pieces.front().second;
+        slot.pieces.pop_front();
+        if (slot.pieces.empty() && slot.done) {
+            ++current_;
+        }
+        changed_.notify_all();
+        return out;
+    }
+
+    bool finished() {
+        const std::lock_guard lock(mutex_);
+        return current_ == batches_.size();
+    }
+
+    void stop(Status why = {}) {
+        const std::lock_guard lock(mutex_);
+        stopped_ = true;
+        if (error_.ok()) {
+            error_ = std::move(why);
+        }
+        changed_.notify_all();
+    }
+    Status error() {
+        const std::lock_guard lock(mutex_);
+        return error_;
+    }
+
+private:
+    struct Slot {
+        std::deque<std::pair<Piece, std::size_t>> pieces;
+        bool done = false;
+    };
+    bool ready() const { return current_ < batches_.size() && !batches_[current_].pieces.empty(); }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::vector<Slot> batches_;
+    std::size_t current_ = 0;
+    std::size_t held_ = 0;
+    bool stopped_ = false;
+    Status error_;
 };
 
-Status list_into(const std::string& root, const std::string& prefix, std::vector<std::string>& out) {
-    const auto folder = prefix.empty() ? root : root + "/" + prefix;
-    const std::unique_ptr<DIR, CloseDir> dir(opendir(folder.c_str()));
-    if (!dir) {
-        return status_from_errno(errno, "cannot list " + folder);
-    }
-    while (true) {
-        errno = 0;
-        const dirent* entry = readdir(dir.get());  // NOLINT(concurrency-mt-unsafe): the stream is ours alone
-        if (entry == nullptr) {
-            return errno == 0 ? Status() : status_from_errno(errno, "cannot list " + folder);
-        }
-        const std::string_view name = entry->d_name;
-        if (name.front() == '.') {
-            continue;
-        }
-        auto key = prefix.empty() ? std::string(name) : prefix + "/" + std::string(name);
-        auto type = entry->d_type;
-        if (type == DT_UNKNOWN || type == DT_LNK) {
-            struct stat info {};
-            if (::stat((root + "/" + key).c_str(), &info) != 0) {
-                continue;  // vanished, or a dangling link
-            }
-            type = S_ISDIR(info.st_mode) && entry->d_type != DT_LNK ? DT_DIR
-                   : S_ISREG(info.st_mode)                          ? DT_REG
-                                                                    : DT_UNKNOWN;
-        }
-        if (type == DT_DIR) {
-            HG_RETURN_IF_ERROR(list_into(root, key, out));
-        } else if (type == DT_REG) {
-            out.push_back(std::move(key));
-        }
-    }
-}
-
-// One per worker: its parser and its read buffer.
+// One per thread: its fetcher, its parser, and the piece it fills.
 class Worker {
 public:
-    Worker(const Options& options, int folder, const Taken& known)
-        : options_(options), folder_(folder), known_(known), reader_(options.schema) {}
+    Worker(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+           Exchange& exchange, std::atomic<std::size_t>& next_batch, std::atomic<std::size_t>& done,
+           const std::atomic<bool>& stop)
+        : options_(options),
+          keys_(keys),
+          known_(known),
+          environment_(environment),
+          exchange_(exchange),
+          next_batch_(next_batch),
+          done_(done),
+          stop_(stop),
+          reader_(options.schema) {
+        piece_.columns = schema::Columns::like(*options.schema);
+    }
 
-    void run(const Listed& file, FileResult& result, schema::Columns& columns) {
-        result.entry.key = file.digest;
-        result.outcome = load(file.key, result);
-        if (result.outcome != FileOutcome::read) {
+    void run() {
+        auto fetcher = environment_.source->fetcher();
+        if (!fetcher.ok()) {
+            exchange_.stop(fetcher.status());
             return;
         }
-        const auto digest = hash::sha256(bytes_);
+        fetcher.value()->run([this] { return next(); }, [this](const Fetched& fetched) { got(fetched); },
+                             [this] { return stop_.load(std::memory_order_relaxed); });
+    }
+
+private:
+    std::optional<Wanted> next() {
+        if (at_ == end_) {
+            const auto batch = next_batch_.fetch_add(1);
+            if (batch * kFilesPerBatch >= keys_.size()) {
+                return std::nullopt;
+            }
+            at_ = batch * kFilesPerBatch;
+            end_ = std::min(keys_.size(), at_ + kFilesPerBatch);
+        }
+        const auto index = at_++;
+        return Wanted{index, keys_[index]};
+    }
+
+    void got(const Fetched& fetched) {
+        auto& result = piece_.files.emplace_back();
+        const auto key = keys_[fetched.index];
+        result.index = fetched.index;
+        result.outcome = fetched.outcome;
+        result.error = fetched.error;
+        result.entry.key = digest_key(key);
+        if (fetched.outcome == ReadOutcome::read) {
+            result.entry.tag = fetched.tag;
+            result.bytes = fetched.bytes.size();
+            read(key, fetched.bytes, result);
+        }
+        const auto batch = fetched.index / kFilesPerBatch;
+        const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * kFilesPerBatch);
+        done_.fetch_add(1, std::memory_order_relaxed);
+        if (last || piece_.columns.memory_bytes() > kPieceBytes) {
+            const auto bytes = piece_.columns.memory_bytes();
+            exchange_.put(batch, std::move(piece_), bytes, last);
+            piece_ = {};
+            piece_.columns = schema::Columns::like(*options_.schema);
+        }
+    }
+
+    void read(std::string_view key, std::string_view bytes, FileResult& result) {
+        const auto digest = hash::sha256(bytes);
         std::memcpy(&result.entry.content, digest.data(), sizeof result.entry.content);
-        if (const auto found = known_.find(file.digest);
-            found != known_.end() && found->second.content == result.entry.content) {
+        if (const auto* found = known_(key, result.entry.key);
+            found != nullptr && found->content == result.entry.content) {
             const auto tag = result.entry.tag;
-            result.entry = found->second;
+            result.entry = *found;
             result.entry.tag = tag;
             result.same_content = true;
             return;
         }
-        parse(file.key, result, columns);
-    }
-
-private:
-    FileOutcome load(const std::string& key, FileResult& result) {
-        const FileDescriptor file(::openat(folder_, key.c_str(), O_RDONLY | O_CLOEXEC));
-        if (!file.ok()) {
-            return failed(errno, result);
-        }
-        struct stat info {};
-        if (::fstat(file.get(), &info) != 0) {
-            return failed(errno, result);
-        }
-        // The tag belongs to these very bytes: it comes from the open file, not from the listing.
-        result.entry.tag = file_tag(static_cast<std::uint64_t>(info.st_size),
-                                    info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec);
-        bytes_.resize(static_cast<std::size_t>(info.st_size) + 1);
-        std::size_t size = 0;
-        while (true) {
-            if (size == bytes_.size()) {
-                bytes_.resize(bytes_.size() * 2);
-            }
-            const auto got = ::read(file.get(), bytes_.data() + size, bytes_.size() - size);
-            if (got < 0 && errno == EINTR) {
-                continue;
-            }
-            if (got < 0) {
-                return failed(errno, result);
-            }
-            size += static_cast<std::size_t>(got);
-            // The buffer is a byte larger than the file: a read that does not fill it has met the end.
-            if (size < bytes_.size()) {
-                break;
-            }
-        }
-        bytes_.resize(size);
-        result.bytes = size;
-        return FileOutcome::read;
-    }
-
-    static FileOutcome failed(int error, FileResult& result) {
-        result.error = status_from_errno(error, "cannot read a source file");
-        switch (result.error.code()) {
-            case ErrorCode::not_found:
-                return FileOutcome::vanished;
-            case ErrorCode::permission_denied:
-                return FileOutcome::unreadable;
-            default:
-                return FileOutcome::failed;
-        }
-    }
-
-    void parse(const std::string& key, FileResult& result, schema::Columns& columns) {
-        const std::string_view all(bytes_);
-        if (!key.ends_with(".jsonl")) {
-            record(all, 0, result, columns);
+        std::string_view content;
+        if (const auto status = unpacked(key, bytes, options_.max_file_bytes, environment_.unpack, buffer_, content);
+            !status.ok()) {
+            result.records = 1;
+            result.bad.push_back({0, {{"", status.code() == ErrorCode::message_too_large ? "too_large" : "packing"}}});
         } else {
-            for (std::size_t at = 0; at < all.size();) {
-                const auto end = std::min(all.find('\n', at), all.size());
-                if (!trim_blanks(all.substr(at, end - at)).empty()) {
-                    record(all.substr(at, end - at), at, result, columns);
+            each_record(key, content, [&](std::string_view text, std::uint64_t offset) {
+                ++result.records;
+                const auto& problems = reader_.read(text, &piece_.columns);
+                if (problems.empty()) {
+                    ++result.entry.rows;
+                    result.drifted += reader_.drifted();
+                } else {
+                    result.bad.push_back({offset, problems});
                 }
-                at = end + 1;
-            }
+            });
         }
         result.entry.flags = result.entry.rows == 0 && !result.bad.empty() ? 1U : 0U;
     }
 
-    void record(std::string_view text, std::uint64_t offset, FileResult& result, schema::Columns& columns) {
-        ++result.records;
-        const auto& problems = reader_.read(text, &columns);
-        if (problems.empty()) {
-            ++result.entry.rows;
-        } else {
-            result.bad.push_back({offset, problems});
-        }
-    }
-
     const Options& options_;
-    int folder_;
-    const Taken& known_;
+    const KeyList& keys_;
+    const Known& known_;
+    const Environment& environment_;
+    Exchange& exchange_;
+    std::atomic<std::size_t>& next_batch_;
+    std::atomic<std::size_t>& done_;
+    const std::atomic<bool>& stop_;
     schema::RecordReader reader_;
-    std::string bytes_;
+    Piece piece_;
+    std::string buffer_;
+    std::size_t at_ = 0;
+    std::size_t end_ = 0;
 };
 
 }  // namespace
 
-std::uint64_t file_tag(std::uint64_t size, std::int64_t mtime_ns) noexcept {
-    SeededRandom mix(size * 0x9E3779B97F4A7C15ULL ^ static_cast<std::uint64_t>(mtime_ns));
-    return mix.next();
+void KeyList::add(std::string_view key) {
+    spans_.push_back({text_.size(), static_cast<std::uint32_t>(key.size())});
+    text_.append(key);
 }
 
-Result<std::vector<std::string>> list_files(const std::string& folder) {
-    std::vector<std::string> out;
-    HG_RETURN_IF_ERROR(list_into(folder, "", out));
-    std::sort(out.begin(), out.end());
-    return out;
-}
-
-Result<std::vector<Batch>> read_files(const Options& options, const std::vector<Listed>& files, const Taken& known,
-                                      const Environment& environment) {
-    const FileDescriptor folder(::open(options.source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder.ok()) {
-        return status_from_errno(errno, "cannot open " + options.source);
-    }
-    std::vector<Batch> batches((files.size() + kFilesPerBatch - 1) / kFilesPerBatch);
-    std::atomic<std::size_t> next{0};
-    std::atomic<std::int64_t> done{0};
-    std::atomic<bool> stop{false};
-    std::mutex mutex;
-    std::condition_variable finished;
-    std::size_t running = 0;
-
-    const auto work = [&] {
-        Worker worker(options, folder.get(), known);
-        while (!stop.load(std::memory_order_relaxed)) {
-            const auto b = next.fetch_add(1);
-            if (b >= batches.size()) {
-                break;
-            }
-            auto& batch = batches[b];
-            batch.columns = schema::Columns::like(*options.schema);
-            const auto begin = b * kFilesPerBatch;
-            const auto end = std::min(files.size(), begin + kFilesPerBatch);
-            batch.files.resize(end - begin);
-            for (auto i = begin; i < end; ++i) {
-                worker.run(files[i], batch.files[i - begin], batch.columns);
-            }
-            done.fetch_add(static_cast<std::int64_t>(end - begin));
-        }
-        const std::lock_guard lock(mutex);
-        --running;
-        finished.notify_all();
+void KeyList::sort() {
+    const auto less = [this](const Span& a, const Span& b) {
+        return std::string_view(text_).substr(a.begin, a.size) < std::string_view(text_).substr(b.begin, b.size);
     };
+    if (!std::is_sorted(spans_.begin(), spans_.end(), less)) {
+        std::sort(spans_.begin(), spans_.end(), less);
+    }
+}
 
-    const auto wanted = options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
-    running = std::min<std::size_t>(wanted, batches.size());
+std::string_view base_name(std::string_view key) {
+    const auto slash = key.rfind('/');
+    return slash == std::string_view::npos ? key : key.substr(slash + 1);
+}
+
+std::string_view without_packing(std::string_view name) {
+    for (const std::string_view ending : {".gz", ".zst"}) {
+        if (name.ends_with(ending)) {
+            return name.substr(0, name.size() - ending.size());
+        }
+    }
+    return name;
+}
+
+Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,
+                std::string& buffer, std::string_view& out) {
+    if (bytes.size() > limit) {
+        return {ErrorCode::message_too_large, "larger than the limit"};
+    }
+    if (without_packing(key).size() == key.size()) {
+        out = bytes;
+        return {};
+    }
+    if (!unpack) {
+        return {ErrorCode::invalid_record, "packed files are not supported here"};
+    }
+    HG_RETURN_IF_ERROR(unpack(key, bytes, limit, buffer));
+    out = buffer;
+    return {};
+}
+
+void each_record(std::string_view key, std::string_view content,
+                 const std::function<void(std::string_view, std::uint64_t)>& each) {
+    if (!without_packing(key).ends_with(".jsonl")) {
+        each(content, 0);
+        return;
+    }
+    for (std::size_t at = 0; at < content.size();) {
+        const auto end = std::min(content.find('\n', at), content.size());
+        const auto line = content.substr(at, end - at);
+        if (!trim_blanks(line).empty()) {
+            each(line, at);
+        }
+        at = end + 1;
+    }
+}
+
+unsigned reading_threads(unsigned wanted, const Source& source) {
+    const auto threads = wanted != 0 ? wanted : source.threads();
+    return threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
+}
+
+Status read_files(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+                  const std::function<Status(Piece&)>& take) {
+    const auto batches = (keys.size() + kFilesPerBatch - 1) / kFilesPerBatch;
+    Exchange exchange(batches);
+    std::atomic<std::size_t> next{0};
+    std::atomic<std::size_t> done{0};
+    std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
-    for (std::size_t i = running; i > 0; --i) {
-        threads.emplace_back(work);
+    for (std::size_t i = std::min<std::size_t>(reading_threads(options.threads, *environment.source), batches); i > 0;
+         --i) {
+        threads.emplace_back([&] { Worker(options, keys, known, environment, exchange, next, done, stop).run(); });
     }
-    bool interrupted = false;
-    std::unique_lock lock(mutex);
-    while (running > 0) {
-        // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-        finished.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
-        lock.unlock();
-        if (environment.interrupt && !interrupted && environment.interrupt()) {
-            interrupted = true;
-            stop = true;
+    Status status;
+    auto polled = std::chrono::steady_clock::now();
+    while (status.ok() && !exchange.finished()) {
+        if (auto piece = exchange.take()) {
+            status = take(*piece);
         }
-        if (environment.progress) {
-            environment.progress(done.load(), static_cast<std::int64_t>(files.size()));
+        if (status.ok()) {
+            status = exchange.error();
         }
-        lock.lock();
+        if (const auto now = std::chrono::steady_clock::now(); now - polled >= kPoll) {
+            polled = now;
+            if (environment.progress) {
+                environment.progress(static_cast<std::int64_t>(done.load()), static_cast<std::int64_t>(keys.size()));
+            }
+        }
+        if (status.ok() && environment.interrupt && environment.interrupt()) {
+            status = Status(ErrorCode::interrupted, "interrupted while reading; nothing was written");
+        }
     }
-    lock.unlock();
+    stop = true;
+    exchange.stop();
     for (auto& thread : threads) {
         thread.join();
     }
-    if (interrupted) {
-        return Status(ErrorCode::interrupted, "interrupted while reading; nothing was written");
+    if (status.ok() && environment.progress) {
+        environment.progress(static_cast<std::int64_t>(done.load()), static_cast<std::int64_t>(keys.size()));
     }
-    return batches;
+    return status;
 }
 
 }  // namespace headgate::checkpoint

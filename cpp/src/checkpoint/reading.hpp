@@ -1,7 +1,9 @@
-// Listing a folder and reading many small files on all cores.
+// Reading many small files on several threads, with the results in the order of the list and bounded memory.
 #pragma once
 
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "headgate/checkpoint/checkpoint.hpp"
@@ -9,18 +11,24 @@
 
 namespace headgate::checkpoint {
 
-struct Listed {
-    std::string key;  // relative to the source folder, with '/'
-    KeyDigest digest{};
+// Keys in one block of text: a string object each would double the memory of ten million names.
+class KeyList {
+public:
+    void add(std::string_view key);
+    void sort();
+    std::size_t size() const { return spans_.size(); }
+    std::string_view operator[](std::size_t i) const {
+        return std::string_view(text_).substr(spans_[i].begin, spans_[i].size);
+    }
+
+private:
+    struct Span {
+        std::uint64_t begin;
+        std::uint32_t size;
+    };
+    std::string text_;
+    std::vector<Span> spans_;
 };
-
-// Regular files below `folder`, sorted by key; names starting with '.' are left out.
-Result<std::vector<std::string>> list_files(const std::string& folder);
-
-// Changes whenever size or modification time (nanoseconds) do.
-std::uint64_t file_tag(std::uint64_t size, std::int64_t mtime_ns) noexcept;
-
-enum class FileOutcome : std::uint8_t { read, vanished, unreadable, failed };
 
 struct BadRecord {
     std::uint64_t offset;
@@ -28,23 +36,40 @@ struct BadRecord {
 };
 
 struct FileResult {
-    FileOutcome outcome = FileOutcome::failed;
+    std::size_t index = 0;  // into the list of keys
+    ReadOutcome outcome = ReadOutcome::failed;
     Entry entry;
     std::uint32_t records = 0;
+    std::uint32_t drifted = 0;
     std::uint64_t bytes = 0;
     bool same_content = false;  // a known file whose content is what it was
     std::vector<BadRecord> bad;
     Status error;
 };
 
-struct Batch {
-    std::vector<FileResult> files;  // as listed
-    schema::Columns columns;        // their good records, in order
+// Files in the order of the list with their good records; a large batch comes in several pieces.
+struct Piece {
+    std::vector<FileResult> files;
+    schema::Columns columns;
+    std::size_t files_done = 0;
 };
 
-// `known` entries (by digest) let an unchanged content be recognised before it is parsed. ErrorCode::interrupted when
-// the interrupt says so; the workers are joined before it returns.
-Result<std::vector<Batch>> read_files(const Options& options, const std::vector<Listed>& files, const Taken& known,
-                                      const Environment& environment);
+// What was taken of a key before, or nullptr. Called by several threads.
+using Known = std::function<const Entry*(std::string_view key, const KeyDigest& digest)>;
+
+// Calls `take` on the calling thread, piece by piece in the order of `keys`. ErrorCode::interrupted when the interrupt
+// says so; the workers are joined before it returns.
+Status read_files(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+                  const std::function<Status(Piece&)>& take);
+
+// The content of a file, unpacked when its name says that it is packed, as one record or one a line.
+Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,
+                std::string& buffer, std::string_view& out);
+void each_record(std::string_view key, std::string_view content,
+                 const std::function<void(std::string_view record, std::uint64_t offset)>& each);
+// The name that the schema judges: without folders and without the ending of a compression.
+std::string_view base_name(std::string_view key);
+std::string_view without_packing(std::string_view name);
+unsigned reading_threads(unsigned wanted, const Source& source);
 
 }  // namespace headgate::checkpoint

@@ -1,6 +1,7 @@
 #include "segment.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "headgate/hash/identity.hpp"
 
@@ -58,7 +59,32 @@ std::string write_segment(const std::vector<Entry>& entries) {
     return out;
 }
 
-Status read_segment(std::string_view bytes, const std::string& name, Taken& into) {
+const Entry* Taken::find(const KeyDigest& key) const {
+    const auto found = std::lower_bound(entries_.begin(), entries_.end(), key,
+                                        [](const Entry& entry, const KeyDigest& k) { return entry.key < k; });
+    return found != entries_.end() && found->key == key ? &*found : nullptr;
+}
+
+void Taken::merge(std::vector<Entry> newer) {
+    const auto by_key = [](const Entry& a, const Entry& b) { return a.key < b.key; };
+    if (!std::is_sorted(newer.begin(), newer.end(), by_key)) {
+        std::stable_sort(newer.begin(), newer.end(), by_key);
+    }
+    if (entries_.empty()) {
+        entries_ = std::move(newer);
+    } else if (!newer.empty()) {
+        std::vector<Entry> both;
+        both.reserve(entries_.size() + newer.size());
+        std::merge(entries_.begin(), entries_.end(), newer.begin(), newer.end(), std::back_inserter(both), by_key);
+        entries_ = std::move(both);
+    }
+    // Of equal keys the last one counts: walk from the back, where std::unique keeps the first it meets.
+    const auto kept =
+        std::unique(entries_.rbegin(), entries_.rend(), [](const Entry& a, const Entry& b) { return a.key == b.key; });
+    entries_.erase(entries_.begin(), kept.base());
+}
+
+Result<std::vector<Entry>> read_segment(std::string_view bytes, const std::string& name) {
     const auto corrupt = [&](const std::string& what) {
         return Status(ErrorCode::corrupt_data, "ledger segment " + name + ": " + what);
     };
@@ -68,8 +94,9 @@ Status read_segment(std::string_view bytes, const std::string& name, Taken& into
     auto rest = bytes.substr(kMagic.size());
     const auto version = take<std::uint32_t>(rest);
     if (version > kVersion) {
-        return {ErrorCode::unsupported_version, "ledger segment " + name + ": version " + std::to_string(version) +
-                                                    ", this headgate reads up to " + std::to_string(kVersion)};
+        return Status(ErrorCode::unsupported_version, "ledger segment " + name + ": version " +
+                                                          std::to_string(version) + ", this headgate reads up to " +
+                                                          std::to_string(kVersion));
     }
     const auto count = take<std::uint64_t>(rest);
     if (rest.size() < kTrailer || (rest.size() - kTrailer) % kEntry != 0 ||
@@ -80,7 +107,8 @@ Status read_segment(std::string_view bytes, const std::string& name, Taken& into
     if (std::memcmp(sum.data(), bytes.data() + bytes.size() - kTrailer, kTrailer) != 0) {
         return corrupt("its checksum does not match");
     }
-    into.reserve(into.size() + count);
+    std::vector<Entry> out;
+    out.reserve(count);
     for (std::uint64_t i = 0; i < count; ++i) {
         Entry entry;
         std::memcpy(entry.key.data(), rest.data(), entry.key.size());
@@ -89,9 +117,9 @@ Status read_segment(std::string_view bytes, const std::string& name, Taken& into
         entry.content = take<std::uint64_t>(rest);
         entry.rows = take<std::uint32_t>(rest);
         entry.flags = take<std::uint32_t>(rest);
-        into[entry.key] = entry;  // later segments win: a newer version of the file
+        out.push_back(entry);
     }
-    return {};
+    return out;
 }
 
 }  // namespace headgate::checkpoint

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "headgate/base/status.hpp"
@@ -23,18 +22,21 @@ struct Entry {
     std::uint32_t flags = 0;  // bit 0: rejected
 };
 
-struct KeyHash {
-    std::size_t operator()(const KeyDigest& key) const noexcept {
-        std::size_t value = 0;
-        std::memcpy(&value, key.data(), sizeof value);  // already a hash
-        return value;
-    }
-};
+// The entries of all segments, sorted by key: 40 bytes a file, where a hash map would take a hundred.
+class Taken {
+public:
+    const Entry* find(const KeyDigest& key) const;
+    // `newer` replaces what is here under the same key; any order, the last of equal keys counts.
+    void merge(std::vector<Entry> newer);
+    std::size_t size() const { return entries_.size(); }
+    const std::vector<Entry>& entries() const { return entries_; }
 
-using Taken = std::unordered_map<KeyDigest, Entry, KeyHash>;
+private:
+    std::vector<Entry> entries_;
+};
 
 KeyDigest digest_key(std::string_view key);
 std::string write_segment(const std::vector<Entry>& entries);
-Status read_segment(std::string_view bytes, const std::string& name, Taken& into);
+Result<std::vector<Entry>> read_segment(std::string_view bytes, const std::string& name);
 
 }  // namespace headgate::checkpoint

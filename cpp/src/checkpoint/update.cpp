@@ -1,21 +1,17 @@
-#include <fcntl.h>
-#include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdio>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
+#include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
 #include "headgate/base/text.hpp"
-#include "headgate/checkpoint/checkpoint.hpp"
+#include "merge.hpp"
 #include "reading.hpp"
 
 namespace headgate::checkpoint {
@@ -23,260 +19,334 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kFooterFormat = 1;
-constexpr const char* kFooterKey = "headgate";
-constexpr std::size_t kMostSegments = 32;  // more are merged into one
+constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
 constexpr std::size_t kMostRejectsShown = 20;
-constexpr std::size_t kRowsPerPoll = 64 * 1024;
-constexpr std::int64_t kLockPollUs = 20'000;
+constexpr std::size_t kEntriesPerSegment = 1'000'000;
+constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
+constexpr std::int64_t kBackOffUs = 20'000;  // base of the jittered wait after a lost race
+constexpr std::int64_t kMostBackOffUs = 2'000'000;
 
-// What the footer of a committed table says.
-struct Footer {
-    std::int64_t version = 0;
-    std::string write_id;
-    std::vector<std::string> segments;
-    std::vector<std::string> rejects;
-};
-
-Status refuse_network_storage(const std::string& folder) {
-    // statfs(2) magic numbers: NFS, SMB, SMB2/CIFS, 9p, FUSE. None promises our locks and renames.
-    static constexpr std::array<std::uint32_t, 5> network = {0x6969, 0x517B, 0xFE534D42, 0x01021997, 0x65735546};
-    struct statfs info {};
-    if (::statfs(folder.c_str(), &info) != 0) {
-        return status_from_errno(errno, "cannot look at " + folder);
-    }
-    const auto type = static_cast<std::uint32_t>(info.f_type);
-    if (std::find(network.begin(), network.end(), type) != network.end()) {
-        return {ErrorCode::unsupported_storage,
-                folder + " is on a network file system, where locks and renames cannot be trusted; use a local disk"};
-    }
-    return {};
-}
-
-class TargetLock {
-public:
-    static Result<TargetLock> acquire(const std::string& path, std::int64_t timeout_us,
-                                      const Environment& environment) {
-        TargetLock lock;
-        lock.file_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-        if (!lock.file_.ok()) {
-            return status_from_errno(errno, "cannot create lock " + path);
-        }
-        const auto deadline = Deadline::after(*environment.clock, timeout_us);
-        while (::flock(lock.file_.get(), LOCK_EX | LOCK_NB) != 0) {
-            if (errno != EWOULDBLOCK && errno != EINTR) {
-                return status_from_errno(errno, "cannot lock " + path);
-            }
-            if (deadline.left_us(*environment.clock) <= 0) {
-                return Status(ErrorCode::busy, "another run holds " + path);
-            }
-            if (!sleep_interruptibly(*environment.clock, kLockPollUs, environment.interrupt)) {
-                return Status(ErrorCode::interrupted, "interrupted while waiting for " + path);
-            }
-        }
-        return lock;
-    }
-
-private:
-    FileDescriptor file_;
-};
-
-Result<Footer> parse_footer(const std::map<std::string, std::string>& metadata, const Options& options) {
-    const auto found = metadata.find(kFooterKey);
-    if (found == metadata.end()) {
-        return Status(ErrorCode::corrupt_data, options.target + " is not a headgate checkpoint");
-    }
-    try {
-        const auto json = Json::parse(found->second);
-        if (json.at("format").get<int>() > kFooterFormat) {
-            return Status(
-                ErrorCode::unsupported_version,
-                options.target + " was written by a newer headgate (footer format " + json.at("format").dump() + ")");
-        }
-        if (json.at("schema").get<std::string>() != options.schema->name) {
-            return Status(ErrorCode::invalid_input, options.target + " holds records of schema '" +
-                                                        json.at("schema").get<std::string>() + "', not '" +
-                                                        options.schema->name + "'");
-        }
-        return Footer{json.at("version").get<std::int64_t>(), json.at("write_id").get<std::string>(),
-                      json.at("segments").get<std::vector<std::string>>(),
-                      json.at("rejects").get<std::vector<std::string>>()};
-    } catch (const Json::exception&) {
-        return Status(ErrorCode::corrupt_data, "the footer of " + options.target + " cannot be read");
-    }
-}
-
-std::string render_footer(const Footer& footer, const Options& options, std::int64_t rows) {
-    return Json{{"format", kFooterFormat},
-                {"schema", options.schema->name},
-                {"version", footer.version},
-                {"write_id", footer.write_id},
-                {"segments", footer.segments},
-                {"rejects", footer.rejects},
-                {"rows", rows}}
-        .dump();
-}
-
+// One attempt: load what is committed, read what is new, commit. A loser of the race starts again with a new one.
 class Run {
 public:
     Run(const Options& options, const Environment& environment)
         : options_(options),
           env_(environment),
-          ledger_folder_(options.target + ".ledger"),
-          sort_(options.schema->index_of(options.schema->sort_by)) {}
+          source_(*environment.source),
+          target_(*environment.target),
+          sort_(options.schema->index_of(options.schema->sort_by)),
+          write_id_(environment.random->token_hex()),
+          runs_(options, *environment.table, sort_, [this] { return spill_folder(); }) {}
+    ~Run() {
+        if (!spill_folder_.empty() && !options_.spill_dir.empty()) {
+            std::error_code ignored;
+            std::filesystem::remove_all(spill_folder_, ignored);
+        }
+    }
+    Run(const Run&) = delete;
+    Run& operator=(const Run&) = delete;
 
     Result<Summary> execute() {
-        HG_RETURN_IF_ERROR(make_folders(parent_folder(options_.target)));
-        HG_RETURN_IF_ERROR(refuse_network_storage(parent_folder(options_.target)));
-        HG_ASSIGN(const auto lock, TargetLock::acquire(options_.target + ".lock", options_.lock_timeout_us, env_));
         HG_RETURN_IF_ERROR(load());
-        HG_ASSIGN(const auto files, choose());
-        HG_ASSIGN(auto batches, read_files(options_, files, taken_, env_));
-        HG_RETURN_IF_ERROR(count(files, batches));
-        const bool nothing = entries_.empty() || (summary_.first_run && summary_.rows_added == 0);
-        if (nothing || options_.dry_run) {
-            summary_.rows_total = summary_.rows_before + (options_.dry_run ? summary_.rows_added : 0);
-            return summary_;
+        HG_RETURN_IF_ERROR(choose());
+        HG_RETURN_IF_ERROR(read_files(
+            options_, keys_, [this](auto key, const auto& digest) { return find_taken(key, digest); }, env_,
+            [this](Piece& piece) -> Status { return take(piece); }));
+        if (keys_.size() > 0 && unread_ == static_cast<std::int64_t>(keys_.size()) && unread_ > 0) {
+            return Status(first_error_.code(), "none of the " + std::to_string(unread_) + " new files in " +
+                                                   source_.name() + " could be read: " + first_error_.message());
         }
-        HG_RETURN_IF_ERROR(commit());
-        return summary_;
+        summary_.rows_added = runs_.rows();
+        summary_.spilled_bytes = runs_.spilled_bytes();
+        const bool listed_fully = options_.window_us > 0 && !windowed_;  // worth a commit of its own: it is remembered
+        const bool nothing = entries_.empty() && entry_parts_.empty() && !(listed_fully && !summary_.first_run);
+        if (nothing || (summary_.first_run && summary_.rows_added == 0) || options_.dry_run) {
+            summary_.rows_total = summary_.rows_before + (options_.dry_run ? summary_.rows_added : 0);
+        } else {
+            HG_RETURN_IF_ERROR(commit());
+        }
+        struct rusage usage {};
+        getrusage(RUSAGE_SELF, &usage);
+        summary_.memory_high_water = usage.ru_maxrss * 1024LL;
+        return std::move(summary_);
     }
 
 private:
     Status load() {
-        auto metadata = env_.table->metadata(options_.target);
-        if (!metadata.ok()) {
-            if (metadata.status().code() != ErrorCode::not_found) {
-                return metadata.status();  // never taken for a first run: the old history stays untouched
-            }
+        HG_ASSIGN(const auto path, target_.peek());
+        if (!path) {
             summary_.first_run = true;
-            old_ = schema::Columns::like(*options_.schema);
+            footer_.has_sums = true;
             return {};
         }
-        HG_ASSIGN(footer_, parse_footer(metadata.value(), options_));
+        // Whatever cannot be read is never taken for a first run: the old history stays untouched.
+        HG_ASSIGN(const auto metadata, env_.table->metadata(*path));
+        HG_ASSIGN(footer_, parse_footer(metadata, target_.name()));
+        HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, target_.name()));
         for (const auto& name : footer_.segments) {
-            auto bytes = read_file(ledger_folder_ + "/" + name);
-            if (!bytes.ok()) {
-                return {ErrorCode::corrupt_data, "a ledger segment of " + options_.target + " is missing: " + name};
-            }
-            HG_RETURN_IF_ERROR(read_segment(bytes.value(), name, taken_));
+            to_load_[partition_of_part(name)].push_back(name);
         }
-        HG_ASSIGN(old_, env_.table->read(options_.target, *options_.schema));
-        summary_.rows_before = static_cast<std::int64_t>(old_.rows);
+        if (!options_.partitioned) {
+            HG_RETURN_IF_ERROR(load_partition(""));
+        }
+        summary_.rows_before = footer_.rows;
         summary_.version = footer_.version;
-        if (sort_ != SIZE_MAX && old_.rows > 0) {
-            watermark_ = old_.columns[sort_].numbers.back();
+        if (sort_ != SIZE_MAX && footer_.rows > 0) {
+            if (!footer_.has_last) {
+                HG_RETURN_IF_ERROR(find_last());
+            }
+            watermark_ = footer_.last_timestamp_us;
             summary_.last_timestamp_us = watermark_;
         }
         return {};
     }
 
-    Result<std::vector<Listed>> choose() {
-        HG_ASSIGN(auto keys, list_files(options_.source));
-        const FileDescriptor folder(::open(options_.source.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // "seg-7-0123456789ab@20240115.hgl" belongs to the partition 20240115, a name without '@' to the only one.
+    static std::string partition_of_part(const std::string& name) {
+        const auto at = name.find('@');
+        return at == std::string::npos ? "" : name.substr(at + 1, name.rfind('.') - at - 1);
+    }
+
+    std::string partition_of(std::string_view key) const {
+        return options_.partitioned ? options_.schema->day_of_name(without_packing(base_name(key))) : "";
+    }
+
+    // The ledger of one day: a run looks at the days that its source has, so that its cost does not follow the history.
+    Status load_partition(const std::string& partition) {
+        const auto found = to_load_.find(partition);
+        if (found == to_load_.end()) {
+            return {};
+        }
+        for (const auto& name : found->second) {
+            HG_ASSIGN(const auto bytes, target_.read_part(name));
+            HG_ASSIGN(auto entries, read_segment(bytes, name));
+            taken_[partition].merge(std::move(entries));
+        }
+        to_load_.erase(found);
+        return {};
+    }
+
+    const Entry* find_taken(std::string_view key, const KeyDigest& digest) const {
+        const auto found = taken_.find(partition_of(key));
+        return found == taken_.end() ? nullptr : found->second.find(digest);
+    }
+
+    // Footers of the first releases do not have the newest timestamp.
+    Status find_last() {
+        HG_ASSIGN(const auto path, target_.fetch());
+        HG_ASSIGN(const auto reader, env_.table->open(path, *options_.schema));
+        schema::Columns rows;
+        while (true) {
+            HG_ASSIGN(const bool more, reader->next(rows));
+            if (!more) {
+                return {};
+            }
+            if (rows.rows > 0) {
+                footer_.last_timestamp_us = rows.columns[sort_].numbers.back();
+            }
+        }
+    }
+
+    Status choose() {
         SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
-        const auto youngest_ns = (real.now_us() - options_.settle_us) * 1000;
-        std::vector<Listed> out;
-        summary_.listed = static_cast<std::int64_t>(keys.size());
-        for (auto& key : keys) {
-            const auto slash = key.rfind('/');
-            const auto name =
-                slash == std::string::npos ? std::string_view(key) : std::string_view(key).substr(slash + 1);
-            if (!options_.schema->accepts_name(name)) {
+        const auto now = real.now_us();
+        const auto settle = source_.writes_are_atomic() ? 0 : options_.settle_us;
+        Status trouble;
+        const auto look = [&](const Object& listed) {
+            ++summary_.listed;
+            if (!options_.schema->accepts_name(without_packing(base_name(listed.key)))) {
                 ++summary_.ignored;
-                continue;
+                return;
             }
-            const auto digest = digest_key(key);
-            const auto known = taken_.find(digest);
-            if (options_.settle_us > 0 || known != taken_.end()) {
-                struct stat info {};
-                if (::fstatat(folder.get(), key.c_str(), &info, 0) != 0) {
-                    ++summary_.vanished;
-                    continue;
-                }
-                const auto mtime_ns = info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec;
-                if (known != taken_.end() &&
-                    known->second.tag == file_tag(static_cast<std::uint64_t>(info.st_size), mtime_ns)) {
-                    ++summary_.known;
-                    continue;
-                }
-                if (options_.settle_us > 0 && mtime_ns > youngest_ns) {
-                    ++summary_.deferred;
-                    continue;
-                }
+            if (options_.partitioned && !to_load_.empty() && trouble.ok()) {
+                trouble = load_partition(partition_of(listed.key));
             }
-            out.push_back({std::move(key), digest});
+            const auto* known = taken_.empty() ? nullptr : find_taken(listed.key, digest_key(listed.key));
+            auto object = listed;
+            if (!object.looked_at && (settle > 0 || known != nullptr) && !source_.look_at(object)) {
+                ++summary_.vanished;
+                return;
+            }
+            if (known != nullptr && known->tag == object.tag && !options_.rescan) {
+                ++summary_.known;
+                return;
+            }
+            if (settle > 0 && object.modified_us > now - settle) {
+                ++summary_.deferred;
+                return;
+            }
+            keys_.add(object.key);
+        };
+        const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
+        windowed_ = options_.window_us > 0 && !due && !options_.schema->listing_prefixes.empty() &&
+                    footer_.last_timestamp_us != INT64_MIN;
+        if (windowed_) {
+            summary_.complete = false;
+            const auto stamp = compact_stamp(footer_.last_timestamp_us - options_.window_us);
+            for (const auto& prefix : options_.schema->listing_prefixes) {
+                HG_RETURN_IF_ERROR(source_.list({prefix, prefix + stamp}, env_.interrupt, look));
+            }
+        } else {
+            HG_RETURN_IF_ERROR(source_.list({}, env_.interrupt, look));
+            footer_.last_full_listing_us = now;
+        }
+        keys_.sort();
+        return trouble;
+    }
+
+    // "20240115-100000", as event files are named.
+    static std::string compact_stamp(std::int64_t us) {
+        const auto text = format_timestamp(us - ((us % 1'000'000) + 1'000'000) % 1'000'000);
+        std::string out;
+        for (const char c : text) {
+            if (c == 'T') {
+                out += '-';
+            } else if (c >= '0' && c <= '9') {
+                out += c;
+            }
         }
         return out;
     }
 
-    void note_reject(const Listed& file, const BadRecord& bad) {
+    Reject redacted(const FileResult& file) const {
+        return {options_.schema->redact_name(base_name(keys_[file.index])),
+                to_hex(file.entry.key.data(), file.entry.key.size()).substr(0, 12),
+                0,
+                {}};
+    }
+
+    void note_reject(const FileResult& file, const BadRecord& bad) {
         for (const auto& problem : bad.problems) {
             ++summary_.problems[problem.kind];
         }
-        Json line{{"key", file.key}, {"offset", bad.offset}, {"problems", Json::array()}};
+        Json line{{"key", keys_[file.index]}, {"offset", bad.offset}, {"problems", Json::array()}};
         for (const auto& problem : bad.problems) {
             line["problems"].push_back({{"field", problem.field}, {"kind", problem.kind}});
         }
-        reject_lines_ += line.dump() + "\n";
+        reject_lines_ += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
         if (summary_.first_rejects.size() < kMostRejectsShown) {
-            const auto slash = file.key.rfind('/');
-            const auto name = slash == std::string::npos ? file.key : file.key.substr(slash + 1);
-            summary_.first_rejects.push_back({options_.schema->redact_name(name),
-                                              to_hex(file.digest.data(), file.digest.size()).substr(0, 12), bad.offset,
-                                              bad.problems});
+            auto& shown = summary_.first_rejects.emplace_back(redacted(file));
+            shown.offset = bad.offset;
+            shown.problems = bad.problems;
         }
     }
 
-    Status count(const std::vector<Listed>& files, std::vector<Batch>& batches) {
-        std::size_t at = 0;
-        std::int64_t refused = 0;
-        new_ = schema::Columns::like(*options_.schema);
-        for (auto& batch : batches) {
-            for (auto& file : batch.files) {
-                const auto& listed = files[at++];
-                if (file.outcome == FileOutcome::failed) {
-                    return file.error;
-                }
-                if (file.outcome != FileOutcome::read) {
-                    ++(file.outcome == FileOutcome::vanished ? summary_.vanished : summary_.unreadable);
-                    refused += file.outcome == FileOutcome::unreadable ? 1 : 0;
-                    continue;
-                }
-                ++summary_.taken_files;
-                summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
-                if (file.same_content) {
-                    ++summary_.touched;
-                } else {
-                    summary_.changed += taken_.contains(file.entry.key) ? 1 : 0;
-                    summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
-                    summary_.records += file.records;
-                    summary_.rejected_records += static_cast<std::int64_t>(file.bad.size());
-                    for (const auto& bad : file.bad) {
-                        note_reject(listed, bad);
-                    }
-                }
-                entries_.push_back(file.entry);
-            }
-            new_.append_all(batch.columns);
-            batch.columns = {};
+    void note_unread(const FileResult& file) {
+        if (file.outcome == ReadOutcome::vanished) {
+            ++summary_.vanished;
+            return;
         }
-        if (!files.empty() && refused == static_cast<std::int64_t>(files.size())) {
-            return {ErrorCode::permission_denied, "every one of the " + std::to_string(refused) + " new files in " +
-                                                      options_.source + " was refused"};
+        ++summary_.unreadable;
+        ++unread_;
+        summary_.complete = false;
+        summary_.archived += file.outcome == ReadOutcome::archived ? 1 : 0;
+        ++summary_.read_problems[file.outcome == ReadOutcome::archived ? "archived"
+                                                                       : std::string(error_kind(file.error.code()))];
+        if (first_error_.ok()) {
+            first_error_ = file.error;
         }
-        order_.clear();
-        for (std::size_t row = 0; row < new_.rows; ++row) {
-            const auto when = sort_ == SIZE_MAX ? 0 : new_.columns[sort_].numbers[row];
-            if (options_.mode == Mode::watermark && !summary_.first_run && when <= watermark_) {
-                ++summary_.skipped_before_watermark;
+        if (summary_.first_unreadable.size() < kMostRejectsShown) {
+            summary_.first_unreadable.push_back(redacted(file));
+        }
+    }
+
+    Status take(Piece& piece) {
+        for (const auto& file : piece.files) {
+            if (file.outcome != ReadOutcome::read) {
+                note_unread(file);
                 continue;
             }
-            summary_.late_rows += !summary_.first_run && when < watermark_ ? 1 : 0;
-            order_.push_back(row);
+            ++summary_.taken_files;
+            summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
+            if (file.same_content) {
+                ++summary_.touched;
+            } else {
+                if (const auto* known = find_taken(keys_[file.index], file.entry.key); known != nullptr) {
+                    ++summary_.changed;
+                    footer_.superseded += known->rows;
+                }
+                summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
+                summary_.records += file.records;
+                summary_.drifted += file.drifted;
+                summary_.rejected_records += static_cast<std::int64_t>(file.bad.size());
+                for (const auto& bad : file.bad) {
+                    note_reject(file, bad);
+                }
+            }
+            entries_[partition_of(keys_[file.index])].push_back(file.entry);
+            ++held_entries_;
         }
-        summary_.rows_added = static_cast<std::int64_t>(order_.size());
+        HG_RETURN_IF_ERROR(take_rows(piece.columns));
+        if (options_.dry_run) {
+            entries_.clear();
+            reject_lines_.clear();
+            return {};
+        }
+        // Segments that are full are written now, so that memory stays flat; nobody sees them before the commit.
+        if (held_entries_ >= kEntriesPerSegment) {
+            HG_RETURN_IF_ERROR(write_entries());
+        }
+        return reject_lines_.size() >= kRejectBytesPerPart ? write_rejects() : Status();
+    }
+
+    Status take_rows(schema::Columns& columns) {
+        if (sort_ == SIZE_MAX || summary_.first_run || columns.rows == 0) {
+            return runs_.add(std::move(columns), nullptr);
+        }
+        const auto& times = columns.columns[sort_].numbers;
+        std::vector<std::size_t> keep;
+        for (std::size_t row = 0; row < columns.rows; ++row) {
+            if (options_.mode == Mode::watermark && times[row] <= watermark_) {
+                ++summary_.skipped_before_watermark;
+                ++footer_.skipped;
+                continue;
+            }
+            summary_.late_rows += times[row] < watermark_ ? 1 : 0;
+            keep.push_back(row);
+        }
+        return keep.size() == columns.rows ? runs_.add(std::move(columns), nullptr)
+                                           : runs_.add(std::move(columns), &keep);
+    }
+
+    // "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
+    std::string part_name(const char* kind, std::size_t n, const std::string& ending) const {
+        std::string out = kind;
+        out += std::to_string(footer_.version + 1);
+        out += '-';
+        out += write_id_.substr(0, 12);
+        if (n > 0) {
+            out += '-';
+            out += std::to_string(n);
+        }
+        return out += ending;
+    }
+
+    Status write_entries() {
+        for (auto& [partition, entries] : entries_) {
+            std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key < b.key; });
+            const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
+            entry_parts_.push_back(part_name("seg-", entry_parts_.size(), ending));
+            HG_RETURN_IF_ERROR(target_.write_part(entry_parts_.back(), write_segment(entries)));
+        }
+        entries_.clear();
+        held_entries_ = 0;
         return {};
+    }
+
+    Status write_rejects() {
+        reject_parts_.push_back(part_name("rej-", reject_parts_.size(), ".jsonl"));
+        HG_RETURN_IF_ERROR(target_.write_part(reject_parts_.back(), reject_lines_));
+        reject_lines_.clear();
+        return {};
+    }
+
+    std::string spill_folder() {
+        if (spill_folder_.empty()) {
+            spill_folder_ =
+                options_.spill_dir.empty() ? target_.scratch() : options_.spill_dir + "/headgate-spill-" + write_id_;
+            static_cast<void>(make_folders(spill_folder_));  // what cannot be written there says so itself
+        }
+        return spill_folder_;
     }
 
     Status go_on() const {
@@ -284,159 +354,157 @@ private:
                                                   : Status();
     }
 
-    schema::Columns appended() {
-        for (const auto row : order_) {
-            append_row(old_, new_, row);
-        }
-        return std::move(old_);
-    }
-
-    // Old rows are sorted already; new ones are sorted stably and merged in, old before new on a tie.
-    Result<schema::Columns> merged() {
-        if (sort_ == SIZE_MAX) {
-            return appended();
-        }
-        const auto& fresh = new_.columns[sort_].numbers;
-        std::stable_sort(order_.begin(), order_.end(),
-                         [&](std::size_t a, std::size_t b) { return fresh[a] < fresh[b]; });
-        const auto& aged = old_.columns[sort_].numbers;
-        if (order_.empty() || old_.rows == 0 || fresh[order_.front()] >= aged.back()) {
-            return appended();
-        }
-        auto out = schema::Columns::like(*options_.schema);
-        std::size_t row = 0;
-        for (const auto added : order_) {
-            for (; row < old_.rows && aged[row] <= fresh[added]; ++row) {
-                append_row(out, old_, row);
-            }
-            append_row(out, new_, added);
-            if (out.rows % kRowsPerPoll == 0) {
-                HG_RETURN_IF_ERROR(go_on());
-            }
-        }
-        for (; row < old_.rows; ++row) {
-            append_row(out, old_, row);
-        }
-        return out;
-    }
-
-    static void append_row(schema::Columns& to, const schema::Columns& from, std::size_t row) {
-        for (std::size_t c = 0; c < to.columns.size(); ++c) {
-            to.columns[c].append_from(from.columns[c], row);
-        }
-        ++to.rows;
-    }
-
-    // Segments first, then the table under a temporary name, then one rename: the commit. A crash before it leaves the
-    // old checkpoint and orphans (swept by the next run), after it the new one.
+    // Segments first, then the table under a temporary name, then one conditional write: the commit. A crash before it
+    // leaves the old checkpoint and orphans (swept by a later run), after it the new one.
     Status commit() {
-        HG_RETURN_IF_ERROR(make_folders(ledger_folder_));
-        Footer next = footer_;
-        next.version = footer_.version + 1;
-        next.write_id = env_.random->token_hex();
-        const auto suffix = std::to_string(next.version) + "-" + next.write_id.substr(0, 12);
-        if (next.segments.size() >= kMostSegments) {
-            for (const auto& entry : entries_) {
-                taken_[entry.key] = entry;
-            }
-            entries_.clear();
-            for (const auto& [key, entry] : taken_) {
-                entries_.push_back(entry);
-            }
-            next.segments.clear();
+        auto next = footer_;
+        if (!entries_.empty()) {
+            HG_RETURN_IF_ERROR(compact(next));
+            HG_RETURN_IF_ERROR(write_entries());
         }
-        next.segments.push_back("seg-" + suffix + ".hgl");
-        HG_RETURN_IF_ERROR(write_file_durably(ledger_folder_ + "/" + next.segments.back(), write_segment(entries_)));
         if (!reject_lines_.empty()) {
-            next.rejects.push_back("rej-" + suffix + ".jsonl");
-            HG_RETURN_IF_ERROR(write_file_durably(ledger_folder_ + "/" + next.rejects.back(), reject_lines_));
+            HG_RETURN_IF_ERROR(write_rejects());
         }
+        next.segments.insert(next.segments.end(), entry_parts_.begin(), entry_parts_.end());
+        next.rejects.insert(next.rejects.end(), reject_parts_.begin(), reject_parts_.end());
+        next.schema = options_.schema->name;
+        next.plan = options_.plan;
+        next.version = footer_.version + 1;
+        next.write_id = write_id_;
+        next.rows = summary_.rows_before + runs_.rows();
         HG_RETURN_IF_ERROR(fault_point("checkpoint.after_segments"));
-        HG_ASSIGN(const auto columns, merged());
-        new_ = {};  // the rows are in `columns` now: one copy while the file is written
-        const auto temporary = options_.target + ".tmp-" + next.write_id.substr(0, 12);
-        const auto write = [&]() -> Status {
-            const auto rows = static_cast<std::int64_t>(columns.rows);
-            HG_RETURN_IF_ERROR(env_.table->write(temporary, *options_.schema, columns,
-                                                 {{kFooterKey, render_footer(next, options_, rows)}}));
-            HG_RETURN_IF_ERROR(fault_point("checkpoint.before_commit"));
-            HG_RETURN_IF_ERROR(go_on());
-            HG_RETURN_IF_ERROR(still_unchanged());
-            if (::rename(temporary.c_str(), options_.target.c_str()) != 0) {
-                return status_from_errno(errno, "cannot replace " + options_.target);
-            }
-            return sync_folder(parent_folder(options_.target));
-        };
-        if (auto status = write(); !status.ok()) {
+        const auto temporary = target_.scratch() + "/table-" + write_id_.substr(0, 12);
+        if (auto status = write_and_commit(temporary, next); !status.ok()) {
             ::unlink(temporary.c_str());
             return status;
         }
         HG_RETURN_IF_ERROR(fault_point("checkpoint.after_commit"));
         summary_.committed = true;
         summary_.version = next.version;
-        summary_.rows_total = static_cast<std::int64_t>(columns.rows);
-        if (sort_ != SIZE_MAX && columns.rows > 0) {
-            summary_.last_timestamp_us = columns.columns[sort_].numbers.back();
-        }
-        std::error_code ignored;
-        summary_.file_size = static_cast<std::int64_t>(std::filesystem::file_size(options_.target, ignored));
-        sweep(next);
+        summary_.rows_total = next.rows;
+        summary_.last_timestamp_us = next.last_timestamp_us;
+        auto named = next.segments;
+        named.insert(named.end(), next.rejects.begin(), next.rejects.end());
+        target_.sweep(named);
         return {};
     }
 
-    // The lock already keeps others out; this catches a writer that does not honour it.
-    Status still_unchanged() const {
-        auto metadata = env_.table->metadata(options_.target);
-        const bool absent = !metadata.ok() && metadata.status().code() == ErrorCode::not_found;
-        if (summary_.first_run && absent) {
-            return {};
-        }
-        if (metadata.ok()) {
-            HG_ASSIGN(const auto now, parse_footer(metadata.value(), options_));
-            if (!summary_.first_run && now.write_id == footer_.write_id) {
-                return {};
+    // Where a partition has too many segments, all its entries go into one of this commit.
+    Status compact(Footer& next) {
+        std::map<std::string, std::vector<std::string>> parts;
+        for (const auto* names : {&next.segments, &entry_parts_}) {
+            for (const auto& name : *names) {
+                parts[partition_of_part(name)].push_back(name);
             }
         }
-        return {ErrorCode::version_conflict, options_.target + " changed while this run was working; run again"};
+        for (auto& [partition, entries] : entries_) {
+            const auto& names = parts[partition];
+            if (names.size() < kMostSegments) {
+                continue;
+            }
+            Taken all;
+            for (const auto& name : names) {
+                HG_ASSIGN(const auto bytes, target_.read_part(name));
+                HG_ASSIGN(auto older, read_segment(bytes, name));
+                all.merge(std::move(older));
+                std::erase(next.segments, name);
+                std::erase(entry_parts_, name);
+            }
+            all.merge(std::move(entries));
+            entries = all.entries();
+        }
+        return {};
     }
 
-    // Files that no footer names, left by runs that died. Failing to remove one harms nothing.
-    void sweep(const Footer& footer) const {
-        std::set<std::string> named(footer.segments.begin(), footer.segments.end());
-        named.insert(footer.rejects.begin(), footer.rejects.end());
-        std::error_code error;
-        for (const auto& entry : std::filesystem::directory_iterator(ledger_folder_, error)) {
-            if (!named.contains(entry.path().filename().string())) {
-                std::filesystem::remove(entry.path(), error);
-            }
+    Status write_and_commit(const std::string& temporary, Footer& next) {
+        std::unique_ptr<TableReader> old;
+        if (!summary_.first_run) {
+            HG_ASSIGN(const auto path, target_.fetch());
+            HG_ASSIGN(old, env_.table->open(path, *options_.schema));
         }
-        const auto prefix = std::filesystem::path(options_.target).filename().string() + ".tmp-";
-        for (const auto& entry : std::filesystem::directory_iterator(parent_folder(options_.target), error)) {
-            if (entry.path().filename().string().starts_with(prefix)) {
-                std::filesystem::remove(entry.path(), error);
-            }
+        HG_ASSIGN(const auto writer, env_.table->create(temporary, *options_.schema));
+        HG_ASSIGN(const auto last, runs_.merge_into(old.get(), *writer, [this] { return go_on(); }));
+        next.last_timestamp_us = last;
+        HG_RETURN_IF_ERROR(writer->finish({{kFooterKey, render_footer(next)}}));
+        struct stat info {};
+        if (::stat(temporary.c_str(), &info) == 0) {
+            summary_.file_size = info.st_size;
         }
+        HG_RETURN_IF_ERROR(fault_point("checkpoint.before_commit"));
+        HG_RETURN_IF_ERROR(go_on());
+        auto status = target_.commit(temporary);
+        return status.ok() || is_ours() ? Status() : status;
+    }
+
+    // After a commit whose answer was lost or that seems to have lost the race: the write id tells whether it is there.
+    bool is_ours() const {
+        const auto path = target_.peek();
+        if (!path.ok() || !path.value()) {
+            return false;
+        }
+        const auto metadata = env_.table->metadata(*path.value());
+        if (!metadata.ok()) {
+            return false;
+        }
+        const auto footer = parse_footer(metadata.value(), target_.name());
+        return footer.ok() && footer.value().write_id == write_id_;
     }
 
     const Options& options_;
     const Environment& env_;
-    std::string ledger_folder_;
+    Source& source_;
+    Target& target_;
     std::size_t sort_;
+    std::string write_id_;
     Summary summary_;
     Footer footer_;
-    Taken taken_;
-    schema::Columns old_;
-    schema::Columns new_;
-    std::vector<std::size_t> order_;
-    std::vector<Entry> entries_;
+    std::map<std::string, Taken> taken_;  // by partition
+    std::map<std::string, std::vector<std::string>> to_load_;
+    KeyList keys_;
+    SortedRuns runs_;
+    std::map<std::string, std::vector<Entry>> entries_;  // by partition
+    std::size_t held_entries_ = 0;
+    std::vector<std::string> entry_parts_;
+    std::vector<std::string> reject_parts_;
     std::string reject_lines_;
+    std::string spill_folder_;
     std::int64_t watermark_ = INT64_MIN;
+    std::int64_t unread_ = 0;
+    Status first_error_;
+    bool windowed_ = false;
 };
 
 }  // namespace
 
 Result<Summary> update(const Options& options, const Environment& environment) {
-    return Run(options, environment).execute();
+    HG_RETURN_IF_ERROR(environment.target->begin(*environment.clock, environment.interrupt));
+    for (int attempt = 1;; ++attempt) {
+        auto result = Run(options, environment).execute();
+        if (result.ok()) {
+            result.value().attempts = attempt;
+        }
+        const bool lost = !result.ok() && result.status().code() == ErrorCode::version_conflict &&
+                          environment.target->may_race() && attempt < options.attempts;
+        if (!lost) {
+            environment.target->end();
+            return result;
+        }
+        const auto most = std::min<std::int64_t>(kMostBackOffUs, kBackOffUs << std::min(attempt, 10));
+        const auto wait = static_cast<std::int64_t>(environment.random->uniform() * static_cast<double>(most));
+        if (!sleep_interruptibly(*environment.clock, wait, environment.interrupt)) {
+            return Status(ErrorCode::interrupted, "interrupted; nothing was written");
+        }
+    }
+}
+
+Result<std::string> stored_plan(const Environment& environment) {
+    HG_ASSIGN(const auto path, environment.target->peek());
+    if (!path) {
+        return std::string();
+    }
+    HG_ASSIGN(const auto metadata, environment.table->metadata(*path));
+    HG_ASSIGN(const auto footer, parse_footer(metadata, environment.target->name()));
+    return footer.plan;
 }
 
 }  // namespace headgate::checkpoint

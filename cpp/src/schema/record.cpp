@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 
 #include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
@@ -27,10 +28,60 @@ bool contains(const std::vector<std::string>& values, std::string_view value) {
 
 }  // namespace
 
+namespace {
+
+// The handler of a second pass over a record that has something for `_rest`: those members only, as canonical JSON.
+class RestCollector {
+public:
+    using Wanted = std::function<bool(std::string_view)>;
+    RestCollector(json::CanonicalWriter& writer, Wanted wanted) : writer_(writer), wanted_(std::move(wanted)) {
+        writer_.clear();
+    }
+    bool start_object() {
+        const bool outermost = depth_++ == 0;
+        return !(outermost || on_) || writer_.start_object();
+    }
+    bool end_object() {
+        const bool outermost = --depth_ == 0;
+        return !(outermost || on_) || writer_.end_object();
+    }
+    bool start_array() {
+        ++depth_;
+        return !on_ || writer_.start_array();
+    }
+    bool end_array() {
+        --depth_;
+        return !on_ || writer_.end_array();
+    }
+    bool key(std::string_view name) {
+        if (depth_ == 1) {
+            on_ = wanted_(name);
+        }
+        return !on_ || writer_.key(name);
+    }
+    bool string(std::string_view value) { return !on_ || writer_.string(value); }
+    bool number(std::string_view token, bool is_integer) { return !on_ || writer_.number(token, is_integer); }
+    bool boolean(bool value) { return !on_ || writer_.boolean(value); }
+    bool null() { return !on_ || writer_.null(); }
+    Status status() const { return writer_.status(); }
+
+private:
+    json::CanonicalWriter& writer_;
+    Wanted wanted_;
+    std::size_t depth_ = 0;
+    bool on_ = false;
+};
+
+}  // namespace
+
 // The handler of one document: top-level members go into slots, deeper values of `json` fields into a CanonicalWriter.
 class RecordReader::Impl {
 public:
-    explicit Impl(std::shared_ptr<const Schema> schema) : schema_(std::move(schema)), slots_(schema_->fields.size()) {
+    explicit Impl(std::shared_ptr<const Schema> schema)
+        : schema_(std::move(schema)),
+          slots_(schema_->fields.size()),
+          // What an inferred schema keeps as JSON, it keeps exactly.
+          writer_(schema_->rest == SIZE_MAX ? json::BigIntegers::refuse : json::BigIntegers::exact) {
         for (const auto& field : schema_->fields) {
             Slot fallback;
             if (field.default_json) {
@@ -49,6 +100,7 @@ public:
         depth_ = 0;
         expected_ = 0;
         current_ = kNone;
+        unknown_ = false;
         is_object_ = false;
         capturing_ = false;
         if (const auto status = json::parse_json(text, *this); !status.ok()) {
@@ -61,8 +113,18 @@ public:
             problems_.push_back({"", "type"});
             return problems_;
         }
+        drifted_.clear();
         for (std::size_t i = 0; i < slots_.size(); ++i) {
+            const auto before = problems_.size();
             check(schema_->fields[i], slots_[i], i);
+            if (schema_->lenient && problems_.size() > before) {
+                problems_.resize(before);
+                slots_[i].got = Got::null;
+                drifted_.push_back(i);
+            }
+        }
+        if (problems_.empty() && schema_->rest != SIZE_MAX && (unknown_ || !drifted_.empty())) {
+            collect_rest(text);
         }
         if (problems_.empty()) {
             check_rules();
@@ -72,6 +134,8 @@ public:
         }
         return problems_;
     }
+
+    std::uint32_t drifted() const { return static_cast<std::uint32_t>(drifted_.size()); }
 
     // --- the handler's part
     bool start_object() { return open(true); }
@@ -88,6 +152,7 @@ public:
             if (schema_->forbid_unknown) {
                 problems_.push_back({"", "unknown"});  // the name is the sender's text: it may hold anything
             }
+            unknown_ = true;
             return true;
         }
         if (slots_[current_].got != Got::absent) {
@@ -165,10 +230,11 @@ private:
     // Members mostly come in the order of the schema: look where the last one leads first.
     std::size_t find(std::string_view name) {
         const auto& fields = schema_->fields;
-        for (std::size_t n = 0; n < fields.size(); ++n) {
-            const auto i = expected_ + n < fields.size() ? expected_ + n : expected_ + n - fields.size();
+        const auto count = schema_->rest == SIZE_MAX ? fields.size() : schema_->rest;  // a member "_rest" is unknown
+        for (std::size_t n = 0; n < count; ++n) {
+            const auto i = expected_ + n < count ? expected_ + n : expected_ + n - count;
             if (fields[i].name == name) {
-                expected_ = i + 1 < fields.size() ? i + 1 : 0;
+                expected_ = i + 1 < count ? i + 1 : 0;
                 return i;
             }
         }
@@ -217,6 +283,19 @@ private:
             return true;
         }
         return (object ? writer_.end_object() : writer_.end_array()) && maybe_end_capture();
+    }
+
+    void collect_rest(std::string_view text) {
+        RestCollector collector(writer_, [this](std::string_view name) {
+            const auto field = find(name);
+            return field == kNone || std::find(drifted_.begin(), drifted_.end(), field) != drifted_.end();
+        });
+        if (const auto status = json::parse_json(text, collector); !status.ok()) {
+            problems_.push_back({"", std::string(error_kind(status.code()))});
+            return;
+        }
+        slots_[schema_->rest].got = Got::json;
+        slots_[schema_->rest].text.assign(writer_.view());
     }
 
     void problem(const Field& field, std::string_view kind) { problems_.push_back({field.name, std::string(kind)}); }
@@ -427,10 +506,12 @@ private:
     std::vector<Slot> slots_;
     std::vector<Slot> defaults_;
     std::vector<Problem> problems_;
+    std::vector<std::size_t> drifted_;
     json::CanonicalWriter writer_;
     std::size_t depth_ = 0;
     std::size_t current_ = kNone;
     std::size_t expected_ = 0;
+    bool unknown_ = false;
     bool is_object_ = false;
     bool capturing_ = false;
 };
@@ -441,6 +522,10 @@ RecordReader::RecordReader(RecordReader&&) noexcept = default;
 
 const std::vector<Problem>& RecordReader::read(std::string_view json_text, Columns* out) {
     return impl_->read(json_text, out);
+}
+
+std::uint32_t RecordReader::drifted() const {
+    return impl_->drifted();
 }
 
 }  // namespace headgate::schema

@@ -69,10 +69,24 @@ Status parse_plan(const Json& plan, Schema& schema) {
                                                     ", this headgate reads " + std::to_string(kPlanFormat)};
     }
     schema.name = plan.at("name").get<std::string>();
-    schema.forbid_unknown = plan.value("extra", "forbid") == "forbid";
+    const auto extra = plan.value("extra", "forbid");
+    schema.forbid_unknown = extra == "forbid";
+    schema.lenient = plan.value("lenient", false);
     schema.sort_by = plan.value("sort_by", "");
     for (const auto& entry : plan.at("fields")) {
         HG_RETURN_IF_ERROR(parse_field(entry, schema.fields.emplace_back()));
+    }
+    if (extra == "rest") {
+        if (schema.index_of("_rest") != SIZE_MAX) {
+            return bad_plan("the column _rest is for unknown fields");
+        }
+        Field rest;
+        rest.name = "_rest";
+        rest.type = Type::json;
+        rest.required = false;
+        rest.nullable = true;
+        schema.rest = schema.fields.size();
+        schema.fields.push_back(std::move(rest));
     }
     for (const auto& entry : plan.value("rules", Json::array())) {
         HG_RETURN_IF_ERROR(parse_rule(entry, schema, schema.rules.emplace_back()));
@@ -82,6 +96,7 @@ Status parse_plan(const Json& plan, Schema& schema) {
         schema.file_names.push_back(std::move(pattern));
     }
     schema.private_groups = plan.value("private_groups", std::vector<std::string>{});
+    schema.listing_prefixes = plan.value("listing_prefixes", std::vector<std::string>{});
     const auto sort = schema.index_of(schema.sort_by);
     if (!schema.sort_by.empty() && (sort == SIZE_MAX || schema.fields[sort].type != Type::timestamp)) {
         return bad_plan("sort_by must name a timestamp field");
@@ -138,6 +153,22 @@ std::string Schema::redact_name(std::string_view file_name) const {
     return private_groups.empty() ? out : "****";
 }
 
+std::string Schema::day_of_name(std::string_view file_name) const {
+    static constexpr std::size_t kDay = 8;
+    for (const auto& pattern : file_names) {
+        std::vector<Pattern::Group> groups;
+        if (!pattern.matches(file_name, &groups)) {
+            continue;
+        }
+        for (const auto& group : groups) {
+            if (group.name == "stamp" && group.end - group.begin >= kDay) {
+                return std::string(file_name.substr(group.begin, kDay));
+            }
+        }
+    }
+    return {};
+}
+
 void Column::append_null() {
     valid.push_back(0);
     switch (type) {
@@ -161,33 +192,84 @@ std::string_view Column::text(std::size_t row) const {
     return std::string_view(bytes).substr(offsets[row], offsets[row + 1] - offsets[row]);
 }
 
-void Column::append_from(const Column& other, std::size_t row) {
-    if (other.valid[row] == 0) {
-        append_null();
-        return;
-    }
-    valid.push_back(1);
+void Column::append_range(const Column& other, std::size_t begin, std::size_t end) {
+    const auto from = static_cast<std::ptrdiff_t>(begin);
+    const auto to = static_cast<std::ptrdiff_t>(end);
+    valid.insert(valid.end(), other.valid.begin() + from, other.valid.begin() + to);
     switch (type) {
         case Type::float64:
-            reals.push_back(other.reals[row]);
+            reals.insert(reals.end(), other.reals.begin() + from, other.reals.begin() + to);
+            break;
+        case Type::string:
+        case Type::date:
+        case Type::json: {
+            const auto shift = bytes.size() - other.offsets[begin];  // wraps round, and back
+            bytes.append(other.bytes, other.offsets[begin], other.offsets[end] - other.offsets[begin]);
+            for (auto i = begin + 1; i <= end; ++i) {
+                offsets.push_back(other.offsets[i] + shift);
+            }
+            break;
+        }
+        case Type::string_list: {
+            const auto first = other.offsets[begin];
+            const auto last = other.offsets[end];
+            const auto shift = item_offsets.size() - 1 - first;
+            const auto byte_shift = bytes.size() - other.item_offsets[first];
+            bytes.append(other.bytes, other.item_offsets[first], other.item_offsets[last] - other.item_offsets[first]);
+            for (auto i = first + 1; i <= last; ++i) {
+                item_offsets.push_back(other.item_offsets[i] + byte_shift);
+            }
+            for (auto i = begin + 1; i <= end; ++i) {
+                offsets.push_back(other.offsets[i] + shift);
+            }
+            break;
+        }
+        default:
+            numbers.insert(numbers.end(), other.numbers.begin() + from, other.numbers.begin() + to);
+    }
+}
+
+void Column::append_rows(const Column& other, const std::size_t* rows, std::size_t count) {
+    switch (type) {
+        case Type::float64:
+            for (std::size_t i = 0; i < count; ++i) {
+                valid.push_back(other.valid[rows[i]]);
+                reals.push_back(other.reals[rows[i]]);
+            }
             break;
         case Type::string:
         case Type::date:
         case Type::json:
-            bytes.append(other.text(row));
-            offsets.push_back(bytes.size());
+            for (std::size_t i = 0; i < count; ++i) {
+                valid.push_back(other.valid[rows[i]]);
+                bytes.append(other.text(rows[i]));
+                offsets.push_back(bytes.size());
+            }
             break;
         case Type::string_list:
-            for (auto item = other.offsets[row]; item < other.offsets[row + 1]; ++item) {
-                bytes.append(other.bytes, other.item_offsets[item],
-                             other.item_offsets[item + 1] - other.item_offsets[item]);
-                item_offsets.push_back(bytes.size());
+            for (std::size_t i = 0; i < count; ++i) {
+                append_range(other, rows[i], rows[i] + 1);
             }
-            offsets.push_back(item_offsets.size() - 1);
             break;
         default:
-            numbers.push_back(other.numbers[row]);
+            for (std::size_t i = 0; i < count; ++i) {
+                valid.push_back(other.valid[rows[i]]);
+                numbers.push_back(other.numbers[rows[i]]);
+            }
     }
+}
+
+void Column::clear() {
+    valid.clear();
+    numbers.clear();
+    reals.clear();
+    bytes.clear();
+    offsets.resize(1);
+    item_offsets.resize(1);
+}
+
+std::size_t Column::memory_bytes() const {
+    return valid.size() + 8 * (numbers.size() + reals.size() + offsets.size() + item_offsets.size()) + bytes.size();
 }
 
 Columns Columns::like(const Schema& schema) {
@@ -198,25 +280,33 @@ Columns Columns::like(const Schema& schema) {
     return out;
 }
 
-void Columns::append_all(const Columns& other) {
+void Columns::append_range(const Columns& other, std::size_t begin, std::size_t end) {
     for (std::size_t c = 0; c < columns.size(); ++c) {
-        auto& to = columns[c];
-        const auto& from = other.columns[c];
-        const auto byte_shift = to.bytes.size();
-        const auto item_shift = to.item_offsets.size() - 1;
-        to.valid.insert(to.valid.end(), from.valid.begin(), from.valid.end());
-        to.numbers.insert(to.numbers.end(), from.numbers.begin(), from.numbers.end());
-        to.reals.insert(to.reals.end(), from.reals.begin(), from.reals.end());
-        to.bytes.append(from.bytes);
-        const auto shift = to.type == Type::string_list ? item_shift : byte_shift;
-        for (std::size_t i = 1; i < from.offsets.size(); ++i) {
-            to.offsets.push_back(from.offsets[i] + shift);
-        }
-        for (std::size_t i = 1; i < from.item_offsets.size(); ++i) {
-            to.item_offsets.push_back(from.item_offsets[i] + byte_shift);
-        }
+        columns[c].append_range(other.columns[c], begin, end);
     }
-    rows += other.rows;
+    rows += end - begin;
+}
+
+void Columns::append_rows(const Columns& other, const std::size_t* which, std::size_t count) {
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+        columns[c].append_rows(other.columns[c], which, count);
+    }
+    rows += count;
+}
+
+void Columns::clear() {
+    for (auto& column : columns) {
+        column.clear();
+    }
+    rows = 0;
+}
+
+std::size_t Columns::memory_bytes() const {
+    std::size_t out = 0;
+    for (const auto& column : columns) {
+        out += column.memory_bytes();
+    }
+    return out;
 }
 
 }  // namespace headgate::schema

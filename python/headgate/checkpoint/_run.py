@@ -7,16 +7,18 @@ import os
 import time
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
-from headgate.errors import ConfigError, InvalidInputError, Kind
+from headgate.checkpoint._places import shown, source_place, target_place
+from headgate.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Mode = Literal["ledger", "watermark"]
+Listing = Literal["full", "window"]
+INFER = "infer"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CheckpointRun:
 
     first_run: bool
     committed: bool
+    complete: bool
     listed: int
     ignored: int
     deferred: int
@@ -43,6 +46,7 @@ class CheckpointRun:
     changed: int
     vanished: int
     unreadable: int
+    archived: int
     taken_files: int
     rejected_files: int
     records: int
@@ -50,14 +54,20 @@ class CheckpointRun:
     skipped_before_watermark: int
     rows_added: int
     late_rows: int
+    drifted: int
     rows_before: int
     rows_total: int
     bytes_read: int
     file_size: int
     version: int
+    attempts: int
+    spilled_bytes: int
+    memory_high_water: int
     last_timestamp_us: int | None
     problems: dict[str, int]
+    read_problems: dict[str, int]
     rejects: list[RejectedRecord] = field(repr=False)
+    unread: list[RejectedRecord] = field(repr=False)
     target: str = ""
     execution_time_ms: float = 0.0
 
@@ -75,8 +85,8 @@ class CheckpointRun:
         return [text for text, holds in checks.items() if not holds]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the list of rejects."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rejects"}
+        """Plain values, without the lists of examples."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rejects", "unread")}
 
 
 def update(
@@ -86,25 +96,46 @@ def update(
     schema: str | type[Any] = "visits",
     mode: Mode = "ledger",
     settle_s: float = 2.0,
+    listing: Listing = "full",
+    window_s: float = 86_400.0,
+    rescan: bool = False,
     threads: int = 0,
+    memory: int = 256 * 1024**2,
+    spill_dir: str | os.PathLike[str] | None = None,
+    spill_limit: int | None = None,
+    max_file_bytes: int = 256 * 1024**2,
+    sort_by: str = "",
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckpointRun:
     """Take every file of `source` that was not taken yet, and commit the result to `target` at once.
 
     Args:
-        source: a folder (path or file:// URL) of .json files, or .jsonl with one record a line; nested folders too.
-        target: the Parquet file; its ledger lies beside it in `<target>.ledger/`.
-        schema: "visits", "news", or a pydantic model class (see docs/schemas.md).
+        source: a folder (path or file:// URL) or s3://bucket/prefix of .json files, or .jsonl with one record a line,
+            either also packed (.gz, .zst); nested folders too. s3:// takes ?region=, endpoint=, profile=.
+        target: the Parquet file, on disk or s3://bucket/key; its ledger lies beside it in `<target>.ledger/`. With
+            delta+file:///folder or delta+s3://bucket/prefix it is a Delta Lake table instead.
+        schema: "visits", "news", a pydantic model class (see docs/schemas.md), or "infer": the union of all fields of
+            the first run's files; what later files bring beyond it is kept in the column `_rest`.
         mode: "ledger" takes whatever is new, late files too; "watermark" only records strictly later than the newest.
-        settle_s: files younger than this (seconds) wait for the next run.
-        threads: reading threads; 0 means all cores.
+        settle_s: in a folder, files younger than this (seconds) wait for the next run. Objects on S3 appear whole.
+        listing: "full", or "window": list only names stamped after the newest record less `window_s`; for large
+            buckets. A full listing follows every 24 h, and until then the run says `complete=False`.
+        window_s: how late a file may come in a windowed run, seconds.
+        rescan: read every file again, whatever its size and time say; unchanged content is not taken twice.
+        threads: reading threads; 0 means all cores (two on S3).
+        memory: bytes of rows held before a sorted run is spilled to disk.
+        spill_dir: the folder for spilled runs; default: beside the target, or the temporary folder for S3.
+        spill_limit: most bytes of spilled runs; more is an error, and nothing is written.
+        max_file_bytes: a larger file, packed or unpacked, is rejected with kind too_large.
+        sort_by: for "infer": the timestamp field to sort by; default: `timestamp` if every record has one.
         dry_run: read and count, write nothing.
         progress: called with (files read, files to read) about 20 times a second.
 
     Raises:
         IntegrityError: the old checkpoint cannot be read; it stays as it is.
-        ConflictError: another writer that does not honour the lock replaced the target.
+        ConflictError: another writer that does not honour the lock replaced the target (on S3: every attempt lost the
+            race).
         AccessError, StorageFullError, TransientError: as their names say; nothing half-written remains.
 
     Example:
@@ -112,21 +143,42 @@ def update(
         >>> run.rows_added, run.rejected_records                 # doctest: +SKIP
         (19978, 22)
     """
-    if mode not in ("ledger", "watermark"):
-        message = f"mode: expected 'ledger' or 'watermark', got {mode!r}"
-        raise InvalidInputError(message)
-    folder, file = local_path(source), local_path(target)
-    if not os.path.isdir(folder):
-        message = f"checkpoint source: {folder} is not a folder"
-        raise InvalidInputError(message, Kind.NOT_FOUND)
+    _one_of("mode", mode, ("ledger", "watermark"))
+    _one_of("listing", listing, ("full", "window"))
     started = time.monotonic()
-    found = parquet().update(
-        folder, file, plan_of(schema), mode == "watermark", int(settle_s * 1e6), threads, dry_run, progress
-    )
+    options = {
+        "watermark": mode == "watermark", "settle_us": int(settle_s * 1e6), "threads": threads, "memory": memory,
+        "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
+        "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
+    }  # fmt: skip
+    if spill_limit is not None:
+        options["spill_limit"] = spill_limit
+    if os.fspath(target).startswith("delta+"):
+        from headgate.checkpoint._delta import update_delta
+
+        found = update_delta(source, os.fspath(target), schema, sort_by, options, progress)
+        return _answer(found, os.fspath(target), started)
+    place, goal = source_place(source), target_place(target)
+    plan = _inferred(place, goal, sort_by, threads) if schema == INFER else plan_of(schema)
+    return _answer(parquet().update(place, goal, plan, options, progress), shown(target), started)
+
+
+def _answer(found: dict[str, Any], target: str, started: float) -> CheckpointRun:
     rejects = [RejectedRecord(*reject) for reject in found.pop("first_rejects")]
-    return CheckpointRun(
-        **found, rejects=rejects, target=file, execution_time_ms=round((time.monotonic() - started) * 1000, 1)
-    )
+    unread = [RejectedRecord(*one) for one in found.pop("first_unreadable")]
+    elapsed = round((time.monotonic() - started) * 1000, 1)
+    return CheckpointRun(**found, rejects=rejects, unread=unread, target=target, execution_time_ms=elapsed)
+
+
+def _one_of(name: str, value: str, expected: tuple[str, ...]) -> None:
+    if value not in expected:
+        message = f"{name}: expected {' or '.join(map(repr, expected))}, got {value!r}"
+        raise InvalidInputError(message)
+
+
+def _inferred(source: Any, target: Any, sort_by: str, threads: int) -> str:
+    """The plan that the target was made with; on the first run, that of the source's files."""
+    return str(parquet().stored_plan(target) or parquet().infer(source, "records", sort_by, threads))
 
 
 def plan_of(schema: str | type[Any]) -> str:
@@ -141,19 +193,3 @@ def plan_of(schema: str | type[Any]) -> str:
     from headgate.checkpoint.schema import compile_model
 
     return json.dumps(compile_model(schema))
-
-
-def local_path(url: str | os.PathLike[str]) -> str:
-    """The path behind a path or a file:// URL.
-
-    Raises:
-        ConfigError: a scheme that this backend does not have.
-    """
-    text = os.fspath(url)
-    parts = urlsplit(text)
-    if parts.scheme == "file":
-        return unquote(parts.netloc + parts.path)
-    if "://" in text:
-        message = f"{parts.scheme}:// is not supported here; expected a path or file:///path"
-        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
-    return text

@@ -114,7 +114,8 @@ def compile_model(model: type[BaseModel]) -> dict[str, Any]:
     """The schema plan of a pydantic model.
 
     Class attributes read: ``headgate_name``, ``headgate_sort_by``, ``headgate_rules``, ``headgate_file_names``
-    (regular expressions of the documented subset), ``headgate_private`` (their groups that logs must not show).
+    (regular expressions of the documented subset), ``headgate_private`` (their groups that logs must not show),
+    ``headgate_listing_prefixes`` (what names start with before a stamp YYYYMMDD-HHMMSS, for windowed listings).
 
     Raises:
         InvalidInputError: kind invalid_schema, naming the field and what cannot be compiled.
@@ -123,7 +124,8 @@ def compile_model(model: type[BaseModel]) -> dict[str, Any]:
     plan: dict[str, Any] = {
         "format": 1,
         "name": getattr(model, "headgate_name", model.__name__.lower()),
-        "extra": "forbid" if config.get("extra") == "forbid" else "ignore",
+        # pydantic's "allow" keeps what it does not know; so does the column _rest
+        "extra": {"forbid": "forbid", "allow": "rest"}.get(str(config.get("extra")), "ignore"),
         "sort_by": getattr(model, "headgate_sort_by", ""),
         "fields": [_field(name, info) for name, info in model.model_fields.items()],
         "rules": [
@@ -138,6 +140,7 @@ def compile_model(model: type[BaseModel]) -> dict[str, Any]:
         ],
         "file_names": list(getattr(model, "headgate_file_names", ())),
         "private_groups": list(getattr(model, "headgate_private", ())),
+        "listing_prefixes": list(getattr(model, "headgate_listing_prefixes", ())),
     }
     return plan
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate import __version__, _native
-from headgate.errors import HeadgateError, InternalError, InterruptedRunError, TransientError
+from headgate.cli._checkpoint import add_commands, show_reject
+from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,60 +165,6 @@ def _heal(options: argparse.Namespace) -> int:
     return EXIT_FAILED if result.errors else EXIT_OK
 
 
-def _checkpoint(options: argparse.Namespace) -> int:
-    from headgate.checkpoint import update
-    from headgate.cli._progress import bar
-
-    with bar("reading files", quiet=options.quiet) as progress:
-        run = update(
-            options.source, options.target, schema=_schema(options.schema), settle_s=options.settle,
-            dry_run=options.dry_run, progress=progress,
-        )  # fmt: skip
-    _print(run.to_dict())
-    for reject in run.rejects:
-        problems = ", ".join(f"{name or 'record'}: {kind}" for name, kind in reject.problems)
-        print(f"rejected {reject.name} ({reject.digest}) at byte {reject.offset}: {problems}", file=sys.stderr)
-    wrong = run.adds_up()
-    for line in wrong:
-        print(f"headgate: counts differ: {line}", file=sys.stderr)
-    return EXIT_COUNTS if wrong else EXIT_OK
-
-
-def _schema(name: str) -> Any:
-    from headgate._registry import PLANS, resolve
-    from headgate.errors import ConfigError
-
-    if name in PLANS:
-        return name
-    try:
-        return resolve(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        message = f"--schema {name!r}: expected one of {', '.join(sorted(PLANS))}, or module:Model ({error})"
-        raise ConfigError(message) from None
-
-
-def _query(options: argparse.Namespace) -> int:
-    from headgate.checkpoint import Checkpoint
-    from headgate.errors import InvalidInputError
-
-    events = Checkpoint.read(options.target)
-    for condition in options.where:
-        column, separator, value = condition.partition("=")
-        if not separator:
-            message = f"--where {condition!r}: expected column=value"
-            raise InvalidInputError(message)
-        events = events.filter(**{column: value})
-    rows = events.count_by(*options.by.split(",")) if options.by else [{"count": len(events)}]
-    if options.format == "json":
-        _print(rows)
-        return EXIT_OK
-    separator = "," if options.format == "csv" else "\t"
-    print(separator.join(rows[0]) if rows else "")
-    for row in rows:
-        print(separator.join("" if v is None else str(v) for v in row.values()))
-    return EXIT_OK
-
-
 def _status(options: argparse.Namespace) -> int:
     app = _app(options)
     store = app.store
@@ -276,6 +223,11 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _dlq(options: argparse.Namespace) -> int:
+    if options.action == "show":
+        if not options.digest or not options.target:
+            message = "dlq show: expected DIGEST and --target CHECKPOINT"
+            raise ConfigError(message)
+        return show_reject(options.target, options.digest)
     rows = _app(options).database.execute(
         "SELECT id, stage, pipeline, source, kind, reason, seen, raw_key FROM dead_letters ORDER BY id LIMIT ?",
         (options.limit,),
@@ -349,17 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", _serve, "HTTP intake for uploads, consumers, sweeps and time-outs, until SIGTERM.")
     serve.add_argument("--port", type=int, help="instead of serve.port; 0 takes a free one")
     add("heal", _heal, "One sweep for items that got stuck.")
-    checkpoint = add("checkpoint", _checkpoint, "Take new event files into a Parquet checkpoint.")
-    checkpoint.add_argument("source")
-    checkpoint.add_argument("target")
-    checkpoint.add_argument("--schema", default="visits", help="visits, news, or module:Model (default: %(default)s)")
-    checkpoint.add_argument("--settle", type=float, default=2.0, metavar="S", help="younger files wait (default: 2)")
-    checkpoint.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
-    query = add("query", _query, "Count events of a checkpoint.")
-    query.add_argument("target")
-    query.add_argument("--by", metavar="COLUMNS", help="group by these, comma-separated")
-    query.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE")
-    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    add_commands(add)
     workflow = add("workflow", _workflow, "Run a configured workflow, or print its state machine.")
     workflow.add_argument("name")
     workflow.add_argument("--id", help="execution id; the same id runs once")
@@ -367,6 +309,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)
-    dlq = add("dlq", _dlq, "List dead letters.")
+    dlq = add("dlq", _dlq, "List dead letters, or show a checkpoint's refused record by its digest.")
+    dlq.add_argument("action", nargs="?", choices=("list", "show"), default="list")
+    dlq.add_argument("digest", nargs="?", help="for show: 12 hex digits of a log line")
+    dlq.add_argument("--target", metavar="FILE", help="for show: the checkpoint")
     dlq.add_argument("--limit", type=int, default=100)
     return parser

@@ -250,6 +250,44 @@ class KafkaServer(_JavaServer):
         return f"127.0.0.1:{self.advertised}"
 
 
+class S3Server(Server):
+    """versitygw: an S3 server over a folder, with conditional writes as S3's own.
+
+    Args:
+        program: its binary.
+    """
+
+    name = "versitygw"
+    access_key, secret_key = "headgate-test", "headgate-secret"
+
+    def __init__(self, program: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> None:
+        self.program = Path(program)
+        if not self.program.is_file():
+            message = f"versitygw is not built: there is no {self.program}; `tools/setup dev` makes it"
+            raise ConfigError(message, Kind.NOT_BUILT)
+        super().__init__(folder)
+
+    def prepare(self) -> None:
+        (self.folder / "data").mkdir()
+
+    def command(self) -> list[str]:
+        return [
+            str(self.program), "--port", f"127.0.0.1:{self.port}", "--access", self.access_key, "--secret",
+            self.secret_key, "--quiet", "posix", str(self.folder / "data"),
+        ]  # fmt: skip
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """What boto3, and so headgate, reads to find it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key, "AWS_DEFAULT_REGION": "us-east-1",
+        }  # fmt: skip
+
+
 class PostgresServer(Server):
     """PostgreSQL without a password, for the user `postgres`."""
 

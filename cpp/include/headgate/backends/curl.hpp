@@ -12,6 +12,8 @@ struct CurlOptions {
     std::string ca_file;                      // CURLOPT_CAINFO; empty: libcurl's own default
     std::size_t max_body = 64 * 1024 * 1024;  // a larger body is malformed_response
     std::string user_agent = "headgate";
+    long max_idle_connections = 16;
+    bool decode = true;  // ask for compressed answers and unpack them
 };
 
 std::shared_ptr<net::HttpTransport> make_curl_transport(CurlOptions options, std::shared_ptr<Clock> clock);

@@ -8,5 +8,6 @@
 namespace headgate::backends {
 
 std::shared_ptr<checkpoint::TableFile> make_parquet_table();
+checkpoint::Unpack make_unpacker();  // gzip and zstd, by Arrow's codecs
 
 }  // namespace headgate::backends

@@ -1,4 +1,4 @@
-// The incremental checkpoint: a folder of small JSON files becomes one sorted table, exactly once per file version.
+// The incremental checkpoint: many small JSON files become one sorted table, exactly once per file version.
 #pragma once
 
 #include <cstdint>
@@ -6,38 +6,30 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "headgate/base/clock.hpp"
-#include "headgate/base/status.hpp"
-#include "headgate/schema/schema.hpp"
+#include "headgate/checkpoint/ports.hpp"
 
 namespace headgate::checkpoint {
-
-// Where the rows live. The Parquet one is in backends/parquet; tests use one in memory.
-class TableFile {
-public:
-    virtual ~TableFile() = default;
-    // not_found only when there definitely is no file; anything unreadable is corrupt_data.
-    virtual Result<std::map<std::string, std::string>> metadata(const std::string& path) const = 0;
-    virtual Result<schema::Columns> read(const std::string& path, const schema::Schema& schema) const = 0;
-    // Writes and syncs `path` (a temporary name; the caller renames).
-    virtual Status write(const std::string& path, const schema::Schema& schema, const schema::Columns& columns,
-                         const std::map<std::string, std::string>& metadata) const = 0;
-};
 
 enum class Mode : std::uint8_t { ledger, watermark };
 
 struct Options {
-    std::string source;  // a folder; nested folders are read too
-    std::string target;  // the table's path; its ledger is in `target`.ledger/
     std::shared_ptr<const schema::Schema> schema;
+    std::string plan;  // kept in the footer when not empty: the schema was inferred
     Mode mode = Mode::ledger;
-    std::int64_t settle_us = 2'000'000;  // younger files wait for the next run
-    unsigned threads = 0;                // 0: all cores
-    std::int64_t lock_timeout_us = 60'000'000;
+    std::int64_t settle_us = 2'000'000;        // younger files wait for the next run, where writes are not atomic
+    unsigned threads = 0;                      // 0: what the source says
+    std::size_t memory = 256U * 1024 * 1024;   // bytes of rows held before a sorted run is spilled
+    std::string spill_dir;                     // for sorted runs; empty: beside the next table
+    std::uint64_t spill_limit = UINT64_MAX;    // bytes of sorted runs on disk
+    std::size_t max_file_bytes = 256U << 20U;  // a larger file, packed or not, is rejected
+    std::int64_t window_us = 0;                // > 0: list only what can be newer than the last run less this
+    std::int64_t full_listing_every_us = 86'400'000'000;  // a windowed run lists everything when this has passed
+    bool partitioned = false;                             // the ledger by the day in the files' names
+    bool rescan = false;                                  // read every file again, whatever its tag says
     bool dry_run = false;
+    int attempts = 50;  // of losing the race for the commit
 };
 
 struct Reject {
@@ -52,6 +44,7 @@ struct Reject {
 struct Summary {
     bool first_run = false;
     bool committed = false;
+    bool complete = true;  // false: a windowed listing, or files that could not be read
     std::int64_t listed = 0;
     std::int64_t ignored = 0;   // the name is not of this record type
     std::int64_t deferred = 0;  // not settled yet
@@ -59,7 +52,8 @@ struct Summary {
     std::int64_t touched = 0;   // of taken files: known, another tag, the same content
     std::int64_t changed = 0;   // of taken files: known, other content (a new version, kept)
     std::int64_t vanished = 0;
-    std::int64_t unreadable = 0;
+    std::int64_t unreadable = 0;  // refused, archived or failed: tried again by the next run
+    std::int64_t archived = 0;    // of unreadable
     std::int64_t taken_files = 0;
     std::int64_t rejected_files = 0;  // of taken files: without one good record
     std::int64_t records = 0;
@@ -67,26 +61,69 @@ struct Summary {
     std::int64_t skipped_before_watermark = 0;
     std::int64_t rows_added = 0;
     std::int64_t late_rows = 0;  // of those, older than the newest row of the last run
+    std::int64_t drifted = 0;    // values of an inferred schema that went to `_rest` because of their type
     std::int64_t rows_before = 0;
     std::int64_t rows_total = 0;
     std::int64_t bytes_read = 0;
     std::int64_t file_size = 0;
     std::int64_t version = 0;
+    std::int64_t attempts = 1;  // more: races for the commit that were lost
+    std::int64_t spilled_bytes = 0;
+    std::int64_t memory_high_water = 0;  // of the process, bytes
     std::int64_t last_timestamp_us = INT64_MIN;
-    std::map<std::string, std::int64_t> problems;  // by kind
-    std::vector<Reject> first_rejects;             // at most 20
+    std::map<std::string, std::int64_t> problems;       // by kind
+    std::map<std::string, std::int64_t> read_problems;  // of unreadable files, by error kind
+    std::vector<Reject> first_rejects;                  // at most 20
+    std::vector<Reject> first_unreadable;               // at most 20; no problems, the digest tells which
 };
 
 using Progress = std::function<void(std::int64_t done, std::int64_t total)>;  // called on the calling thread only
 
 struct Environment {
+    std::shared_ptr<Source> source;
+    std::shared_ptr<Target> target;
     std::shared_ptr<TableFile> table;
     std::shared_ptr<Clock> clock;
     std::shared_ptr<Random> random;
+    Unpack unpack;
     Interrupt interrupt;
     Progress progress;
 };
 
 Result<Summary> update(const Options& options, const Environment& environment);
+
+// The plan of an inferred schema that a target's footer keeps; empty: no table yet, or its schema was declared.
+Result<std::string> stored_plan(const Environment& environment);
+
+struct InferOptions {
+    std::string name = "records";
+    std::string sort_by;  // empty: the field `timestamp`, if it is one in every record
+    unsigned threads = 0;
+    std::size_t max_file_bytes = 256U << 20U;
+    std::size_t max_columns = 1'000;  // rarer fields stay in `_rest`
+};
+
+// The union over all files of a source, as a plan (schema.hpp): a field of one kind gets its type, one of several kinds
+// is kept as JSON text, and `_rest` takes what later files bring.
+Result<std::string> infer(const InferOptions& options, const Environment& environment);
+
+struct VerifyReport {
+    std::int64_t rows = 0;  // counted by reading them
+    std::int64_t rows_in_footer = 0;
+    std::int64_t rows_in_ledger = 0;  // what the ledger says that the table must have; -1: not known (older footers)
+    std::int64_t out_of_order = 0;
+    std::int64_t ledger_entries = 0;
+    std::int64_t checked_files = 0;  // of the source, when it was given
+    std::int64_t pending = 0;        // in the source, not taken yet
+    std::int64_t changed = 0;        // taken, but the source has other content now
+    std::int64_t unreadable = 0;
+    std::int64_t gone = 0;  // taken, no longer in the source
+    std::int64_t version = 0;
+    std::vector<std::string> differences;  // sentences; empty: all is well
+    std::vector<std::string> examples;     // redacted names of files that differ, at most 20
+};
+
+// Re-reads the table and its ledger, recounts, and, with environment.source, reads every source file again.
+Result<VerifyReport> verify(const Options& options, const Environment& environment);
 
 }  // namespace headgate::checkpoint

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,15 +18,34 @@ struct HttpRequest {
     std::string method = "GET";
     std::string url;  // never holds a secret: tokens travel in headers only
     Headers headers;
-    std::string body;
+    std::string body = {};
+    std::string body_file = {};  // instead of `body`: a local file that is streamed
 };
 
 struct HttpResponse {
     Status error;  // not ok: no complete answer came (timeout, connection_failed, interrupted)
     long status = 0;
     Headers headers;  // names in lower case
-    std::string body;
+    std::string body = {};
     std::int64_t elapsed_us = 0;
+    std::string_view header(std::string_view name) const {
+        for (const auto& [key, value] : headers) {
+            if (key == name) {
+                return value;
+            }
+        }
+        return {};
+    }
+};
+
+// A flow of requests whose number is not known before. All members are called on the thread that runs the flow.
+class HttpFlow {
+public:
+    enum class Step : std::uint8_t { request, later, none };
+    virtual ~HttpFlow() = default;
+    // Fills the next request and the number that its answer shall carry; `later`: ask again after a while.
+    virtual Step next(HttpRequest& request, std::uint64_t& number) = 0;
+    virtual void answered(std::uint64_t number, HttpResponse&& response) = 0;
 };
 
 class HttpTransport {
@@ -34,6 +54,9 @@ public:
     // Every request is answered, or cut at the deadline. At most `concurrency` are in flight.
     virtual std::vector<HttpResponse> perform(const std::vector<HttpRequest>& requests, Deadline deadline,
                                               std::size_t concurrency, const Interrupt& interrupt) = 0;
+    // Until the flow has none left and all are answered; each request has `timeout_us` of its own. When the interrupt
+    // says so, what is in flight is answered as interrupted and no more is asked for.
+    virtual void run(HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency, const Interrupt& interrupt) = 0;
 };
 
 }  // namespace headgate::net

@@ -56,15 +56,19 @@ struct Schema {
     std::string name;
     std::vector<Field> fields;
     std::vector<Rule> rules;
-    std::vector<Pattern> file_names;          // a file must match one; none: every name
-    std::vector<std::string> private_groups;  // groups of file_names that logs must not show
-    std::string sort_by;                      // a timestamp field; empty: order of arrival
+    std::vector<Pattern> file_names;            // a file must match one; none: every name
+    std::vector<std::string> private_groups;    // groups of file_names that logs must not show
+    std::vector<std::string> listing_prefixes;  // of names that go on with a stamp YYYYMMDD-HHMMSS
+    std::string sort_by;                        // a timestamp field; empty: order of arrival
     bool forbid_unknown = true;
+    std::size_t rest = SIZE_MAX;  // the column that keeps unknown fields (plan: "extra": "rest"), always the last one
+    bool lenient = false;         // with `rest`: a value of another type goes there too, and its column is null
 
     static Result<std::shared_ptr<const Schema>> parse(std::string_view plan_json);
     std::size_t index_of(std::string_view field) const;  // SIZE_MAX when there is none
     bool accepts_name(std::string_view file_name) const;
     std::string redact_name(std::string_view file_name) const;
+    std::string day_of_name(std::string_view file_name) const;  // YYYYMMDD of the group `stamp`, or nothing
 };
 
 struct Column {
@@ -77,7 +81,10 @@ struct Column {
     std::string bytes;
     std::size_t rows() const { return valid.size(); }
     void append_null();
-    void append_from(const Column& other, std::size_t row);
+    void append_range(const Column& other, std::size_t begin, std::size_t end);
+    void append_rows(const Column& other, const std::size_t* rows, std::size_t count);
+    void clear();  // keeps the memory
+    std::size_t memory_bytes() const;
     std::string_view text(std::size_t row) const;
 };
 
@@ -85,7 +92,10 @@ struct Columns {
     std::vector<Column> columns;
     std::size_t rows = 0;
     static Columns like(const Schema& schema);
-    void append_all(const Columns& other);
+    void append_range(const Columns& other, std::size_t begin, std::size_t end);
+    void append_rows(const Columns& other, const std::size_t* rows, std::size_t count);  // those, in that order
+    void clear();
+    std::size_t memory_bytes() const;
 };
 
 // Reads one JSON document and, when it is valid, appends one row. One per thread; keeps its buffers.
@@ -97,6 +107,8 @@ public:
 
     // Empty: valid, and appended to `out` when it is given.
     const std::vector<Problem>& read(std::string_view json_text, Columns* out);
+    // Of the last valid record: values that went to `_rest` because they are of another type than their column.
+    std::uint32_t drifted() const;
 
 private:
     class Impl;

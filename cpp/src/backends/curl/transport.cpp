@@ -1,4 +1,6 @@
 #include <curl/curl.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -6,12 +8,14 @@
 #include <mutex>
 
 #include "headgate/backends/curl.hpp"
+#include "headgate/base/file.hpp"
 #include "headgate/base/text.hpp"
 
 namespace headgate::backends {
 namespace {
 
-constexpr int kPollMs = 50;  // how soon a Ctrl-C is seen
+constexpr int kPollMs = 50;       // how soon a Ctrl-C is seen
+constexpr int kRetryPollMs = 10;  // how soon a flow is asked again that had nothing for now
 
 struct SlistFree {
     void operator()(curl_slist* list) const { curl_slist_free_all(list); }
@@ -31,7 +35,23 @@ struct Transfer {
     bool too_large = false;
     bool done = false;
     std::int64_t started_us = 0;
+    FileDescriptor upload;
+    // Of a flow only: what the transfer owns and its number.
+    net::HttpRequest own_request;
+    net::HttpResponse own_response;
+    std::uint64_t number = 0;
 };
+
+std::size_t on_upload(char* to, std::size_t size, std::size_t count, void* user) {
+    const auto read = ::read(static_cast<Transfer*>(user)->upload.get(), to, size * count);
+    return read < 0 ? CURL_READFUNC_ABORT : static_cast<std::size_t>(read);
+}
+
+// A connection that was found stale sends its request again: the file starts over.
+int on_seek(void* user, curl_off_t offset, int origin) {
+    return ::lseek(static_cast<Transfer*>(user)->upload.get(), offset, origin) < 0 ? CURL_SEEKFUNC_FAIL
+                                                                                   : CURL_SEEKFUNC_OK;
+}
 
 std::size_t on_body(char* data, std::size_t size, std::size_t count, void* user) {
     auto& transfer = *static_cast<Transfer*>(user);
@@ -82,7 +102,7 @@ public:
         static std::once_flag once;
         std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
         multi_.reset(curl_multi_init());
-        curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, 16L);
+        curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, options_.max_idle_connections);
     }
 
     std::vector<net::HttpResponse> perform(const std::vector<net::HttpRequest>& requests, Deadline deadline,
@@ -124,7 +144,71 @@ public:
         return responses;
     }
 
+    void run(net::HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency,
+             const Interrupt& interrupt) override {
+        const std::lock_guard lock(mutex_);
+        std::vector<Transfer> transfers(std::max<std::size_t>(1, concurrency));
+        std::vector<Transfer*> idle;
+        for (auto& transfer : transfers) {
+            idle.push_back(&transfer);
+        }
+        bool more = true;
+        bool stopped = false;
+        while (true) {
+            bool wait = false;
+            while (more && !stopped && !idle.empty()) {
+                auto& transfer = *idle.back();
+                transfer.own_request = {};
+                const auto next = flow.next(transfer.own_request, transfer.number);
+                if (next != net::HttpFlow::Step::request) {
+                    more = next == net::HttpFlow::Step::later;
+                    wait = true;
+                    break;
+                }
+                idle.pop_back();
+                transfer.own_response = {};
+                start(transfer.own_request, transfer, transfer.own_response, Deadline::after(*clock_, timeout_us));
+            }
+            if (idle.size() == transfers.size() && (!more || stopped)) {
+                return;
+            }
+            int active = 0;
+            curl_multi_perform(multi_.get(), &active);
+            if (collect_flow(flow, idle) == 0) {
+                curl_multi_poll(multi_.get(), nullptr, 0, wait && more ? kRetryPollMs : kPollMs, nullptr);
+            }
+            if (!stopped && interrupt && interrupt()) {
+                stopped = true;
+                for (auto& transfer : transfers) {
+                    if (std::find(idle.begin(), idle.end(), &transfer) == idle.end()) {
+                        finish(transfer, {ErrorCode::interrupted, "interrupted"});
+                        flow.answered(transfer.number, std::move(transfer.own_response));
+                    }
+                }
+                return;
+            }
+        }
+    }
+
 private:
+    std::size_t collect_flow(net::HttpFlow& flow, std::vector<Transfer*>& idle) {
+        std::size_t finished = 0;
+        int left = 0;
+        while (const CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
+            if (message->msg != CURLMSG_DONE) {
+                continue;
+            }
+            const auto code = message->data.result;
+            Transfer* transfer = nullptr;
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+            finish(*transfer, to_status(code, transfer->too_large));
+            ++finished;
+            idle.push_back(transfer);
+            flow.answered(transfer->number, std::move(transfer->own_response));
+        }
+        return finished;
+    }
+
     static void fill(std::vector<net::HttpResponse>& responses, const Status& error) {
         for (auto& response : responses) {
             response.error = error;
@@ -132,7 +216,13 @@ private:
     }
 
     void start(const net::HttpRequest& request, Transfer& transfer, net::HttpResponse& response, Deadline deadline) {
-        transfer.easy.reset(curl_easy_init());
+        if (transfer.easy) {
+            curl_easy_reset(transfer.easy.get());
+        } else {
+            transfer.easy.reset(curl_easy_init());
+        }
+        transfer.done = false;
+        transfer.too_large = false;
         transfer.response = &response;
         transfer.max_body = options_.max_body;
         transfer.started_us = clock_->mono_us();
@@ -144,12 +234,15 @@ private:
         transfer.headers.reset(headers);
         const auto left_ms = deadline.left_us(*clock_) / 1000;
         curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
+        curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);  // a key with ".." in it is a name, not a way
         curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
         curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
         curl_easy_setopt(easy, CURLOPT_USERAGENT, options_.user_agent.c_str());
         curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
         curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);  // do not join a hanging resolver thread
-        curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
+        if (options_.decode) {
+            curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
+        }
         curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(std::clamp<std::int64_t>(left_ms, 1, 86'400'000)));
         curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
         curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
@@ -159,7 +252,20 @@ private:
         if (!options_.ca_file.empty()) {
             curl_easy_setopt(easy, CURLOPT_CAINFO, options_.ca_file.c_str());
         }
-        if (request.method != "GET") {
+        if (!request.body_file.empty()) {
+            transfer.upload = FileDescriptor(::open(request.body_file.c_str(), O_RDONLY | O_CLOEXEC));
+            struct stat info {};
+            if (transfer.upload.ok()) {
+                ::fstat(transfer.upload.get(), &info);
+            }
+            curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
+            curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+            curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_upload);
+            curl_easy_setopt(easy, CURLOPT_READDATA, &transfer);
+            curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek);
+            curl_easy_setopt(easy, CURLOPT_SEEKDATA, &transfer);
+            curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(info.st_size));
+        } else if (request.method != "GET") {
             curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
             curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
             curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request.body.data());

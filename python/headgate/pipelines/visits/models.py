@@ -44,6 +44,9 @@ class VisitEvent(BaseModel):
     headgate_name: ClassVar[str] = "visits"
     headgate_sort_by: ClassVar[str] = "timestamp"
     headgate_file_names: ClassVar[tuple[str, ...]] = FILE_NAMES
+    headgate_listing_prefixes: ClassVar[tuple[str, ...]] = tuple(
+        f"log-{action}-" for action in ("submit", "pass-qc", "not-pass-qc", "delete")
+    )
     headgate_private: ClassVar[tuple[str, ...]] = ("ptid",)
     headgate_rules: ClassVar[tuple[OneOfWhen, ...]] = (MODULE_RULE,)
 

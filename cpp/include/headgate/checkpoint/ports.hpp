@@ -1,0 +1,139 @@
+// What the checkpoint engine asks of the outside: where the files come from, where the table lives, how it is encoded.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "headgate/base/clock.hpp"
+#include "headgate/base/status.hpp"
+#include "headgate/schema/schema.hpp"
+
+namespace headgate::checkpoint {
+
+using Metadata = std::map<std::string, std::string>;
+
+// One object of a source. The tag changes whenever the content may have: of size and modification time in a folder, of
+// the ETag on S3.
+struct Object {
+    std::string_view key;  // relative to the source, with '/'
+    bool looked_at = false;
+    std::uint64_t tag = 0;         // once looked_at
+    std::int64_t modified_us = 0;  // once looked_at
+};
+
+enum class ReadOutcome : std::uint8_t {
+    read,
+    vanished,  // gone between listing and reading
+    refused,   // access denied
+    archived,  // in cold storage (S3: InvalidObjectState)
+    failed,    // any other error, after the retries
+};
+
+struct Fetched {
+    std::size_t index = 0;
+    ReadOutcome outcome = ReadOutcome::failed;
+    std::string_view bytes;  // valid during the call only
+    std::uint64_t tag = 0;   // of these very bytes
+    Status error;
+};
+
+struct Wanted {
+    std::size_t index = 0;
+    std::string_view key;
+};
+
+// Belongs to one thread.
+class Fetcher {
+public:
+    virtual ~Fetcher() = default;
+    using Next = std::function<std::optional<Wanted>()>;  // may block for a while; nothing: no more
+    using Got = std::function<void(const Fetched&)>;      // in the order of Next
+    virtual void run(const Next& next, const Got& got, const Interrupt& stop) = 0;
+};
+
+struct ListOptions {
+    std::string prefix;       // only keys that start with it
+    std::string start_after;  // only keys after it
+};
+
+class Source {
+public:
+    virtual ~Source() = default;
+    // Every object, in any order; `each` gets a key that is valid during the call only.
+    virtual Status list(const ListOptions& options, const Interrupt& interrupt,
+                        const std::function<void(const Object&)>& each) = 0;
+    // Fills tag and modified_us of an object whose listing had none; false when it has vanished.
+    virtual bool look_at(Object& object) = 0;
+    virtual Result<std::unique_ptr<Fetcher>> fetcher() = 0;
+    virtual std::string name() const = 0;
+    virtual bool writes_are_atomic() const = 0;  // false: a young file may still be growing
+    virtual unsigned threads() const = 0;        // reading threads worth having; 0: as many as cores
+};
+
+class TableReader {
+public:
+    virtual ~TableReader() = default;
+    // The next rows in `out` (replaced); false when there are none left.
+    virtual Result<bool> next(schema::Columns& out) = 0;
+};
+
+class TableWriter {
+public:
+    virtual ~TableWriter() = default;
+    virtual Status append(const schema::Columns& columns) = 0;
+    virtual Status finish(const Metadata& metadata) = 0;  // synced when it returns
+};
+
+// How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.
+class TableFile {
+public:
+    virtual ~TableFile() = default;
+    // not_found only when there definitely is no file; anything unreadable is corrupt_data.
+    virtual Result<Metadata> metadata(const std::string& path) const = 0;
+    virtual Result<std::unique_ptr<TableReader>> open(const std::string& path, const schema::Schema& schema) const = 0;
+    virtual Result<std::unique_ptr<TableWriter>> create(const std::string& path,
+                                                        const schema::Schema& schema) const = 0;
+};
+
+// Where the committed table and its parts (ledger and reject segments) live.
+class Target {
+public:
+    virtual ~Target() = default;
+    virtual Status begin(Clock& clock, const Interrupt& interrupt) = 0;  // once, before anything else: locks, checks
+    // Learns what is committed now. nullopt: definitely nothing. Otherwise a local file whose footer is in its place
+    // (its rows may be missing), valid until the next call.
+    virtual Result<std::optional<std::string>> peek() = 0;
+    virtual Result<std::string> fetch() = 0;  // the same file with its rows
+    virtual Result<std::string> read_part(const std::string& name) = 0;
+    virtual Status write_part(const std::string& name, std::string_view bytes) = 0;
+    virtual std::string scratch() = 0;  // a folder for temporary files, on the file system of the next table
+    // The one conditional write: `path` becomes the table if what peek() saw is still there (else version_conflict).
+    virtual Status commit(const std::string& path) = 0;
+    virtual void sweep(const std::vector<std::string>& named_parts) = 0;  // parts nobody names, left by dead runs
+    virtual void end() = 0;                                               // removes scratch
+    virtual bool may_race() const = 0;  // other runs work at the same time: the loser of a commit tries again
+    virtual std::string name() const = 0;
+};
+
+// Undoes the compression that a name's ending tells (".gz", ".zst"); invalid_record when the bytes are not that, or
+// unpack to more than `limit`.
+using Unpack =
+    std::function<Status(std::string_view name, std::string_view packed, std::size_t limit, std::string& out)>;
+
+std::shared_ptr<Source> make_folder_source(const std::string& folder);
+// For a table that others append to (Delta): what is committed is told by the footer of `footer_file` (empty: nothing
+// yet), `commit` leaves the new rows in `out`, and the parts live where `parts` keeps them. Whoever appends `out` makes
+// the real, conditional commit.
+std::shared_ptr<Target> make_staging_target(std::string footer_file, std::string out, std::shared_ptr<Target> parts);
+std::shared_ptr<Target> make_file_target(const std::string& path, std::int64_t lock_timeout_us = 60'000'000);
+
+// The tag of a file; changes whenever size or modification time (nanoseconds) do.
+std::uint64_t file_tag(std::uint64_t size, std::int64_t mtime_ns) noexcept;
+
+}  // namespace headgate::checkpoint

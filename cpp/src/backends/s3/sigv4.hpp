@@ -1,0 +1,40 @@
+// AWS Signature Version 4 (the service's own public description of it), for requests with a body hash.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "headgate/backends/s3.hpp"
+
+namespace headgate::backends::s3 {
+
+// Percent-encoding of everything but A-Z a-z 0-9 - . _ ~ (and '/' when `keep_slash`).
+std::string uri_encode(std::string_view text, bool keep_slash);
+std::string sha256_hex(std::string_view bytes);
+Result<std::string> sha256_hex_of_file(const std::string& path);
+
+using Query = std::vector<std::pair<std::string, std::string>>;  // names and values, not encoded
+
+// Keeps the signing key of the day. One per thread.
+class Signer {
+public:
+    explicit Signer(std::string region) : region_(std::move(region)) {}
+    // Adds x-amz-date, x-amz-content-sha256, x-amz-security-token and authorization. `path` is encoded; `headers` are
+    // those to be signed beside host, in lower case.
+    void sign(const S3Credentials& credentials, std::string_view method, std::string_view host, std::string_view path,
+              const std::string& canonical_query, const std::string& payload_hash, std::int64_t now_us,
+              net::Headers& headers);
+
+private:
+    std::string region_;
+    std::string day_;
+    std::string secret_;
+    std::string key_;
+};
+
+std::string canonical_query(Query query);
+
+}  // namespace headgate::backends::s3

@@ -1,0 +1,304 @@
+// The union of the fields of all records of a source, with the narrowest type that holds every value.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+#include <unordered_map>
+
+#include "headgate/base/text.hpp"
+#include "headgate/json/reader.hpp"
+#include "reading.hpp"
+
+namespace headgate::checkpoint {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kFilesPerStep = 64;
+constexpr auto kPoll = std::chrono::milliseconds(50);
+
+enum Kind : unsigned {
+    kNull = 1U,
+    kTimestamp = 2U,
+    kDate = 4U,
+    kText = 8U,
+    kInteger = 16U,
+    kReal = 32U,
+    kBoolean = 64U,
+    kTexts = 128U,
+    kOther = 256U,
+};
+
+struct Seen {
+    unsigned kinds = 0;
+    std::uint64_t records = 0;
+    std::uint64_t first = UINT64_MAX;  // file and position of the first one: columns keep the order of the sender
+};
+
+using Fields = std::unordered_map<std::string, Seen>;
+
+unsigned kind_of_text(std::string_view text) {
+    if (text.size() == 10 && parse_date(text)) {
+        return kDate;
+    }
+    return text.find('T') != std::string_view::npos && parse_timestamp(text).ok() ? kTimestamp : kText;
+}
+
+unsigned kind_of_integer(std::string_view token) {
+    // What int64 holds stays exact; a longer one is kept as JSON text.
+    const auto digits = token.size() - (token.front() == '-' ? 1 : 0);
+    return digits <= 18 ? kInteger : kOther;
+}
+
+// The handler of one document: notes the kinds of its top-level members.
+class Notes {
+public:
+    void begin() {
+        depth_ = 0;
+        is_object_ = false;
+        members_.clear();
+    }
+    bool start_object() {
+        if (depth_ == 0) {
+            is_object_ = true;
+        }
+        return open(kOther);
+    }
+    bool start_array() { return open(kTexts); }
+    bool end_object() { return close(); }
+    bool end_array() { return close(); }
+    bool key(std::string_view name) {
+        if (depth_ == 1) {
+            members_.emplace_back(std::string(name), 0U);
+        }
+        return true;
+    }
+    bool string(std::string_view value) {
+        if (depth_ == 1) {
+            note(kind_of_text(value));
+        }
+        return true;
+    }
+    bool number(std::string_view token, bool is_integer) { return value(is_integer ? kind_of_integer(token) : kReal); }
+    bool boolean(bool /*value*/) { return value(kBoolean); }
+    bool null() { return value(kNull); }
+    static Status status() { return {}; }
+
+    bool is_object() const { return is_object_; }
+    const std::vector<std::pair<std::string, unsigned>>& members() const { return members_; }
+
+private:
+    bool open(unsigned kind) {
+        if (depth_ == 1) {
+            note(kind);
+        } else if (depth_ > 1) {
+            members_.back().second |= kOther;  // deeper than a list of strings
+        }
+        ++depth_;
+        return true;
+    }
+    bool close() {
+        --depth_;
+        return true;
+    }
+    bool value(unsigned kind) {
+        if (depth_ == 1) {
+            note(kind);
+        } else if (depth_ > 1) {
+            members_.back().second |= kOther;
+        }
+        return true;
+    }
+    void note(unsigned kind) {
+        if (!members_.empty() && is_object_) {
+            members_.back().second |= kind;
+        }
+    }
+
+    std::size_t depth_ = 0;
+    bool is_object_ = false;
+    std::vector<std::pair<std::string, unsigned>> members_;
+};
+
+class Inferrer {
+public:
+    Inferrer(const InferOptions& options, const Environment& environment) : options_(options), env_(environment) {}
+
+    Result<std::string> execute() {
+        HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [this](const Object& object) {
+            const auto name = without_packing(base_name(object.key));
+            if (name.ends_with(".json") || name.ends_with(".jsonl")) {
+                keys_.add(object.key);
+            }
+        }));
+        keys_.sort();
+        HG_RETURN_IF_ERROR(read());
+        if (fields_.empty()) {
+            return Status(ErrorCode::invalid_input,
+                          "no schema can be inferred: there is no JSON object in a .json or "
+                          ".jsonl file of " +
+                              env_.source->name());
+        }
+        return plan();
+    }
+
+private:
+    Status read() {
+        std::size_t running = std::min<std::size_t>(reading_threads(options_.threads, *env_.source), keys_.size());
+        std::vector<std::thread> threads;
+        for (std::size_t i = running; i > 0; --i) {
+            threads.emplace_back([this, &running] {
+                work();
+                const std::lock_guard lock(mutex_);
+                --running;
+                finished_.notify_all();
+            });
+        }
+        std::unique_lock lock(mutex_);
+        while (running > 0) {
+            finished_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            lock.unlock();
+            if (env_.interrupt && !stop_ && env_.interrupt()) {
+                stop_ = true;
+                interrupted_ = true;
+            }
+            lock.lock();
+        }
+        lock.unlock();
+        for (auto& thread : threads) {
+            thread.join();
+        }
+        return interrupted_ ? Status(ErrorCode::interrupted, "interrupted; nothing was written") : error_;
+    }
+
+    void work() {
+        auto fetcher = env_.source->fetcher();
+        if (!fetcher.ok()) {
+            const std::lock_guard lock(mutex_);
+            error_ = fetcher.status();
+            return;
+        }
+        Fields fields;
+        std::uint64_t records = 0;
+        Notes notes;
+        std::string buffer;
+        std::size_t at = 0;
+        std::size_t end = 0;
+        fetcher.value()->run(
+            [&]() -> std::optional<Wanted> {
+                if (at == end) {
+                    at = next_.fetch_add(kFilesPerStep);
+                    end = std::min(keys_.size(), at + kFilesPerStep);
+                }
+                return at < end ? std::optional(Wanted{at, keys_[at++]}) : std::nullopt;
+            },
+            [&](const Fetched& fetched) {
+                // What cannot be read or parsed is counted by the run itself.
+                std::string_view content;
+                const auto key = keys_[fetched.index];
+                if (fetched.outcome != ReadOutcome::read ||
+                    !unpacked(key, fetched.bytes, options_.max_file_bytes, env_.unpack, buffer, content).ok()) {
+                    return;
+                }
+                each_record(key, content, [&](std::string_view text, std::uint64_t) {
+                    notes.begin();
+                    if (!json::parse_json(text, notes).ok() || !notes.is_object()) {
+                        return;
+                    }
+                    ++records;
+                    std::uint64_t position = fetched.index << 16U;
+                    for (const auto& [name, kinds] : notes.members()) {
+                        auto& seen = fields[name];
+                        seen.kinds |= kinds;
+                        ++seen.records;
+                        seen.first = std::min(seen.first, position++);
+                    }
+                });
+            },
+            [this] { return stop_.load(); });
+        const std::lock_guard lock(mutex_);
+        records_ += records;
+        for (const auto& [name, seen] : fields) {
+            auto& all = fields_[name];
+            all.kinds |= seen.kinds;
+            all.records += seen.records;
+            all.first = std::min(all.first, seen.first);
+        }
+    }
+
+    static const char* type_of(unsigned kinds) {
+        switch (kinds & ~kNull) {
+            case kTimestamp:
+                return "timestamp";
+            case kDate:
+                return "date";
+            case kText:
+            case kText | kDate:
+            case kText | kTimestamp:
+            case kDate | kTimestamp:
+            case kText | kDate | kTimestamp:
+                return "string";
+            case kInteger:
+                return "int64";
+            case kReal:
+            case kReal | kInteger:
+                return "float64";
+            case kBoolean:
+                return "bool";
+            default:
+                return "json";  // several kinds, nested values, or nothing but null
+        }
+    }
+
+    Result<std::string> plan() {
+        std::vector<std::pair<std::string, Seen>> order(fields_.begin(), fields_.end());
+        std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+            return std::tie(a.second.first, a.first) < std::tie(b.second.first, b.first);
+        });
+        Json out{{"format", 1},     {"name", options_.name},   {"extra", "rest"},
+                 {"lenient", true}, {"fields", Json::array()}, {"file_names", {".+[.]jsonl?"}}};
+        std::string sort_by;
+        for (const auto& [name, seen] : order) {
+            if (name == "_rest" || out["fields"].size() == options_.max_columns) {
+                continue;
+            }
+            const std::string type = type_of(seen.kinds);
+            const bool always = seen.records == records_ && (seen.kinds & kNull) == 0;
+            const bool wanted = options_.sort_by.empty() ? name == "timestamp" : name == options_.sort_by;
+            if (wanted && type == "timestamp" && always) {
+                sort_by = name;
+            }
+            out["fields"].push_back({{"name", name}, {"type", type}, {"required", false}, {"nullable", true}});
+        }
+        if (!options_.sort_by.empty() && sort_by.empty()) {
+            return Status(
+                ErrorCode::invalid_input,
+                "sort_by: '" + options_.sort_by + "' is not a timestamp in every record of " + env_.source->name());
+        }
+        out["sort_by"] = sort_by;
+        return out.dump();
+    }
+
+    const InferOptions& options_;
+    const Environment& env_;
+    KeyList keys_;
+    std::atomic<std::size_t> next_{0};
+    std::atomic<bool> stop_{false};
+    bool interrupted_ = false;
+    std::mutex mutex_;
+    std::condition_variable finished_;
+    Fields fields_;
+    std::uint64_t records_ = 0;
+    Status error_;
+};
+
+}  // namespace
+
+Result<std::string> infer(const InferOptions& options, const Environment& environment) {
+    return Inferrer(options, environment).execute();
+}
+
+}  // namespace headgate::checkpoint

@@ -1,0 +1,164 @@
+"""S3 as boto3 users know it: profiles, roles, AWS_ENDPOINT_URL and the rest resolve through botocore; the bytes go
+through the core."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_IN_FLIGHT = 128  # requests at once and thread; docs/benchmarks.md
+_OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight"}
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+
+
+class S3Location:
+    """What `s3://bucket/key?region=&endpoint=&profile=` names, with the session that reaches it.
+
+    Args:
+        url: options after `?` win over the environment and the profile: region, endpoint, profile, scratch (a folder
+            for temporary files), in_flight (requests at once and thread).
+
+    Raises:
+        ConfigError: boto3 is missing, an unknown option, or a profile that does not exist.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import boto3
+            from botocore.exceptions import BotoCoreError
+        except ImportError:
+            message = "s3:// needs boto3: pip install 'headgate[aws]'"
+            raise ConfigError(message, Kind.NOT_BUILT) from None
+        parts = urlsplit(url)
+        self.bucket, self.key = parts.netloc, unquote(parts.path.removeprefix("/"))
+        self.options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        unknown = sorted(set(self.options) - _OPTIONS)
+        if not self.bucket or unknown:
+            what = f"unknown option {unknown[0]!r}" if unknown else "no bucket"
+            message = f"s3 URL: {what}; expected s3://bucket/key with options of {', '.join(sorted(_OPTIONS))}"
+            raise ConfigError(message)
+        try:
+            self.session = boto3.Session(
+                profile_name=self.options.get("profile"), region_name=self.options.get("region")
+            )
+            self.client = self.session.client("s3", endpoint_url=self.options.get("endpoint"))
+        except (BotoCoreError, ValueError) as error:
+            message = f"s3 URL: {error}"
+            raise ConfigError(message) from None
+
+    @property
+    def url(self) -> str:
+        """Without options."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def endpoint(self) -> str:
+        """Empty for AWS itself."""
+        found = str(self.client.meta.endpoint_url)
+        return "" if (urlsplit(found).hostname or "").endswith(".amazonaws.com") else found
+
+    @property
+    def region(self) -> str:
+        return str(self.client.meta.region_name or "us-east-1").replace("aws-global", "us-east-1")
+
+    def credentials(self) -> tuple[str, str, str]:
+        """Access key, secret key and session token as of now; botocore refreshes those of roles.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        found = self.session.get_credentials()
+        if found is None:
+            message = "no AWS credentials were found in the environment, the profile or the instance's role"
+            raise ConfigError(message)
+        frozen = found.get_frozen_credentials()
+        return frozen.access_key, frozen.secret_key, frozen.token or ""
+
+    def place(self, *, prefix: bool) -> dict[str, Any]:
+        """What the core is told; with `prefix`, the key is a folder and ends with a slash unless it is empty."""
+        self.credentials()  # no credentials are said here, not by every request
+        key = f"{self.key.rstrip('/')}/" if prefix and self.key else self.key
+        return {
+            "bucket": self.bucket, "prefix": key if prefix else "", "key": key, "region": self.region,
+            "endpoint": self.endpoint, "ca_file": self._ca_file(), "credentials": self.credentials,
+            "in_flight": int(self.options.get("in_flight", _IN_FLIGHT)),
+            "scratch": self.options.get("scratch") or tempfile.gettempdir(),
+        }  # fmt: skip
+
+    def filesystem(self) -> Any:
+        """Arrow's own S3 file system, for readers that want parts of a file."""
+        from pyarrow import fs
+
+        access, secret, token = self.credentials()
+        parts = urlsplit(self.endpoint)
+        more = {"scheme": parts.scheme, "endpoint_override": parts.netloc} if self.endpoint else {}
+        return fs.S3FileSystem(
+            access_key=access, secret_key=secret, session_token=token or None, region=self.region, **more
+        )
+
+    def call(self, name: str, shown: str | None = None, **arguments: Any) -> Any:
+        """A method of the boto3 client, on this bucket, with its errors as ours; see `translated`."""
+        method = getattr(self.client, name)
+        return translated(lambda: method(Bucket=self.bucket, **arguments), shown or self.url)
+
+    def get(self, key: str, shown: str) -> bytes:
+        """The bytes of one object; `shown` stands for it in errors."""
+
+        def read() -> bytes:
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+        return bytes(translated(read, shown))
+
+    def list(self) -> Iterator[str]:
+        """Every key that starts with this one, page by page."""
+        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.key))
+        while page := translated(lambda: next(pages, None), self.url):
+            for entry in page.get("Contents", []):
+                yield entry["Key"]
+
+    def _ca_file(self) -> str:
+        bundle = self.session._session.get_config_variable("ca_bundle")
+        if bundle:
+            return str(bundle)
+        if self.endpoint.startswith("http://"):
+            return ""
+        try:
+            import certifi
+        except ImportError:
+            return ""
+        return certifi.where()
+
+
+def translated(call: Callable[[], Any], what: str) -> Any:
+    """A boto3 call with its errors as ours; they name a code, never a key.
+
+    Raises:
+        NotFoundError, AccessError, InvalidInputError, TransientError.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return call()
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        message = f"{what}: S3 answered {status} {code}"
+        if code in _MISSING:
+            raise NotFoundError(message) from None
+        if code in _DENIED or status == 403:
+            raise AccessError(message) from None
+        if status == 412:
+            raise InvalidInputError(message, Kind.VERSION_CONFLICT) from None
+        if status >= 500 or code == "SlowDown":
+            raise TransientError(message) from None
+        raise InvalidInputError(message, Kind.HTTP_STATUS) from None
+    except BotoCoreError as error:
+        message = f"{what}: {type(error).__name__}"
+        raise TransientError(message, Kind.CONNECTION_FAILED) from None

@@ -1,0 +1,250 @@
+"""A Delta Lake table as the target: for histories that one file is no longer comfortable for (docs/checkpoints.md).
+
+Every append carries an application transaction of this module's name, so that of two racing appends one loses, reloads
+and leaves out what the other has taken. The transaction's version is `n << 24 | random`: n counts the appends, and the
+whole number names the manifest (`_headgate.ledger/manifest-VERSION.json`) that says which ledger segments belong to it.
+Parts are written before the append and are nobody's until it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from headgate._native import parquet
+from headgate.checkpoint._places import s3_location, source_place
+from headgate.checkpoint._run import INFER, plan_of
+from headgate.checkpoint._table import arrow_schema
+from headgate.errors import ConfigError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headgate.backends.s3 import S3Location
+
+APPLICATION = "headgate"
+_ATTEMPTS = 50
+_BASE = "_headgate"  # Delta leaves names that start with an underscore alone
+_RANDOM_BITS = 24
+_FOOTER = b"headgate"
+_WEEK_H = 168
+
+
+def _deltalake() -> Any:
+    try:
+        import deltalake
+    except ImportError:
+        message = "delta+ targets need deltalake: pip install 'headgate[delta]'"
+        raise ConfigError(message, Kind.NOT_BUILT) from None
+    return deltalake
+
+
+class DeltaPlace:
+    """Where a table and its ledger are.
+
+    Raises:
+        ConfigError: not delta+file:///folder or delta+s3://bucket/prefix, or deltalake is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._delta = _deltalake()
+        inner = url.removeprefix("delta+")
+        self.options: dict[str, str] = {}
+        self.parts: str | dict[str, Any]
+        self._s3: S3Location | None = None
+        if inner.startswith("s3://"):
+            s3 = self._s3 = s3_location(inner)
+            self.uri = s3.url.rstrip("/")
+            place = s3.place(prefix=True)
+            access, secret, token = s3.credentials()
+            self.options = {
+                "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": s3.region,
+                "AWS_CONDITIONAL_PUT": "etag",
+            }  # fmt: skip
+            if token:
+                self.options["AWS_SESSION_TOKEN"] = token
+            if s3.endpoint:
+                self.options |= {"AWS_ENDPOINT_URL": s3.endpoint, "AWS_ALLOW_HTTP": "true"}
+            self.parts = {**place, "prefix": "", "key": f"{place['prefix']}{_BASE}"}
+        elif inner.startswith("file://"):
+            parts = urlsplit(inner)
+            self.uri = unquote(parts.netloc + parts.path)
+            self.parts = os.path.join(self.uri, _BASE)
+        else:
+            message = f"{url}: expected delta+file:///folder or delta+s3://bucket/prefix"
+            raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+
+    def table(self) -> Any | None:
+        """The Delta table as it is now, or None when there is none."""
+        if not self._delta.DeltaTable.is_deltatable(self.uri, storage_options=self.options):
+            return None
+        return self._delta.DeltaTable(self.uri, storage_options=self.options)
+
+    def read_manifest(self, version: int) -> str:
+        name = f"{_BASE}.ledger/manifest-{version}.json"
+        try:
+            if self._s3 is None:
+                return Path(self.uri, name).read_text()
+            return str(self._s3.get(f"{self._prefix}{name}", f"{self.uri}/{name}").decode())
+        except (FileNotFoundError, NotFoundError):
+            message = f"{self.uri}: the manifest of append {version} is missing"
+            raise IntegrityError(message) from None
+
+    def write_manifest(self, version: int, text: str) -> None:
+        """A new one: never over another run's."""
+        name = f"{_BASE}.ledger/manifest-{version}.json"
+        if self._s3 is None:
+            path = Path(self.uri, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            self._s3.call("put_object", Key=f"{self._prefix}{name}", Body=text.encode(), IfNoneMatch="*")
+
+    @property
+    def _prefix(self) -> str:
+        return str(self.parts["key"]).removesuffix(_BASE) if isinstance(self.parts, dict) else ""
+
+
+def update_delta(
+    source: str | os.PathLike[str],
+    target: str,
+    schema: str | type[Any],
+    sort_by: str,
+    options: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """`update` for a delta+ target; the counts of the run that won."""
+    place, origin = DeltaPlace(target), source_place(source)
+    for attempt in range(1, _ATTEMPTS + 1):
+        table = place.table()
+        version = _version(table, place)
+        footer = place.read_manifest(version) if version else ""
+        plan = _plan(schema, footer, origin, sort_by, options["threads"])
+        with tempfile.TemporaryDirectory(prefix="headgate-", dir=options["spill_dir"] or None) as scratch:
+            found, won = _attempt(place, table, version, footer, plan, origin, options, progress, scratch)
+        found["attempts"] = attempt
+        if won:
+            return found
+        time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - jitter
+    message = f"{place.uri}: lost the race for the append {_ATTEMPTS} times; run again"
+    raise ConflictError(message)
+
+
+def _version(table: Any | None, place: DeltaPlace) -> int:
+    if table is None:
+        return 0
+    version = table.transaction_version(APPLICATION)
+    if version is None:
+        message = f"{place.uri} is a Delta table that headgate did not make"
+        raise IntegrityError(message)
+    return int(version)
+
+
+def _plan(schema: str | type[Any], footer: str, origin: Any, sort_by: str, threads: int) -> str:
+    if schema != INFER:
+        return plan_of(schema)
+    known = str(json.loads(footer).get("plan", "")) if footer else ""
+    return known or str(parquet().infer(origin, "records", sort_by, threads))
+
+
+def _attempt(
+    place: DeltaPlace, table: Any, version: int, footer: str, plan: str, origin: Any, options: dict[str, Any],
+    progress: Callable[[int, int], None] | None, scratch: str,
+) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = arrow_schema(json.loads(plan))
+    told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
+    if footer:
+        pq.write_table(columns.empty_table().replace_schema_metadata({_FOOTER: footer}), told)
+    found = parquet().stage(origin, place.parts, told if footer else "", out, plan, options, progress)
+    if not found["committed"]:
+        return found, True
+    with pq.ParquetFile(out) as rows:
+        manifest = rows.metadata.metadata[_FOOTER].decode()
+        append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        place.write_manifest(append, manifest)
+        batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
+        won = _append(place, table, append, batches, found["rows_added"])
+    return found, won
+
+
+def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int) -> bool:
+    """The one commit; False when another run's came first."""
+    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake.exceptions import DeltaError
+
+    properties = CommitProperties(
+        app_transactions=[Transaction(APPLICATION, append)], custom_metadata={"headgate.rows": str(rows)}
+    )
+    try:
+        write_deltalake(
+            table if table is not None else place.uri, batches, mode="append" if table is not None else "error",
+            commit_properties=properties, storage_options=place.options or None,
+        )  # fmt: skip
+    except (DeltaError, OSError) as error:
+        now = place.table()
+        if now is not None and now.transaction_version(APPLICATION) == append:
+            return True  # the answer was lost, the commit was not
+        conflict = "ransaction" in str(error) or "already exists" in str(error) or "onflict" in str(error)
+        if conflict:
+            return False
+        message = f"{place.uri}: {type(error).__name__}: {str(error).splitlines()[0]}"
+        raise IntegrityError(message, Kind.IO_ERROR) from None
+    return True
+
+
+def delta_dataset(url: str) -> Any:
+    """The table's rows as an Arrow dataset.
+
+    Raises:
+        InvalidInputError: kind not_found, there is no such table.
+    """
+    place = DeltaPlace(url)
+    table = place.table()
+    if table is None:
+        message = f"checkpoint {place.uri} does not exist yet"
+        raise InvalidInputError(message, Kind.NOT_FOUND)
+    return table.to_pyarrow_dataset()
+
+
+def maintain(target: str, *, retention_h: float = _WEEK_H) -> dict[str, Any]:
+    """Merge a Delta table's small files, and remove files that nothing has named for `retention_h` hours.
+
+    Args:
+        target: delta+file:///folder or delta+s3://bucket/prefix.
+        retention_h: at least as long as the longest query or run takes, hours.
+
+    Returns:
+        files_added, files_removed (by merging) and vacuumed.
+
+    Raises:
+        InvalidInputError: kind not_found, there is no such table.
+
+    Example:
+        >>> maintain("delta+file:///data/events")["files_removed"]      # doctest: +SKIP
+        412
+    """
+    place = DeltaPlace(target)
+    table = place.table()
+    if table is None:
+        message = f"checkpoint {place.uri} does not exist yet"
+        raise InvalidInputError(message, Kind.NOT_FOUND)
+    merged = table.optimize.compact()
+    gone = table.vacuum(
+        retention_hours=int(retention_h), dry_run=False, enforce_retention_duration=retention_h >= _WEEK_H
+    )
+    return {
+        "files_added": merged["numFilesAdded"], "files_removed": merged["numFilesRemoved"], "vacuumed": len(gone),
+    }  # fmt: skip

@@ -1,0 +1,91 @@
+"""Where checkpoints come from and go: paths, file:// and s3:// URLs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from headgate.errors import ConfigError, InvalidInputError, Kind
+
+if TYPE_CHECKING:
+    from headgate.backends.s3 import S3Location
+
+_EXPECTED = "expected a path, file:///path or s3://bucket/key"
+
+
+def local_path(url: str | os.PathLike[str]) -> str:
+    """The path behind a path or a file:// URL.
+
+    Raises:
+        ConfigError: a scheme that this backend does not have.
+    """
+    text = os.fspath(url)
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        return unquote(parts.netloc + parts.path)
+    if "://" in text:
+        message = f"{parts.scheme}:// is not supported here; expected a path or file:///path"
+        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+    return text
+
+
+def is_url(url: str | os.PathLike[str], scheme: str) -> bool:
+    """Whether `url` is of that scheme."""
+    return os.fspath(url).startswith(f"{scheme}://")
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Whether `url` is not a plain local path or file:// URL."""
+    return os.fspath(url).startswith(("s3://", "delta+"))
+
+
+def s3_location(url: str | os.PathLike[str]) -> S3Location:
+    """The place on S3."""
+    from headgate.backends.s3 import S3Location
+
+    return S3Location(os.fspath(url))
+
+
+def source_place(url: str | os.PathLike[str]) -> str | dict[str, Any]:
+    """A source as the core takes it.
+
+    Raises:
+        InvalidInputError: kind not_found, there is no such folder.
+        ConfigError: an unknown scheme.
+    """
+    if is_url(url, "s3"):
+        return s3_location(url).place(prefix=True)
+    folder = _local(url)
+    if not os.path.isdir(folder):
+        message = f"checkpoint source: {folder} is not a folder"
+        raise InvalidInputError(message, Kind.NOT_FOUND)
+    return folder
+
+
+def target_place(url: str | os.PathLike[str]) -> str | dict[str, Any]:
+    """A target as the core takes it.
+
+    Raises:
+        ConfigError: an unknown scheme, or no key.
+    """
+    if is_url(url, "s3"):
+        place = s3_location(url).place(prefix=False)
+        if not place["key"] or place["key"].endswith("/"):
+            message = "checkpoint target: expected s3://bucket/key with the key of the Parquet file"
+            raise ConfigError(message)
+        return place
+    return _local(url)
+
+
+def shown(url: str | os.PathLike[str]) -> str:
+    """How results name a target: a path, or an s3:// URL without options."""
+    return s3_location(url).url if is_url(url, "s3") else _local(url)
+
+
+def _local(url: str | os.PathLike[str]) -> str:
+    text = os.fspath(url)
+    if "://" in text and not text.startswith("file://"):
+        message = f"{urlsplit(text).scheme}:// is not supported here; {_EXPECTED}"
+        raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
+    return local_path(text)

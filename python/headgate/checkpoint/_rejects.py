@@ -1,0 +1,80 @@
+"""Which record was refused, and why: the reject segments beside a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headgate.checkpoint._places import is_url, local_path, s3_location
+from headgate.errors import InvalidInputError, Kind, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DIGEST = 32  # hex digits of the 128 bits that the ledger keeps
+
+
+def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]]:
+    """Every refused record of the file whose digest starts with `digest`, with the file's whole key.
+
+    This is the only place that gives the key, which may hold a personal id; logs and results carry the digest.
+
+    Args:
+        target: the Parquet file, on disk or s3://bucket/key.
+        digest: the 12 hex digits of a log line, or more.
+
+    Returns:
+        [{key, offset (bytes), problems: [{field, kind}]}], the oldest first.
+
+    Raises:
+        InvalidInputError: not at least 8 hex digits. NotFoundError: no such checkpoint, or nothing with that digest.
+
+    Example:
+        >>> rejected("events.parquet", "5f1d7a84db35")[0]["problems"]       # doctest: +SKIP
+        [{'field': 'visit_date', 'kind': 'date'}]
+    """
+    wanted = digest.lower()
+    if not 8 <= len(wanted) <= _DIGEST or set(wanted) - set("0123456789abcdef"):
+        message = f"digest {digest!r}: expected 8 to {_DIGEST} hex digits"
+        raise InvalidInputError(message)
+    found = [
+        record
+        for text in _segments(target)
+        for record in map(json.loads, text.splitlines())
+        if hashlib.sha256(record["key"].encode()).hexdigest().startswith(wanted)
+    ]
+    if not found:
+        message = f"no refused record has the digest {wanted}"
+        raise NotFoundError(message)
+    return found
+
+
+def _segments(target: str | os.PathLike[str]) -> Iterator[str]:
+    names = json.loads(_footer(target))["rejects"]
+    for name in names:
+        if is_url(target, "s3"):
+            place = s3_location(target)
+            yield place.get(f"{place.key}.ledger/{name}", f"{place.url}.ledger/{name}").decode()
+        else:
+            yield Path(f"{local_path(target)}.ledger", name).read_text(encoding="utf-8")
+
+
+def _footer(target: str | os.PathLike[str]) -> str:
+    import pyarrow.parquet as pq
+
+    try:
+        if is_url(target, "s3"):
+            place = s3_location(target)
+            metadata = pq.read_metadata(f"{place.bucket}/{place.key}", filesystem=place.filesystem()).metadata
+        else:
+            metadata = pq.read_metadata(local_path(target)).metadata
+    except FileNotFoundError:
+        message = f"checkpoint {target} does not exist yet"
+        raise NotFoundError(message) from None
+    if b"headgate" not in (metadata or {}):
+        message = f"{target} is not a headgate checkpoint"
+        raise InvalidInputError(message, Kind.CORRUPT_DATA)
+    return str(metadata[b"headgate"].decode())

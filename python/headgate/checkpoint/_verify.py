@@ -1,0 +1,76 @@
+"""Is the checkpoint what it says it is?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import parquet
+from headgate.checkpoint._places import source_place, target_place
+from headgate.checkpoint._run import INFER, plan_of
+from headgate.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found. `ok` is true when nothing differs; files that left the source (`gone`) are no difference."""
+
+    rows: int
+    rows_in_footer: int
+    rows_in_ledger: int | None
+    out_of_order: int
+    ledger_entries: int
+    checked_files: int
+    pending: int
+    changed: int
+    unreadable: int
+    gone: int
+    version: int
+    differences: list[str]
+    examples: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(
+    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    schema: str | type[Any] = "visits",
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Read a checkpoint again: count its rows, check their order, the ledger and its checksums.
+
+    With `source` every file there is read again too, and its content compared with what the ledger remembers.
+
+    Args:
+        target: the Parquet file, on disk or s3://bucket/key.
+        source: what it was made from; None checks the target alone.
+        schema: as for `update`.
+        progress: called with (files read, files to read).
+
+    Raises:
+        NotFoundError: there is no such checkpoint.
+        IntegrityError: the file or a ledger segment cannot be read.
+
+    Example:
+        >>> verify("events.parquet", "logs/prod").differences     # doctest: +SKIP
+        []
+    """
+    goal = target_place(target)
+    plan = parquet().stored_plan(goal) if schema == INFER else plan_of(schema)
+    if not plan:
+        message = f"{target} has no inferred schema; name the one it was made with"
+        raise InvalidInputError(message)
+    found = parquet().verify(None if source is None else source_place(source), goal, plan, progress)
+    return VerifyReport(**found)

@@ -1,0 +1,177 @@
+"""`headgate checkpoint`, `verify` and `query`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from headgate.checkpoint import CheckpointRun
+
+EXIT_OK, EXIT_DIFFERS = 0, 3
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The parsers of the three commands."""
+    c = add("checkpoint", checkpoint, "Take new event files into a Parquet checkpoint or a Delta table.")
+    c.add_argument("source", help="a folder or s3://bucket/prefix")
+    c.add_argument("target", help="a file, s3://bucket/key, delta+file:///folder or delta+s3://bucket/prefix")
+    c.add_argument("--schema", default="visits", help="visits, news, infer, or module:Model (default: %(default)s)")
+    c.add_argument("--sort-by", default="", metavar="FIELD", help="for --schema infer: the time to sort by")
+    c.add_argument("--mode", choices=("ledger", "watermark"), default="ledger", help="(default: %(default)s)")
+    c.add_argument("--listing", choices=("full", "window"), default="full", help="(default: %(default)s)")
+    c.add_argument("--settle", type=float, default=2.0, metavar="S", help="younger files wait (default: 2)")
+    c.add_argument("--memory", type=int, default=256, metavar="MIB", help="of rows before a spill (default: 256)")
+    c.add_argument("--spill-dir", metavar="DIR", help="for spilled runs (default: beside the target)")
+    c.add_argument("--rescan", action="store_true", help="read every file again, whatever its size and time say")
+    c.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
+    v = add("verify", verify, "Read a checkpoint again: rows, order, ledger, and with SOURCE every file.")
+    v.add_argument("target")
+    v.add_argument("source", nargs="?")
+    v.add_argument("--schema", default="visits", help="as for checkpoint (default: %(default)s)")
+    q = add("query", query, "Count, list or query the events of a checkpoint.")
+    q.add_argument("target")
+    q.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="an empty value means null")
+    q.add_argument("--since", metavar="TIME", help="timestamp at or after")
+    q.add_argument("--until", metavar="TIME", help="timestamp before")
+    what = q.add_mutually_exclusive_group()
+    what.add_argument("--by", metavar="COLUMNS", help="count by these, comma-separated")
+    what.add_argument("--rows", type=int, metavar="N", help="the first N events")
+    what.add_argument("--latest", metavar="COLUMNS", help="the newest event of each combination of these")
+    what.add_argument("--days-to", metavar="ACTION", help="days from visit_date to this action, for every event")
+    what.add_argument("--sql", metavar="QUERY", help="DuckDB, over the table `events`")
+    q.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def schema_of(name: str) -> Any:
+    """A registered name, "infer", or the model behind module:Model."""
+    from headgate._registry import PLANS, resolve
+    from headgate.errors import ConfigError
+
+    if name in PLANS or name == "infer":
+        return name
+    try:
+        return resolve(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"--schema {name!r}: expected one of {', '.join(sorted(PLANS))}, infer, or module:Model ({error})"
+        raise ConfigError(message) from None
+
+
+def checkpoint(options: argparse.Namespace) -> int:
+    from headgate.checkpoint import update
+    from headgate.cli._progress import bar
+
+    with bar("reading files", quiet=options.quiet) as progress:
+        run = update(
+            options.source, options.target, schema=schema_of(options.schema), mode=options.mode,
+            listing=options.listing, settle_s=options.settle, memory=options.memory * 1024**2,
+            spill_dir=options.spill_dir, rescan=options.rescan, sort_by=options.sort_by, dry_run=options.dry_run,
+            progress=progress,
+        )  # fmt: skip
+    print(json.dumps(run.to_dict(), indent=2))
+    for reject in run.rejects:
+        problems = ", ".join(f"{name or 'record'}: {kind}" for name, kind in reject.problems)
+        print(f"rejected {reject.name} ({reject.digest}) at byte {reject.offset}: {problems}", file=sys.stderr)
+    for one in run.unread:
+        print(f"not read {one.name} ({one.digest}); the next run tries again", file=sys.stderr)
+    if not options.quiet:
+        print(_sentence(run, dry_run=options.dry_run), file=sys.stderr)
+    wrong = run.adds_up()
+    for line in wrong:
+        print(f"headgate: counts differ: {line}", file=sys.stderr)
+    return EXIT_DIFFERS if wrong else EXIT_OK
+
+
+def _sentence(run: CheckpointRun, *, dry_run: bool) -> str:
+    waiting = run.deferred + run.vanished + run.unreadable
+    more = f", {run.late_rows:,} of them late" if run.late_rows else ""
+    verb = "would be" if dry_run else "are"
+    return (
+        f"{run.listed:,} files = {run.taken_files:,} read + {run.known:,} known + {run.ignored:,} of another kind + "
+        f"{waiting:,} left for the next run; {run.records:,} records = "
+        f"{run.rows_added:,} new rows{more} + {run.rejected_records:,} rejected + "
+        f"{run.skipped_before_watermark:,} not newer; {run.rows_total:,} rows {verb} in {run.target} "
+        f"({run.execution_time_ms / 1000:.1f} s)"
+    )
+
+
+def verify(options: argparse.Namespace) -> int:
+    from headgate.checkpoint import verify as check
+    from headgate.cli._progress import bar
+
+    with bar("reading files", quiet=options.quiet) as progress:
+        report = check(options.target, options.source, schema=schema_of(options.schema), progress=progress)
+    print(json.dumps(report.to_dict(), indent=2))
+    for difference in report.differences:
+        print(f"headgate: differs: {difference}", file=sys.stderr)
+    return EXIT_OK if report.ok else EXIT_DIFFERS
+
+
+def query(options: argparse.Namespace) -> int:
+    from headgate.pipelines.visits import Visits
+
+    events = _narrowed(Visits.read(options.target), options)
+    if options.sql:
+        rows = events.sql(options.sql).to_pylist()
+    elif options.rows is not None:
+        rows = events.head(options.rows)
+    elif options.latest:
+        rows = events.latest_per(*options.latest.split(",")).dataframe().to_pylist()
+    elif options.days_to:
+        rows = events.days_to(options.days_to).dataframe().to_pylist()
+    else:
+        rows = events.count_by(*options.by.split(",")) if options.by else [{"count": len(events)}]
+    _show(rows, options.format)
+    return EXIT_OK
+
+
+def _narrowed(events: Any, options: argparse.Namespace) -> Any:
+    from headgate.errors import InvalidInputError
+
+    for condition in options.where:
+        column, separator, value = condition.partition("=")
+        if not separator:
+            message = f"--where {condition!r}: expected column=value"
+            raise InvalidInputError(message)
+        events = events.filter(**{column: value or None})
+    return events.between("timestamp", options.since, options.until) if options.since or options.until else events
+
+
+def _show(rows: list[dict[str, Any]], form: str) -> None:
+    if form == "json":
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    names = list(rows[0]) if rows else []
+    if form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(row.values() for row in rows)
+        return
+    if not sys.stdout.isatty():
+        print("\t".join(names))
+        for row in rows:
+            print("\t".join("" if v is None else str(v) for v in row.values()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        table.add_row(*("" if v is None else f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def show_reject(target: str, digest: str) -> int:
+    """`headgate dlq show DIGEST --target FILE`."""
+    from headgate.checkpoint import rejected
+
+    print(json.dumps(rejected(target, digest), indent=2))
+    return EXIT_OK

@@ -1,0 +1,69 @@
+"""Logs, traces and metrics of a Lambda handler: Powertools where it is installed, this package's logs elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Observer:
+    """One invocation's logger, tracer and metrics.
+
+    Args:
+        service: POWERTOOLS_SERVICE_NAME's default, a dimension of every metric.
+        namespace: of the metrics.
+    """
+
+    def __init__(self, service: str, namespace: str) -> None:
+        self._measured = False
+        try:
+            from aws_lambda_powertools import Logger, Metrics, Tracer
+        except ImportError:
+            self._tracer = self._metrics = None
+            self._log: Any = None
+            self._plain = logging.getLogger(f"headgate.{service}")
+            return
+        self._log = Logger(service=service)
+        self._tracer = Tracer(service=service)
+        self._metrics = Metrics(namespace=namespace, service=service)
+
+    def info(self, message: str, **fields: Any) -> None:
+        self._say(logging.INFO, message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        self._say(logging.WARNING, message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        self._say(logging.ERROR, message, fields)
+
+    def _say(self, level: int, message: str, fields: dict[str, Any]) -> None:
+        if self._log is None:
+            self._plain.log(level, message, extra=fields)
+        else:
+            # Powertools takes fields as keywords of its level methods only.
+            getattr(self._log, logging.getLevelName(level).lower())(message, extra=fields)
+
+    def metric(self, name: str, value: float, unit: str = "Count") -> None:
+        """One value; sent at the end of the invocation."""
+        if self._metrics is not None:
+            self._measured = True
+            self._metrics.add_metric(name=name, unit=unit, value=value)
+
+    @contextmanager
+    def traced(self, name: str) -> Iterator[None]:
+        """A subsegment of the trace."""
+        if self._tracer is None or self._tracer.disabled:
+            yield
+            return
+        with self._tracer.provider.in_subsegment(name=f"## {name}"):
+            yield
+
+    def flush(self) -> None:
+        """Send the metrics; each group once, so that nothing leaks into the next invocation."""
+        if self._metrics is not None and self._measured:
+            self._metrics.flush_metrics()
+            self._metrics.clear_metrics()

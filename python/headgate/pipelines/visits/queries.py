@@ -1,0 +1,100 @@
+"""The questions of spec 002, section 5, as chainable methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from headgate.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# A participant id is not unique across centers and studies; a visit without a number is a visit of its own.
+VISIT = ("center_label", "study", "ptid", "visit_date", "visit_number")
+_DAY_US = 86_400_000_000
+
+
+class Visits(Checkpoint):
+    """A checkpoint of visit events.
+
+    Example:
+        >>> events = Visits.read("events.parquet")                                     # doctest: +SKIP
+        >>> events.center("alpha").visited("2024-01-01", "2024-02-01").days_to("submit")  # doctest: +SKIP
+    """
+
+    def center(self, *labels: str) -> Self:
+        """Events of these centers."""
+        return self.filter(center_label=list(labels))
+
+    def action(self, *names: str) -> Self:
+        """Events with these actions: submit, pass-qc, not-pass-qc, delete."""
+        return self.filter(action=list(names))
+
+    def packet(self, *names: str | None) -> Self:
+        """Events with these packets; None means without one."""
+        return self.filter(packet=list(names))
+
+    def visited(self, start: str | None = None, end: str | None = None) -> Self:
+        """Events of visits with start <= visit_date < end, as YYYY-MM-DD."""
+        return self.between("visit_date", start, end)
+
+    def logged(self, start: Any = None, end: Any = None) -> Self:
+        """Events with start <= timestamp < end; datetimes or ISO text, naive ones in UTC."""
+        return self.between("timestamp", start, end)
+
+    def actions(self) -> dict[str, int]:
+        """How many events of each action."""
+        return {row["action"]: row["count"] for row in self.count_by("action")}
+
+    def days_to(self, action: str) -> Checkpoint:
+        """Days from visit_date (midnight UTC) to each event of that action, as the column `days` (float64).
+
+        Example:
+            >>> events.days_to("pass-qc").dataframe()["days"]        # doctest: +SKIP
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table = self.filter(action=action).dataframe()
+        midnight = pc.strptime(table.column("visit_date"), format="%Y-%m-%d", unit="us").cast(pa.int64())
+        passed = pc.subtract(table.column("timestamp").cast(pa.int64()), midnight)
+        return Checkpoint(table.append_column("days", pc.divide(passed.cast(pa.float64()), float(_DAY_US))))
+
+    def qc_outcomes(self, *by: str) -> list[dict[str, Any]]:
+        """pass-qc against not-pass-qc for every combination of `by`, with the share that passed."""
+        counts: dict[tuple[Any, ...], dict[str, int]] = {}
+        for row in self.action("pass-qc", "not-pass-qc").count_by(*by, "action"):
+            counts.setdefault(tuple(row[c] for c in by), {})[row["action"]] = row["count"]
+        out = []
+        for key, found in sorted(counts.items(), key=lambda item: str(item[0])):
+            passed, failed = found.get("pass-qc", 0), found.get("not-pass-qc", 0)
+            share = passed / (passed + failed)
+            out.append({**dict(zip(by, key, strict=True)), "pass-qc": passed, "not-pass-qc": failed, "passed": share})
+        return out
+
+    def latest(self, visit: Sequence[str] = VISIT) -> Self:
+        """The newest event of every visit."""
+        return self.latest_per(*visit)
+
+    def completeness(self, every: str = "month") -> list[dict[str, Any]]:
+        """For every period: visits first submitted in it, and how many of those have passed since.
+
+        Args:
+            every: "day", "month" or "year" of the first submit.
+        """
+        first: dict[tuple[Any, ...], str] = {}
+        passed: set[tuple[Any, ...]] = set()
+        table = self.select(*VISIT, "action", "timestamp")
+        period = self._period(table, every).to_pylist()
+        keys = zip(*(table.column(c).to_pylist() for c in VISIT), strict=True)
+        for key, action, when in zip(keys, table.column("action").to_pylist(), period, strict=True):
+            if action == "submit":
+                first[key] = min(first.get(key, when), when)
+            elif action == "pass-qc":
+                passed.add(key)
+        out: dict[str, dict[str, Any]] = {}
+        for key, when in first.items():
+            row = out.setdefault(when, {every: when, "submitted": 0, "passed": 0})
+            row["submitted"] += 1
+            row["passed"] += key in passed
+        return [{**row, "share": row["passed"] / row["submitted"]} for _, row in sorted(out.items())]

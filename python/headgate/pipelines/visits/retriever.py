@@ -1,0 +1,118 @@
+"""Event files of a bucket, one step at a time; `headgate.checkpoint.update` does it in bulk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from headgate.errors import AccessError, HeadgateError, InvalidInputError
+from headgate.pipelines.visits.models import FILE_NAMES, VisitEvent
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+log = logging.getLogger("headgate.checkpoint")
+_THREADS = 16
+_NAMES = [re.compile(pattern) for pattern in FILE_NAMES]
+
+
+def redacted(key: str) -> str:
+    """The key as logs may show it: the participant id is hidden."""
+    name = key.rsplit("/", 1)[-1]
+    for pattern in _NAMES:
+        if found := pattern.fullmatch(name):
+            if "ptid" in found.groupdict():
+                return name[: found.start("ptid")] + "****" + name[found.end("ptid") :]
+            return name
+    return "****"
+
+
+class S3EventRetriever:
+    """Lists, reads and validates event files.
+
+    Args:
+        bucket: its name.
+        prefix: only keys under it.
+        since_timestamp: only events strictly later (None: all). For runs that must not lose late files, use `update`.
+        **options: region, endpoint, profile, as in s3:// URLs.
+
+    Example:
+        >>> events, errors = S3EventRetriever("logs", "prod/").retrieve_and_validate_events()   # doctest: +SKIP
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", since_timestamp: datetime | None = None, **options: str) -> None:
+        from urllib.parse import quote, urlencode
+
+        from headgate.checkpoint._places import s3_location
+
+        query = f"?{urlencode(options)}" if options else ""
+        self._place = s3_location(f"s3://{bucket}/{quote(prefix)}{query}")
+        self._since = since_timestamp
+
+    def list_event_files(self) -> list[str]:
+        """Keys under the prefix whose names fit the grammar, all pages.
+
+        Raises:
+            AccessError, TransientError.
+        """
+        return [key for key in self._place.list() if any(p.fullmatch(key.rsplit("/", 1)[-1]) for p in _NAMES)]
+
+    def retrieve_event(self, key: str) -> dict[str, Any]:
+        """The JSON document of one file.
+
+        Raises:
+            NotFoundError, AccessError, TransientError; InvalidInputError: it is not a JSON object.
+        """
+        try:
+            out = json.loads(self._place.get(key, redacted(key)))
+        except ValueError:
+            out = None
+        if not isinstance(out, dict):
+            message = f"{redacted(key)}: not a JSON object"
+            raise InvalidInputError(message)
+        return out
+
+    def should_process_event(self, event: VisitEvent) -> bool:
+        """Whether it is strictly later than `since_timestamp`."""
+        return self._since is None or event.timestamp > self._since
+
+    def retrieve_and_validate_events(self) -> tuple[list[VisitEvent], list[dict[str, Any]]]:
+        """Every readable, valid event, and for every other file {source_key (redacted), errors}.
+
+        Raises:
+            AccessError: on the listing, or on every file.
+        """
+        keys = self.list_event_files()
+        events: list[VisitEvent] = []
+        errors: list[dict[str, Any]] = []
+        refused: list[AccessError] = []
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for key, result in zip(keys, pool.map(self._one, keys), strict=True):
+                if isinstance(result, VisitEvent):
+                    if self.should_process_event(result):
+                        events.append(result)
+                    continue
+                if isinstance(result, AccessError):
+                    refused.append(result)
+                errors.append({"source_key": redacted(key), "errors": _problems(result)})
+                log.warning("event file refused", extra={"file": redacted(key), "problems": errors[-1]["errors"]})
+        if keys and len(refused) == len(keys):
+            raise refused[0]
+        return events, errors
+
+    def _one(self, key: str) -> VisitEvent | Exception:
+        try:
+            return VisitEvent.from_json(self._place.get(key, redacted(key)))
+        except (HeadgateError, ValueError) as error:
+            return error
+
+
+def _problems(error: Exception) -> list[str]:
+    """Fields and kinds; never a value, which may be personal."""
+    details = getattr(error, "errors", None)
+    if callable(details):
+        return [f"{'.'.join(map(str, d['loc'])) or 'record'}: {d['type']}" for d in details()]
+    return [error.kind.value] if isinstance(error, HeadgateError) else ["json"]
