@@ -80,8 +80,11 @@ private:
             return {};
         }
         // Whatever cannot be read is never taken for a first run: the old history stays untouched.
-        HG_ASSIGN(const auto metadata, env_.table->metadata(*path));
-        HG_ASSIGN(footer_, parse_footer(metadata, target_.name()));
+        auto metadata = env_.table->metadata(*path);
+        if (!metadata.ok()) {
+            return about_target(metadata.status(), *path);
+        }
+        HG_ASSIGN(footer_, parse_footer(metadata.value(), target_.name()));
         HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, target_.name()));
         for (const auto& name : footer_.segments) {
             to_load_[partition_of_part(name)].push_back(name);
@@ -99,6 +102,15 @@ private:
             summary_.last_timestamp_us = watermark_;
         }
         return {};
+    }
+
+    // The table may have been read from a temporary copy: errors name the table.
+    Status about_target(const Status& status, const std::string& copy) const {
+        auto message = status.message();
+        if (const auto at = message.find(copy); at != std::string::npos) {
+            message.replace(at, copy.size(), target_.name());
+        }
+        return {status.code(), message};
     }
 
     // "seg-7-0123456789ab@20240115.hgl" belongs to the partition 20240115, a name without '@' to the only one.

@@ -87,6 +87,17 @@ class DeltaPlace:
             return None
         return self._delta.DeltaTable(self.uri, storage_options=self.options)
 
+    def create(self, columns: Any) -> Any:
+        """An empty table; of racing creators one makes it, and all append to it as it then is."""
+        try:
+            return self._delta.DeltaTable.create(
+                self.uri, schema=columns, mode="error", storage_options=self.options or None
+            )
+        except (self._delta.exceptions.DeltaError, OSError):
+            if (found := self.table()) is None:
+                raise
+            return found
+
     def read_manifest(self, version: int) -> str:
         name = f"{_BASE}.ledger/manifest-{version}.json"
         try:
@@ -144,6 +155,8 @@ def _version(table: Any | None, place: DeltaPlace) -> int:
     if table is None:
         return 0
     version = table.transaction_version(APPLICATION)
+    if version is None and table.version() == 0 and not table.file_uris():
+        return 0  # made by a run that did not get to its append
     if version is None:
         message = f"{place.uri} is a Delta table that headgate did not make"
         raise IntegrityError(message)
@@ -176,7 +189,9 @@ def _attempt(
         append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         place.write_manifest(append, manifest)
         batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
-        won = _append(place, table, append, batches, found["rows_added"])
+        into = table or place.create(columns)
+        # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
+        won = _version(into, place) == version and _append(place, into, append, batches, found["rows_added"])
     return found, won
 
 
@@ -189,10 +204,7 @@ def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int)
         app_transactions=[Transaction(APPLICATION, append)], custom_metadata={"headgate.rows": str(rows)}
     )
     try:
-        write_deltalake(
-            table if table is not None else place.uri, batches, mode="append" if table is not None else "error",
-            commit_properties=properties, storage_options=place.options or None,
-        )  # fmt: skip
+        write_deltalake(table, batches, mode="append", commit_properties=properties)
     except (DeltaError, OSError) as error:
         now = place.table()
         if now is not None and now.transaction_version(APPLICATION) == append:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headgate.checkpoint._places import is_url, local_path, s3_location
 from headgate.checkpoint._run import plan_of
-from headgate.errors import ConfigError, IntegrityError, InvalidInputError, Kind
+from headgate.errors import AccessError, ConfigError, IntegrityError, InvalidInputError, Kind, NotFoundError
 
 if TYPE_CHECKING:
     import os
@@ -59,13 +59,16 @@ class Checkpoint:
             if is_url(path, "s3"):
                 place = s3_location(path)
                 shown = place.url
+                place.call("head_object", Key=place.key)  # Arrow cannot tell a missing object from a refused one
                 file, filesystem = f"{place.bucket}/{place.key}", place.filesystem()
                 return cls(ds.dataset(file, format="parquet", filesystem=filesystem))
             shown = local_path(path)
             return cls(ds.dataset(shown, format="parquet"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotFoundError):
             message = f"checkpoint {shown} does not exist yet"
             raise InvalidInputError(message, Kind.NOT_FOUND) from None
+        except AccessError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             message = f"checkpoint {shown} cannot be read: {error}"
             raise IntegrityError(message) from None
@@ -169,6 +172,7 @@ class Checkpoint:
 
     def filter(self, **equals: Any) -> Self:
         """Rows whose columns equal the values; a list means any of them, None means null."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         out = self
@@ -178,8 +182,9 @@ class Checkpoint:
             if value is None:
                 out = out._and(field.is_null())
             elif isinstance(value, list | tuple | set):
-                some = [self._scalar(name, v) for v in value if v is not None]
-                either = field.isin(some)
+                kind = self._dataset.schema.field(name).type
+                some = [self._scalar(name, v).as_py() for v in value if v is not None]
+                either = field.isin(pa.array(some, kind))
                 out = out._and(either | field.is_null() if None in value else either)
             else:
                 out = out._and(field == self._scalar(name, value))
@@ -278,7 +283,7 @@ class Checkpoint:
         with duckdb.connect(config={"enable_external_access": "false"}) as connection:
             connection.register("events", source)
             try:
-                return connection.execute(query).to_arrow_table()
+                return connection.sql(query).to_arrow_table()
             except duckdb.Error as error:
                 message = f"SQL: {str(error).splitlines()[0]}"
                 raise InvalidInputError(message) from None

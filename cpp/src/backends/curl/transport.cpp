@@ -231,6 +231,13 @@ private:
         for (const auto& [name, value] : request.headers) {
             headers = curl_slist_append(headers, (name + ": " + value).c_str());
         }
+        if (!request.body.empty() &&
+            std::none_of(request.headers.begin(), request.headers.end(), [](const auto& header) {
+                return header.first == "content-type" || header.first == "Content-Type";
+            })) {
+            // libcurl would say that it is a form.
+            headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
+        }
         transfer.headers.reset(headers);
         const auto left_ms = deadline.left_us(*clock_) / 1000;
         curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());

@@ -85,7 +85,8 @@ private:
             }
             more_ = false;
         }
-        return more_ || waiting_ > 0 ? HttpFlow::Step::later : HttpFlow::Step::none;
+        // What is in flight may have to be tried again.
+        return more_ || !slots_.empty() ? HttpFlow::Step::later : HttpFlow::Step::none;
     }
 
     HttpFlow::Step start(std::size_t at, net::HttpRequest& request, std::uint64_t& number) {

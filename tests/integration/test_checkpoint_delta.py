@@ -1,0 +1,131 @@
+"""Delta Lake tables as targets: the same rows as the file's, on disk and on a real S3 server, with racing writers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import boto3
+import pytest
+
+from headgate.checkpoint import Checkpoint, maintain, update
+from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError
+from headgate.testing.servers import S3Server
+from headgate.testing.visits import write_wave
+
+pytest.importorskip("deltalake")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["file", "s3"])
+def target(request, tmp_path, monkeypatch, start):
+    if request.param == "file":
+        return f"delta+file://{tmp_path}/table"
+    server = start(lambda: S3Server(ROOT / ".servers" / "versitygw" / "versitygw"))
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    boto3.client("s3").create_bucket(Bucket="tables")
+    return "delta+s3://tables/events"
+
+
+def multiset(checkpoint):
+    return Counter(json.dumps(row, sort_keys=True, default=str) for row in checkpoint.dataframe().to_pylist())
+
+
+def test_a_table_holds_the_rows_of_the_file(target, tmp_path):
+    logs, file = tmp_path / "logs", tmp_path / "e.parquet"
+    with pytest.raises(InvalidInputError, match="does not exist yet"):
+        Checkpoint.read(target)
+    for first, late in ((0, 0), (400, 20), (900, 5)):
+        wave = write_wave(logs, 150, first=first, late=late, seed=first)
+        one, two = update(logs, file, settle_s=0), update(logs, target, settle_s=0)
+        assert two.adds_up() == []
+        assert (two.rows_added, two.rows_total, two.late_rows) == (wave.good, one.rows_total, one.late_rows)
+        assert (two.problems, two.version) == (one.problems, one.version)
+    assert multiset(Checkpoint.read(target)) == multiset(Checkpoint.read(file))
+    again = update(logs, target, settle_s=0)
+    assert (again.committed, again.taken_files, again.known) == (False, 0, two.known + two.taken_files)
+    assert not update(logs, target, settle_s=0, dry_run=True).committed
+    before = multiset(Checkpoint.read(target))
+    assert maintain(target)["files_removed"] == 3
+    assert multiset(Checkpoint.read(target)) == before
+    assert update(logs, target, settle_s=0).taken_files == 0  # the ledger outlives the merge of files
+
+
+RACER = """
+import sys
+from headgate.checkpoint import update
+print(update(sys.argv[1], sys.argv[2], settle_s=0, threads=1).rows_added)
+"""
+
+
+def test_racing_appends_lose_and_double_nothing(target, tmp_path):
+    logs = tmp_path / "logs"
+    first = write_wave(logs, 100)
+    update(logs, target, settle_s=0)
+    second = write_wave(logs, 200, first=1000, late=10, seed=5)
+    command = [sys.executable, "-c", RACER, logs, target]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    added = [int(racer.communicate()[0]) for racer in racers]
+    assert all(racer.returncode == 0 for racer in racers)
+    assert (sum(added), sorted(added)[:5]) == (second.good, [0] * 5)
+    assert len(Checkpoint.read(target)) == first.good + second.good
+
+
+def test_racing_creators_make_one_table(tmp_path):
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    wave = write_wave(logs, 100)
+    command = [sys.executable, "-c", RACER, logs, target]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert sum(int(racer.communicate()[0]) for racer in racers) == wave.good
+    assert len(Checkpoint.read(target)) == wave.good
+
+
+def test_a_crash_before_the_append_is_taken_again(tmp_path, monkeypatch):
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    first = write_wave(logs, 50)
+    update(logs, target, settle_s=0)
+    second = write_wave(logs, 50, first=1000, seed=5)
+    from headgate.checkpoint import _delta
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_delta, "_append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            update(logs, target, settle_s=0)
+    assert len(Checkpoint.read(target)) == first.good
+    assert update(logs, target, settle_s=0).rows_added == second.good
+
+
+def test_inferred_schemas_keep_their_plan(tmp_path):
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    logs.mkdir()
+    (logs / "1.json").write_text('{"id": 1, "timestamp": "2024-01-01T00:00:00Z"}')
+    update(logs, target, schema="infer", settle_s=0)
+    (logs / "2.json").write_text('{"id": "two", "timestamp": "2024-01-02T00:00:00Z", "new": [1]}')
+    run = update(logs, target, schema="infer", settle_s=0)
+    assert (run.rows_added, run.drifted) == (1, 1)
+    rows = sorted(Checkpoint.read(target).dataframe().to_pylist(), key=lambda r: r["timestamp"])
+    assert (rows[1]["id"], json.loads(rows[1]["_rest"])) == (None, {"id": "two", "new": [1]})
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    logs = tmp_path / "logs"
+    write_wave(logs, 10)
+    write_deltalake(tmp_path / "other", pa.table({"x": [1]}))
+    with pytest.raises(IntegrityError, match="did not make"):
+        update(logs, f"delta+file://{tmp_path}/other", settle_s=0)
+    target = f"delta+file://{tmp_path}/table"
+    update(logs, target, settle_s=0)
+    for manifest in (tmp_path / "table" / "_headgate.ledger").glob("manifest-*"):
+        manifest.unlink()
+    with pytest.raises(HeadgateError, match="manifest"):
+        update(logs, target, settle_s=0)
+    with pytest.raises(ConfigError, match="expected delta"):
+        update(logs, "delta+gs://b/t", settle_s=0)

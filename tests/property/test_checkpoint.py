@@ -1,0 +1,352 @@
+"""Properties 0-18 of spec 002, each on generated events and files; the model is plain Python."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headgate.checkpoint import Checkpoint, update, verify
+from headgate.checkpoint._places import target_place
+from headgate.pipelines.visits import S3EventRetriever, VisitEvent, Visits
+from headgate.pipelines.visits.models import FILE_NAMES, MODULES
+from headgate.pipelines.visits.retriever import redacted
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+ACTIONS = ("submit", "pass-qc", "not-pass-qc", "delete")
+TEXT = st.sampled_from(["alpha", "beta", "gamma-2", "é", "x" * 40])
+PTID = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="/"), min_size=1, max_size=10)
+# Few distinct times: ties are where order matters.
+TIME = st.integers(0, 400).map(lambda n: START + timedelta(seconds=n // 4 * 37, microseconds=n % 2 * 250))
+
+
+@st.composite
+def events(draw):
+    form = draw(st.booleans())
+    return {
+        "action": draw(st.sampled_from(ACTIONS)), "study": draw(st.sampled_from(["adrc", "dvcid"])),
+        "pipeline_adcid": draw(st.integers(1, 2**31 - 1).flatmap(lambda n: st.sampled_from([n, str(n)]))),
+        "project_label": "ingest-form", "center_label": draw(TEXT), "gear_name": draw(TEXT), "ptid": draw(PTID),
+        "visit_date": (START - timedelta(days=draw(st.integers(0, 90)))).strftime("%Y-%m-%d"),
+        "visit_number": draw(st.sampled_from([None, "01", "02", "007"])),
+        "datatype": "form" if form else "dicom", "module": draw(st.sampled_from(MODULES)) if form else None,
+        "packet": draw(st.sampled_from([None, "I", "F"])), "timestamp": draw(TIME).isoformat(),
+    }  # fmt: skip
+
+
+BAD = st.sampled_from([b"", b"{", b"[]", b"null", b"\xff", b'{"action": "submit"}', b'{"a":1,"a":2}', b"[" * 3000])
+FILES = st.lists(st.one_of(events().map(lambda e: json.dumps(e).encode()), BAD), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def space():
+    folder = Path(tempfile.mkdtemp(prefix="headgate-property-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+class World:
+    """A folder of event files and its checkpoint; a new one for every example."""
+
+    count = 0
+
+    def __init__(self, space):
+        World.count += 1
+        self.folder = space / str(World.count)
+        self.logs, self.target = self.folder / "logs", self.folder / "e.parquet"
+        self.logs.mkdir(parents=True)
+        self.written = 0
+
+    def write(self, *bodies):
+        for body in bodies:
+            name = f"log-submit-20240101-0000{self.written % 60:02}-{self.written + 1}-p-1-01.json"
+            (self.logs / name).write_bytes(body)
+            self.written += 1
+
+    def update(self, **options):
+        run = update(self.logs, self.target, settle_s=0, threads=1, **options)
+        assert run.adds_up() == []
+        return run
+
+    def rows(self):
+        return Checkpoint.read(self.target).dataframe().to_pylist() if self.target.exists() else []
+
+
+def valid(body):
+    try:
+        return VisitEvent.from_json(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def row(event):
+    return event.model_dump()
+
+
+def multiset(rows):
+    return Counter(json.dumps(r, sort_keys=True, default=str) for r in rows)
+
+
+many = settings(max_examples=100, deadline=None)
+
+
+@many
+@given(waves=st.lists(FILES, max_size=3))
+def test_nothing_is_dropped_or_deduplicated(space, waves):
+    """Feature: event-log-scraper, Properties 0, 2, 4, 14, 15: merge = every old event and every new one, bad files aside."""
+    world, expected, bad = World(space), [], 0
+    for wave in waves:
+        world.write(*wave)
+        good = [e for e in map(valid, wave) if e]
+        expected += map(row, good)
+        run = world.update()
+        bad += len(wave) - len(good)
+        if world.target.exists():
+            assert run.rows_total == len(expected)
+            assert verify(world.target, world.logs).ok
+    assert multiset(world.rows()) == multiset(expected)
+
+
+@many
+@given(waves=st.lists(st.lists(events(), max_size=8), min_size=1, max_size=3))
+def test_rows_are_in_stable_time_order(space, waves):
+    """Feature: event-log-scraper, Property 16: sorted by timestamp, ties as they came."""
+    world, model = World(space), []
+    for wave in waves:
+        world.write(*(json.dumps(e).encode() for e in wave))
+        world.update()
+        new = [VisitEvent.model_validate(e) for e in wave]
+        # Files of one run are taken in the order of their names.
+        numbers = range(world.written - len(wave), world.written)
+        order = sorted(numbers, key=lambda n: f"{n % 60:02}-{n + 1}-")
+        model += [row(new[n - numbers.start]) for n in order]
+        model.sort(key=lambda r: r["timestamp"])
+    assert [r["timestamp"] for r in world.rows()] == [r["timestamp"] for r in model]
+    assert world.rows() == model
+
+
+@many
+@given(names=st.lists(st.one_of(
+    st.from_regex(r"\Alog-(submit|pass-qc|x)-2024011[0-9]-10000[0-9]-4-ingest-form(-x)?-[!-.0-~]{1,11}-0?1\.json\Z"),
+    st.from_regex(r"\Alog-delete-2024011[0-9]\.jsonx?\Z"), st.just("notes.txt")), max_size=8, unique=True))  # fmt: skip
+def test_listing_is_exactly_the_pattern(space, names):
+    """Feature: event-log-scraper, Property 1: the core lists what the grammar of Python's `re` accepts."""
+    import re
+
+    world = World(space)
+    fits = [n for n in names if any(re.fullmatch(p, n) for p in FILE_NAMES)]
+    for name in names:
+        (world.logs / name).write_bytes(b"{}")
+    run = world.update(dry_run=True)
+    assert (run.taken_files, run.ignored) == (len(fits), len(names) - len(fits))
+
+
+@many
+@given(first=st.lists(events(), min_size=1, max_size=6), second=st.lists(events(), max_size=6))
+def test_watermark_takes_strictly_later_events_only(space, first, second):
+    """Feature: event-log-scraper, Property 3: in watermark mode only what is strictly later than the cutoff."""
+    world = World(space)
+    world.write(*(json.dumps(e).encode() for e in first))
+    world.update(mode="watermark")
+    cutoff = max(VisitEvent.model_validate(e).timestamp for e in first)
+    assert Checkpoint.read(world.target).get_last_processed_timestamp() == cutoff
+    world.write(*(json.dumps(e).encode() for e in second))
+    later = [e for e in map(VisitEvent.model_validate, second) if e.timestamp > cutoff]
+    assert world.update(mode="watermark").rows_added == len(later)
+    retriever = object.__new__(S3EventRetriever)
+    retriever._since = cutoff
+    assert sum(map(retriever.should_process_event, map(VisitEvent.model_validate, second))) == len(later)
+
+
+@many
+@given(event=events())
+def test_models_and_tables_round_trip(space, event):
+    """Feature: event-log-scraper, Properties 6, 7, 8, 9: types, nulls, JSON and Parquet keep every value."""
+    model = VisitEvent.from_json(json.dumps(event))
+    assert model.pipeline_adcid == int(event["pipeline_adcid"])
+    assert [getattr(model, k) for k in ("visit_number", "module", "packet")] == [
+        event[k] for k in ("visit_number", "module", "packet")
+    ]
+    assert VisitEvent.from_json(model.model_dump_json()) == model
+    world = World(space)
+    world.write(json.dumps(event).encode())
+    world.update()
+    assert world.rows() == [row(model)]
+    made = Checkpoint.from_events([model])
+    assert made.dataframe().schema.equals(Checkpoint.read(world.target).dataframe().schema)
+    assert made.dataframe().to_pylist() == world.rows()
+
+
+@many
+@given(first=st.lists(events(), max_size=6), second=st.lists(events(), max_size=6))
+def test_checkpoints_by_hand_equal_the_engines(space, first, second):
+    """Feature: event-log-scraper, Property 0, for `Checkpoint.add_events`."""
+    one, two = (list(map(VisitEvent.model_validate, part)) for part in (first, second))
+    both = Checkpoint.from_events(one).add_events(two)
+    assert both.get_event_count() == len(one) + len(two)
+    assert both.is_empty() == (not one and not two)
+    model = sorted(map(row, sorted(one, key=lambda e: e.timestamp) + two), key=lambda r: r["timestamp"])
+    assert both.dataframe().to_pylist() == model
+
+
+@pytest.mark.parametrize("bucket", ["b", "my-bucket"])
+@pytest.mark.parametrize("key", ["e.parquet", "a/b c/e.parquet"])
+def test_the_output_path_names_bucket_and_key(bucket, key, monkeypatch):
+    """Feature: event-log-scraper, Property 10: the answer holds the S3 URI."""
+    from headgate.checkpoint._places import shown
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    url = f"s3://{bucket}/{key.replace(' ', '%20')}"
+    assert shown(url) == f"s3://{bucket}/{key}"
+    assert (target_place(url)["bucket"], target_place(url)["key"]) == (bucket, key)
+
+
+@many
+@given(found=st.lists(events(), max_size=15), center=TEXT, action=st.sampled_from(ACTIONS),
+       packet=st.sampled_from([None, "I", "F"]), since=TIME, until=TIME)  # fmt: skip
+def test_filters_give_exactly_the_matching_events(found, center, action, packet, since, until):
+    """Feature: event-log-scraper, Property 11."""
+    rows = [row(VisitEvent.model_validate(e)) for e in found]
+    visits = Visits.from_events(rows)
+    ordered = visits.dataframe().to_pylist()
+
+    def expect(result, keep):
+        assert result.dataframe().to_pylist() == [r for r in ordered if keep(r)]
+        assert len(result) == sum(map(keep, ordered))
+
+    expect(visits.center(center), lambda r: r["center_label"] == center)
+    expect(visits.action(action, "submit"), lambda r: r["action"] in (action, "submit"))
+    expect(visits.packet(packet), lambda r: r["packet"] == packet)
+    expect(visits.packet(packet, "I"), lambda r: r["packet"] in (packet, "I"))
+    expect(visits.logged(since, until), lambda r: since <= r["timestamp"] < until)
+    expect(visits.logged(since.replace(tzinfo=None).isoformat()), lambda r: since <= r["timestamp"])
+    expect(visits.visited("2023-12-01", "2023-12-20"), lambda r: "2023-12-01" <= r["visit_date"] < "2023-12-20")
+    expect(visits.center(center).action(action), lambda r: (r["center_label"], r["action"]) == (center, action))
+
+
+@many
+@given(found=st.lists(events(), max_size=12), action=st.sampled_from(ACTIONS))
+def test_days_from_the_visit(found, action):
+    """Feature: event-log-scraper, Property 12."""
+    rows = (
+        Visits.from_events([row(VisitEvent.model_validate(e)) for e in found]).days_to(action).dataframe().to_pylist()
+    )
+    assert len(rows) == sum(e["action"] == action for e in found)
+    for r in rows:
+        visit = datetime.fromisoformat(r["visit_date"]).replace(tzinfo=UTC)
+        assert r["days"] == pytest.approx((r["timestamp"] - visit) / timedelta(days=1))
+
+
+@many
+@given(
+    found=st.lists(events(), max_size=15),
+    by=st.sets(st.sampled_from(["module", "packet", "action", "center_label"]), min_size=1),
+)
+def test_group_counts(found, by):
+    """Feature: event-log-scraper, Property 13: any combination of fields, null a value of its own."""
+    by = sorted(by)
+    visits = Visits.from_events([row(VisitEvent.model_validate(e)) for e in found])
+    model = Counter(tuple(e[c] for c in by) for e in found)
+    assert {tuple(r[c] for c in by): r["count"] for r in visits.count_by(*by)} == model
+    outcomes = visits.qc_outcomes("center_label")
+    assert sum(r["pass-qc"] for r in outcomes) == visits.actions().get("pass-qc", 0)
+    assert sum(r["not-pass-qc"] for r in outcomes) == visits.actions().get("not-pass-qc", 0)
+
+
+@many
+@given(found=st.lists(events(), max_size=15))
+def test_the_latest_event_of_each_visit_and_completeness(found):
+    """Feature: event-log-scraper, Property 17: null visit numbers group as a value; center and study belong to the key."""
+    visits = Visits.from_events([row(VisitEvent.model_validate({**e, "ptid": "1"})) for e in found])
+    latest = {}
+    for r in visits.dataframe().to_pylist():  # in the order of time: the last one wins
+        latest[r["center_label"], r["study"], r["visit_date"], r["visit_number"]] = r
+    newest = visits.latest().dataframe().to_pylist()
+    assert multiset(newest) == multiset(latest.values())
+    complete = visits.completeness()
+    submitted = {k for k in latest if any(
+        (r["center_label"], r["study"], r["visit_date"], r["visit_number"]) == k and r["action"] == "submit"
+        for r in visits.dataframe().to_pylist())}  # fmt: skip
+    assert sum(r["submitted"] for r in complete) == len(submitted)
+    assert all(0 <= r["passed"] <= r["submitted"] for r in complete)
+
+
+@settings(max_examples=100, deadline=None)
+@given(files=FILES)
+def test_logs_count_and_hide(space, files):
+    """Feature: event-log-scraper, Property 18: counts in the log, every validation error with its path, redacted."""
+    from headgate.handlers import _checkpoint
+    from headgate.handlers._observe import Observer
+
+    world = World(space)
+    world.write(*files)
+    run = world.update()
+    records = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            records.append(record)
+
+    log = logging.getLogger("headgate.test-service")
+    observer = object.__new__(Observer)
+    observer._log, observer._plain, observer._tracer, observer._metrics, observer._measured = (
+        None,
+        log,
+        None,
+        None,
+        False,
+    )
+    handler = Keep()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        answer = _checkpoint._success(run, observer, 0.0)
+    finally:
+        log.removeHandler(handler)
+    done = records[-1]
+    assert (done.files_read, done.events_processed, done.events_failed) == (
+        run.taken_files, run.rows_added, run.rejected_records)  # fmt: skip
+    rejected = [r for r in records if r.getMessage() == "record rejected"]
+    assert len(rejected) == run.rejected_records
+    assert all(r.file.startswith("log-") and "****" in r.file and r.problems for r in rejected)
+    assert answer["events_failed"] == run.rejected_records
+
+
+@many
+@given(found=st.lists(events(), min_size=1, max_size=10), packing=st.sampled_from(["", ".gz", ".zst"]))
+def test_json_lines_and_packed_files_give_the_same_rows(space, found, packing):
+    """One file of many records, packed or not, equals many files."""
+    import pyarrow as pa
+
+    world = World(space)
+    text = b"\n".join(json.dumps(e).encode() for e in found) + b"\n\n{\n"
+    packed = {"": text, ".gz": gzip.compress(text), ".zst": pa.compress(text, "zstd", asbytes=True)}[packing]
+    (world.logs / f"events.jsonl{packing}").write_bytes(packed)
+    run = update(world.logs, world.target, schema=Lines, settle_s=0, threads=1)
+    assert (run.rows_added, run.rejected_records) == (len(found), 1)
+    assert run.rejects[0].offset == len(text) - 2
+    assert multiset(world.rows()) == multiset(row(VisitEvent.model_validate(e)) for e in found)
+
+
+class Lines(VisitEvent):
+    """Visit events in files of any name."""
+
+    headgate_name = "lines"
+    headgate_file_names = ()
+    headgate_private = ()
+
+
+def test_names_are_redacted_as_the_core_does():
+    name = "log-submit-20240115-100000-42-ingest-form-110001-2024-01-15.json"
+    assert redacted(f"prod/{name}") == "log-submit-20240115-100000-42-ingest-form-****-2024-01-15.json"
+    assert redacted("prod/anything.json") == "****"

@@ -1,0 +1,144 @@
+"""Questions to a checkpoint: what they read, what they say, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headgate.checkpoint import Checkpoint, update, verify
+from headgate.errors import InvalidInputError, NotFoundError
+from headgate.pipelines.visits import Visits
+from headgate.testing.visits import write_wave
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("queries")
+    write_wave(folder / "logs", 300)
+    update(folder / "logs", folder / "e.parquet", settle_s=0)
+    return folder / "e.parquet"
+
+
+def command(*words):
+    return subprocess.run([sys.executable, "-m", "headgate", *map(str, words)], capture_output=True, text=True)
+
+
+def test_a_filter_on_time_reads_the_row_groups_it_needs(tmp_path):
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    rows = 200_000
+    table = pa.table({
+        "timestamp": pa.array([start + timedelta(seconds=n) for n in range(rows)], pa.timestamp("us", "UTC")),
+        "center_label": pa.array([f"center-{n * 7919 % 1000}" for n in range(rows)]),
+        "payload": pa.array([f"{n * 2654435761 % 2**32:x}" * 4 for n in range(rows)]),
+    })  # fmt: skip
+    path = tmp_path / "big.parquet"
+    pq.write_table(table, path, row_group_size=10_000, compression="snappy")
+    whole = path.stat().st_size
+    script = """
+import sys
+from headgate.checkpoint import Checkpoint
+def read():
+    return int(next(l for l in open('/proc/self/io') if l.startswith('rchar')).split()[1])
+Checkpoint.read(sys.argv[1]).filter(center_label='none').between('timestamp', '2030-01-01').count_by('center_label')
+before = read()
+found = Checkpoint.read(sys.argv[1]).between('timestamp', '2024-01-01T10:00:00', '2024-01-01T11:00:00')
+print(len(found.count_by('center_label')) > 0, len(found.dataframe()), read() - before)
+"""
+    output = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+    some, count, read = output.split()
+    assert (some, int(count)) == ("True", 3600)
+    assert int(read) < whole / 4
+
+
+def test_sql_over_the_rows(events):
+    checkpoint = Checkpoint.read(events)
+    answer = checkpoint.sql(
+        "SELECT action, count(*) AS count FROM events GROUP BY action ORDER BY 2 DESC, 1"
+    ).to_pylist()
+    assert answer == checkpoint.count_by("action")
+    narrowed = checkpoint.filter(action="submit").sql("SELECT count(*) AS n FROM events").to_pylist()
+    assert narrowed == [{"n": len(checkpoint.filter(action="submit"))}]
+    with pytest.raises(InvalidInputError, match="SQL"):
+        checkpoint.sql("SELEC 1")
+    with pytest.raises(InvalidInputError, match="SQL"):
+        checkpoint.sql("SELECT * FROM read_csv('/etc/passwd')")
+
+
+def test_arrow_takes_the_rows_without_a_copy(events):
+    import polars
+
+    checkpoint = Checkpoint.read(events)
+    assert polars.DataFrame(checkpoint.filter(action="submit")).height == len(checkpoint.filter(action="submit"))
+    assert pa.table(checkpoint).num_rows == len(checkpoint)
+
+
+def test_the_notebook_shows_ten_rows_escaped(events):
+    html = Checkpoint.read(events)._repr_html_()
+    assert html.count("<tr>") == 11
+    assert "297 events, the first 10:" in html
+    odd = Checkpoint(pa.table({"timestamp": pa.array([None], pa.timestamp("us", "UTC")), "x": ["<script>"]}))
+    assert "<script>" not in odd._repr_html_()
+    assert "None" not in odd._repr_html_()
+    assert repr(odd).startswith("<Checkpoint of 1 events")
+
+
+def test_questions_about_what_is_not_there_are_named(events):
+    checkpoint = Visits.read(events)
+    for ask in (
+        lambda: checkpoint.filter(nope=1), lambda: checkpoint.between("nope"), lambda: checkpoint.count_by("nope"),
+        lambda: checkpoint.filter(pipeline_adcid="x"), lambda: checkpoint.logged("yesterday"),
+        lambda: checkpoint.completeness("week"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInputError):
+            ask()
+
+
+def test_the_command_asks_the_same(events):
+    checkpoint = Visits.read(events)
+    by_action = json.loads(command("query", events, "--by", "action", "--format", "json").stdout)
+    assert by_action == checkpoint.count_by("action")
+    assert command("query", events, "--where", "packet=", "--format", "csv").stdout == (
+        f"count\n{len(checkpoint.packet(None))}\n"
+    )
+    middle = "2026-01-05T09:00:00"
+    narrowed = command("query", events, "--where", "pipeline_adcid=42", "--since", middle, "--format", "json").stdout
+    assert json.loads(narrowed) == [{"count": len(checkpoint.filter(pipeline_adcid=42).logged(middle))}]
+    rows = json.loads(command("query", events, "--rows", "3", "--format", "json").stdout)
+    assert [r["ptid"] for r in rows] == [r["ptid"] for r in checkpoint.head(3)]
+    latest = command("query", events, "--latest", "center_label", "--format", "json").stdout
+    assert len(json.loads(latest)) == 5
+    days = json.loads(command("query", events, "--days-to", "submit", "--format", "json").stdout)
+    assert len(days) == checkpoint.actions()["submit"]
+    sql = command("query", events, "--sql", "SELECT 1 AS one", "--format", "csv").stdout
+    assert sql == "one\n1\n"
+
+
+def test_verify_and_the_reject_store_on_the_command_line(tmp_path):
+    wave = write_wave(tmp_path / "logs", 100)
+    target = tmp_path / "e.parquet"
+    run = command("checkpoint", tmp_path / "logs", target, "--settle", "0")
+    assert run.returncode == 0
+    assert f"{wave.good} new rows" in run.stderr
+    assert json.loads(run.stdout)["rows_total"] == wave.good
+    digest = run.stderr.split("(", 1)[1][:12]
+    shown = command("dlq", "show", digest, "--target", target)
+    assert json.loads(shown.stdout)[0]["key"].endswith(".json")
+    assert command("dlq", "show", "0" * 12, "--target", target).returncode == 1
+    assert command("dlq", "show", "xyz", "--target", target).returncode == 1
+    fine = command("verify", target, tmp_path / "logs")
+    assert (fine.returncode, json.loads(fine.stdout)["ok"]) == (0, True)
+    next((tmp_path / "logs").glob("log-*.json")).write_text("{}")
+    differs = command("verify", target, tmp_path / "logs")
+    assert differs.returncode == 3
+    assert "other content" in differs.stderr
+    again = command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--dry-run")
+    assert "would be in" in again.stderr
+    assert command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--rescan").returncode == 0
+    with pytest.raises(NotFoundError):
+        verify(tmp_path / "none.parquet")
