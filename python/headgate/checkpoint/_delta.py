@@ -155,8 +155,8 @@ def _version(table: Any | None, place: DeltaPlace) -> int:
     if table is None:
         return 0
     version = table.transaction_version(APPLICATION)
-    if version is None and table.version() == 0 and not table.file_uris():
-        return 0  # made by a run that did not get to its append
+    if version is None and not table.file_uris():
+        return 0  # made, perhaps by several at once, and nothing appended yet
     if version is None:
         message = f"{place.uri} is a Delta table that headgate did not make"
         raise IntegrityError(message)
