@@ -312,26 +312,48 @@ def redis_claims(folder: Path, rounds: int) -> list[Row]:
     ]
 
 
+def _fresh(folder: Path, n: int) -> Path:
+    out = folder / str(n)
+    out.mkdir()
+    return out
+
+
 def main() -> None:
+    import checkpoints  # beside this file; it needs Row from here
+
+    sys.modules.setdefault("run", sys.modules[__name__])
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("identity", "claims", "redis"), help="these rows only, printed and not kept")
+    parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta")
+    parser.add_argument("--only", choices=parts, help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
     rounds = 2 if options.quick else options.rounds
-    if options.only:
+    few = min(rounds, 3)
+
+    def files(folder: Path, _: int) -> list[Row]:
+        a, b = event_files(folder, small, few), event_files(folder, large, few)
+        return a + b + marginal(a, b, large - small)
+
+    events = (100_000,) if options.quick else (1_000_000, 10_000_000)
+    every = {
+        "identity": lambda _, n: identity(n),
+        "claims": claims,
+        "redis": redis_claims,
+        "files": files,
+        "s3": lambda folder, _: checkpoints.s3_rows(folder, few, small // (1 if options.quick else 2)),
+        "incremental": lambda folder, _: checkpoints.incremental_rows(folder, few, large),
+        "large": lambda folder, _: [row for n in events for row in checkpoints.large_rows(_fresh(folder, n), few, n)],
+        "delta": lambda folder, _: checkpoints.delta_rows(folder, few, events[-1]),
+    }
+    rows: list[Row] = []
+    for name in [options.only] if options.only else parts:
         with tempfile.TemporaryDirectory() as scratch:
-            part = {"identity": lambda _, n: identity(n), "claims": claims, "redis": redis_claims}[options.only]
-            print("\n".join(row.line() for row in part(Path(scratch), rounds)))
+            rows += every[name](Path(scratch), rounds)
+    if options.only:
+        print("\n".join(row.line() for row in rows))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        rows = identity(rounds)
-        rows += claims(folder, rounds)
-        rows += redis_claims(folder, rounds)
-        a, b = event_files(folder, small, min(rounds, 3)), event_files(folder, large, min(rounds, 3))
-        rows += a + b + marginal(a, b, large - small)
     table = [
         "| work | peer | headgate | peer's | unit | peer / headgate | wanted | note |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | --- |",

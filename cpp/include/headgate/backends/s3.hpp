@@ -34,7 +34,8 @@ std::shared_ptr<checkpoint::Source> make_s3_source(S3Options options, std::share
 
 // The table is `key`, its parts are under `key`.ledger/, temporary files go below `scratch_parent`. A commit is one PUT
 // with If-Match or If-None-Match.
-std::shared_ptr<checkpoint::Target> make_s3_target(S3Options options, std::string key, std::string scratch_parent,
-                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
+std::shared_ptr<checkpoint::Target> make_s3_target(S3Options options, std::string key,
+                                                   const std::string& scratch_parent, std::shared_ptr<Clock> clock,
+                                                   std::shared_ptr<Random> random);
 
 }  // namespace headgate::backends

@@ -149,14 +149,14 @@ public:
         const std::lock_guard lock(mutex_);
         std::vector<Transfer> transfers(std::max<std::size_t>(1, concurrency));
         std::vector<Transfer*> idle;
+        idle.reserve(transfers.size());
         for (auto& transfer : transfers) {
             idle.push_back(&transfer);
         }
         bool more = true;
-        bool stopped = false;
         while (true) {
             bool wait = false;
-            while (more && !stopped && !idle.empty()) {
+            while (more && !idle.empty()) {
                 auto& transfer = *idle.back();
                 transfer.own_request = {};
                 const auto next = flow.next(transfer.own_request, transfer.number);
@@ -169,7 +169,7 @@ public:
                 transfer.own_response = {};
                 start(transfer.own_request, transfer, transfer.own_response, Deadline::after(*clock_, timeout_us));
             }
-            if (idle.size() == transfers.size() && (!more || stopped)) {
+            if (idle.size() == transfers.size() && !more) {
                 return;
             }
             int active = 0;
@@ -177,8 +177,7 @@ public:
             if (collect_flow(flow, idle) == 0) {
                 curl_multi_poll(multi_.get(), nullptr, 0, wait && more ? kRetryPollMs : kPollMs, nullptr);
             }
-            if (!stopped && interrupt && interrupt()) {
-                stopped = true;
+            if (interrupt && interrupt()) {
                 for (auto& transfer : transfers) {
                     if (std::find(idle.begin(), idle.end(), &transfer) == idle.end()) {
                         finish(transfer, {ErrorCode::interrupted, "interrupted"});

@@ -213,8 +213,9 @@ private:
 
 }  // namespace
 
-std::shared_ptr<checkpoint::Target> make_s3_target(S3Options options, std::string key, std::string scratch_parent,
-                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
+std::shared_ptr<checkpoint::Target> make_s3_target(S3Options options, std::string key,
+                                                   const std::string& scratch_parent, std::shared_ptr<Clock> clock,
+                                                   std::shared_ptr<Random> random) {
     auto shared = share(std::move(options), std::move(clock), std::move(random));
     return std::make_shared<S3Target>(std::move(shared), std::move(key), scratch_parent);
 }
