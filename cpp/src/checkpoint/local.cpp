@@ -109,8 +109,9 @@ public:
 
     bool look_at(Object& object) override {
         struct stat info {};
-        key_.assign(object.key);
-        if (::fstatat(descriptor_.get(), key_.c_str(), &info, 0) != 0) {
+        thread_local std::string key;
+        key.assign(object.key);
+        if (::fstatat(descriptor_.get(), key.c_str(), &info, 0) != 0) {
             return false;
         }
         const auto modified = nanoseconds(info.st_mtim);
@@ -188,7 +189,6 @@ private:
 
     std::string folder_;
     FileDescriptor descriptor_;
-    std::string key_;
 };
 
 Status refuse_network_storage(const std::string& folder) {

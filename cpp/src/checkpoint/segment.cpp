@@ -1,6 +1,7 @@
 #include "segment.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "headgate/hash/identity.hpp"
@@ -60,8 +61,23 @@ std::string write_segment(const std::vector<Entry>& entries) {
 }
 
 const Entry* Taken::find(const KeyDigest& key) const {
-    const auto found = std::lower_bound(entries_.begin(), entries_.end(), key,
-                                        [](const Entry& entry, const KeyDigest& k) { return entry.key < k; });
+    // Digests are spread evenly, so their first bytes say about where they are; a few standard deviations around it are
+    // searched, or everything when the guess was wrong.
+    const auto size = entries_.size();
+    const auto head = (static_cast<std::uint64_t>(key[0]) << 24U) | (static_cast<std::uint64_t>(key[1]) << 16U) |
+                      (static_cast<std::uint64_t>(key[2]) << 8U) | key[3];
+    const auto guess = static_cast<std::size_t>(static_cast<double>(head) * 0x1.0p-32 * static_cast<double>(size));
+    const auto width = static_cast<std::size_t>(2 * std::sqrt(static_cast<double>(size))) + 8;
+    auto low = entries_.begin() + static_cast<std::ptrdiff_t>(guess > width ? guess - width : 0);
+    auto high = entries_.begin() + static_cast<std::ptrdiff_t>(std::min(size, guess + width));
+    if (low != entries_.begin() && !(low->key < key)) {
+        low = entries_.begin();
+    }
+    if (high != entries_.end() && high->key < key) {
+        high = entries_.end();
+    }
+    const auto found =
+        std::lower_bound(low, high, key, [](const Entry& entry, const KeyDigest& k) { return entry.key < k; });
     return found != entries_.end() && found->key == key ? &*found : nullptr;
 }
 

@@ -7,12 +7,14 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "choosing.hpp"
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
 #include "headgate/base/text.hpp"
 #include "merge.hpp"
 #include "reading.hpp"
+#include "taken.hpp"
 
 namespace headgate::checkpoint {
 namespace {
@@ -36,6 +38,7 @@ public:
           target_(*environment.target),
           sort_(options.schema->index_of(options.schema->sort_by)),
           write_id_(environment.random->token_hex()),
+          ledger_(options, *environment.target),
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }) {}
     ~Run() {
         if (!spill_folder_.empty() && !options_.spill_dir.empty()) {
@@ -48,9 +51,9 @@ public:
 
     Result<Summary> execute() {
         HG_RETURN_IF_ERROR(load());
-        HG_RETURN_IF_ERROR(choose());
+        HG_RETURN_IF_ERROR(choose_files());
         HG_RETURN_IF_ERROR(read_files(
-            options_, keys_, [this](auto key, const auto& digest) { return find_taken(key, digest); }, env_,
+            options_, keys_, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
             [this](Piece& piece) -> Status { return take(piece); }));
         if (keys_.size() > 0 && unread_ == static_cast<std::int64_t>(keys_.size()) && unread_ > 0) {
             return Status(first_error_.code(), "none of the " + std::to_string(unread_) + " new files in " +
@@ -86,12 +89,7 @@ private:
         }
         HG_ASSIGN(footer_, parse_footer(metadata.value(), target_.name()));
         HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, target_.name()));
-        for (const auto& name : footer_.segments) {
-            to_load_[partition_of_part(name)].push_back(name);
-        }
-        if (!options_.partitioned) {
-            HG_RETURN_IF_ERROR(load_partition(""));
-        }
+        HG_RETURN_IF_ERROR(ledger_.open(footer_.segments));
         summary_.rows_before = footer_.rows;
         summary_.version = footer_.version;
         if (sort_ != SIZE_MAX && footer_.rows > 0) {
@@ -113,36 +111,6 @@ private:
         return {status.code(), message};
     }
 
-    // "seg-7-0123456789ab@20240115.hgl" belongs to the partition 20240115, a name without '@' to the only one.
-    static std::string partition_of_part(const std::string& name) {
-        const auto at = name.find('@');
-        return at == std::string::npos ? "" : name.substr(at + 1, name.rfind('.') - at - 1);
-    }
-
-    std::string partition_of(std::string_view key) const {
-        return options_.partitioned ? options_.schema->day_of_name(without_packing(base_name(key))) : "";
-    }
-
-    // The ledger of one day: a run looks at the days that its source has, so that its cost does not follow the history.
-    Status load_partition(const std::string& partition) {
-        const auto found = to_load_.find(partition);
-        if (found == to_load_.end()) {
-            return {};
-        }
-        for (const auto& name : found->second) {
-            HG_ASSIGN(const auto bytes, target_.read_part(name));
-            HG_ASSIGN(auto entries, read_segment(bytes, name));
-            taken_[partition].merge(std::move(entries));
-        }
-        to_load_.erase(found);
-        return {};
-    }
-
-    const Entry* find_taken(std::string_view key, const KeyDigest& digest) const {
-        const auto found = taken_.find(partition_of(key));
-        return found == taken_.end() ? nullptr : found->second.find(digest);
-    }
-
     // Footers of the first releases do not have the newest timestamp.
     Status find_last() {
         HG_ASSIGN(const auto path, target_.fetch());
@@ -159,65 +127,21 @@ private:
         }
     }
 
-    Status choose() {
-        SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
+    Status choose_files() {
+        SystemClock real;
         const auto now = real.now_us();
-        const auto settle = source_.writes_are_atomic() ? 0 : options_.settle_us;
-        Status trouble;
-        const auto look = [&](const Object& listed) {
-            ++summary_.listed;
-            if (!options_.schema->accepts_name(without_packing(base_name(listed.key)))) {
-                ++summary_.ignored;
-                return;
-            }
-            if (options_.partitioned && !to_load_.empty() && trouble.ok()) {
-                trouble = load_partition(partition_of(listed.key));
-            }
-            const auto* known = taken_.empty() ? nullptr : find_taken(listed.key, digest_key(listed.key));
-            auto object = listed;
-            if (!object.looked_at && (settle > 0 || known != nullptr) && !source_.look_at(object)) {
-                ++summary_.vanished;
-                return;
-            }
-            if (known != nullptr && known->tag == object.tag && !options_.rescan) {
-                ++summary_.known;
-                return;
-            }
-            if (settle > 0 && object.modified_us > now - settle) {
-                ++summary_.deferred;
-                return;
-            }
-            keys_.add(object.key);
-        };
         const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
-        windowed_ = options_.window_us > 0 && !due && !options_.schema->listing_prefixes.empty() &&
+        Window window;
+        window.on = options_.window_us > 0 && !due && !options_.schema->listing_prefixes.empty() &&
                     footer_.last_timestamp_us != INT64_MIN;
-        if (windowed_) {
+        if (window.on) {
             summary_.complete = false;
-            const auto stamp = compact_stamp(footer_.last_timestamp_us - options_.window_us);
-            for (const auto& prefix : options_.schema->listing_prefixes) {
-                HG_RETURN_IF_ERROR(source_.list({prefix, prefix + stamp}, env_.interrupt, look));
-            }
+            window.stamp = compact_stamp(footer_.last_timestamp_us - options_.window_us);
         } else {
-            HG_RETURN_IF_ERROR(source_.list({}, env_.interrupt, look));
             footer_.last_full_listing_us = now;
         }
-        keys_.sort();
-        return trouble;
-    }
-
-    // "20240115-100000", as event files are named.
-    static std::string compact_stamp(std::int64_t us) {
-        const auto text = format_timestamp(us - ((us % 1'000'000) + 1'000'000) % 1'000'000);
-        std::string out;
-        for (const char c : text) {
-            if (c == 'T') {
-                out += '-';
-            } else if (c >= '0' && c <= '9') {
-                out += c;
-            }
-        }
-        return out;
+        windowed_ = window.on;
+        return choose(options_, env_, window, ledger_, summary_, keys_);
     }
 
     Reject redacted(const FileResult& file) const {
@@ -273,7 +197,7 @@ private:
             if (file.same_content) {
                 ++summary_.touched;
             } else {
-                if (const auto* known = find_taken(keys_[file.index], file.entry.key); known != nullptr) {
+                if (const auto* known = ledger_.find(keys_[file.index], file.entry.key); known != nullptr) {
                     ++summary_.changed;
                     footer_.superseded += known->rows;
                 }
@@ -285,7 +209,7 @@ private:
                     note_reject(file, bad);
                 }
             }
-            entries_[partition_of(keys_[file.index])].push_back(file.entry);
+            entries_[ledger_.partition_of(keys_[file.index])].push_back(file.entry);
             ++held_entries_;
         }
         HG_RETURN_IF_ERROR(take_rows(piece.columns));
@@ -406,7 +330,7 @@ private:
         std::map<std::string, std::vector<std::string>> parts;
         for (const auto* names : {&next.segments, &entry_parts_}) {
             for (const auto& name : *names) {
-                parts[partition_of_part(name)].push_back(name);
+                parts[LedgerView::partition_of_part(name)].push_back(name);
             }
         }
         for (auto& [partition, entries] : entries_) {
@@ -470,8 +394,7 @@ private:
     std::string write_id_;
     Summary summary_;
     Footer footer_;
-    std::map<std::string, Taken> taken_;  // by partition
-    std::map<std::string, std::vector<std::string>> to_load_;
+    LedgerView ledger_;
     KeyList keys_;
     SortedRuns runs_;
     std::map<std::string, std::vector<Entry>> entries_;  // by partition

@@ -58,9 +58,9 @@ class DeltaPlace:
         inner = url.removeprefix("delta+")
         self.options: dict[str, str] = {}
         self.parts: str | dict[str, Any]
-        self._s3: S3Location | None = None
+        self.s3: S3Location | None = None
         if inner.startswith("s3://"):
-            s3 = self._s3 = s3_location(inner)
+            s3 = self.s3 = s3_location(inner)
             self.uri = s3.url.rstrip("/")
             place = s3.place(prefix=True)
             access, secret, token = s3.credentials()
@@ -101,9 +101,9 @@ class DeltaPlace:
     def read_manifest(self, version: int) -> str:
         name = f"{_BASE}.ledger/manifest-{version}.json"
         try:
-            if self._s3 is None:
+            if self.s3 is None:
                 return Path(self.uri, name).read_text()
-            return str(self._s3.get(f"{self._prefix}{name}", f"{self.uri}/{name}").decode())
+            return str(self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}").decode())
         except (FileNotFoundError, NotFoundError):
             message = f"{self.uri}: the manifest of append {version} is missing"
             raise IntegrityError(message) from None
@@ -111,7 +111,7 @@ class DeltaPlace:
     def write_manifest(self, version: int, text: str) -> None:
         """A new one: never over another run's."""
         name = f"{_BASE}.ledger/manifest-{version}.json"
-        if self._s3 is None:
+        if self.s3 is None:
             path = Path(self.uri, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x") as file:
@@ -119,10 +119,11 @@ class DeltaPlace:
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            self._s3.call("put_object", Key=f"{self._prefix}{name}", Body=text.encode(), IfNoneMatch="*")
+            self.s3.call("put_object", Key=f"{self.prefix}{name}", Body=text.encode(), IfNoneMatch="*")
 
     @property
-    def _prefix(self) -> str:
+    def prefix(self) -> str:
+        """Of the table's keys on S3."""
         return str(self.parts["key"]).removesuffix(_BASE) if isinstance(self.parts, dict) else ""
 
 

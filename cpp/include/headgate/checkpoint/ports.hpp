@@ -68,7 +68,8 @@ public:
     // Every object, in any order; `each` gets a key that is valid during the call only.
     virtual Status list(const ListOptions& options, const Interrupt& interrupt,
                         const std::function<void(const Object&)>& each) = 0;
-    // Fills tag and modified_us of an object whose listing had none; false when it has vanished.
+    // Fills tag and modified_us of an object whose listing had none; false when it has vanished. Called by several
+    // threads at once.
     virtual bool look_at(Object& object) = 0;
     virtual Result<std::unique_ptr<Fetcher>> fetcher() = 0;
     virtual std::string name() const = 0;

@@ -1,0 +1,49 @@
+#include "taken.hpp"
+
+#include "reading.hpp"
+
+namespace headgate::checkpoint {
+
+std::string LedgerView::partition_of_part(const std::string& name) {
+    const auto at = name.find('@');
+    return at == std::string::npos ? "" : name.substr(at + 1, name.rfind('.') - at - 1);
+}
+
+std::string LedgerView::partition_of(std::string_view key) const {
+    return options_.partitioned ? options_.schema->day_of_name(without_packing(base_name(key))) : "";
+}
+
+Status LedgerView::open(const std::vector<std::string>& segments) {
+    for (const auto& name : segments) {
+        waiting_[partition_of_part(name)].push_back(name);
+    }
+    return options_.partitioned ? Status() : load("");
+}
+
+Status LedgerView::reach(std::string_view key) {
+    return waiting_.empty() ? Status() : load(partition_of(key));
+}
+
+Status LedgerView::load(const std::string& partition) {
+    const auto found = waiting_.find(partition);
+    if (found == waiting_.end()) {
+        return {};
+    }
+    for (const auto& name : found->second) {
+        HG_ASSIGN(const auto bytes, target_.read_part(name));
+        HG_ASSIGN(auto entries, read_segment(bytes, name));
+        taken_[partition].merge(std::move(entries));
+    }
+    waiting_.erase(found);
+    return {};
+}
+
+const Entry* LedgerView::find(std::string_view key, const KeyDigest& digest) const {
+    if (taken_.empty()) {
+        return nullptr;
+    }
+    const auto found = options_.partitioned ? taken_.find(partition_of(key)) : taken_.begin();
+    return found == taken_.end() ? nullptr : found->second.find(digest);
+}
+
+}  // namespace headgate::checkpoint

@@ -1,0 +1,272 @@
+"""The same job on Spark: reads the same logs into the same Delta table, under the same ledger (docs/checkpoints.md).
+
+For clusters (EMR, Glue, Kubernetes) whose logs no single machine should read. The cluster's Python needs headgate,
+pydantic and, on the driver, deltalake; Spark needs Delta Lake's jar.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import secrets
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from headgate._native import core
+from headgate._registry import resolve
+from headgate.checkpoint._delta import _RANDOM_BITS, APPLICATION, DeltaPlace, _version
+from headgate.checkpoint._run import plan_of
+from headgate.checkpoint._table import arrow_schema
+from headgate.errors import ConflictError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ATTEMPTS = 20
+_MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs/formats.md
+_MODELS = {"visits": "headgate.pipelines.visits:VisitEvent", "news": "headgate.pipelines.market.models:NewsItem"}
+
+
+def update_with_spark(
+    spark: Any, source: str, target: str, *, schema: str | type[Any] = "visits", rescan: bool = False
+) -> dict[str, int]:
+    """Take every file that the table's ledger does not know, and append its rows.
+
+    Args:
+        spark: a SparkSession with Delta Lake.
+        source: a folder or URL that Spark and the driver name alike (file:///..., s3a://bucket/prefix).
+        target: delta+file:///folder or delta+s3://bucket/prefix, as for `update`.
+        schema: "visits", "news", or a pydantic model class that the executors can import.
+        rescan: read known files again too, and take those whose content changed. Without it a known name is not opened.
+
+    Spark does not list empty files; a run of `update` on the same table counts them as rejected.
+
+    Returns:
+        taken_files, rows_added, rejected_records, rows_total, attempts.
+
+    Raises:
+        ConflictError: every attempt lost the race for the append.
+        IntegrityError: the table is not headgate's.
+
+    Example:
+        >>> update_with_spark(spark, "s3a://logs/prod", "delta+s3://lake/events")["rows_added"]   # doctest: +SKIP
+        812004
+    """
+    plan = plan_of(schema)
+    model = _MODELS.get(schema, "") if isinstance(schema, str) else f"{schema.__module__}:{schema.__qualname__}"
+    for attempt in range(1, _ATTEMPTS + 1):
+        place = DeltaPlace(target)
+        table = place.table() or place.create(arrow_schema(json.loads(plan)))
+        version = _version(table, place)
+        footer = json.loads(place.read_manifest(version)) if version else _first_footer(plan)
+        known = _known(place, footer)
+        found = _read(spark, source, plan, model, known, rescan)
+        if not found["files"]:
+            found["frame"].unpersist()
+            return {"taken_files": 0, "rows_added": 0, "rejected_records": 0, "rows_total": footer["rows"],
+                    "attempts": attempt}  # fmt: skip
+        append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        counts = _write_parts(place, footer, found, known, append)
+        won = _append(spark, place, found, plan, append)
+        found["frame"].unpersist()
+        if won:
+            return {**counts, "rows_total": footer["rows"], "attempts": attempt}
+        time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - jitter
+    message = f"{target}: lost the race for the append {_ATTEMPTS} times; run again"
+    raise ConflictError(message)
+
+
+def _first_footer(plan: str) -> dict[str, Any]:
+    return {"format": 1, "schema": json.loads(plan)["name"], "version": 0, "segments": [], "rejects": [], "rows": 0,
+            "superseded": 0, "skipped": 0, "last_full_listing_us": 0}  # fmt: skip
+
+
+# --- reading, on the executors
+
+
+def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tuple[int, int]], rescan: bool) -> Any:
+    """Files that are new: their ledger entries and rejects on the driver, their rows in a frame."""
+    from pyspark.sql import types as t
+
+    files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
+    root = _root(source)
+    names = [row.path for row in files.select("path").collect()]
+    patterns = [re.compile(pattern) for pattern in json.loads(plan)["file_names"]]
+    keys = {path: _key(path, root) for path in names}
+    chosen = {
+        path: key
+        for path, key in keys.items()
+        if (not patterns or any(p.fullmatch(_base(key)) for p in patterns)) and (rescan or _digest(key) not in known)
+    }
+    columns = t.StructType([
+        t.StructField("key", t.StringType()), t.StructField("content", t.LongType()),
+        t.StructField("rows", t.StringType()), t.StructField("bad", t.StringType()),
+    ])  # fmt: skip
+    if not chosen:
+        return {"files": [], "frame": spark.createDataFrame([], columns)}
+    old = {key: known[_digest(key)][0] for key in chosen.values() if _digest(key) in known}
+    shared = spark.sparkContext.broadcast((plan, model, chosen, old))
+
+    def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str]]:
+        plan_text, model_name, keys_by_path, before = shared.value
+        validator, record = core.Validator(plan_text), resolve(model_name)
+        for row in part:
+            key = keys_by_path.get(row.path)
+            if key is None:
+                continue
+            content = int.from_bytes(hashlib.sha256(row.content).digest()[:8], "little")
+            if before.get(key) == content:
+                continue
+            good, bad = [], []
+            for offset, text in _records(key, bytes(row.content)):
+                problems = validator.problems(text)
+                if problems:
+                    bad.append([offset, [[field, kind] for field, kind in problems]])
+                else:
+                    good.append(record.model_validate_json(text).model_dump_json())
+            yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad)
+
+    # Many small files in one task: Spark would make a task of nearly each.
+    parallel = spark.sparkContext.defaultParallelism
+    parsed = files.coalesce(parallel * 2).rdd.mapPartitions(parse)
+    frame = spark.createDataFrame(parsed, columns).persist()
+    found = frame.select("key", "content", "bad", "rows").rdd.map(
+        lambda r: (r.key, r.content & (2**64 - 1), r.bad, len(json.loads(r.rows)))
+    )
+    return {"files": found.collect(), "frame": frame}
+
+
+def _records(key: str, content: bytes) -> Iterator[tuple[int, bytes]]:
+    if not key.endswith(".jsonl"):
+        yield 0, content
+        return
+    offset = 0
+    for line in content.split(b"\n"):
+        if line.strip(b" \t\n\v\f\r"):
+            yield offset, line
+        offset += len(line) + 1
+
+
+def _root(source: str) -> str:
+    parts = urlsplit(source)
+    return f"{parts.netloc}{parts.path}".strip("/") + "/"
+
+
+def _key(path: str, root: str) -> str:
+    """Relative to the source, as the core names it."""
+    parts = urlsplit(path)
+    return unquote(f"{parts.netloc}{parts.path}").lstrip("/").removeprefix(root)
+
+
+def _base(key: str) -> str:
+    return key.rsplit("/", 1)[-1]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()[:16]
+
+
+# --- the ledger, on the driver
+
+
+def _part(place: DeltaPlace, name: str, body: bytes | None = None) -> bytes:
+    if place.s3 is None:
+        from pathlib import Path
+
+        path = Path(place.uri, "_headgate.ledger", name)
+        if body is None:
+            return path.read_bytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        return body
+    key = f"{place.prefix}_headgate.ledger/{name}"
+    if body is None:
+        return place.s3.get(key, f"{place.uri}/_headgate.ledger/{name}")
+    place.s3.call("put_object", Key=key, Body=body)
+    return body
+
+
+def _known(place: DeltaPlace, footer: dict[str, Any]) -> dict[bytes, tuple[int, int]]:
+    """Key digest -> (content digest, rows) of everything taken."""
+    out = {}
+    for name in footer["segments"]:
+        body = _part(place, name)
+        if body[:4] != _MAGIC or hashlib.sha256(body[:-32]).digest() != body[-32:]:
+            message = f"ledger segment {name} is damaged"
+            raise InvalidInputError(message, "corrupt_data")
+        for key, _, content, rows, _ in _ENTRY.iter_unpack(body[16:-32]):
+            out[key] = (content, rows)
+    return out
+
+
+def _segment(entries: list[tuple[bytes, int, int, int]]) -> bytes:
+    """The tag is 0: what Spark knows of a file's time is too coarse, so the next run of the core looks at it once."""
+    body = _MAGIC + struct.pack("<IQ", _SEGMENT_VERSION, len(entries))
+    body += b"".join(_ENTRY.pack(key, 0, content, rows, flags) for key, content, rows, flags in sorted(entries))
+    return body + hashlib.sha256(body).digest()
+
+
+def _write_parts(
+    place: DeltaPlace, footer: dict[str, Any], found: Any, known: dict[bytes, tuple[int, int]], append: int
+) -> dict[str, int]:
+    """Segments, rejects and manifest of an append; `footer` becomes the new one."""
+    days: dict[str, list[tuple[bytes, int, int, int]]] = {}
+    rejects, rows = [], 0
+    for key, content, bad_text, count in found["files"]:
+        bad = json.loads(bad_text)
+        day = next((p for p in _base(key).split("-") if len(p) >= 8 and p[:8].isdigit()), "")[:8]
+        digest = _digest(key)
+        days.setdefault(day, []).append((digest, content, count, 1 if bad and not count else 0))
+        rows += count
+        footer["superseded"] += known.get(digest, (0, 0))[1]
+        rejects += [
+            {"key": key, "offset": o, "problems": [{"field": f, "kind": k} for f, k in p]} for o, p in bad
+        ]  # fmt: skip
+    footer["version"] += 1
+    footer["write_id"] = secrets.token_hex(16)
+    footer["rows"] += rows
+    stem = f"{footer['version']}-{footer['write_id'][:12]}"
+    for n, (day, entries) in enumerate(sorted(days.items())):
+        name = f"seg-{stem}{f'-{n}' if n else ''}{f'@{day}' if day else ''}.hgl"
+        _part(place, name, _segment(entries))
+        footer["segments"].append(name)
+    if rejects:
+        name = f"rej-{stem}.jsonl"
+        _part(place, name, "".join(json.dumps(r) + "\n" for r in rejects).encode())
+        footer["rejects"].append(name)
+    place.write_manifest(append, json.dumps(footer))
+    return {"taken_files": len(found["files"]), "rows_added": rows, "rejected_records": len(rejects)}
+
+
+def _append(spark: Any, place: DeltaPlace, found: Any, plan: str, append: int) -> bool:
+    """The one commit; False when another run's came first."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql import functions as f
+
+    columns = _spark_schema(json.loads(plan))
+    rows = (
+        found["frame"].select(f.explode(f.from_json("rows", f"array<struct<{columns}>>")).alias("row")).select("row.*")
+    )
+    uri = place.uri if place.s3 is None else place.uri.replace("s3://", "s3a://", 1)
+    try:
+        (rows.write.format("delta").mode("append").option("txnAppId", APPLICATION).option("txnVersion", append)
+         .save(uri))  # fmt: skip
+    except PySparkException as error:
+        now = place.table()
+        if now is not None and now.transaction_version(APPLICATION) == append:
+            return True
+        if "oncurrent" in str(error):
+            return False
+        raise
+    now = place.table()  # Spark leaves out an append whose version is not newer, and says nothing
+    return now is not None and now.transaction_version(APPLICATION) == append
+
+
+def _spark_schema(plan: dict[str, Any]) -> str:
+    types = {"int32": "int", "int64": "bigint", "float64": "double", "bool": "boolean", "timestamp": "timestamp",
+             "string_list": "array<string>"}  # fmt: skip
+    return ", ".join(f"`{field['name']}`: {types.get(field['type'], 'string')}" for field in plan["fields"])

@@ -1,0 +1,67 @@
+"""PySpark in local mode against the C++ engine: the same logs, the same table, the same multiset of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from headgate.checkpoint import Checkpoint, update
+from headgate.testing.visits import write_wave
+
+pytest.importorskip("pyspark")
+JARS = Path(__file__).resolve().parents[2] / ".servers" / "delta"
+
+
+@pytest.fixture(scope="module")
+def spark():
+    from pyspark.sql import SparkSession
+
+    jars = [str(p) for p in JARS.glob("*.jar") if p.name.startswith(("delta-", "unitycatalog-"))]
+    if not jars:
+        pytest.skip("Delta Lake's jars are not here; `tools/setup dev` fetches them")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    session = (
+        SparkSession.builder.master("local[2]").appName("headgate-test").config("spark.jars", ",".join(jars))
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
+        .config("spark.sql.shuffle.partitions", "2").config("spark.driver.memory", "1g").getOrCreate()
+    )  # fmt: skip
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+def multiset(target):
+    return Counter(json.dumps(r, sort_keys=True, default=str) for r in Checkpoint.read(target).dataframe().to_pylist())
+
+
+@pytest.mark.xdist_group("spark")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
+    from headgate.checkpoint.spark import update_with_spark
+
+    logs, ours, theirs = tmp_path / "logs", f"delta+file://{tmp_path}/ours", f"delta+file://{tmp_path}/theirs"
+    wave = write_wave(logs, 300)
+    one, two = update(logs, ours, settle_s=0), update_with_spark(spark, f"file://{logs}", theirs)
+    empty = wave.kinds["empty"]  # Spark does not list empty files; the core rejects them
+    assert (two["rows_added"], two["rejected_records"]) == (wave.good, one.rejected_records - empty)
+    assert multiset(theirs) == multiset(ours)
+    assert update_with_spark(spark, f"file://{logs}", theirs)["taken_files"] == 0
+
+    # Both take turns on both tables: nothing is taken twice, nothing is missed.
+    second = write_wave(logs, 100, first=1000, late=10, seed=3)
+    assert update_with_spark(spark, f"file://{logs}", ours)["rows_added"] == second.good
+    looked = update(logs, theirs, settle_s=0)
+    assert (looked.rows_added, looked.touched) == (second.good, wave.good + wave.bad - empty)
+    assert multiset(theirs) == multiset(ours)
+    assert looked.rows_total == wave.good + second.good == update(logs, ours, settle_s=0).rows_total
+    changed = next(logs.glob("log-submit-*.json"))
+    changed.write_text(changed.read_text().replace('"gear_name"', ' "gear_name"'))
+    assert update_with_spark(spark, f"file://{logs}", ours)["taken_files"] == 0
+    assert update_with_spark(spark, f"file://{logs}", ours, rescan=True)["taken_files"] == 1
