@@ -1,6 +1,7 @@
 """A Glue or EMR job: event logs into a Delta table, under the same ledger as headgate's own runs.
 
-Job arguments: --source s3a://bucket/prefix --target delta+s3://bucket/prefix [--schema visits|news|module:Model] [--rescan].
+Job arguments: --source s3a://bucket/prefix --target delta+s3://bucket/prefix [--schema visits|news|module:Model]
+[--rescan].
 Glue: --additional-python-modules with headgate's wheel (it brings pydantic) and deltalake, --datalake-formats delta.
 """
 

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import secrets
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +133,9 @@ def update_delta(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """`update` for a delta+ target; the counts of the run that won."""
+    import random
+    import tempfile
+
     place, origin = DeltaPlace(target), source_place(source)
     for attempt in range(1, _ATTEMPTS + 1):
         table = place.table()
@@ -175,6 +175,8 @@ def _attempt(
     place: DeltaPlace, table: Any, version: int, footer: str, plan: str, origin: Any, options: dict[str, Any],
     progress: Callable[[int, int], None] | None, scratch: str,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    import secrets
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import PydanticUndefined
 
 from headgate._native import core
@@ -108,6 +108,58 @@ class OneOfWhen:
         if not ok:
             message = f"rule {self.name}"
             raise ValueError(message)
+
+
+_KINDS = {
+    "missing": "missing",
+    "string_pattern_mismatch": "pattern",
+    "string_too_short": "length",
+    "string_too_long": "length",
+    "too_short": "length",
+    "too_long": "length",
+    "greater_than": "range",
+    "greater_than_equal": "range",
+    "less_than": "range",
+    "less_than_equal": "range",
+}
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """pydantic's errors in the words of the core: (field, kind), as docs/schemas.md lists them.
+
+    Args:
+        error: what validating one record raised.
+        model: the model.
+    """
+    rules = {f"rule {rule.name}": rule for rule in getattr(model, "headgate_rules", ())}
+    out = []
+    for found in error.errors(include_url=False):
+        if not found["loc"] and found["type"] == "model_type":
+            return [("", "type")]  # not an object
+        field = str(found["loc"][0]) if found["loc"] else ""
+        text = str(found.get("ctx", {}).get("error", ""))
+        if text in rules:
+            out.append((rules[text].field, f"rule:{rules[text].name}"))
+        elif found["type"] == "extra_forbidden":
+            out.append(("", "unknown"))  # the name is the sender's text: it may hold anything
+        else:
+            out.append((field, _kind_of(found["type"], found["input"], text, model.model_fields.get(field))))
+    return out
+
+
+def _kind_of(kind: str, value: Any, text: str, info: FieldInfo | None) -> str:
+    if kind in _KINDS:
+        return _KINDS[kind]
+    if value is None:
+        return "null"
+    if kind in ("literal_error", "enum"):
+        return "enum" if isinstance(value, str) else "type"
+    if kind != "value_error" or not isinstance(value, str):
+        return "type"
+    if text == "outer blanks":
+        return "blank"
+    marks = [m for m in (info.metadata if info else ()) if isinstance(m, Column)]
+    return next((m.type for m in marks if m.type in ("date", "timestamp")), "type")
 
 
 def compile_model(model: type[BaseModel]) -> dict[str, Any]:

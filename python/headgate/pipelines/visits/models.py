@@ -25,6 +25,11 @@ MODULE_RULE = OneOfWhen("module_of_form", "datatype", ("form",), "module", MODUL
 NonEmpty = Annotated[Trimmed, StringConstraints(min_length=1)]
 
 
+def _no_constant(name: str) -> Any:
+    message = f"{name} is not JSON"
+    raise ValueError(message)
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
@@ -80,4 +85,4 @@ class VisitEvent(BaseModel):
         Raises:
             ValueError: not JSON, a key twice, or a pydantic ValidationError.
         """
-        return cls.model_validate(json.loads(text, object_pairs_hook=_unique_keys))
+        return cls.model_validate(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant))

@@ -8,6 +8,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from headgate.checkpoint.schema import problems_of
 from headgate.errors import AccessError, HeadgateError, InvalidInputError
 from headgate.pipelines.visits.models import FILE_NAMES, VisitEvent
 
@@ -112,7 +115,6 @@ class S3EventRetriever:
 
 def _problems(error: Exception) -> list[str]:
     """Fields and kinds; never a value, which may be personal."""
-    details = getattr(error, "errors", None)
-    if callable(details):
-        return [f"{'.'.join(map(str, d['loc'])) or 'record'}: {d['type']}" for d in details()]
+    if isinstance(error, ValidationError):
+        return [f"{field or 'record'}: {kind}" for field, kind in problems_of(error, VisitEvent)]
     return [error.kind.value] if isinstance(error, HeadgateError) else ["json"]
