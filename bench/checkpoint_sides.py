@@ -40,7 +40,7 @@ def s3_headgate(prefix, target):
 def _keys(prefix, limit):
     import boto3
 
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     keys = []
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="logs", Prefix=f"{prefix}/"):
         keys += [entry["Key"] for entry in page.get("Contents", [])]
@@ -62,7 +62,7 @@ def s3_boto3_16(prefix, limit):
         from botocore.config import Config
 
         _, keys = _keys(prefix, limit)
-        client = boto3.client("s3", config=Config(max_pool_connections=16))
+        client = boto3.Session().client("s3", config=Config(max_pool_connections=16))
         with ThreadPoolExecutor(16) as pool:
             return sum(pool.map(lambda k: len(client.get_object(Bucket="logs", Key=k)["Body"].read()) > -1, keys))
 

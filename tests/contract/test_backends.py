@@ -111,7 +111,7 @@ class TestDynamoLedger(LedgerSuite):
         from headgate.backends.dynamodb import create_ledger_table
 
         table = f"ledger-{next(self._table)}"
-        create_ledger_table(boto3.client("dynamodb", endpoint_url=self.endpoint, **DYNAMO), table)
+        create_ledger_table(boto3.Session().client("dynamodb", endpoint_url=self.endpoint, **DYNAMO), table)
         return Ledger.open(f"dynamodb://{table}?endpoint={self.endpoint}", done_ttl=self.done_ttl, clock=clock)
 
 

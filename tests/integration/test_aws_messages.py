@@ -36,8 +36,8 @@ def aws():
 
 class World:
     def __init__(self, endpoint, folder):
-        self.sqs = boto3.client("sqs", endpoint_url=endpoint, **SECRET)
-        self.sns = boto3.client("sns", endpoint_url=endpoint, **SECRET)
+        self.sqs = boto3.Session().client("sqs", endpoint_url=endpoint, **SECRET)
+        self.sns = boto3.Session().client("sns", endpoint_url=endpoint, **SECRET)
         self.url = self.queue()
         self.database = LocalDatabase(str(folder / "effects.db"), durability="normal")
         self.database.execute("CREATE TABLE effects (n INTEGER)")

@@ -28,7 +28,7 @@ def target(request, tmp_path, monkeypatch, start):
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    boto3.client("s3").create_bucket(Bucket="tables")
+    boto3.Session().client("s3").create_bucket(Bucket="tables")
     return "delta+s3://tables/events"
 
 

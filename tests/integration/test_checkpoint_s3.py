@@ -77,7 +77,7 @@ def bucket(request, aws, start):
 
 
 def _with_buckets():
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     for name in ("logs", "out"):
         client.create_bucket(Bucket=name)
     return client

@@ -17,7 +17,7 @@ SECRET = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "regio
 def client(dynamo_server):
     from headgate.backends.dynamodb import create_ledger_table
 
-    client = boto3.client("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET)
+    client = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET)
     if not client.list_tables()["TableNames"].count("effects"):
         create_ledger_table(client, "ledger")
         create_ledger_table(client, "effects")
@@ -84,7 +84,7 @@ def test_a_lost_answer_changes_nothing(dynamo_server, client):
     from headgate.backends.dynamodb import DynamoLedger
 
     with FaultProxy(dynamo_server.port) as proxy:
-        flaky = boto3.client(
+        flaky = boto3.Session().client(
             "dynamodb", endpoint_url=f"http://127.0.0.1:{proxy.port}", **SECRET,
             config=Config(retries={"max_attempts": 3, "mode": "standard"}),
         )  # fmt: skip

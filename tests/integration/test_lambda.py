@@ -32,7 +32,7 @@ def bucket(monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     for name in ("logs", "out"):
         client.create_bucket(Bucket=name)
     yield client

@@ -16,6 +16,8 @@ from headgate.testing.proxy import FaultProxy
 from headgate.testing.servers import RedisServer, free_port
 
 redis = pytest.importorskip("redis", reason="redis-py is not installed")
+from redis.backoff import NoBackoff  # noqa: E402
+from redis.retry import Retry  # noqa: E402
 
 
 @pytest.fixture
@@ -104,6 +106,24 @@ def test_a_restart_is_waited_for(start):
     ledger.complete(first, "kept")
     thread.join()
     assert ledger.claim("k").result == "kept"
+
+
+def test_a_server_that_is_loading_its_data_is_waited_for(start):
+    """It takes connections and answers LOADING; that failed calls at once."""
+    slow = ("--key-load-delay", "100")  # microseconds a key; it looks up from its work after every 1,024
+    server = start(lambda: RedisServer(persistence="always", options=slow))
+    ledger = Ledger.open(f"{server.url}?reconnect=30&timeout=60")
+    claims = ledger.claim_many([f"k{i}" for i in range(20_000)])
+    server.restart()
+    with raw(server, retry=Retry(NoBackoff(), 0)) as client, pytest.raises(redis.exceptions.BusyLoadingError):
+        client.get("k")
+    ledger.complete_many(claims, ["kept"] * 20_000)
+    assert {ledger.claim(f"k{i}").result for i in (0, 19_999)} == {"kept"}
+    server.restart()
+    impatient = Ledger.open(f"{server.url}?reconnect=0")
+    with pytest.raises(TransientError, match="LOADING") as caught:
+        impatient.claim("k")
+    assert caught.value.kind is Kind.UNAVAILABLE
 
 
 def test_a_server_that_is_away_fails_at_once_after_the_first_wait(server):

@@ -200,7 +200,7 @@ def test_dynamodb(dynamo_server):
     from headgate._core import SystemRandom
     from headgate.backends.dynamodb import DynamoLedger, create_ledger_table
 
-    client = boto3.client(
+    client = boto3.Session().client(
         "dynamodb", endpoint_url=dynamo_server.endpoint, region_name="us-east-1", aws_access_key_id="local",
         aws_secret_access_key="local",
     )  # fmt: skip

@@ -131,7 +131,7 @@ def _client(service: str, options: Mapping[str, str]) -> Any:
     except ImportError:
         message = f"{service}:// needs boto3: pip install 'headgate[aws]'"
         raise ConfigError(message, Kind.NOT_BUILT) from None
-    return boto3.client(service, region_name=options.get("region"), endpoint_url=options.get("endpoint"))
+    return boto3.Session().client(service, region_name=options.get("region"), endpoint_url=options.get("endpoint"))
 
 
 def _topic(announcement: Announcement) -> dict[str, Any]:

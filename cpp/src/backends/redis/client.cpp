@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::int64_t kBackoffBaseUs = 20'000;
 constexpr std::int64_t kBackoffCapUs = 2'000'000;
+constexpr std::int64_t kLoadingPauseUs = 100'000;
 constexpr auto kPoolSlice = std::chrono::milliseconds(50);
 constexpr std::size_t kReadBlock = 16 * 1024;
 
@@ -21,6 +22,13 @@ struct FreeReader {
 
 bool starts_with(const redisReply& reply, std::string_view word) {
     return std::string_view(reply.str, reply.len).starts_with(word);
+}
+
+// A server that reads its files after a restart takes connections, and refuses each command that needs data.
+bool loading(const Replies& replies) {
+    return std::any_of(replies.begin(), replies.end(), [](const Reply& reply) {
+        return reply->type == REDIS_REPLY_ERROR && starts_with(*reply, "LOADING");
+    });
 }
 
 }  // namespace
@@ -208,6 +216,16 @@ void RedisClient::give_back(Held connection) {
     returned_.notify_one();
 }
 
+bool RedisClient::pause(std::int64_t longest_us) {
+    std::int64_t wait = 1'000;
+    {
+        const std::lock_guard lock(mutex_);
+        wait += static_cast<std::int64_t>(random_->uniform() * static_cast<double>(longest_us));
+    }
+    SystemClock sleeper;
+    return sleep_interruptibly(sleeper, wait, options_.interrupt);
+}
+
 Result<Replies> RedisClient::run(const Commands& commands) {
     if (getpid() != pid_) {
         return Status(ErrorCode::forked, "a Redis ledger was used after fork(); open a new one in the child");
@@ -222,7 +240,13 @@ Result<Replies> RedisClient::run(const Commands& commands) {
         auto replies = exchange(*connection, commands, patience);
         if (replies.ok()) {
             give_back(std::move(connection));
-            return replies;
+            if (!loading(replies.value()) || wall.mono_us() >= give_up || patience.deadline.left_us(wall) <= 0) {
+                return replies;
+            }
+            if (!pause(kLoadingPauseUs)) {
+                return Status(ErrorCode::interrupted, "interrupted while waiting for Redis");
+            }
+            continue;
         }
         connection.reset();
         give_back(nullptr);
@@ -230,11 +254,8 @@ Result<Replies> RedisClient::run(const Commands& commands) {
             (fresh && wall.mono_us() >= give_up)) {
             return replies;
         }
-        if (fresh) {
-            SystemClock sleeper;
-            if (!sleep_interruptibly(sleeper, kBackoffBaseUs, options_.interrupt)) {
-                return Status(ErrorCode::interrupted, "interrupted while waiting for Redis");
-            }
+        if (fresh && !pause(kBackoffBaseUs)) {
+            return Status(ErrorCode::interrupted, "interrupted while waiting for Redis");
         }
     }
 }

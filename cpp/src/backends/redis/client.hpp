@@ -38,7 +38,8 @@ public:
     RedisClient(const RedisClient&) = delete;
     RedisClient& operator=(const RedisClient&) = delete;
 
-    // One round trip. Sent again on a fresh connection when the old one broke: commands must bear that.
+    // One round trip. Sent again on a fresh connection when the old one broke, and while the server is still loading
+    // its data: commands must bear that.
     Result<Replies> run(const Commands& commands);
 
 private:
@@ -47,6 +48,7 @@ private:
 
     Result<Held> take(const Patience& patience, bool& fresh);
     void give_back(Held connection);
+    bool pause(std::int64_t longest_us);  // with full jitter; false when interrupted
     Result<Held> connect(const Patience& patience);
     Result<Held> connect_once(const Patience& patience) const;
     static Result<Replies> exchange(Connection& connection, const Commands& commands, const Patience& patience);
