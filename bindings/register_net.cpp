@@ -1,5 +1,7 @@
 #include "py.hpp"
 
+#include <atomic>
+
 #include "headgate/backends/curl.hpp"
 #include "headgate/net/failover.hpp"
 
@@ -30,6 +32,56 @@ py::dict to_dict(const Attempt& a) {
     out["duration_ms"] = a.elapsed_us / 1000;
     out["breaker_before"] = a.breaker_before;
     out["breaker_after"] = a.breaker_after;
+    out["hedged"] = a.hedged;
+    return out;
+}
+
+// Ends calls of other threads: what they wait for is cut within 50 ms.
+class CancelToken {
+public:
+    void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+    bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+private:
+    std::atomic<bool> cancelled_{false};
+};
+
+Interrupt signals_or(const std::shared_ptr<CancelToken>& token) {
+    if (!token) {
+        return signals();
+    }
+    return [token, ctrl_c = signals()] { return token->cancelled() || ctrl_c(); };
+}
+
+Expect to_expect(const std::string& name) {
+    if (name == "array") {
+        return Expect::json_array;
+    }
+    if (name == "object") {
+        return Expect::json_object;
+    }
+    if (name != "json" && name != "anything") {
+        check({ErrorCode::invalid_input, "expect: '" + name + "'; expected array, object, json or anything"});
+    }
+    return name == "json" ? Expect::json : Expect::anything;
+}
+
+py::list perform(HttpTransport& self, const std::vector<HttpRequest>& requests, std::int64_t timeout_us,
+                 std::size_t concurrency, const std::shared_ptr<CancelToken>& cancel) {
+    const SystemClock clock;
+    const auto responses = interruptible(
+        [&] { return self.perform(requests, Deadline::after(clock, timeout_us), concurrency, signals_or(cancel)); });
+    py::list out;
+    for (const auto& response : responses) {
+        py::dict one;
+        one["status"] = response.status;
+        one["headers"] = to_list(response.headers);
+        one["body"] = py::bytes(response.body);
+        one["elapsed_us"] = response.elapsed_us;
+        one["error_kind"] = response.error.ok() ? std::string() : std::string(error_kind(response.error.code()));
+        one["error_message"] = response.error.message();
+        out.append(std::move(one));
+    }
     return out;
 }
 
@@ -51,9 +103,10 @@ struct PythonSink {
     }
 };
 
-py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object sink) {
+py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object sink,
+               const std::shared_ptr<CancelToken>& cancel) {
     auto python_sink = std::make_shared<PythonSink>(PythonSink{std::move(sink), nullptr});
-    const auto interrupt = signals();
+    const auto interrupt = signals_or(cancel);
     const RawSink raw = [python_sink](const std::string& source, const HttpRequest& request,
                                       const HttpResponse& response) {
         return (*python_sink)(source, request, response);
@@ -76,6 +129,7 @@ py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object si
     out["is_failover"] = fetched.is_failover;
     out["bodies"] = bodies;
     out["raw_keys"] = fetched.raw_keys;
+    out["numbers"] = fetched.numbers;
     out["attempts"] = attempts;
     out["elapsed_us"] = fetched.elapsed_us;
     out["error_kind"] = fetched.error.ok() ? std::string() : std::string(error_kind(fetched.error.code()));
@@ -95,31 +149,46 @@ void register_net(py::module_& module) {
         .def_readonly("url", &HttpRequest::url);
     py::class_<Source>(module, "Source")
         .def(py::init([](const std::string& name, const std::vector<HttpRequest>& requests, std::int64_t budget_us,
-                         std::shared_ptr<resilience::CircuitBreaker> breaker) {
-                 return Source{name, requests, budget_us, std::move(breaker)};
+                         std::shared_ptr<resilience::CircuitBreaker> breaker, const std::string& expect) {
+                 return Source{name, requests, budget_us, std::move(breaker), to_expect(expect)};
              }),
-             py::arg("name"), py::arg("requests"), py::arg("budget_us"), py::arg("breaker"));
-    py::class_<HttpTransport, std::shared_ptr<HttpTransport>>(module, "HttpTransport");
+             py::arg("name"), py::arg("requests"), py::arg("budget_us"), py::arg("breaker"),
+             py::arg("expect") = "array");
+    py::class_<CancelToken, std::shared_ptr<CancelToken>>(module, "CancelToken")
+        .def(py::init<>())
+        .def("cancel", &CancelToken::cancel)
+        .def_property_readonly("cancelled", &CancelToken::cancelled);
+    py::class_<HttpTransport, std::shared_ptr<HttpTransport>>(module, "HttpTransport")
+        .def("perform", &perform, py::arg("requests"), py::arg("timeout_us"), py::arg("concurrency") = 8,
+             py::arg("cancel") = std::shared_ptr<CancelToken>())
+        .def_property_readonly("abandoned_lookups", &HttpTransport::abandoned_lookups);
     module.def(
         "curl_transport",
-        [](const std::string& ca_file, const std::string& user_agent, std::shared_ptr<Clock> clock) {
+        [](const std::string& ca_file, const std::string& user_agent, std::shared_ptr<Clock> clock,
+           std::int64_t connect_timeout_us, int max_redirects, std::size_t max_body, long max_per_host) {
             backends::CurlOptions options;
             options.ca_file = ca_file;
             options.user_agent = user_agent;
+            options.connect_timeout_us = connect_timeout_us;
+            options.max_redirects = max_redirects;
+            options.max_body = max_body;
+            options.max_per_host = max_per_host;
             return backends::make_curl_transport(options, std::move(clock));
         },
-        py::arg("ca_file"), py::arg("user_agent"), py::arg("clock"));
+        py::arg("ca_file"), py::arg("user_agent"), py::arg("clock"), py::arg("connect_timeout_us") = 5'000'000,
+        py::arg("max_redirects") = 3, py::arg("max_body") = 32 * 1024 * 1024, py::arg("max_per_host") = 8);
     py::class_<Failover, std::shared_ptr<Failover>>(module, "Failover")
         .def(py::init([](const resilience::RetryPolicy& retry, std::int64_t return_after_us, std::size_t concurrency,
                          std::shared_ptr<HttpTransport> transport, std::shared_ptr<Clock> clock,
-                         std::shared_ptr<Random> random, std::shared_ptr<resilience::RetryBudget> budget) {
-                 return std::make_shared<Failover>(FailoverOptions{retry, return_after_us, concurrency},
-                                                   std::move(transport), std::move(clock), std::move(random),
-                                                   std::move(budget));
+                         std::shared_ptr<Random> random, std::shared_ptr<resilience::RetryBudget> budget,
+                         std::int64_t total_us, std::int64_t hedge_us) {
+                 return std::make_shared<Failover>(
+                     FailoverOptions{retry, return_after_us, concurrency, total_us, hedge_us}, std::move(transport),
+                     std::move(clock), std::move(random), std::move(budget));
              }),
              py::arg("retry"), py::arg("return_after_us"), py::arg("concurrency"), py::arg("transport"),
-             py::arg("clock"), py::arg("random"), py::arg("budget"))
-        .def("fetch", &fetch, py::arg("sources"), py::arg("sink"))
+             py::arg("clock"), py::arg("random"), py::arg("budget"), py::arg("total_us") = 0, py::arg("hedge_us") = 0)
+        .def("fetch", &fetch, py::arg("sources"), py::arg("sink"), py::arg("cancel") = std::shared_ptr<CancelToken>())
         .def_property("secondary_since_us", &Failover::secondary_since_us, &Failover::set_secondary_since_us);
 }
 

@@ -175,6 +175,15 @@ class StateStore(Protocol):
     def save_state(self, name: str, doc: Json) -> None: ...
 
 
+class SharedStateStore(Protocol):
+    """Small named documents that several writers change: a compare-and-set beside the reading."""
+
+    def load_state(self, name: str) -> Json | None: ...
+    def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
+        """Write `doc` only if the document is still `before` (None: there is none); whether it was written."""
+        ...
+
+
 @dataclass(frozen=True)
 class StaleItem:
     """A pending item that is due for another announcement."""

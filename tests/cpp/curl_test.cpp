@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <thread>
 
 #include "headgate/backends/curl.hpp"
@@ -35,6 +36,7 @@ public:
     }
     Listener(const Listener&) = delete;
     Listener& operator=(const Listener&) = delete;
+    int served() const { return served_; }
     std::string url() const { return "http://127.0.0.1:" + std::to_string(port_) + "/"; }
 
 private:
@@ -44,6 +46,7 @@ private:
             if (peer < 0) {
                 return;
             }
+            ++served_;
             char buffer[4096];
             if (read(peer, buffer, sizeof buffer) > 0) {
                 EXPECT_EQ(write(peer, reply_.data(), reply_.size()), static_cast<ssize_t>(reply_.size()));
@@ -54,6 +57,7 @@ private:
     std::string reply_;
     int socket_;
     int port_ = 0;
+    std::atomic<int> served_{0};
     std::thread thread_;
 };
 
@@ -116,6 +120,32 @@ TEST_F(Curl, RefusesOtherProtocolsAndTooLargeBodies) {
     transport = make_curl_transport(small, clock);
     Listener listener("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n[12345678901234567890");
     EXPECT_EQ(get({listener.url()}, 5'000'000)[0].error.code(), ErrorCode::malformed_response);
+}
+
+TEST_F(Curl, FollowsRedirectsWithinItsOriginOnly) {
+    CurlOptions options;
+    options.max_redirects = 3;
+    transport = make_curl_transport(options, clock);
+    Listener loop("HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    auto out = get({loop.url()}, 5'000'000);
+    EXPECT_EQ(out[0].status, 302);  // after three
+    EXPECT_EQ(loop.served(), 4);
+    Listener other("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n[]");
+    Listener leaves("HTTP/1.1 302 Found\r\nLocation: " + other.url() +
+                    "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    out = get({leaves.url()}, 5'000'000);
+    EXPECT_EQ(out[0].status, 302);
+    EXPECT_EQ(other.served(), 0);  // the token in our headers stays at home
+}
+
+TEST_F(Curl, CallsOfTwoThreadsGoOnSideBySide) {
+    Listener silent("");
+    Listener quick("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n[]");
+    std::atomic<bool> over{false};
+    std::thread hanging([&] { get({silent.url()}, 60'000'000, [&] { return over.load(); }); });
+    EXPECT_EQ(get({quick.url()}, 5'000'000)[0].body, "[]");
+    over = true;
+    hanging.join();
 }
 
 TEST_F(Curl, SaysSoAfterFork) {

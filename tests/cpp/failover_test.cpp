@@ -1,6 +1,7 @@
 #include <functional>
 
 #include "headgate/net/failover.hpp"
+#include "headgate/net/hedge.hpp"
 #include "support.hpp"
 
 namespace headgate::net {
@@ -160,6 +161,136 @@ TEST_F(FailoverTest, BothDownNamesEveryCause) {
     EXPECT_NE(out.error.message().find("a http_status"), std::string::npos);
     EXPECT_NE(out.error.message().find("b http_status"), std::string::npos);
     EXPECT_TRUE(out.source.empty());
+}
+
+HttpResponse busy_until(const std::string& retry_after, long status = 429) {
+    auto out = answer(status, "slow down");
+    out.headers = {{"retry-after", retry_after}, {"date", "Thu, 01 Jan 1970 00:16:40 GMT"}};
+    return out;
+}
+
+TEST_F(FailoverTest, ARetryAfterIsWaitedForWithinTheBudget) {
+    for (const auto* text : {"4", "Thu, 01 Jan 1970 00:16:44 GMT"}) {
+        int calls = 0;
+        transport->reply = [&](const std::string& url) {
+            return url.starts_with("http://a") && ++calls == 1 ? busy_until(text) : answer(200, "[1]");
+        };
+        first = breaker();
+        failover.set_secondary_since_us(0);
+        const auto started = clock->mono_us();
+        const auto out = fetch();
+        EXPECT_EQ(out.source, "a") << text;
+        EXPECT_EQ(clock->mono_us() - started, 4 * kSecond) << text;
+        EXPECT_EQ(out.numbers, std::vector<int>{2});
+    }
+}
+
+TEST_F(FailoverTest, ARetryAfterBeyondTheBudgetMeansFailover) {
+    for (const auto& bad : {busy_until("60"), busy_until("10", 503), busy_until("soon"), answer(429, "slow down")}) {
+        primary_says(bad);
+        first = breaker();
+        failover.set_secondary_since_us(0);
+        const auto started = clock->mono_us();
+        EXPECT_EQ(fetch().source, "b");
+        EXPECT_LE(clock->mono_us() - started, 2 * kSecond);  // jittered back-off at the most
+    }
+}
+
+TEST_F(FailoverTest, TheTotalDeadlineHoldsForAllSourcesTogether) {
+    HttpResponse hang;
+    hang.error = Status(ErrorCode::timeout, "cut");
+    transport->reply = [&](const std::string&) { return hang; };
+    FailoverOptions options;
+    options.total_us = 15 * kSecond;
+    Failover bounded(options, transport, clock, std::make_shared<SeededRandom>(1),
+                     std::make_shared<resilience::RetryBudget>());
+    auto three = sources();
+    three.push_back({"c", {{"GET", "http://c/", {}, ""}}, 10 * kSecond, breaker()});
+    const auto started = clock->mono_us();
+    const auto out = bounded.fetch(three, {}, {});
+    EXPECT_EQ(clock->mono_us() - started, 15 * kSecond);
+    ASSERT_EQ(out.attempts.size(), 3U);
+    EXPECT_EQ(out.attempts[2].message, "not called: the time for all sources is used up");
+    EXPECT_EQ(out.error.code(), ErrorCode::all_sources_failed);
+}
+
+TEST_F(FailoverTest, ASourceSaysWhatItsBodiesLookLike) {
+    const auto with = [&](Expect expect, const std::string& body) { return classify(answer(200, body), expect).ok(); };
+    EXPECT_TRUE(with(Expect::json_object, " {\"feed\": []}"));
+    EXPECT_FALSE(with(Expect::json_object, "[]"));
+    EXPECT_TRUE(with(Expect::json, "3"));
+    EXPECT_FALSE(with(Expect::json, ""));
+    EXPECT_FALSE(with(Expect::json, "[\"\xe9\"]"));  // Latin-1
+    EXPECT_TRUE(with(Expect::anything, "<html>"));
+}
+
+// Answers as scripted: the copy number decides; what is "slow" never comes.
+class ScriptedFlow final : public HttpTransport {
+public:
+    explicit ScriptedFlow(std::shared_ptr<ManualClock> clock) : clock_(std::move(clock)) {}
+    std::function<HttpResponse(const std::string& url, int copy)> reply;  // error timeout: no answer
+    int sent = 0;
+
+    std::vector<HttpResponse> perform(const std::vector<HttpRequest>&, Deadline, std::size_t,
+                                      const Interrupt&) override {
+        ADD_FAILURE() << "not used here";
+        return {};
+    }
+    void run(HttpFlow& flow, std::int64_t, std::size_t, const Interrupt& interrupt) override {
+        std::vector<std::pair<std::uint64_t, HttpResponse>> open;
+        while (true) {
+            HttpRequest request;
+            std::uint64_t number = 0;
+            const auto step = flow.next(request, number);
+            if (step == HttpFlow::Step::request) {
+                ++sent;
+                auto out = reply(request.url, static_cast<int>(number % 2));
+                if (out.error.ok()) {
+                    flow.answered(number, std::move(out));
+                } else {
+                    open.emplace_back(number, std::move(out));
+                }
+            } else {
+                clock_->advance_us(10'000);
+            }
+            if (interrupt() || (step == HttpFlow::Step::none && open.empty())) {
+                for (auto& [n, response] : open) {
+                    response.error = Status(ErrorCode::interrupted, "interrupted");
+                    flow.answered(n, std::move(response));
+                }
+                return;
+            }
+        }
+    }
+
+private:
+    std::shared_ptr<ManualClock> clock_;
+};
+
+TEST(Hedge, TheTwinOfASlowRequestAnswers) {
+    const auto clock = std::make_shared<ManualClock>(0);
+    ScriptedFlow transport(clock);
+    HttpResponse never;
+    never.error = Status(ErrorCode::timeout, "");
+    transport.reply = [&](const std::string& url, int copy) {
+        return url == "slow" && copy == 0 ? never : answer(200, url);
+    };
+    const std::vector<HttpRequest> requests{{"GET", "fast", {}, ""}, {"GET", "slow", {}, ""}};
+    auto out = perform_hedged(transport, *clock, requests, Deadline::after(*clock, 10 * kSecond), 4, 50'000, {});
+    EXPECT_EQ(transport.sent, 3);
+    EXPECT_EQ(out[0].body, "fast");
+    EXPECT_FALSE(out[0].hedged);
+    EXPECT_EQ(out[1].body, "slow");
+    EXPECT_TRUE(out[1].hedged);
+    EXPECT_LT(clock->mono_us(), kSecond);
+    transport.reply = [&](const std::string&, int) { return never; };
+    out = perform_hedged(transport, *clock, requests, Deadline::after(*clock, kSecond), 4, 50'000, {});
+    EXPECT_EQ(out[0].error.code(), ErrorCode::timeout);
+    transport.reply = [&](const std::string&, int copy) { return copy == 0 ? never : answer(500, "no"); };
+    out = perform_hedged(transport, *clock, requests, Deadline::after(*clock, kSecond), 4, 50'000, {});
+    EXPECT_EQ(out[1].status, 500);  // better than nothing
+    out = perform_hedged(transport, *clock, requests, Deadline::after(*clock, kSecond), 4, 50'000, [] { return true; });
+    EXPECT_EQ(out[0].error.code(), ErrorCode::interrupted);
 }
 
 TEST_F(FailoverTest, WhatCannotBeKeptIsNotUsed) {

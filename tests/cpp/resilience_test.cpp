@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "headgate/resilience/breaker.hpp"
+#include "headgate/resilience/limits.hpp"
 #include "support.hpp"
 
 namespace headgate::resilience {
@@ -94,6 +95,150 @@ TEST_F(Breaker, SurvivesTheProcess) {
     EXPECT_EQ(other.state(), BreakerState::open);
     clock->advance_us(60 * kSecond);
     EXPECT_TRUE(other.allow());
+}
+
+BreakerOptions rates_only() {
+    BreakerOptions options;
+    options.failure_threshold = 0;
+    options.max_failed_rounds = 0;
+    return options;
+}
+
+TEST_F(Breaker, OpensAtAFailureRateOfTheLastCalls) {
+    auto options = rates_only();
+    options.failure_rate = 0.5;
+    options.window_calls = 10;
+    options.minimum_calls = 10;
+    CircuitBreaker counted(options, clock);
+    for (int i = 0; i < 9; ++i) {
+        counted.on_failure();
+    }
+    EXPECT_EQ(counted.state(), BreakerState::closed);  // nine calls are too few to judge
+    counted.on_success();
+    EXPECT_EQ(counted.state(), BreakerState::open);
+    CircuitBreaker mixed(options, clock);
+    for (int i = 0; i < 100; ++i) {
+        i % 5 < 2 ? mixed.on_failure() : mixed.on_success();
+    }
+    EXPECT_EQ(mixed.state(), BreakerState::closed);  // 40 % of any ten in a row
+    EXPECT_EQ(mixed.snapshot().calls.size(), 10U);
+}
+
+TEST_F(Breaker, OpensAtAFailureRateOfATime) {
+    auto options = rates_only();
+    options.failure_rate = 0.5;
+    options.window_us = 16 * kSecond;
+    options.minimum_calls = 4;
+    CircuitBreaker timed(options, clock);
+    for (int i = 0; i < 3; ++i) {
+        timed.on_failure();
+    }
+    clock->advance_us(17 * kSecond);
+    for (int i = 0; i < 3; ++i) {
+        timed.on_success();
+    }
+    timed.on_failure();
+    EXPECT_EQ(timed.state(), BreakerState::closed);  // the first three are forgotten
+    CircuitBreaker other(options, clock);
+    other.restore(timed.snapshot());
+    timed.on_failure();
+    timed.on_failure();
+    other.on_failure();
+    other.on_failure();
+    EXPECT_EQ(timed.state(), BreakerState::open);  // three of six
+    EXPECT_EQ(other.state(), BreakerState::open);  // rates survive the process, too
+}
+
+TEST_F(Breaker, OpensWhenCallsAreSlowAndASlowProbeIsNoRecovery) {
+    auto options = rates_only();
+    options.slow_call_us = kSecond;
+    options.slow_call_rate = 0.5;
+    options.minimum_calls = 4;
+    CircuitBreaker slow(options, clock);
+    slow.on_success(10);
+    slow.on_success(10);
+    slow.on_success(kSecond);
+    slow.on_success(kSecond);
+    EXPECT_EQ(slow.state(), BreakerState::open);
+    clock->advance_us(60 * kSecond);
+    ASSERT_TRUE(slow.allow());
+    slow.on_success(2 * kSecond);
+    EXPECT_EQ(slow.state(), BreakerState::open);
+    clock->advance_us(60 * kSecond);
+    ASSERT_TRUE(slow.allow());
+    slow.on_success(10);
+    EXPECT_EQ(slow.state(), BreakerState::closed);
+}
+
+TEST(Limiter, GivesABurstThenARate) {
+    const auto clock = std::make_shared<ManualClock>(0);
+    const auto limiter = RateLimiter::make(10, 3, clock).value();
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_EQ(limiter->try_acquire(), 0);
+    }
+    EXPECT_EQ(limiter->try_acquire(), 100'000);
+    clock->advance_us(99'999);
+    EXPECT_EQ(limiter->try_acquire(), 1);
+    clock->advance_us(1);
+    EXPECT_EQ(limiter->try_acquire(), 0);
+    EXPECT_EQ(limiter->acquire(99'999, {}).code(), ErrorCode::unavailable);
+    EXPECT_TRUE(limiter->acquire(100'000, {}).ok());  // the clock moved as it slept
+    EXPECT_EQ(limiter->acquire(10 * kSecond, {}, 4).code(), ErrorCode::invalid_input);
+    EXPECT_EQ(limiter->acquire(10 * kSecond, [] { return true; }).code(), ErrorCode::interrupted);
+    clock->advance_us(3600 * kSecond);
+    EXPECT_EQ(limiter->try_acquire(3), 0);  // idle time is worth one burst, no more
+    EXPECT_GT(limiter->try_acquire(), 0);
+    EXPECT_EQ(RateLimiter::make(0, 1, clock).status().code(), ErrorCode::invalid_input);
+    EXPECT_EQ(RateLimiter::make(1, 0, clock).status().code(), ErrorCode::invalid_input);
+}
+
+TEST(Limiter, NeverGivesMoreThanItsRateToManyThreads) {
+    const auto clock = std::make_shared<ManualClock>(0);
+    const auto limiter = RateLimiter::make(1, 100, clock).value();
+    std::atomic<int> given{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) {
+        threads.emplace_back([&] {
+            for (int n = 0; n < 50; ++n) {
+                given += limiter->try_acquire() == 0 ? 1 : 0;
+            }
+        });
+    }
+    for (auto& thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(given, 100);
+}
+
+TEST(Bulkheads, HoldTheLimit) {
+    const auto clock = std::make_shared<SystemClock>();
+    const auto bulkhead = Bulkhead::make(2, clock).value();
+    std::atomic<int> inside{0};
+    std::atomic<int> most{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) {
+        threads.emplace_back([&] {
+            for (int n = 0; n < 20; ++n) {
+                ASSERT_TRUE(bulkhead->enter(30 * kSecond, {}).ok());
+                const int now = ++inside;
+                int seen = most.load();
+                while (now > seen && !most.compare_exchange_weak(seen, now)) {
+                }
+                --inside;
+                bulkhead->leave();
+            }
+        });
+    }
+    for (auto& thread : threads) {
+        thread.join();
+    }
+    EXPECT_LE(most, 2);
+    EXPECT_EQ(bulkhead->inside(), 0);
+    EXPECT_TRUE(bulkhead->enter(0, {}).ok());
+    EXPECT_TRUE(bulkhead->enter(0, {}).ok());
+    EXPECT_EQ(bulkhead->enter(1'000, {}).code(), ErrorCode::busy);
+    EXPECT_EQ(bulkhead->enter(10 * kSecond, [] { return true; }).code(), ErrorCode::interrupted);
+    EXPECT_EQ(Bulkhead::make(0, clock).status().code(), ErrorCode::invalid_input);
 }
 
 TEST(Tracker, AlertsOncePerRunOfFailures) {

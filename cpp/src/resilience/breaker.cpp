@@ -5,6 +5,8 @@
 namespace headgate::resilience {
 namespace {
 
+constexpr std::int64_t kBuckets = 16;  // of a time window: it moves on in steps of a sixteenth
+
 void drop_older(std::deque<std::int64_t>& times, std::int64_t limit) {
     while (!times.empty() && times.front() < limit) {
         times.pop_front();
@@ -53,16 +55,29 @@ bool CircuitBreaker::allow() {
     return true;
 }
 
-void CircuitBreaker::on_success() {
+// A late answer to a call that left before the breaker opened says nothing of the source's health now.
+void CircuitBreaker::on_success(std::int64_t elapsed_us) {
     const std::lock_guard lock(mutex_);
-    // A late answer to a call that left before the breaker opened says nothing of the source's health now.
+    const bool slow = options_.slow_call_us > 0 && elapsed_us >= options_.slow_call_us;
     if (data_.state == BreakerState::half_open) {
-        data_ = BreakerSnapshot{};
-        probing_ = false;
+        // A probe that is slow again is no recovery where slowness is a reason to open.
+        if (slow && options_.slow_call_rate > 0) {
+            open(clock_->now_us());
+        } else {
+            close();
+        }
+        return;
+    }
+    if (options_.has_rates() && data_.state == BreakerState::closed) {
+        const auto now = clock_->now_us();
+        count(now, false, slow);
+        if (rates_say_open()) {
+            open(now);
+        }
     }
 }
 
-void CircuitBreaker::on_failure() {
+void CircuitBreaker::on_failure(std::int64_t elapsed_us) {
     const std::lock_guard lock(mutex_);
     const auto now = clock_->now_us();
     if (data_.state == BreakerState::half_open) {
@@ -71,10 +86,61 @@ void CircuitBreaker::on_failure() {
     }
     drop_older(data_.failures_us, now - options_.window_us);
     data_.failures_us.push_back(now);
-    if (data_.state == BreakerState::closed &&
-        data_.failures_us.size() >= static_cast<std::size_t>(options_.failure_threshold)) {
+    if (data_.state != BreakerState::closed) {
+        return;
+    }
+    if (options_.has_rates()) {
+        count(now, true, options_.slow_call_us > 0 && elapsed_us >= options_.slow_call_us);
+    }
+    const bool counted = options_.failure_threshold > 0 &&
+                         data_.failures_us.size() >= static_cast<std::size_t>(options_.failure_threshold);
+    if (counted || rates_say_open()) {
         open(now);
     }
+}
+
+void CircuitBreaker::close() {
+    data_ = BreakerSnapshot{};
+    total_ = CallBucket{};
+    probing_ = false;
+}
+
+void CircuitBreaker::count(std::int64_t now_us, bool failed, bool slow) {
+    auto& calls = data_.calls;
+    const auto forget = [&] {
+        total_.calls -= calls.front().calls;
+        total_.failed -= calls.front().failed;
+        total_.slow -= calls.front().slow;
+        calls.pop_front();
+    };
+    if (options_.window_calls > 0) {
+        calls.push_back({now_us, 0, 0, 0});
+    } else {
+        const auto width = std::max<std::int64_t>(1, options_.window_us / kBuckets);
+        while (!calls.empty() && calls.front().at_us <= now_us - options_.window_us) {
+            forget();
+        }
+        if (calls.empty() || now_us >= calls.back().at_us + width) {
+            calls.push_back({now_us, 0, 0, 0});
+        }
+    }
+    for (auto* bucket : {&calls.back(), &total_}) {
+        ++bucket->calls;
+        bucket->failed += failed ? 1 : 0;
+        bucket->slow += slow ? 1 : 0;
+    }
+    while (options_.window_calls > 0 && calls.size() > static_cast<std::size_t>(options_.window_calls)) {
+        forget();
+    }
+}
+
+bool CircuitBreaker::rates_say_open() const {
+    if (!options_.has_rates() || total_.calls < std::max(1, options_.minimum_calls)) {
+        return false;
+    }
+    const auto calls = static_cast<double>(total_.calls);
+    return (options_.failure_rate > 0 && static_cast<double>(total_.failed) >= options_.failure_rate * calls) ||
+           (options_.slow_call_rate > 0 && static_cast<double>(total_.slow) >= options_.slow_call_rate * calls);
 }
 
 void CircuitBreaker::on_round(bool ok) {
@@ -84,7 +150,8 @@ void CircuitBreaker::on_round(bool ok) {
         return;
     }
     ++data_.failed_rounds;
-    if (data_.state == BreakerState::closed && data_.failed_rounds >= options_.max_failed_rounds) {
+    if (options_.max_failed_rounds > 0 && data_.state == BreakerState::closed &&
+        data_.failed_rounds >= options_.max_failed_rounds) {
         open(clock_->now_us());
     }
 }
@@ -107,6 +174,12 @@ BreakerSnapshot CircuitBreaker::snapshot() const {
 void CircuitBreaker::restore(BreakerSnapshot snapshot) {
     const std::lock_guard lock(mutex_);
     data_ = std::move(snapshot);
+    total_ = CallBucket{};
+    for (const auto& bucket : data_.calls) {
+        total_.calls += bucket.calls;
+        total_.failed += bucket.failed;
+        total_.slow += bucket.slow;
+    }
     probing_ = false;
 }
 

@@ -220,6 +220,13 @@ class LocalStore:
             (name, dumps(doc)),
         )
 
+    def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
+        with self.db.transaction():
+            if self.load_state(name) != before:
+                return False
+            self.save_state(name, doc)
+        return True
+
     def states(self, prefix: str) -> list[tuple[str, Json]]:
         """The documents whose names begin so."""
         rows = self.db.execute(

@@ -11,11 +11,14 @@
 
 namespace headgate::net {
 
+enum class Expect : std::uint8_t { json_array, json_object, json, anything };
+
 struct Source {
     std::string name;
     std::vector<HttpRequest> requests;    // one collection; all of them have to succeed
     std::int64_t budget_us = 10'000'000;  // for the whole collection from this source
     std::shared_ptr<resilience::CircuitBreaker> breaker;
+    Expect expect = Expect::json_array;  // a body of another shape is a failure
 };
 
 struct Attempt {
@@ -28,6 +31,7 @@ struct Attempt {
     std::int64_t elapsed_us = 0;
     std::string breaker_before;
     std::string breaker_after;
+    bool hedged = false;  // the second copy of the request gave this outcome
 };
 
 struct Fetched {
@@ -35,6 +39,7 @@ struct Fetched {
     bool is_failover = false;             // not the first in the list
     std::vector<HttpResponse> responses;  // in the order of that source's requests
     std::vector<std::string> raw_keys;    // what the sink said, same order
+    std::vector<int> numbers;             // the attempt that each response is of, same order
     std::vector<Attempt> attempts;
     std::int64_t elapsed_us = 0;
     Status error;  // all_sources_failed, interrupted, or the sink's own error
@@ -44,14 +49,19 @@ struct Fetched {
 // used.
 using RawSink = std::function<Result<std::string>(const std::string& source, const HttpRequest&, const HttpResponse&)>;
 
-// ok, http_status, or malformed_response (the body is not a JSON array).
-Status classify_json_array(const HttpResponse& response);
+// ok, http_status, or malformed_response (the body is not of the expected shape).
+Status classify(const HttpResponse& response, Expect expect);
+
+// What a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date), microseconds from now; -1 without one.
+std::int64_t retry_after_us(const HttpResponse& response, const Clock& clock);
 
 struct FailoverOptions {
     resilience::RetryPolicy retry;
     std::int64_t return_after_us =
         300'000'000;  // the secondary must have served this long before the primary is probed
     std::size_t concurrency = 8;
+    std::int64_t total_us = 0;  // for all sources together; 0: the sum of their budgets
+    std::int64_t hedge_us = 0;  // a request that is unanswered for so long is sent once more; 0: never
 };
 
 // `secondary_since_us` (0: the primary serves) outlives the process with the breakers' snapshots.
@@ -66,7 +76,10 @@ public:
     void set_secondary_since_us(std::int64_t value) { secondary_since_us_ = value; }
 
 private:
-    bool try_source(const Source& source, const RawSink& sink, const Interrupt& interrupt, Fetched& out);
+    bool try_source(const Source& source, Deadline total, const RawSink& sink, const Interrupt& interrupt,
+                    Fetched& out);
+    std::vector<HttpResponse> send(const std::vector<HttpRequest>& requests, Deadline deadline, bool probe,
+                                   const Interrupt& interrupt);
     bool may_probe_primary(const Source& source) const;
 
     FailoverOptions options_;

@@ -28,6 +28,7 @@ struct HttpResponse {
     Headers headers;  // names in lower case
     std::string body = {};
     std::int64_t elapsed_us = 0;
+    bool hedged = false;  // the second copy of the request was faster
     std::string_view header(std::string_view name) const {
         for (const auto& [key, value] : headers) {
             if (key == name) {
@@ -57,6 +58,8 @@ public:
     // Until the flow has none left and all are answered; each request has `timeout_us` of its own. When the interrupt
     // says so, what is in flight is answered as interrupted and no more is asked for.
     virtual void run(HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency, const Interrupt& interrupt) = 0;
+    // Name lookups that were still running when their calls were cut: the system's resolver cannot be stopped.
+    virtual std::int64_t abandoned_lookups() const { return 0; }
 };
 
 }  // namespace headgate::net

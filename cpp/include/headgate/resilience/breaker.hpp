@@ -15,11 +15,28 @@ namespace headgate::resilience {
 enum class BreakerState : std::uint8_t { closed, open, half_open };
 std::string_view breaker_state_name(BreakerState state) noexcept;
 
+// Three reasons to open, each with its own switch: a count of failures, a rate of failures, a rate of slow calls. The
+// rates look at the calls of `window_us`, or at the last `window_calls` when that is set.
 struct BreakerOptions {
-    int failure_threshold = 5;              // failed attempts within the window
+    int failure_threshold = 5;              // failed attempts within window_us; 0: no such rule
     std::int64_t window_us = 300'000'000;   // 300 s
     std::int64_t recovery_us = 60'000'000;  // open -> half-open after 60 s
-    int max_failed_rounds = 3;              // failed collections in a row
+    int max_failed_rounds = 3;              // failed collections in a row; 0: no such rule
+    double failure_rate = 0;                // of the calls, in (0, 1]; 0: no such rule
+    std::int64_t slow_call_us = 0;          // a call that took at least so long is slow; 0: none is
+    double slow_call_rate = 0;              // of the calls, in (0, 1]; 0: no such rule
+    int minimum_calls = 10;                 // before that many calls no rate is judged
+    int window_calls = 0;                   // 0: the rates' window is window_us
+
+    bool has_rates() const { return failure_rate > 0 || (slow_call_rate > 0 && slow_call_us > 0); }
+};
+
+// Calls that ended about the same time, or one call when the window counts calls.
+struct CallBucket {
+    std::int64_t at_us = 0;
+    std::int64_t calls = 0;
+    std::int64_t failed = 0;
+    std::int64_t slow = 0;
 };
 
 // What lasts between processes. `opened_at_us` is set on opening and never rewritten by a reader.
@@ -28,6 +45,7 @@ struct BreakerSnapshot {
     std::int64_t opened_at_us = 0;
     int failed_rounds = 0;
     std::deque<std::int64_t> failures_us;  // attempts that failed, oldest first
+    std::deque<CallBucket> calls;          // for the rates only, oldest first
 };
 
 // closed -> open at the threshold; open -> half_open after recovery, with exactly one probe in flight;
@@ -37,11 +55,12 @@ public:
     CircuitBreaker(BreakerOptions options, std::shared_ptr<Clock> clock);
 
     bool allow();  // may this call go out? In half-open, true once until its outcome is told
-    void on_success();
-    void on_failure();
+    void on_success(std::int64_t elapsed_us = 0);
+    void on_failure(std::int64_t elapsed_us = 0);
     void on_round(bool ok);  // the outcome of a whole collection
     void on_abandoned();     // an allowed call that never went out: gives the probe back
     BreakerState state() const;
+    const BreakerOptions& options() const { return options_; }
 
     BreakerSnapshot snapshot() const;
     void restore(BreakerSnapshot snapshot);
@@ -49,11 +68,15 @@ public:
 private:
     BreakerState state_at(std::int64_t now_us) const;
     void open(std::int64_t now_us);
+    void close();
+    void count(std::int64_t now_us, bool failed, bool slow);
+    bool rates_say_open() const;
 
     BreakerOptions options_;
     std::shared_ptr<Clock> clock_;
     mutable std::mutex mutex_;
     BreakerSnapshot data_;
+    CallBucket total_;  // the sum of data_.calls
     bool probing_ = false;
 };
 

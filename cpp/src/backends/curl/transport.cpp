@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <mutex>
 
@@ -34,6 +35,7 @@ struct Transfer {
     std::size_t max_body = 0;
     bool too_large = false;
     bool done = false;
+    int redirects_left = 0;
     std::int64_t started_us = 0;
     FileDescriptor upload;
     // Of a flow only: what the transfer owns and its number.
@@ -77,6 +79,24 @@ std::size_t on_header(char* data, std::size_t size, std::size_t count, void* use
     return size * count;
 }
 
+// Scheme, host and port, the port named even where it is the scheme's own; empty for what is no URL.
+std::string origin_of(const char* url) {
+    const std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts(curl_url(), curl_url_cleanup);
+    std::string out;
+    if (curl_url_set(parts.get(), CURLUPART_URL, url, 0) != CURLUE_OK) {
+        return out;
+    }
+    for (const auto part : {CURLUPART_SCHEME, CURLUPART_HOST, CURLUPART_PORT}) {
+        char* text = nullptr;
+        if (curl_url_get(parts.get(), part, &text, CURLU_DEFAULT_PORT) != CURLUE_OK) {
+            return {};
+        }
+        out += std::string(text) + ' ';
+        curl_free(text);
+    }
+    return out;
+}
+
 Status to_status(CURLcode code, bool too_large) {
     if (too_large) {
         return {ErrorCode::malformed_response, "the body is larger than the limit"};
@@ -86,6 +106,11 @@ Status to_status(CURLcode code, bool too_large) {
             return {};
         case CURLE_OPERATION_TIMEDOUT:
             return {ErrorCode::timeout, "no complete answer before the deadline"};
+        case CURLE_PEER_FAILED_VERIFICATION:
+        case CURLE_SSL_CACERT_BADFILE:
+        case CURLE_SSL_ISSUER_ERROR:
+        case CURLE_SSL_INVALIDCERTSTATUS:
+            return {ErrorCode::permission_denied, "the server's TLS certificate is not valid for it"};
         case CURLE_URL_MALFORMAT:
         case CURLE_UNSUPPORTED_PROTOCOL:
             return {ErrorCode::invalid_input, "not an http(s) URL"};
@@ -95,24 +120,18 @@ Status to_status(CURLcode code, bool too_large) {
     }
 }
 
-class CurlTransport final : public net::HttpTransport {
+// What one call of perform() or run() works with; its connections stay open for the next call.
+class Lane {
 public:
-    CurlTransport(CurlOptions options, std::shared_ptr<Clock> clock)
-        : options_(std::move(options)), clock_(std::move(clock)), pid_(getpid()) {
-        static std::once_flag once;
-        std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
-        multi_.reset(curl_multi_init());
+    Lane(const CurlOptions& options, const Clock& clock, std::atomic<std::int64_t>& abandoned)
+        : options_(options), clock_(&clock), abandoned_(abandoned), multi_(curl_multi_init()) {
         curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, options_.max_idle_connections);
+        curl_multi_setopt(multi_.get(), CURLMOPT_MAX_HOST_CONNECTIONS, options_.max_per_host);
     }
 
     std::vector<net::HttpResponse> perform(const std::vector<net::HttpRequest>& requests, Deadline deadline,
-                                           std::size_t concurrency, const Interrupt& interrupt) override {
+                                           std::size_t concurrency, const Interrupt& interrupt) {
         std::vector<net::HttpResponse> responses(requests.size());
-        if (getpid() != pid_) {
-            fill(responses, {ErrorCode::forked, "an HTTP client was used after fork(); make a new one in the child"});
-            return responses;
-        }
-        const std::lock_guard lock(mutex_);
         std::vector<Transfer> transfers(requests.size());
         std::size_t next = 0;
         std::size_t running = 0;
@@ -144,9 +163,7 @@ public:
         return responses;
     }
 
-    void run(net::HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency,
-             const Interrupt& interrupt) override {
-        const std::lock_guard lock(mutex_);
+    void run(net::HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency, const Interrupt& interrupt) {
         std::vector<Transfer> transfers(std::max<std::size_t>(1, concurrency));
         std::vector<Transfer*> idle;
         idle.reserve(transfers.size());
@@ -200,6 +217,9 @@ private:
             const auto code = message->data.result;
             Transfer* transfer = nullptr;
             curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+            if (code == CURLE_OK && follow(*transfer)) {
+                continue;
+            }
             finish(*transfer, to_status(code, transfer->too_large));
             ++finished;
             idle.push_back(transfer);
@@ -208,10 +228,26 @@ private:
         return finished;
     }
 
-    static void fill(std::vector<net::HttpResponse>& responses, const Status& error) {
-        for (auto& response : responses) {
-            response.error = error;
+    // Sends a redirected GET again, to the same scheme, host and port only: its headers may hold a token.
+    bool follow(Transfer& transfer) {
+        char* target = nullptr;
+        curl_easy_getinfo(transfer.easy.get(), CURLINFO_REDIRECT_URL, &target);
+        if (target == nullptr || transfer.redirects_left <= 0) {
+            return false;
         }
+        char* from = nullptr;
+        curl_easy_getinfo(transfer.easy.get(), CURLINFO_EFFECTIVE_URL, &from);
+        const std::string to(target);
+        if (from == nullptr || origin_of(from).empty() || origin_of(from) != origin_of(to.c_str())) {
+            return false;
+        }
+        --transfer.redirects_left;
+        transfer.response->headers.clear();
+        transfer.response->body.clear();
+        curl_multi_remove_handle(multi_.get(), transfer.easy.get());
+        curl_easy_setopt(transfer.easy.get(), CURLOPT_URL, to.c_str());
+        curl_multi_add_handle(multi_.get(), transfer.easy.get());
+        return true;
     }
 
     void start(const net::HttpRequest& request, Transfer& transfer, net::HttpResponse& response, Deadline deadline) {
@@ -224,6 +260,7 @@ private:
         transfer.too_large = false;
         transfer.response = &response;
         transfer.max_body = options_.max_body;
+        transfer.redirects_left = request.method == "GET" ? options_.max_redirects : 0;
         transfer.started_us = clock_->mono_us();
         CURL* easy = transfer.easy.get();
         curl_slist* headers = nullptr;
@@ -250,6 +287,10 @@ private:
             curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
         }
         curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(std::clamp<std::int64_t>(left_ms, 1, 86'400'000)));
+        if (options_.connect_timeout_us > 0) {
+            curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
+                             static_cast<long>(std::max<std::int64_t>(1, options_.connect_timeout_us / 1000)));
+        }
         curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
         curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
         curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
@@ -298,6 +339,9 @@ private:
             Transfer* transfer = nullptr;
             curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
             if (transfer >= transfers.data() && transfer < transfers.data() + transfers.size()) {
+                if (code == CURLE_OK && follow(*transfer)) {
+                    continue;
+                }
                 finish(*transfer, to_status(code, transfer->too_large));
                 ++finished;
             }
@@ -308,17 +352,84 @@ private:
     void cut(std::vector<Transfer>& transfers, const Status& status) {
         for (auto& transfer : transfers) {
             if (transfer.easy && !transfer.done) {
+                curl_off_t looked_up = 0;
+                curl_off_t connected = 0;
+                curl_easy_getinfo(transfer.easy.get(), CURLINFO_NAMELOOKUP_TIME_T, &looked_up);
+                curl_easy_getinfo(transfer.easy.get(), CURLINFO_PRETRANSFER_TIME_T, &connected);
+                if (looked_up == 0 && connected == 0) {
+                    abandoned_.fetch_add(1, std::memory_order_relaxed);
+                }
                 finish(transfer, status);
                 transfer.response->body.clear();
             }
         }
     }
 
+    const CurlOptions& options_;
+    const Clock* clock_;
+    std::atomic<std::int64_t>& abandoned_;
+    std::unique_ptr<CURLM, MultiFree> multi_;
+};
+
+// Calls of several threads go on side by side, each in a lane; lanes are kept for their connections, the last used
+// first.
+class CurlTransport final : public net::HttpTransport {
+public:
+    CurlTransport(CurlOptions options, std::shared_ptr<Clock> clock)
+        : options_(std::move(options)), clock_(std::move(clock)), pid_(getpid()) {
+        static std::once_flag once;
+        std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
+    }
+
+    std::vector<net::HttpResponse> perform(const std::vector<net::HttpRequest>& requests, Deadline deadline,
+                                           std::size_t concurrency, const Interrupt& interrupt) override {
+        if (getpid() != pid_) {
+            std::vector<net::HttpResponse> responses(requests.size());
+            for (auto& response : responses) {
+                response.error = {ErrorCode::forked,
+                                  "an HTTP client was used after fork(); make a new one in the child"};
+            }
+            return responses;
+        }
+        auto lane = take();
+        auto responses = lane->perform(requests, deadline, concurrency, interrupt);
+        give_back(std::move(lane));
+        return responses;
+    }
+
+    void run(net::HttpFlow& flow, std::int64_t timeout_us, std::size_t concurrency,
+             const Interrupt& interrupt) override {
+        auto lane = take();
+        lane->run(flow, timeout_us, concurrency, interrupt);
+        give_back(std::move(lane));
+    }
+
+    std::int64_t abandoned_lookups() const override { return abandoned_.load(std::memory_order_relaxed); }
+
+private:
+    std::unique_ptr<Lane> take() {
+        {
+            const std::lock_guard lock(mutex_);
+            if (!lanes_.empty()) {
+                auto lane = std::move(lanes_.back());
+                lanes_.pop_back();
+                return lane;
+            }
+        }
+        return std::make_unique<Lane>(options_, *clock_, abandoned_);
+    }
+
+    void give_back(std::unique_ptr<Lane> lane) {
+        const std::lock_guard lock(mutex_);
+        lanes_.push_back(std::move(lane));
+    }
+
     CurlOptions options_;
     std::shared_ptr<Clock> clock_;
     pid_t pid_;
+    std::atomic<std::int64_t> abandoned_{0};
     std::mutex mutex_;
-    std::unique_ptr<CURLM, MultiFree> multi_;
+    std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
 }  // namespace

@@ -1,0 +1,57 @@
+// Rate limiter and bulkhead: how often, and how many at once. Both are thread-safe value types on an injected clock.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "headgate/base/clock.hpp"
+#include "headgate/base/status.hpp"
+
+namespace headgate::resilience {
+
+// The generic cell rate algorithm (ITU-T I.371, annex A): `burst` permits at once, then `rate` a second, evenly. One
+// number is its whole state.
+class RateLimiter {
+public:
+    // invalid_input: rate <= 0 or burst < 1.
+    static Result<std::shared_ptr<RateLimiter>> make(double rate, int burst, std::shared_ptr<Clock> clock);
+
+    // Takes `permits` and returns 0, or takes none and returns how long to wait until they are there, microseconds.
+    std::int64_t try_acquire(int permits = 1);
+    // Waits for its turn. unavailable: not within `timeout_us` (told at once, nothing taken); interrupted.
+    Status acquire(std::int64_t timeout_us, const Interrupt& interrupt, int permits = 1);
+
+private:
+    RateLimiter(double interval_us, int burst, std::shared_ptr<Clock> clock);
+
+    double interval_us_;
+    double tolerance_us_;
+    int burst_;
+    std::shared_ptr<Clock> clock_;
+    std::mutex mutex_;
+    double free_at_us_;  // the theoretical arrival time of the next permit
+};
+
+// At most `limit` calls inside; others wait in no order, each for at most its time-out.
+class Bulkhead {
+public:
+    // invalid_input: limit < 1.
+    static Result<std::shared_ptr<Bulkhead>> make(int limit, std::shared_ptr<Clock> clock);
+
+    Status enter(std::int64_t timeout_us, const Interrupt& interrupt);  // busy: full for that long; interrupted
+    void leave();
+    int inside() const;
+
+private:
+    Bulkhead(int limit, std::shared_ptr<Clock> clock) : limit_(limit), clock_(std::move(clock)) {}
+
+    int limit_;
+    std::shared_ptr<Clock> clock_;
+    mutable std::mutex mutex_;
+    std::condition_variable left_;
+    int inside_ = 0;
+};
+
+}  // namespace headgate::resilience

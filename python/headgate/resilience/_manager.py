@@ -1,0 +1,263 @@
+"""Named breakers whose state outlives the process and is shared between nodes.
+
+A node's own failures open its own breaker at once. Other nodes join in only when `quorum` nodes say so, so that one bad
+node cannot open a breaker for all. When the store is lost every node decides alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.resilience._build import BreakerDefaults, make_breaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from headgate.ports import Clock, Json, SharedStateStore
+
+log = logging.getLogger("headgate.resilience")
+_FORMAT = 1
+_FORGET_US = 24 * 3600 * 1_000_000  # what a node said so long ago says nothing
+_TRIES = 8  # of a conditional write that loses races
+
+
+class CircuitBreakerManager:
+    """Breakers by name.
+
+    Args:
+        store: where the nodes meet; None keeps the breakers in this process.
+        clock: of all breakers.
+        options: of every breaker that has none of its own.
+        named: options by name.
+        node: this machine; processes of one node share one row.
+        refresh_s: how long what others said may be believed (CIRCUIT_BREAKER_CACHE_TTL).
+        quorum: nodes that must have opened a breaker before it is open for the others.
+
+    Example:
+        >>> breakers = CircuitBreakerManager()
+        >>> breakers.allow("feed")
+        True
+        >>> breakers.failure("feed")
+        >>> breakers.state("feed")
+        'closed'
+    """
+
+    def __init__(
+        self,
+        store: SharedStateStore | None = None,
+        clock: Clock | None = None,
+        *,
+        options: BreakerDefaults | None = None,
+        named: Mapping[str, BreakerDefaults] | None = None,
+        node: str | None = None,
+        refresh_s: float = 60.0,
+        quorum: int = 2,
+    ) -> None:
+        self._store = store
+        self._clock: Clock = clock or core.SystemClock()
+        self._options = options or BreakerDefaults()
+        self._named = dict(named or {})
+        self.node = node or socket.gethostname()
+        self._refresh_us = int(refresh_s * 1e6)
+        self._quorum = max(1, quorum)
+        self._breakers: dict[str, Any] = {}
+        self._views: dict[str, _View] = {}
+        self.store_failures = 0  # reads and writes of shared state that failed: decisions were local
+
+    def breaker(self, name: str) -> Any:
+        """This node's breaker, as the store last knew it.
+
+        The core's own object: what is told to it directly is shared at the next `publish`.
+        """
+        if name not in self._breakers:
+            self._breakers[name] = make_breaker(self._clock, self._options_of(name))
+            self._views[name] = _View()
+            self.refresh(name)
+        return self._breakers[name]
+
+    def allow(self, name: str) -> bool:
+        """Whether a call may go out. Every allowed call ends in `success`, `failure` or `abandoned`."""
+        breaker = self.breaker(name)
+        view = self._views[name]
+        if self._clock.mono_us() - view.read_mono_us >= self._refresh_us:
+            self.refresh(name)
+        own_closed = breaker.state == "closed"
+        if own_closed and self._clock.now_us() < view.others_open_until_us:
+            return False
+        if not breaker.allow():
+            return False
+        if own_closed and not view.others_open_until_us:
+            return True
+        # After an opening one probe goes out, of all nodes together.
+        if self._take_probe(name):
+            view.probing = True
+            return True
+        if not own_closed:
+            breaker.on_abandoned()
+        return False
+
+    def success(self, name: str, elapsed_s: float = 0.0) -> None:
+        """The call answered."""
+        breaker, view = self.breaker(name), self._views[name]
+        before = breaker.state
+        breaker.on_success(int(elapsed_s * 1e6))
+        if view.probing or breaker.state != before:
+            view.probing = False
+            view.others_open_until_us = 0
+            self.publish(name, cleared=breaker.state == "closed")
+
+    def failure(self, name: str, elapsed_s: float = 0.0) -> None:
+        """The call failed."""
+        breaker, view = self.breaker(name), self._views[name]
+        breaker.on_failure(int(elapsed_s * 1e6))
+        view.probing = False
+        self.publish(name)
+
+    def abandoned(self, name: str) -> None:
+        """The call never went out, or says nothing of the callee."""
+        self.breaker(name).on_abandoned()
+        self._views[name].probing = False
+
+    def state(self, name: str) -> str:
+        """closed, open or half_open, as this node sees it."""
+        own = str(self.breaker(name).state)
+        shared = self._clock.now_us() < self._views[name].others_open_until_us
+        return "open" if own == "closed" and shared else own
+
+    def states(self) -> dict[str, str]:
+        """Of every breaker that was used."""
+        return {name: self.state(name) for name in sorted(self._breakers)}
+
+    # --- the shared document: {"format", "nodes": {node: {"at_us", "snapshot"}}, "probe": {"node", "until_us"} | None}
+
+    def refresh(self, name: str) -> None:
+        """Read what this node's other processes and the other nodes say."""
+        if name not in self._breakers:
+            self.breaker(name)
+            return
+        view = self._views[name]
+        view.read_mono_us = self._clock.mono_us()
+        doc = self._load(name)
+        if doc is None:
+            return
+        own = doc["nodes"].get(self.node)
+        if own is not None and own["at_us"] > view.own_at_us:
+            view.own_at_us = own["at_us"]
+            self._breakers[name].restore(_merged(self._breakers[name].snapshot(), own["snapshot"]))
+        view.others_open_until_us = self._others_open_until(name, doc)
+
+    def publish(self, name: str, *, cleared: bool = False) -> None:
+        """Tell the others what this node knows; a lost store is counted and logged, never raised.
+
+        Args:
+            name: the breaker.
+            cleared: a probe succeeded: the callee is well again for every node.
+        """
+        breaker, view = self.breaker(name), self._views[name]
+        now = self._clock.now_us()
+
+        def change(doc: Json) -> Json:
+            nodes = {k: v for k, v in doc["nodes"].items() if now - v["at_us"] < _FORGET_US}
+            if cleared:
+                nodes = {}
+            snapshot = breaker.snapshot()
+            own = nodes.get(self.node)
+            if own is not None and own["at_us"] > view.own_at_us:  # another process of this node spoke meanwhile
+                snapshot = _merged(snapshot, own["snapshot"])
+                breaker.restore(snapshot)
+            nodes[self.node] = {"at_us": max(now, (own or {"at_us": 0})["at_us"] + 1), "snapshot": snapshot}
+            return {"format": _FORMAT, "nodes": nodes, "probe": None}
+
+        written = self._change(name, change)
+        if written is not None:
+            view.own_at_us = written["nodes"][self.node]["at_us"]
+            view.others_open_until_us = self._others_open_until(name, written)
+
+    def _take_probe(self, name: str) -> bool:
+        now = self._clock.now_us()
+        mine = False
+
+        def change(doc: Json) -> Json | None:
+            nonlocal mine
+            probe = doc["probe"]
+            mine = probe is None or probe["until_us"] <= now or probe["node"] == self.node
+            until = now + int(self._options_of(name).recovery_s * 1e6)
+            return {**doc, "probe": {"node": self.node, "until_us": until}} if mine else None
+
+        if self._store is None:
+            return True
+        failures = self.store_failures
+        written = self._change(name, change)
+        return written is not None or self.store_failures > failures  # without the store: the local decision
+
+    def _others_open_until(self, name: str, doc: Json) -> int:
+        """When the opening that a quorum of the other nodes agrees on ends; 0: they do not."""
+        recovery = int(self._options_of(name).recovery_s * 1e6)
+        now = self._clock.now_us()
+        ends = sorted(
+            entry["snapshot"]["opened_at_us"] + recovery
+            for node, entry in doc["nodes"].items()
+            if node != self.node and entry["snapshot"]["state"] == "open" and now - entry["at_us"] < _FORGET_US
+        )
+        return ends[-self._quorum] if len(ends) >= self._quorum else 0
+
+    def _options_of(self, name: str) -> BreakerDefaults:
+        return self._named.get(name, self._options)
+
+    def _load(self, name: str) -> Json | None:
+        if self._store is None:
+            return None
+        try:
+            return self._store.load_state(_key(name))
+        except Exception as error:
+            self._lost(name, error)
+            return None
+
+    def _change(self, name: str, change: Callable[[Json], Json | None]) -> Json | None:
+        """The document as written; None: nothing was, or the store is lost."""
+        if self._store is None:
+            return None
+        try:
+            for _ in range(_TRIES):
+                before = self._store.load_state(_key(name))
+                after = change(before or {"format": _FORMAT, "nodes": {}, "probe": None})
+                if after is None:
+                    return None
+                if self._store.swap_state(_key(name), before, after):
+                    return after
+        except Exception as error:
+            self._lost(name, error)
+        return None
+
+    def _lost(self, name: str, error: Exception) -> None:
+        self.store_failures += 1
+        log.warning("breaker state is local", extra={"breaker": name, "error": type(error).__name__})
+
+
+class _View:
+    """What this process knows of one breaker's shared document."""
+
+    def __init__(self) -> None:
+        self.read_mono_us = -(10**15)
+        self.own_at_us = 0
+        self.others_open_until_us = 0
+        self.probing = False
+
+
+def _key(name: str) -> str:
+    return f"breaker:{name}"
+
+
+def _merged(ours: Json, theirs: Json) -> Json:
+    """Two processes of one node: every failure counts once, and the later opening stands."""
+    newer = theirs if theirs["opened_at_us"] >= ours["opened_at_us"] else ours
+    failures: list[int] = sorted((Counter(ours["failures_us"]) | Counter(theirs["failures_us"])).elements())
+    return {
+        **newer,
+        "failures_us": failures,
+        "failed_rounds": max(ours["failed_rounds"], theirs["failed_rounds"]),
+    }
