@@ -90,12 +90,12 @@ struct PythonSink {
     py::object callable;
     std::exception_ptr raised;
 
-    Result<std::string> operator()(const std::string& source, const HttpRequest& request,
-                                   const HttpResponse& response) {
+    Result<std::string> operator()(const std::string& source, const HttpRequest& request, const HttpResponse& response,
+                                   int attempt) {
         const py::gil_scoped_acquire acquire;
         try {
-            return py::cast<std::string>(
-                callable(source, request.url, response.status, to_list(response.headers), py::bytes(response.body)));
+            return py::cast<std::string>(callable(source, request.url, response.status, to_list(response.headers),
+                                                  py::bytes(response.body), attempt));
         } catch (...) {
             raised = std::current_exception();
             return Status(ErrorCode::internal, "the raw sink raised");
@@ -108,9 +108,8 @@ py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object si
     auto python_sink = std::make_shared<PythonSink>(PythonSink{std::move(sink), nullptr});
     const auto interrupt = signals_or(cancel);
     const RawSink raw = [python_sink](const std::string& source, const HttpRequest& request,
-                                      const HttpResponse& response) {
-        return (*python_sink)(source, request, response);
-    };
+                                      const HttpResponse& response,
+                                      int attempt) { return (*python_sink)(source, request, response, attempt); };
     auto fetched = without_gil([&] { return self.fetch(sources, raw, interrupt); });
     raise_pending();
     if (python_sink->raised) {
@@ -189,6 +188,7 @@ void register_net(py::module_& module) {
              py::arg("retry"), py::arg("return_after_us"), py::arg("concurrency"), py::arg("transport"),
              py::arg("clock"), py::arg("random"), py::arg("budget"), py::arg("total_us") = 0, py::arg("hedge_us") = 0)
         .def("fetch", &fetch, py::arg("sources"), py::arg("sink"), py::arg("cancel") = std::shared_ptr<CancelToken>())
+        .def_property_readonly("transport", &Failover::transport)
         .def_property("secondary_since_us", &Failover::secondary_since_us, &Failover::set_secondary_since_us);
 }
 

@@ -123,6 +123,22 @@ void register_sqlite(py::module_& module) {
         .def_property_readonly("path", &Database::path)
         .def("close", [](Database& self) { check(interruptible([&] { return self.close(); })); });
     module.def(
+        "put_items",
+        [](Database& database, const std::string& topic, const py::sequence& items, std::int64_t now_us) {
+            std::vector<NewItem> rows;
+            rows.reserve(items.size());
+            for (const auto& object : items) {
+                const auto t = py::reinterpret_borrow<py::tuple>(object);
+                rows.push_back({t[0].cast<std::string>(), t[1].cast<std::string>(), t[2].cast<std::string>(),
+                                t[3].cast<std::string>(), t[4].cast<std::string>(), t[5].cast<std::string>(),
+                                t[6].cast<std::vector<std::string>>(), to_value(t[7]), to_value(t[8])});
+            }
+            return take(interruptible([&] { return put_items(database, topic, rows, now_us); }));
+        },
+        py::arg("database"), py::arg("topic"), py::arg("items"), py::arg("now_us"),
+        "items: (key, pipeline, source, timestamp, doc, announcement, labels, story key, raw key); whether each was "
+        "new.");
+    module.def(
         "sqlite_ledger",
         [](std::shared_ptr<Database> database, std::int64_t ttl, std::shared_ptr<Clock> clock,
            std::shared_ptr<Random> random) {

@@ -191,6 +191,8 @@ class Source:
 
 class Failover:
     secondary_since_us: int
+    @property
+    def transport(self) -> HttpTransport: ...
     def __init__(
         self,
         retry: RetryPolicy,
@@ -206,7 +208,7 @@ class Failover:
     def fetch(
         self,
         sources: Sequence[Source],
-        sink: Callable[[str, str, int, list[tuple[str, str]], bytes], str],
+        sink: Callable[[str, str, int, list[tuple[str, str]], bytes, int], str],
         cancel: CancelToken | None = None,
     ) -> dict[str, Any]: ...
 
@@ -226,6 +228,7 @@ def event_ids(texts: list[Any], threads: int = 0, big_integers: str = "refuse") 
 def sha256_hex(data: bytes) -> str: ...
 def dedup_key(headline: str, source: str, date: str) -> str: ...
 def memory_ledger(done_ttl_us: int, clock: Any, random: Random) -> Ledger: ...
+def put_items(database: Database, topic: str, items: Sequence[tuple[Any, ...]], now_us: int) -> list[bool]: ...
 def sqlite_ledger(database: Database, done_ttl_us: int, clock: Any, random: Random) -> Ledger: ...
 def redis_ledger(
     host: str,

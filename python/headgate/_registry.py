@@ -13,8 +13,16 @@ ADAPTERS = {
     "tiingo": "headgate.pipelines.market.sources:TiingoSource",
     "finnhub": "headgate.pipelines.market.sources:FinnhubSource",
 }
-# names of the task lists that an engine room offers although a pipeline owns them
-REEXPORTS = {"S3EventRetriever": "headgate.pipelines.visits.retriever:S3EventRetriever"}
+# names of the task lists that a room offers although another one owns them
+REEXPORTS = {
+    "S3EventRetriever": "headgate.pipelines.visits.retriever:S3EventRetriever",
+    "handle_scheduled_collection": "headgate.handlers._collect:handle_scheduled_collection",
+}
+# name in headgate.toml -> the calendar of scheduled collections
+CALENDARS = {
+    "nyse": "headgate.pipelines.market.calendar:MarketCalendar",
+    "always": "headgate.intake:AlwaysOpen",
+}
 PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 
 

@@ -29,7 +29,14 @@ SPEC_NAMES = {
     "SELF_HEALING_THRESHOLD_HOURS": ("healing", "threshold_hours"),
     "SELF_HEALING_BATCH_SIZE": ("healing", "batch_size"),
     "SELF_HEALING_ENABLED": ("healing", "enabled"),
+    "CIRCUIT_BREAKER_CACHE_TTL": ("resilience", "breaker_cache_s"),
     "LOG_LEVEL": ("logging", "level"),
+}
+# environment name of a specification -> key here, and the URL that its value becomes part of
+SPEC_URLS = {
+    "DATABASE_TABLE": ("backends", "store", "dynamodb://"),
+    "SNS_TOPIC_ARN": ("backends", "notify", "sns://"),
+    "ALERT_TOPIC_ARN": ("backends", "alerts", "sns://"),
 }
 
 
@@ -50,9 +57,12 @@ class Backends:
     """Where things live, by URL."""
 
     objects: str = _text("file://headgate-data/objects", "raw blobs, exports, stage outputs")
-    store: str = _text("sqlite:///headgate-data/headgate.db", "items, outbox, queue, state, workflow history")
+    store: str = _text(
+        "sqlite:///headgate-data/headgate.db", "items, outbox, queue, state, workflow history; or dynamodb://table"
+    )
     ledger: str = _text("", "idempotency ledger; empty: in the store's file, so that effects are exactly once")
     notify: str = _text("", "kafka://, sns:// or sqs:// for announcements; empty: this machine's own consumers")
+    alerts: str = _text("", "sns://, sqs:// or kafka:// for alerts; empty: where notify goes")
     durability: str = _choice("full", ("full", "normal"), "full survives power loss, normal a crashed process")
 
 
@@ -81,6 +91,19 @@ class Resilience:
     retry_base_s: float = _number(0.2, 0, 60, "back-off base, seconds; doubles, with full jitter")
     alert_failures: int = _number(3, 1, 100, "failed collections within alert_window_s that raise an alert")
     alert_window_s: float = _number(900, 1, 86_400, "seconds")
+    alert_latency_s: float = _number(30, 0.001, 3600, "a collection that takes longer raises an alert, seconds")
+    alert_cooldown_s: float = _number(300, 0, 86_400, "between two alerts of one kind, seconds")
+    total_s: float = _number(0, 0, 600, "for all sources together, seconds; 0: the sum of their own")
+    connect_timeout_s: float = _number(5, 0.05, 60, "for a connection alone, seconds")
+    hedge_s: float = _number(0, 0, 60, "a request without an answer for so long is sent once more; 0: never")
+    max_body_bytes: int = _number(33_554_432, 1024, 1_000_000_000, "a larger answer is malformed")
+    max_redirects: int = _number(3, 0, 20, "followed within one origin only")
+    failure_rate: float = _number(0, 0, 1, "of the calls in window_s that opens a breaker; 0: no such rule")
+    slow_call_s: float = _number(0, 0, 60, "a call that takes longer is slow; 0: none is")
+    slow_call_rate: float = _number(0, 0, 1, "of the calls in window_s that opens a breaker; 0: no such rule")
+    minimum_calls: int = _number(10, 1, 100_000, "before so many calls no rate is judged")
+    breaker_cache_s: float = _number(60, 0, 3600, "how long another node's breakers are believed, seconds")
+    breaker_quorum: int = _number(2, 1, 100, "nodes that must have opened a breaker before it opens for the others")
 
 
 @dataclass
@@ -90,6 +113,11 @@ class Collection:
     pipeline: str = _text("market", "a shipped pipeline, or module:NAME of your own")
     tickers: list[str] = field(default_factory=lambda: ["AAPL", "MSFT", "GOOGL"], metadata={"doc": "symbols"})
     lookback_days: int = _number(7, 1, 30, "days")
+    calendar: str = _choice("nyse", ("nyse", "always"), "when scheduled collections run")
+    sentiment: bool = field(default=False, metadata={"doc": "ask sources that have it for sentiment (Finnhub premium)"})
+    reliability: dict[str, float] = field(
+        default_factory=dict, metadata={"low": 0, "high": 1, "doc": "publisher = 0 to 1; beside the shipped table"}
+    )
 
 
 @dataclass
@@ -179,6 +207,17 @@ class Serve:
 
 
 @dataclass
+class Schedule:
+    """What `headgate serve` does by the clock, seconds between two runs; 0 switches a job off."""
+
+    collect_s: float = _number(300, 0, 86_400, "collections, where sources are configured")
+    closed_s: float = _number(3600, 0, 604_800, "collections while the market is closed; 0: none")
+    sweep_s: float = _number(60, 0, 86_400, "the healing sweep")
+    checkpoint_s: float = _number(3600, 0, 604_800, "every configured checkpoint")
+    prune_s: float = _number(3600, 0, 604_800, "retention")
+
+
+@dataclass
 class ClockConfig:
     """The wall clock."""
 
@@ -209,6 +248,7 @@ class Config:
     uploads: Uploads = field(default_factory=Uploads)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     serve: Serve = field(default_factory=Serve)
+    schedule: Schedule = field(default_factory=Schedule)
     clock: ClockConfig = field(default_factory=ClockConfig)
     logging: Logging = field(default_factory=Logging)
     base: Path = field(default_factory=Path.cwd, metadata={"internal": True})
@@ -265,6 +305,10 @@ def _error(file: str, what: str, kind: Kind = Kind.CONFIG) -> ConfigError:
 
 
 def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    region = f"?region={environment['CLOUD_REGION']}" if environment.get("CLOUD_REGION") else ""
+    for name, (table, key, scheme) in SPEC_URLS.items():
+        if environment.get(name):
+            raw.setdefault(table, {})[key] = f"{scheme}{environment[name]}{region}"
     for name, value in environment.items():
         path: tuple[str, ...] = SPEC_NAMES.get(name, ())
         if name.startswith("HEADGATE__"):
@@ -319,6 +363,8 @@ def _convert(hint: Any, value: Any, metadata: types.MappingProxyType[Any, Any], 
         inner = get_args(hint)[1]
         if not isinstance(value, dict):
             raise _error(file, f"{where}: expected a table, got {_show(value)}")
+        if inner is float:
+            return {k: _convert(float, v, metadata, file, f"{where}.{k}") for k, v in value.items()}
         if not is_dataclass(inner):
             return value
         return {k: _build(cast("type[Any]", inner), v, file, f"{where}.{k}") for k, v in value.items()}

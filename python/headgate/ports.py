@@ -20,6 +20,14 @@ class Clock(Protocol):
     def sleep_us(self, us: int) -> None: ...
 
 
+class Calendar(Protocol):
+    """Decides when scheduled work is due."""
+
+    def is_open(self, at_us: int) -> bool:
+        """Whether this moment (microseconds since 1970, UTC) is inside the hours."""
+        ...
+
+
 class Random(Protocol):
     """Randomness for tokens. `headgate._core.SystemRandom` and `SeededRandom` are the two that exist."""
 
@@ -54,6 +62,7 @@ class Item:
     doc: Json
     story_key: str | None = None
     raw_key: str | None = None
+    labels: tuple[str, ...] = ()  # what it can be looked up by
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,18 @@ class ItemStore(Protocol):
 
     def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
         """Store what is absent; item and announcement in one commit."""
+        ...
+
+    def documents(self, keys: Sequence[str]) -> list[Json]:
+        """The documents of those keys that are there, in their order."""
+        ...
+
+    def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
+        """The newest documents by timestamp; of any of the labels, or of all items when there is none."""
+        ...
+
+    def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
+        """Oldest first; only the `last` ones where that is given."""
         ...
 
     def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...

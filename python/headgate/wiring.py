@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from headgate._native import core
-from headgate._registry import ADAPTERS, PIPELINES, PLANS, resolve
+from headgate._registry import ADAPTERS, CALENDARS, PIPELINES, PLANS, resolve
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
@@ -22,10 +21,27 @@ from headgate.errors import ConfigError, Kind
 from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
-from headgate.intake import CollectionResult, Collector, Intake, Pipeline, Taken, replay
+from headgate.intake import (
+    AlertRules,
+    CollectionResult,
+    Collector,
+    Freshness,
+    Intake,
+    Pipeline,
+    Taken,
+    check_freshness,
+    replay,
+)
 from headgate.ops import MemoryMetrics
 from headgate.ports import Item
-from headgate.resilience import BreakerDefaults, RetryBudget, RetryPolicy, make_breaker, make_tracker
+from headgate.resilience import (
+    BreakerDefaults,
+    CircuitBreakerManager,
+    RetryBudget,
+    RetryPolicy,
+    find_ca_file,
+    make_tracker,
+)
 from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
 
 if TYPE_CHECKING:
@@ -34,10 +50,9 @@ if TYPE_CHECKING:
     from headgate.config import Config, SourceConfig
     from headgate.consume._process import Effects
     from headgate.idempotency._decorator import OnUnavailable
-    from headgate.ports import Clock, Json, ObjectStore
+    from headgate.ports import Calendar, Clock, Json, ObjectStore
 
 _EXPORT_ROWS = 5_000
-_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
 @dataclass
@@ -63,18 +78,34 @@ class App:
     def database(self) -> LocalDatabase:
         url = self.config.locate(self.config.backends.store)
         if not url.startswith("sqlite://"):
-            raise _scheme("backends.store", url, "sqlite:///file")
+            raise _scheme("backends.store", url, "sqlite:///file (for collections and sweeps dynamodb://table too)")
         path = sqlite_path(url)
         _make_parent(path)
         return LocalDatabase(path, durability=self.config.backends.durability)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the store is a SQLite file: what needs transactions (queue, workflows, uploads) does too."""
+        return not self.config.backends.store.startswith("dynamodb://")
+
     @cached_property
-    def store(self) -> LocalStore:
+    def store(self) -> Any:
+        """`LocalStore`, or `DynamoStore` for dynamodb://."""
+        scheme, place, options = _split(self.config.backends.store)
+        if scheme == "dynamodb":
+            from headgate.backends.dynamodb_items import DynamoStore
+
+            return DynamoStore.open(place, options, self.clock, self.pipeline.name, self.pipeline.key_prefix)
         return LocalStore(self.database, self.clock, self.pipeline.name)
 
     @cached_property
     def ledger(self) -> Ledger:
         url = self.config.backends.ledger
+        if not url and not self.is_embedded:
+            message = (
+                "backends.ledger: missing; a dynamodb:// store needs a ledger of its own, for example dynamodb://table"
+            )
+            raise ConfigError(message)
         if not url or self.config.locate(url) == self.config.locate(self.config.backends.store):
             return Ledger.on_database(self.database, clock=self.clock)
         return Ledger.open(self.config.locate(url), clock=self.clock)
@@ -85,27 +116,45 @@ class App:
 
     @cached_property
     def intake(self) -> Intake:
-        return Intake(self.pipeline, self.store, self.objects, self.clock)
+        return Intake(self.pipeline, self.store, self.objects, self.clock, {a.name: a for a in self.adapters})
+
+    @cached_property
+    def adapters(self) -> list[Any]:
+        """The configured sources, the primary first."""
+        return [self._adapter(name, source) for name, source in self._ordered_sources()]
+
+    @cached_property
+    def breakers(self) -> CircuitBreakerManager:
+        """The sources' breakers, shared with the other nodes of this store."""
+        r = self.config.resilience
+        options = BreakerDefaults(
+            r.failure_threshold, r.window_s, r.recovery_s, r.max_failed_collections, r.failure_rate, r.slow_call_s,
+            r.slow_call_rate, r.minimum_calls,
+        )  # fmt: skip
+        return CircuitBreakerManager(
+            self.store, self.clock, options=options, refresh_s=r.breaker_cache_s, quorum=r.breaker_quorum
+        )
 
     @cached_property
     def collector(self) -> Collector:
         r = self.config.resilience
-        adapters = [self._adapter(name, source) for name, source in self._ordered_sources()]
-        if not adapters:
+        if not self.adapters:
             message = "sources: none is configured; `headgate init` writes a file with two"
             raise ConfigError(message)
-        options = BreakerDefaults(r.failure_threshold, r.window_s, r.recovery_s, r.max_failed_collections)
-        failover = core.Failover(
-            RetryPolicy(r.retry_attempts, int(r.retry_base_s * 1e6), 5_000_000),
-            int(r.return_to_primary_s * 1e6), 8,
-            core.curl_transport(self._ca_file(), self.user_agent, self.clock),
-            self.clock, core.SystemRandom(), RetryBudget(),
+        transport = core.curl_transport(
+            find_ca_file(self.config.environment.get("SSL_CERT_FILE", "")), self.user_agent, self.clock,
+            int(r.connect_timeout_s * 1e6), r.max_redirects, r.max_body_bytes,
         )  # fmt: skip
+        failover = core.Failover(
+            RetryPolicy(r.retry_attempts, int(r.retry_base_s * 1e6), 5_000_000), int(r.return_to_primary_s * 1e6), 8,
+            transport, self.clock, core.SystemRandom(), RetryBudget(), int(r.total_s * 1e6), int(r.hedge_s * 1e6),
+        )  # fmt: skip
+        tracker = make_tracker(self.clock, threshold=r.alert_failures, window_s=r.alert_window_s)
+        alerts = AlertRules(tracker, self.clock, latency_s=r.alert_latency_s, cooldown_s=r.alert_cooldown_s)
         return Collector(
-            self.intake, adapters, failover=failover,
-            breakers={a.name: make_breaker(self.clock, options) for a in adapters},
-            tracker=make_tracker(self.clock, threshold=r.alert_failures, window_s=r.alert_window_s),
-            store=self.store, on_stored=self._notify,
+            self.intake, self.adapters, failover=failover,
+            breakers={a.name: self.breakers.breaker(a.name) for a in self.adapters}, alerts=alerts, store=self.store,
+            on_stored=self._notify, metrics=self.metrics, shared=self.breakers,
         )  # fmt: skip
 
     def query(self) -> Json:
@@ -114,14 +163,15 @@ class App:
         now = self.clock.now_us()
         day = 86_400 * 1_000_000
         return {
-            "tickers": c.tickers,
+            "tickers": [t.strip().upper() for t in c.tickers],
+            **({"reliability": c.reliability} if c.reliability else {}),
             "start_date": core.format_timestamp(now - c.lookback_days * day)[:10],
             "end_date": core.format_timestamp(now)[:10],
         }
 
-    def collect(self) -> CollectionResult:
-        """One collection."""
-        return self.collector.collect(self.query())
+    def collect(self, cancel: Any = None) -> CollectionResult:
+        """One collection; a `core.CancelToken` ends it from another thread."""
+        return self.collector.collect(self.query(), cancel)
 
     @cached_property
     def metrics(self) -> MemoryMetrics:
@@ -130,12 +180,13 @@ class App:
     @cached_property
     def publisher(self) -> Any:
         """Where announcements go, or None for this machine's own consumers."""
-        url = self.config.backends.notify
-        if not url:
+        b = self.config.backends
+        if not b.notify and not b.alerts:
             return None
-        from headgate.backends.publish import open_publisher
+        from headgate.backends.publish import RoutedPublisher, open_publisher
 
-        return open_publisher(url)
+        default = open_publisher(b.notify) if b.notify else None
+        return RoutedPublisher(default, open_publisher(b.alerts)) if b.alerts else default
 
     def relay(self) -> int:
         """Deliver what waits in the outbox; how many announcements."""
@@ -145,8 +196,14 @@ class App:
                 groups.setdefault(consumer.topic, []).append(name)
         for name, topic in self.extra_groups:
             groups.setdefault(topic, []).append(name)
+        if not self.is_embedded and (groups or not self.config.backends.notify):
+            message = (
+                "backends.notify: a dynamodb:// store has no queue of its own; expected sns://, sqs:// or kafka://,"
+                " and consumers with a queue"
+            )
+            raise ConfigError(message)
         if self.publisher is None:
-            return self.store.relay_outbox(groups)
+            return int(self.store.relay_outbox(groups))
         sent = 0
         while arrived := self.store.publish_outbox(self.publisher, groups):
             sent += arrived
@@ -178,9 +235,7 @@ class App:
                 )
                 raise ConfigError(message)
             return Worker(consumer, self.store, self.ledger, self.clock, self.metrics)
-        scheme, _, rest = c.queue.partition("://")
-        place, _, query = rest.partition("?")
-        options = dict(parse_qsl(query))
+        scheme, place, options = _split(c.queue)
         if scheme == "kafka":
             return KafkaWorker(
                 consumer, self.ledger, self.clock, {"bootstrap.servers": place.strip("/"), **options},
@@ -219,6 +274,8 @@ class App:
 
     def prune(self) -> dict[str, int]:
         """Forget what is past its time, done keys included; how much of each store."""
+        if not self.is_embedded:
+            return {}  # the table expires its items itself
         folder = local_path(self.config.locate(self.config.backends.objects))
         gone = prune(self.database, folder, self.retention, self.clock)
         return {**gone, "done keys": self.ledger.prune()}
@@ -288,31 +345,40 @@ class App:
         where = f"sources.{name}"
         cls = self._resolve(f"{where}.kind", source.kind or name, ADAPTERS)
         token = self.config.environment.get(source.token_env or f"{name.upper()}_API_KEY", "")
+        secret = self.config.environment.get(f"{name.upper()}_SECRET_ARN", "")
+        if not token and secret:
+            from headgate.backends.secrets import fetch_secret
+
+            token = fetch_secret(secret)
         options: Json = {
             "name": name,
             "token": token,
             "timeout_s": source.timeout_s or self.config.resilience.timeout_s,
         }
-        if source.base_url:
-            options["base_url"] = source.base_url.rstrip("/")
+        base_url = source.base_url or self.config.environment.get(f"{name.upper()}_BASE_URL", "")
+        if base_url:
+            options["base_url"] = base_url.rstrip("/")
+        if self.config.collection.sentiment:
+            options["sentiment"] = True
         accepted = inspect.signature(cls).parameters
         return cls(**{k: v for k, v in options.items() if k in accepted})
 
     def _notify(self, result: CollectionResult) -> None:
         if self.pipeline.notify is None:
             return
-        docs = [
-            json.loads(self.database.execute("SELECT doc FROM items WHERE key = ?", (key,))[0][0])
-            for key in result.taken.new_keys
-        ]
+        docs = self.store.documents(result.taken.new_keys)
         topic, body = self.pipeline.notify(result.event_id, result.source, docs, self.clock.now_us())
         self.store.publish(topic, result.event_id, body)
 
-    def _ca_file(self) -> str:
-        from pathlib import Path
+    @cached_property
+    def calendar(self) -> Calendar:
+        """When scheduled collections run."""
+        made: Calendar = self._resolve("collection.calendar", self.config.collection.calendar, CALENDARS)()
+        return made
 
-        named = self.config.environment.get("SSL_CERT_FILE", "")
-        return next((path for path in (named, *_CA_FILES) if path and Path(path).exists()), "")
+    def freshness(self, at_us: int | None = None) -> Freshness:
+        """How old the data is now, or at a moment."""
+        return check_freshness(self.collector.last_success_us(), at_us or self.clock.now_us(), self.calendar)
 
     @staticmethod
     def _resolve(where: str, reference: str, known: dict[str, str] | None = None) -> Any:
@@ -367,6 +433,13 @@ def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
             if now is not None and now["pending"] == pending:
                 store.save_state(name, {"format": 1, "rowid": last, "pending": None})
                 written += len(docs)
+
+
+def _split(url: str) -> tuple[str, str, dict[str, str]]:
+    """Scheme, place and options of a backend's URL."""
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    return scheme, place, dict(parse_qsl(query))
 
 
 def _scheme(where: str, url: str, expected: str) -> ConfigError:

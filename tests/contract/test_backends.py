@@ -10,8 +10,10 @@ import time
 import pytest
 
 from headgate._core import file_store
+from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.idempotency import AsyncLedger, Ledger
 from headgate.testing.conformance import LedgerSuite, ObjectStoreSuite
+from headgate.testing.items import ItemStoreSuite
 from headgate.testing.servers import RedisServer, free_port
 
 DYNAMO = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
@@ -154,3 +156,29 @@ class TestFileStore(ObjectStoreSuite):
 
     def open(self):
         return file_store(str(self.path))
+
+
+class TestSqliteItems(ItemStoreSuite):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = tmp_path
+
+    def open(self, clock):
+        return LocalStore(LocalDatabase(str(self.folder / "items.db"), durability="normal"), clock, "market")
+
+
+class TestDynamoItems(ItemStoreSuite):
+    _table = itertools.count(1)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, dynamo_server):
+        import boto3
+
+        self.client = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint, **DYNAMO)
+
+    def open(self, clock):
+        from headgate.backends.dynamodb_items import DynamoStore, create_items_table
+
+        table = f"items-{next(self._table)}"
+        create_items_table(self.client, table)
+        return DynamoStore(self.client, table, clock, "market", prefix="NEWS")

@@ -66,7 +66,7 @@ protected:
     Fetched fetch(std::size_t requests = 1) {
         return failover.fetch(
             sources(requests),
-            [this](const std::string&, const HttpRequest&, const HttpResponse& response) -> Result<std::string> {
+            [this](const std::string&, const HttpRequest&, const HttpResponse& response, int) -> Result<std::string> {
                 kept.push_back(response.body);
                 return std::string("raw-") + std::to_string(kept.size());
             },
@@ -297,7 +297,7 @@ TEST_F(FailoverTest, WhatCannotBeKeptIsNotUsed) {
     primary_says(answer(200, "[1]"));
     const auto out =
         failover.fetch(sources(),
-                       [](const std::string&, const HttpRequest&, const HttpResponse&) -> Result<std::string> {
+                       [](const std::string&, const HttpRequest&, const HttpResponse&, int) -> Result<std::string> {
                            return Status(ErrorCode::disk_full, "no space");
                        },
                        {});

@@ -185,7 +185,7 @@ def test_a_pipeline_of_ones_own_goes_the_whole_way_healing_included(folder, monk
     (path / "own.py").write_text(OWN + "\n\ndef business_key(body):\n    return body['key']\n")
     (path / "headgate.toml").write_text(OWN_CONFIG.format(url=feed.url))
     monkeypatch.setenv("PYTHONPATH", str(path))
-    stored = json.loads(headgate(path, "collect").stdout)["taken"]["stored"]
+    stored = json.loads(headgate(path, "collect").stdout)["new_item_count"]
     assert stored > 0
     from headgate.backends.local import LocalDatabase
 

@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"errors"},
     "ops": set(),
     "testing": BASE | {"backends", "consume", "healing", "idempotency", "intake"},  # the simulation runs them
-    "serve": BASE | {"pipelines", "ops"},  # the intake of uploads over HTTP
+    "serve": BASE | {"pipelines", "ops", "idempotency"},  # the intake of uploads over HTTP
 }
 # The exceptions, each with its reason.
 EXEMPT = {

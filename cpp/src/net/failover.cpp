@@ -151,7 +151,7 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
                 return false;
             }
             if (answer.error.ok() && sink) {
-                auto key = sink(source.name, source.requests[index], answer);
+                auto key = sink(source.name, source.requests[index], answer, attempt);
                 if (!key.ok()) {
                     source.breaker->on_abandoned();
                     out.error = key.status();

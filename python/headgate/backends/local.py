@@ -60,6 +60,8 @@ class LocalDatabase:
 class LocalStore:
     """Implements ItemStore, Queue, StateStore and HealingTable on a `LocalDatabase`."""
 
+    atomic = True  # `transaction()` makes one commit of what is written inside
+
     def __init__(self, database: LocalDatabase, clock: Clock, pipeline: str = "") -> None:
         self.db = database
         self.clock = clock
@@ -73,23 +75,47 @@ class LocalStore:
     # --- items and outbox
 
     def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
-        now = self.clock.now_us()
-        new: list[str] = []
-        with self.db.transaction() as tx:
-            for item in items:
-                added = tx.changes(
-                    "INSERT INTO items (key, pipeline, source, status, timestamp, ingested_us, story_key, raw_key, doc,"
-                    " due_us) VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                    (item.key, item.pipeline, item.source, item.timestamp, now, item.story_key, item.raw_key,
-                     dumps(item.doc), now),
-                )  # fmt: skip
-                if added:
-                    new.append(item.key)
-                    tx.execute(
-                        "INSERT INTO outbox (topic, key, body, created_us) VALUES (?, ?, ?, ?)",
-                        (topic, item.key, dumps(bodies[item.key]), now),
-                    )
-        return Stored(tuple(new), len(items) - len(new))
+        rows = [
+            (
+                i.key,
+                i.pipeline,
+                i.source,
+                i.timestamp,
+                dumps(i.doc),
+                dumps(bodies[i.key]),
+                i.labels,
+                i.story_key,
+                i.raw_key,
+            )
+            for i in items
+        ]
+        with self.db.lock:
+            added = core.put_items(self.db.native, topic, rows, self.clock.now_us())
+        new = tuple(item.key for item, is_new in zip(items, added, strict=True) if is_new)
+        return Stored(new, len(items) - len(new))
+
+    def documents(self, keys: Sequence[str]) -> list[Json]:
+        found = (self.db.execute("SELECT doc FROM items WHERE key = ?", (key,)) for key in keys)
+        return [json.loads(rows[0][0]) for rows in found if rows]
+
+    def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
+        if not labels:
+            rows = self.db.execute(
+                "SELECT doc FROM items WHERE pipeline = ? ORDER BY timestamp DESC, rowid DESC LIMIT ?",
+                (self.pipeline, limit),
+            )
+            return [json.loads(doc) for (doc,) in rows]
+        newest: dict[int, str] = {}
+        for label in dict.fromkeys(labels):
+            rows = self.db.execute(
+                "SELECT item, timestamp FROM item_labels WHERE pipeline = ? AND label = ?"
+                " ORDER BY timestamp DESC, item DESC LIMIT ?",
+                (self.pipeline, label, limit),
+            )
+            newest.update(rows)
+        first = sorted(newest.items(), key=lambda entry: (entry[1], entry[0]), reverse=True)[:limit]
+        docs = (self.db.execute("SELECT doc FROM items WHERE rowid = ?", (item,)) for item, _ in first)
+        return [json.loads(rows[0][0]) for rows in docs if rows]
 
     def publish(self, topic: str, key: str, body: Json) -> None:
         self.db.execute(
@@ -243,9 +269,12 @@ class LocalStore:
             (event_id, pipeline, started_us, dumps(doc)),
         )
 
-    def collection_events(self, pipeline: str) -> list[Json]:
-        rows = self.db.execute("SELECT doc FROM collection_events WHERE pipeline = ? ORDER BY id", (pipeline,))
-        return [json.loads(doc) for (doc,) in rows]
+    def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
+        rows = self.db.execute(
+            "SELECT doc FROM collection_events WHERE pipeline = ? ORDER BY id DESC LIMIT ?",
+            (pipeline, -1 if last is None else last),
+        )
+        return [json.loads(doc) for (doc,) in reversed(rows)]
 
     # --- healing
 

@@ -6,6 +6,7 @@ after the message arrived, so announcements come at least once, and consumers kn
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.publish")
 _TIMEOUT_S = 10.0
+_ALERTS = ".alerts"
+# facts of an alert -> its message attributes (spec 001, section 4)
+_FACTS = {
+    "alert_type": ("AlertType", "String"), "failure_count": ("FailureCount", "Number"),
+    "source": ("Source", "String"), "latency_ms": ("LatencyMs", "Number"),
+}  # fmt: skip
 _AWS_BATCH = 10  # PublishBatch and SendMessageBatch take ten entries
 
 
@@ -72,7 +79,8 @@ class SnsPublisher:
 
     def _send(self, tens: Sequence[Announcement]) -> Any:
         entries = [
-            {"Id": str(a.row), "Message": a.body, "MessageAttributes": _topic(a), **_fifo(self._arn, a)} for a in tens
+            {"Id": str(a.row), "Message": a.body, "MessageAttributes": _attributes(a), **_fifo(self._arn, a)}
+            for a in tens
         ]
         return self._client.publish_batch(TopicArn=self._arn, PublishBatchRequestEntries=entries)
 
@@ -93,6 +101,26 @@ class SqsPublisher:
             for a in tens
         ]
         return self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
+
+
+class RoutedPublisher:
+    """Alerts to one place, everything else to another.
+
+    Args:
+        default: takes what is no alert; None: that stays with this machine's own consumers.
+        alerts: takes the topics that end in ".alerts".
+    """
+
+    def __init__(self, default: Publisher | None, alerts: Publisher) -> None:
+        self._default, self._alerts = default, alerts
+
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
+        alerts = [a for a in announcements if a.topic.endswith(_ALERTS)]
+        others = [a for a in announcements if not a.topic.endswith(_ALERTS)]
+        arrived = list(self._alerts.publish(alerts)) if alerts else []
+        if self._default is None:
+            return [*arrived, *(a.row for a in others)]
+        return [*arrived, *(self._default.publish(others) if others else ())]
 
 
 def open_publisher(url: str) -> Publisher:
@@ -136,6 +164,16 @@ def _client(service: str, options: Mapping[str, str]) -> Any:
 
 def _topic(announcement: Announcement) -> dict[str, Any]:
     return {"topic": {"DataType": "String", "StringValue": announcement.topic}}
+
+
+def _attributes(announcement: Announcement) -> dict[str, Any]:
+    found = _topic(announcement)
+    if announcement.topic.endswith(_ALERTS):
+        body = json.loads(announcement.body)
+        for fact, (name, kind) in _FACTS.items():
+            if fact in body:
+                found[name] = {"DataType": kind, "StringValue": str(body[fact])}
+    return found
 
 
 def _fifo(name: str, announcement: Announcement) -> dict[str, str]:

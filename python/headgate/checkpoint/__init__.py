@@ -23,7 +23,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from headgate._registry import REEXPORTS, resolve
 
-    if name in REEXPORTS:
+    if name == "S3EventRetriever":
         return resolve(REEXPORTS[name])
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -329,11 +329,11 @@ def _consume(demo: Demo) -> None:
 
 
 def _effects(demo: Demo) -> int:
-    return demo.app.store.count("SELECT sum(analyses) FROM items")
+    return int(demo.app.store.count("SELECT sum(analyses) FROM items"))
 
 
 def _most(demo: Demo) -> int:
-    return demo.app.store.count("SELECT max(analyses) FROM items")
+    return int(demo.app.store.count("SELECT max(analyses) FROM items"))
 
 
 # --- step 4

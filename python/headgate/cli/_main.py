@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate import __version__, _native
 from headgate.cli._checkpoint import add_commands, show_reject
+from headgate.cli._collect import add_collect
 from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
@@ -112,25 +113,6 @@ def _demo(options: argparse.Namespace) -> int:
     return run_demo(Path(options.out), options.feed, options.port, options.files, quiet=options.quiet)
 
 
-def _collect(options: argparse.Namespace) -> int:
-    from headgate.errors import ConfigError
-
-    app = _app(options)
-    if not options.config and not Path("headgate.toml").exists():
-        keys = {name: f"{name.upper()}_API_KEY" for name in ("tiingo", "finnhub")}
-        from headgate.config import SourceConfig
-
-        have = [name for name, key in keys.items() if app.config.environment.get(key)]
-        if not have:
-            message = f"collect needs {' or '.join(keys.values())} in the environment, or a headgate.toml with sources"
-            raise ConfigError(message)
-        app.config.sources = {name: SourceConfig(priority=i + 1) for i, name in enumerate(have)}
-    result = app.collect()
-    _print({**asdict(result), "taken": {k: v for k, v in asdict(result.taken).items() if k != "new_keys"}})
-    t = result.taken
-    return EXIT_OK if t.taken == t.stored + t.duplicates + t.dead_letters else EXIT_COUNTS
-
-
 def _consume(options: argparse.Namespace) -> int:
     app = _app(options)
     worker = app.worker(options.name)
@@ -175,7 +157,8 @@ def _status(options: argparse.Namespace) -> int:
             "queues": {n: store.queue_depth(c.topic, n)[0] for n, c in app.config.consumers.items()},
             "dead_letters": store.count("SELECT count(*) FROM dead_letters"),
             "executions_running": store.count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
-            "last_collection": next(reversed(store.collection_events(app.pipeline.name)), None),
+            "last_collection": next(iter(store.collection_events(app.pipeline.name, 1)), None),
+            "freshness": app.freshness().to_dict() if app.config.sources else None,
         }
     )
     return EXIT_OK
@@ -293,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--files", type=int, default=20_000, help="visit-event files (default: %(default)s)")
     init = add("init", _init, "Write a headgate.toml with every key, its default and its meaning.")
     init.add_argument("path", nargs="?", default="headgate.toml")
-    add("collect", _collect, "One collection, against the real APIs when TIINGO_API_KEY / FINNHUB_API_KEY are set.")
+    add_collect(add)
     consume = add("consume", _consume, "Deliver the outbox and drain a consumer's queue.")
     consume.add_argument("name")
     consume.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait for held messages")

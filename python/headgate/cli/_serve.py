@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from headgate._native import core
 from headgate.consume import ConsumeResult, Worker
+from headgate.handlers import should_collect
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
-from headgate.serve import IntakeLimits, IntakeServer, Service
+from headgate.serve import IntakeLimits, IntakeServer, Job, Scheduler, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headgate.wiring import App
 
-_SWEEP_S = 60.0
+log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
-_PRUNE_S = 3600.0
 
 
 def serve(app: App, port: int | None = None) -> int:
@@ -36,21 +39,57 @@ def serve(app: App, port: int | None = None) -> int:
     limits = IntakeLimits(u.max_file_bytes, u.max_request_bytes, u.max_files)
     steps: list[tuple[str, Callable[[], int]]] = [("relay", app.relay)]
     steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
-    steps += [
-        ("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)),
-        ("prune", _every(_PRUNE_S, lambda: sum(app.prune().values()))),
-        ("sweep", _every(_SWEEP_S, lambda: app.heal().items_republished)),
-    ]
+    steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
     service = Service(steps, workers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    with IntakeServer(
-        files, s.host, s.port if port is None else port, limits=limits, metrics=app.metrics
-    ) as intake:  # fmt: skip
+    scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock)
+    with (
+        IntakeServer(files, s.host, s.port if port is None else port, limits=limits, metrics=app.metrics) as intake,
+        scheduler,
+    ):
         print(f"serving at {intake.url}", file=sys.stderr, flush=True)
         service.run()
     # Requests that came while stopping have left their jobs in the database: the next start finds them.
     return 0
+
+
+def scheduled_jobs(app: App) -> list[Job]:
+    """What the configuration wants done by the clock."""
+    s = app.config.schedule
+    jobs = [
+        Job("sweep", s.sweep_s, app.heal),
+        Job("prune", s.prune_s, app.prune),
+        *(Job(f"checkpoint:{name}", s.checkpoint_s, partial(app.checkpoint, name)) for name in app.config.checkpoints),
+    ]
+    if app.config.sources:
+        collection = Collection(app)
+        jobs.append(Job("collect", s.collect_s, collection.run, collection.cancel))
+    return jobs
+
+
+class Collection:
+    """The collection as a job: in market hours every time, outside them as `schedule.closed_s` says."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._token: Any = None
+
+    def run(self) -> None:
+        if not should_collect(self._app, self._app.clock.now_us()):
+            return
+        self._token = core.CancelToken()
+        try:
+            result = self._app.collect(self._token)
+            log.info("collected", extra={"source": result.source, "new_items": result.taken.stored})
+        finally:
+            warning = self._app.freshness().warning
+            if warning:
+                log.warning("stale data", extra={"warning": warning})
+
+    def cancel(self) -> None:
+        if self._token is not None:
+            self._token.cancel()
 
 
 def _step(worker: Worker) -> Callable[[], int]:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from headgate.config import load
-from headgate.errors import AllSourcesFailedError
 from headgate.ops import configure_logging
 from headgate.wiring import App
 
@@ -22,24 +21,6 @@ def app() -> App:
     style = config.logging.format if config.logging.format != "auto" else ("json" if in_lambda else "text")
     configure_logging(config.logging.level, style)
     return App(config)
-
-
-def collect(event: Json, context: Any = None) -> Json:
-    """Scheduled collection: 200 fine, 207 no source answered; the healing sweep runs on every way out."""
-    parts = app()
-    body: Json = {}
-    status = 200
-    try:
-        result = parts.collect()
-        body = {"source": result.source, "is_failover": result.is_failover, "new_items": result.taken.stored,
-                "duplicates": result.taken.duplicates, "dead_letters": result.taken.dead_letters}  # fmt: skip
-    except AllSourcesFailedError as error:
-        status, body = 207, {"new_items": 0, "errors": [error.kind.value]}
-    finally:
-        healed = parts.heal()
-        parts.relay()
-        body["self_healing"] = healed.to_dict()
-    return {"statusCode": status, "body": body}
 
 
 def heal(event: Json, context: Any = None) -> Json:

@@ -20,6 +20,7 @@ class Observer:
 
     def __init__(self, service: str, namespace: str) -> None:
         self._measured = False
+        self._namespace = namespace
         try:
             from aws_lambda_powertools import Logger, Metrics, Tracer
         except ImportError:
@@ -47,9 +48,18 @@ class Observer:
             # Powertools takes fields as keywords of its level methods only.
             getattr(self._log, logging.getLevelName(level).lower())(message, extra=fields)
 
-    def metric(self, name: str, value: float, unit: str = "Count") -> None:
-        """One value; sent at the end of the invocation."""
-        if self._metrics is not None:
+    def metric(self, name: str, value: float, unit: str = "Count", dimensions: dict[str, str] | None = None) -> None:
+        """One value, sent at the end of the invocation; one with dimensions of its own at once."""
+        if self._metrics is None:
+            return
+        if dimensions:
+            from aws_lambda_powertools import single_metric
+            from aws_lambda_powertools.metrics import MetricUnit
+
+            with single_metric(name=name, unit=MetricUnit(unit), value=value, namespace=self._namespace) as one:
+                for dimension, of in dimensions.items():
+                    one.add_dimension(name=dimension, value=of)
+        else:
             self._measured = True
             self._metrics.add_metric(name=name, unit=unit, value=value)
 

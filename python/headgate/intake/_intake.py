@@ -14,7 +14,7 @@ from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Ki
 from headgate.ports import DeadLetter, Item, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from headgate.ports import Clock, ItemStore, ObjectStore
 
@@ -43,6 +43,8 @@ class RawInfo:
     key: str
     fetched_us: int
     context: Json = field(default_factory=dict)
+    attempt: int = 1
+    reader: Any = None  # the source's adapter, when it is at hand
 
     @property
     def fetched_at(self) -> str:
@@ -58,6 +60,7 @@ class Normalised:
     timestamp: str
     doc: Json
     story_key: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Pipeline:
         notify: (collection's event id, source, documents, time in microseconds) -> (topic, body), once for a collection
             that stored something new; None sends nothing.
         model_version: travels in the announcements of the healing sweep.
+        key_prefix: of the items' keys in stores that keep everything in one table.
     """
 
     name: str
@@ -82,10 +86,15 @@ class Pipeline:
     announce: Callable[[Item], Json]
     notify: Callable[[str, str, list[Json], int], tuple[str, Json]] | None = None
     model_version: str = "v1.0.0"
+    key_prefix: str = "ITEM"
 
     @property
     def topic(self) -> str:
         return f"{self.name}.items"
+
+    @property
+    def alert_topic(self) -> str:
+        return f"{self.name}.alerts"
 
 
 @dataclass(frozen=True)
@@ -117,8 +126,16 @@ class Intake:
         1
     """
 
-    def __init__(self, pipeline: Pipeline, store: ItemStore, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: ItemStore,
+        objects: ObjectStore,
+        clock: Clock,
+        readers: Mapping[str, Any] | None = None,
+    ) -> None:
         self.pipeline = pipeline
+        self.readers = dict(readers or {})  # source -> its adapter
         self.store = store
         self.objects = objects
         self.clock = clock
@@ -145,7 +162,8 @@ class Intake:
         started_us = self.clock.now_us()
         key = self.keep_raw(source, body, {"context": context} if context else None)
         with self.store.transaction():
-            taken = self.take(body, RawInfo(source, key, started_us, context or {}))
+            raw = RawInfo(source, key, started_us, context or {}, reader=self.readers.get(source))
+            taken = self.take(body, raw)
             self.record(str(uuid.uuid4()), source, started_us, taken, {"raw_count": 1})
         return taken
 
@@ -208,7 +226,8 @@ class Intake:
         if problems:
             reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)
             return self._letter(raw, Kind.INVALID_RECORD.value, reason, _text(record))
-        return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key)
+        return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key,
+                    normal.labels)  # fmt: skip
 
     def _letter(self, raw: RawInfo, kind: str, reason: str, doc: str) -> DeadLetter:
         return DeadLetter("intake", self.pipeline.name, raw.source, kind, reason, doc, raw.key)

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from headgate._native import core
-from headgate.errors import IntegrityError, NotFoundError
+from headgate.errors import ConfigError, IntegrityError, NotFoundError
 from headgate.intake._intake import Intake, RawInfo, Taken
 
 if TYPE_CHECKING:
@@ -39,17 +39,28 @@ def replay(intake: Intake, *, source: str = "", since_us: int = 0, dry_run: bool
     Raises:
         IntegrityError: a body no longer has the content that its key names.
     """
+    if dry_run and not getattr(intake.store, "atomic", True):
+        message = "replay: a dry run needs a store that can undo; expected sqlite:///"
+        raise ConfigError(message)
     total = Taken()
     prefix = f"raw/{intake.pipeline.name}/"
     for key in intake.objects.list(f"{prefix}{source}/" if source else prefix):
         if key.endswith(_META):
             continue
         meta = _meta(intake, key)
-        if meta.get("status", _OK) != _OK or meta.get("fetched_us", 0) < since_us:
+        if meta.get("extra") or meta.get("status", _OK) != _OK or meta.get("fetched_us", 0) < since_us:
             continue
         body = intake.objects.get(key)
         _check(key, body)
-        raw = RawInfo(key.removeprefix(prefix).split("/")[0], key, meta.get("fetched_us", 0), meta.get("context", {}))
+        name = key.removeprefix(prefix).split("/")[0]
+        raw = RawInfo(
+            name,
+            key,
+            meta.get("fetched_us", 0),
+            meta.get("context", {}),
+            meta.get("attempt", 1),
+            intake.readers.get(name),
+        )
         try:
             with intake.store.transaction():
                 taken = intake.take(body, raw)

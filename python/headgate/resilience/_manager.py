@@ -132,6 +132,10 @@ class CircuitBreakerManager:
         """Of every breaker that was used."""
         return {name: self.state(name) for name in sorted(self._breakers)}
 
+    def handle(self, name: str) -> BreakerHandle:
+        """A breaker by this name that speaks like the core's own, for `Call` and `CallFailover`."""
+        return BreakerHandle(self, name)
+
     # --- the shared document: {"format", "nodes": {node: {"at_us", "snapshot"}}, "probe": {"node", "until_us"} | None}
 
     def refresh(self, name: str) -> None:
@@ -149,6 +153,17 @@ class CircuitBreakerManager:
             view.own_at_us = own["at_us"]
             self._breakers[name].restore(_merged(self._breakers[name].snapshot(), own["snapshot"]))
         view.others_open_until_us = self._others_open_until(name, doc)
+
+    def adopt(self, name: str) -> None:
+        """Read what is shared, and open this node's breaker when a quorum of the others has opened theirs.
+
+        For those who use the core's breaker directly, as a collection's failover does.
+        """
+        self.refresh(name)
+        breaker, view = self._breakers[name], self._views[name]
+        if breaker.state == "closed" and self._clock.now_us() < view.others_open_until_us:
+            opened = view.others_open_until_us - int(self._options_of(name).recovery_s * 1e6)
+            breaker.restore({**breaker.snapshot(), "state": "open", "opened_at_us": opened})
 
     def publish(self, name: str, *, cleared: bool = False) -> None:
         """Tell the others what this node knows; a lost store is counted and logged, never raised.
@@ -236,6 +251,29 @@ class CircuitBreakerManager:
     def _lost(self, name: str, error: Exception) -> None:
         self.store_failures += 1
         log.warning("breaker state is local", extra={"breaker": name, "error": type(error).__name__})
+
+
+class BreakerHandle:
+    """One of a manager's breakers with the core's own methods; what it is told is shared."""
+
+    def __init__(self, manager: CircuitBreakerManager, name: str) -> None:
+        self._manager, self._name = manager, name
+
+    @property
+    def state(self) -> str:
+        return self._manager.state(self._name)
+
+    def allow(self) -> bool:
+        return self._manager.allow(self._name)
+
+    def on_success(self, elapsed_us: int = 0) -> None:
+        self._manager.success(self._name, elapsed_us / 1e6)
+
+    def on_failure(self, elapsed_us: int = 0) -> None:
+        self._manager.failure(self._name, elapsed_us / 1e6)
+
+    def on_abandoned(self) -> None:
+        self._manager.abandoned(self._name)
 
 
 class _View:

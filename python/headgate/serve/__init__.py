@@ -2,5 +2,6 @@
 
 from headgate.serve._http import IntakeLimits, IntakeServer
 from headgate.serve._loop import Service
+from headgate.serve._schedule import Job, Scheduler
 
-__all__ = ["IntakeLimits", "IntakeServer", "Service"]
+__all__ = ["IntakeLimits", "IntakeServer", "Job", "Scheduler", "Service"]

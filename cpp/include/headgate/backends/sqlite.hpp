@@ -41,7 +41,7 @@ struct DatabaseOptions {
 };
 
 // The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
-inline constexpr int kSchemaVersion = 3;
+inline constexpr int kSchemaVersion = 4;
 inline constexpr int kApplicationId = 0x48476174;
 
 // A connection in WAL mode. Calls are serialised by the caller holding `lock()` across a transaction.
@@ -84,6 +84,24 @@ private:
     bool interrupted_ = false;
     std::unordered_map<std::string, sqlite3_stmt*> statements_;
 };
+
+// A record that was accepted, with the body of its announcement. `labels`: what it can be looked up by (its tickers).
+struct NewItem {
+    std::string key;
+    std::string pipeline;
+    std::string source;
+    std::string timestamp;
+    std::string doc;
+    std::string announcement;
+    std::vector<std::string> labels;
+    SqlValue story_key = {};
+    SqlValue raw_key = {};
+};
+
+// Stores what is absent: item, labels and outbox row of each are one commit, in the transaction that is open or in one
+// of its own. Says for each whether it was new; of equal keys within `items` the first.
+Result<std::vector<bool>> put_items(Database& database, const std::string& topic, const std::vector<NewItem>& items,
+                                    std::int64_t now_us);
 
 std::shared_ptr<ledger::Ledger> make_sqlite_ledger(std::shared_ptr<Database> database, ledger::LedgerOptions options,
                                                    std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);

@@ -47,7 +47,8 @@ struct Fetched {
 
 // Stores a response before anything reads it and returns its key. An error ends the fetch: what cannot be kept is not
 // used.
-using RawSink = std::function<Result<std::string>(const std::string& source, const HttpRequest&, const HttpResponse&)>;
+using RawSink =
+    std::function<Result<std::string>(const std::string& source, const HttpRequest&, const HttpResponse&, int attempt)>;
 
 // ok, http_status, or malformed_response (the body is not of the expected shape).
 Status classify(const HttpResponse& response, Expect expect);
@@ -72,6 +73,7 @@ public:
 
     Fetched fetch(const std::vector<Source>& sources, const RawSink& sink, const Interrupt& interrupt);
 
+    const std::shared_ptr<HttpTransport>& transport() const { return transport_; }
     std::int64_t secondary_since_us() const { return secondary_since_us_; }
     void set_secondary_since_us(std::int64_t value) { secondary_since_us_ = value; }
 

@@ -60,6 +60,17 @@ CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
 UPDATE ledger SET key = 'v1:' || key;
 ALTER TABLE queue ADD COLUMN owner TEXT;
 )sql",
+    // 3 -> 4: items are looked up by their labels (the tickers of news) and by their status, newest first
+    R"sql(
+CREATE TABLE item_labels (
+    pipeline TEXT NOT NULL, label TEXT NOT NULL, timestamp TEXT NOT NULL, item INTEGER NOT NULL,
+    PRIMARY KEY (pipeline, label, timestamp, item)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO item_labels (pipeline, label, timestamp, item)
+    SELECT items.pipeline, tickers.value, items.timestamp, items.rowid
+    FROM items, json_each(items.doc, '$.tickers') AS tickers WHERE tickers.type = 'text';
+CREATE INDEX items_status ON items (pipeline, status, timestamp);
+)sql",
 };
 
 }  // namespace headgate::backends

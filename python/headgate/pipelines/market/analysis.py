@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from headgate.pipelines.market.models import SentimentScore
+from headgate.pipelines.market.sentiment import label_of
 
 if TYPE_CHECKING:
     from headgate.ports import Json, Transaction
@@ -92,14 +92,14 @@ def score_text(text: str) -> float:
 
 
 def business_key(body: Json) -> str:
-    """One analysis per article, however often it is announced."""
-    return str(body["source_id"])
+    """One analysis per item, however often it is announced; not the source's id, which may stand for two texts."""
+    return str(body["key"])
 
 
 def analyse(body: Json, tx: Transaction) -> Json:
     """Score an item and mark it analyzed; `analyses` counts the effects, so that a second one would show."""
     score = score_text(body["text_for_analysis"])
-    label = SentimentScore.label_of(score)
+    label = label_of(score)
     changed = tx.changes(
         "UPDATE items SET status = 'analyzed', sentiment = ?, score = ?, model_version = ?, analyses = analyses + 1"
         " WHERE key = ?",

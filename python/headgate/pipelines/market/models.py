@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from headgate.checkpoint.schema import JsonValue, Timestamp, Trimmed
+from headgate.pipelines.market.sentiment import label_of
 
 Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]
+Label = Literal["positive", "neutral", "negative"]
+LOW_CONFIDENCE = 0.6  # section 1: below is shown as low
+UNAVAILABLE_AFTER = 3  # section 2: failures within 15 minutes
 
 
 class NewsItem(BaseModel):
-    """One article from one source; its key is the deduplication key alone (decision 1)."""
+    """One article from one source; its key is the deduplication key alone (decision 1).
+
+    `source`, `attempt` and `raw_key` say which source, which try and which stored response gave it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     headgate_name: ClassVar[str] = "news"
@@ -22,7 +30,7 @@ class NewsItem(BaseModel):
     entity_type: Literal["NEWS_ITEM"] = "NEWS_ITEM"
     dedup_key: Annotated[str, StringConstraints(pattern=r"^[a-f0-9]{32}$")]
     story_key: Annotated[str, StringConstraints(pattern=r"^[a-f0-9]{32}$")]
-    source: Literal["tiingo", "finnhub"]
+    source: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]
     source_id: Annotated[Trimmed, StringConstraints(min_length=1, max_length=200)]
     headline: Annotated[Trimmed, StringConstraints(min_length=1, max_length=500)]
     description: Annotated[Trimmed, StringConstraints(max_length=5000)] | None = None
@@ -34,23 +42,37 @@ class NewsItem(BaseModel):
     source_name: Annotated[Trimmed, StringConstraints(max_length=100)] | None = None
     sentiment: JsonValue | None = None
     raw_key: str | None = None
+    attempt: Annotated[int, Field(ge=1)] | None = None
 
 
 class SentimentScore(BaseModel):
-    """A score with its confidence; null confidence means unscored, and is never shown as 0."""
+    """A score with its confidence. Null means unscored, and is never shown as 0.
 
-    score: Annotated[float, Field(ge=-1, le=1)]
+    Example:
+        >>> SentimentScore(score=0.33, confidence=0.5, label="positive").is_low_confidence
+        True
+    """
+
+    score: Annotated[float, Field(ge=-1, le=1)] | None = None
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-    label: Literal["positive", "neutral", "negative"]
+    label: Label | None = None
     model_version: str | None = None
     calculated_at: Timestamp | None = None
 
     @staticmethod
-    def label_of(score: float) -> Literal["positive", "neutral", "negative"]:
+    def label_of(score: float) -> Label:
         """+-0.33 inclusive (section 2)."""
-        if score >= 0.33:
-            return "positive"
-        return "negative" if score <= -0.33 else "neutral"
+        return label_of(score)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is a score at all; without one it is shown as "unscored"."""
+        return self.score is not None
+
+    @property
+    def is_low_confidence(self) -> bool:
+        """Below 0.6, when there is a confidence."""
+        return self.confidence is not None and self.confidence < LOW_CONFIDENCE
 
 
 class CollectionEvent(BaseModel):
@@ -68,6 +90,7 @@ class CollectionEvent(BaseModel):
     is_failover: bool
     error_code: Annotated[str, Field(max_length=50)] | None = None
     error_message: Annotated[str, Field(max_length=1000)] | None = None
+    ttl: int | None = None  # epoch seconds, 30 days on
 
 
 class DataSourceConfig(BaseModel):
@@ -78,7 +101,42 @@ class DataSourceConfig(BaseModel):
     priority: Annotated[int, Field(ge=1, le=10)]
     is_available: bool
     consecutive_failures: Annotated[int, Field(ge=0)]
+    last_success_at: Timestamp | None = None
+    last_failure_at: Timestamp | None = None
+    failure_window_start: Timestamp | None = None
     api_config: dict[str, Any] | None = None
+
+    @staticmethod
+    def of(source: Any, priority: int, breaker: dict[str, Any], events: list[dict[str, Any]]) -> DataSourceConfig:
+        """A source's standing from its breaker's snapshot and the collection events, oldest first.
+
+        Args:
+            source: an adapter.
+            priority: 1 is the primary.
+            breaker: the snapshot of its circuit breaker.
+            events: stored collection events; their attempts are counted.
+        """
+        from headgate._native import core
+
+        good = bad = window = None
+        failures = 0
+        for event in events:
+            mine = [a["outcome"] for a in event["attempts"] if a["source"] == source.name]
+            asked = [outcome for outcome in mine if outcome != "circuit_open"]
+            if not asked:
+                continue
+            if asked[-1] == "ok":
+                good, failures, window = event["timestamp"], 0, None
+            else:
+                bad, failures = event["timestamp"], failures + 1
+                window = window or bad
+        recent = [t for t in breaker["failures_us"] if bad and t >= core.parse_timestamp(bad) - 900 * 1_000_000]
+        available = breaker["state"] == "closed" and max(failures, len(recent)) < UNAVAILABLE_AFTER
+        return DataSourceConfig(
+            source_id=source.name, display_name=source.name.capitalize(), priority=priority, is_available=available,
+            consecutive_failures=failures, last_success_at=good, last_failure_at=bad, failure_window_start=window,
+            api_config={"base_url": getattr(source, "base_url", None), "timeout_seconds": source.timeout_s},
+        )  # fmt: skip
 
 
 class NewDataNotification(BaseModel):
@@ -89,4 +147,32 @@ class NewDataNotification(BaseModel):
     source: str
     item_count: Annotated[int, Field(ge=1)]
     tickers: list[Ticker]
+    date_range: dict[str, Timestamp] | None = None
     collection_event_id: str | None = None
+
+
+@dataclass(frozen=True)
+class NewsArticle:
+    """An article as a source tells it, before it becomes a NewsItem (spec 001, section 3).
+
+    Args:
+        article_id: the source's own id, if it has one.
+        source: the source's name.
+        title: the headline.
+        published_at: ISO 8601, or Unix seconds.
+        tickers: in any case; what is no ticker is dropped later.
+        source_name: the publisher.
+    """
+
+    article_id: str | None
+    source: str
+    title: str
+    published_at: Any
+    description: str | None = None
+    url: str | None = None
+    tickers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    source_name: str | None = None
+    sentiment_score: float | None = None
+    sentiment_label: str | None = None
+    raw: Any = field(default=None, repr=False, compare=False)  # the record that it was made of

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate._registry import shipped_plan
-from headgate.errors import HeadgateError
+from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.identity import dedup_key, story_key
 from headgate.intake import Normalised, Pipeline, RawInfo, Reject
 from headgate.intake._intake import parse_array
+from headgate.pipelines.market.sentiment import reliability_sentiment
+from headgate.pipelines.market.sources import READERS
 
 if TYPE_CHECKING:
     from headgate.ports import Item, Json
 
 MODEL_VERSION = "v1.0.0"  # spec 000, section 4
 _TICKER = re.compile(r"[A-Z]{1,5}")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
+_BLANKS = re.compile(r"\s+")
 _MAX_TICKERS = 10
+_DAY_US = 86_400 * 1_000_000
+_LAST_SECOND = 4_102_444_800  # 2100-01-01: a larger number is milliseconds
+_MAX_SOURCE_ID = 200
 _MAX_AGE_US = 7 * 86_400 * 1_000_000  # section 2: published within the last 7 days
 _MAX_DESCRIPTION = 5000
 _MAX_HEADLINE = 500
@@ -26,25 +37,44 @@ _MAX_TAG = 50
 _MAX_URL = 2048
 
 
+def parse(body: bytes, raw: RawInfo) -> list[Any]:
+    """A source's body to its raw articles: a JSON array, or what the source's own `records` makes of another shape.
+
+    Raises:
+        InvalidInputError: not JSON, or of another shape.
+    """
+    records = getattr(raw.reader, "records", None)
+    if records is None:
+        return parse_array(body, raw)
+    try:
+        return list(records(json.loads(body)))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        message = f"{raw.source}: the body is not of the shape that its source knows"
+        raise InvalidInputError(message, Kind.MALFORMED_RESPONSE) from None
+
+
 def normalise(record: Any, raw: RawInfo) -> Normalised:
     """One raw article to a NewsItem document.
 
-    Mends what can be mended (case, blanks, over-long texts, bad tickers); rejects what cannot.
+    Mends what can be mended (case, blanks, markup, over-long texts, bad tickers); rejects what cannot.
 
     Raises:
-        Reject: not_an_object, no_headline, no_time, too_old, from_the_future, no_ticker.
+        Reject: not_an_object, unknown_source, no_headline, no_time, too_old, from_the_future, no_ticker.
     """
     if not isinstance(record, dict):
         raise Reject("not_an_object", f"expected a JSON object, got {type(record).__name__}")
-    fields = _tiingo_fields(record) if raw.source == "tiingo" else _finnhub_fields(record)
-    headline = _text(fields["headline"], _MAX_HEADLINE)
+    reader = raw.reader or READERS.get(raw.source)
+    if reader is None:
+        raise Reject("unknown_source", "no source of that name is configured that could read it")
+    fields = reader.fields(record)
+    headline = _text(fields["headline"], _MAX_HEADLINE, markup=True)
     if not headline:
         raise Reject("no_headline", "the headline is missing or blank")
     published_us = _published(fields["published"])
     # Age counts from the fetch, so that a replay of old blobs gives the same verdict (decision 10).
     if published_us < raw.fetched_us - _MAX_AGE_US:
         raise Reject("too_old", "published more than 7 days before it was fetched")
-    if published_us > raw.fetched_us + 86_400 * 1_000_000:
+    if published_us > raw.fetched_us + _DAY_US:
         raise Reject("from_the_future", "published more than a day after it was fetched")
     tickers = _tickers(fields["tickers"], raw.context.get("tickers", ()))
     if not tickers:
@@ -52,66 +82,82 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
     published = core.format_timestamp(published_us)
     key = dedup_key(headline, raw.source, published)
     story = story_key(headline, published)
+    tags = fields["tags"]
+    source_id = fields["id"]
+    source_name = _text(fields["source_name"], _MAX_SOURCE_NAME) or None
     doc: Json = {
         "entity_type": "NEWS_ITEM",
         "dedup_key": key,
         "story_key": story,
         "source": raw.source,
-        "source_id": f"{raw.source}:{fields['id'] if fields['id'] is not None else key}",
+        "source_id": f"{raw.source}:{key if source_id is None or source_id == '' else source_id}"[:_MAX_SOURCE_ID],
         "headline": headline,
-        "description": _text(fields["description"], _MAX_DESCRIPTION) or None,
+        "description": _text(fields["description"], _MAX_DESCRIPTION, markup=True) or None,
         "url": _text(fields["url"], _MAX_URL) or None,
         "published_at": published,
         "ingested_at": core.format_timestamp(raw.fetched_us),
         "tickers": tickers,
-        "tags": [t for t in (_text(tag, _MAX_TAG) for tag in fields["tags"]) if t],
-        "source_name": _text(fields["source_name"], _MAX_SOURCE_NAME) or None,
+        "tags": [t for t in (_text(tag, _MAX_TAG) for tag in (tags if isinstance(tags, list) else ())) if t],
+        "source_name": source_name,
         "raw_key": raw.key,
+        "attempt": raw.attempt,
     }
-    return Normalised(key, published, doc, story)
+    if (sentiment := _sentiment(tickers, source_name, raw)) is not None:
+        doc["sentiment"] = sentiment
+    return Normalised(key, published, doc, story, tuple(tickers))
 
 
-def _tiingo_fields(record: Json) -> Json:
-    return {
-        "id": record.get("id"),
-        "headline": record.get("title"),
-        "description": record.get("description"),
-        "url": record.get("url"),
-        "published": record.get("publishedDate"),
-        "tickers": record.get("tickers") or [],
-        "tags": record.get("tags") or [],
-        "source_name": record.get("source"),
-    }
+def _sentiment(tickers: list[str], publisher: str | None, raw: RawInfo) -> Json | None:
+    """The first ticker's that the source scored (decision 4); else the publisher's reliability, which is no score."""
+    scored = raw.context.get("sentiment") or {}
+    for ticker in tickers:
+        if ticker in scored:
+            return {**scored[ticker], "calculated_at": raw.fetched_at}
+    if raw.source == "tiingo":
+        return reliability_sentiment(publisher, raw.context.get("reliability"))
+    return None
 
 
-def _finnhub_fields(record: Json) -> Json:
-    category = record.get("category")
-    return {
-        "id": record.get("id"),
-        "headline": record.get("headline"),
-        "description": record.get("summary"),
-        "url": record.get("url"),
-        "published": record.get("datetime"),
-        "tickers": str(record.get("related") or "").split(","),
-        "tags": [category] if category else [],
-        "source_name": record.get("source"),
-    }
-
-
-def _text(value: Any, limit: int) -> str:
-    return value.strip()[:limit].rstrip() if isinstance(value, str) else ""
+def _text(value: Any, limit: int, *, markup: bool = False) -> str:
+    """Trimmed and cut; headlines come with entities and tags, which are no part of their words."""
+    if not isinstance(value, str):
+        return ""
+    if markup and ("&" in value or "<" in value):
+        value = _BLANKS.sub(" ", _TAG.sub(" ", html.unescape(value)))
+    text: str = value
+    return text.strip()[:limit].rstrip()
 
 
 def _published(value: Any) -> int:
-    """Microseconds: Finnhub sends Unix seconds, Tiingo ISO 8601 in two forms."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 4_102_444_800:
-        return value * 1_000_000
+    """Microseconds of Unix seconds or milliseconds, ISO 8601 with or without a time or zone, or an RFC 5322 date."""
     if isinstance(value, str):
+        text = value.strip()
         try:
-            return core.parse_timestamp(value.strip())
+            return core.parse_timestamp(text)
         except HeadgateError:
             pass
+        if len(text) > 11 and text[10] == " " and text[4] == "-":
+            text = f"{text[:10]}T{text[11:].strip()}"
+        elif len(text) == 10 and text[4] == "-":
+            text += "T00:00:00Z"
+        try:
+            return core.parse_timestamp(text.replace(" ", ""))
+        except HeadgateError:
+            value = _other_time(text)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LAST_SECOND * 1000:
+        return int(value * 1_000_000) if value < _LAST_SECOND else int(value * 1000)
     raise Reject("no_time", "the publication time is missing or cannot be read")
+
+
+def _other_time(text: str) -> float | None:
+    """Seconds of "1569550360" or "Mon, 11 Jan 2016 23:13:00 GMT"."""
+    if text.isdecimal() and text.isascii():
+        return int(text[:20])
+    try:
+        found = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError):
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _tickers(values: Any, requested: Any) -> list[str]:
@@ -159,5 +205,5 @@ def new_data_notification(event_id: str, source: str, docs: list[Json], now_us: 
 
 
 PIPELINE = Pipeline(
-    "market", shipped_plan("news"), parse_array, normalise, _announce, new_data_notification, MODEL_VERSION
+    "market", shipped_plan("news"), parse, normalise, _announce, new_data_notification, MODEL_VERSION, "NEWS"
 )

@@ -1,0 +1,497 @@
+"""Items, outbox, state and events in one DynamoDB table (spec 001, decisions 8 and 9).
+
+The outbox entry is part of its item (`unsent`, found by a sparse index), so that stored and announced cannot part
+without a transaction. DynamoDB has no conditional batch put: items are single conditional puts, side by side.
+
+| pk | sk | what |
+| --- | --- | --- |
+| `NEWS#{key}` (a pipeline's prefix) | META | an item |
+| `LABEL#{pipeline}#{label}` | `{timestamp}#{key}` | a pointer to an item: an index on a list cannot be had |
+| `COLLECTION#{date}` | `{iso}#{event id, 8}` | a collection event |
+| `OUTBOX#{id}` | META | an announcement that belongs to no item |
+| `DEAD#{pipeline}#{digest}` | stage | a dead letter |
+| `STATE#{name}`, `CIRCUIT#{name}` | META, STATE | small documents |
+
+Indexes: `by_status` (status_key, due) and `by_unsent` (unsent_shard, unsent), both with all attributes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.backends.dynamodb import _code, _translated
+from headgate.backends.local import dumps
+from headgate.errors import ConfigError, Kind, TransientError
+from headgate.ports import Announcement, DeadLetter, Item, Json, StaleItem, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from headgate.ports import Clock, Publisher
+
+_THREADS = 16
+_BATCH_WRITE, _BATCH_GET = 25, 100  # the service's own limits
+_TRIES = 8  # of what a batch left unprocessed
+_ITEM_DAYS, _EVENT_DAYS = 30, 30
+_DAY_S = 86_400
+_SHARD = "0"
+# `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
+_INDEXES = {"by_status": ("status_key", "due", "N"), "by_unsent": ("unsent_shard", "unsent", "S")}
+
+
+def create_items_table(client: Any, table: str) -> None:
+    """Make the table (on demand, TTL on `ttl_timestamp`); for tests and first steps.
+
+    Args:
+        client: a boto3 DynamoDB client.
+        table: its name.
+    """
+    names = {"pk": "S", "sk": "S", "status_key": "S", "due": "N", "unsent_shard": "S", "unsent": "S"}
+    client.create_table(
+        TableName=table, BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": n, "AttributeType": t} for n, t in names.items()],
+        KeySchema=_schema("pk", "sk"),
+        GlobalSecondaryIndexes=[
+            {"IndexName": name, "KeySchema": _schema(key, order), "Projection": {"ProjectionType": "ALL"}}
+            for name, (key, order, _) in _INDEXES.items()
+        ],
+    )  # fmt: skip
+    client.get_waiter("table_exists").wait(TableName=table)
+    client.update_time_to_live(
+        TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl_timestamp"}
+    )
+
+
+def _schema(key: str, order: str) -> list[dict[str, str]]:
+    return [{"AttributeName": key, "KeyType": "HASH"}, {"AttributeName": order, "KeyType": "RANGE"}]
+
+
+class DynamoStore:
+    """Implements ItemStore, StateStore, SharedStateStore and HealingTable.
+
+    Args:
+        client: a boto3 DynamoDB client; several threads use it.
+        table: see `create_items_table`.
+        clock: of everything that is stored.
+        pipeline: whose items these are.
+        prefix: of the items' keys.
+        item_days: items expire so many days after they were stored.
+    """
+
+    atomic = False  # no transaction spans several items: what belongs together is one item
+
+    def __init__(
+        self, client: Any, table: str, clock: Clock, pipeline: str, *, prefix: str = "ITEM", item_days: int = _ITEM_DAYS
+    ) -> None:
+        self._client = client
+        self._table = table
+        self.clock = clock
+        self.pipeline = pipeline
+        self._prefix = prefix
+        self._item_days = item_days
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
+
+    @classmethod
+    def open(
+        cls, table: str, options: Mapping[str, str], clock: Clock, pipeline: str, prefix: str = "ITEM"
+    ) -> DynamoStore:
+        """Connect as boto3 users expect; options: region, endpoint, profile.
+
+        Raises:
+            ConfigError: boto3 is missing, or no region or credentials are to be found.
+        """
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError:
+            message = "dynamodb:// needs boto3: pip install 'headgate[aws]'"
+            raise ConfigError(message, Kind.NOT_BUILT) from None
+        config = Config(
+            connect_timeout=5, read_timeout=5, retries={"max_attempts": 3, "mode": "standard"},
+            max_pool_connections=_THREADS,
+        )  # fmt: skip
+        try:
+            session = boto3.Session(profile_name=options.get("profile"), region_name=options.get("region"))
+            client = session.client("dynamodb", endpoint_url=options.get("endpoint"), config=config)
+        except Exception as error:
+            raise _translated(error) from None
+        return cls(client, table, clock, pipeline, prefix=prefix)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Nothing: each write stands alone, and each can be repeated."""
+        yield
+
+    # --- items
+
+    def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
+        first = {item.key: item for item in reversed(items)}
+        known = self._known(list(first))
+        fresh = [item for key, item in first.items() if key not in known]
+        # Pointers first: an item is never without them, and a pointer without an item is passed over.
+        self._write_all([self._pointer(item, label) for item in fresh for label in dict.fromkeys(item.labels)])
+        added = self._threads.map(lambda item: self._put(item, topic, bodies[item.key]), fresh)
+        new = {item.key for item, is_new in zip(fresh, added, strict=True) if is_new}
+        order = tuple(dict.fromkeys(i.key for i in items if i.key in new))
+        return Stored(order, len(items) - len(order))
+
+    def _put(self, item: Item, topic: str, body: Json) -> bool:
+        now = self.clock.now_us()
+        write_id = uuid.uuid4().hex
+        doc: Json = {
+            **self._item_key(item.key), "entity_type": item.doc.get("entity_type", self._prefix), "key": item.key,
+            "pipeline": item.pipeline, "source": item.source, "status": "pending", "timestamp": item.timestamp,
+            "doc": dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0, "due": now,
+            "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
+            "ttl_timestamp": now // 1_000_000 + self._item_days * _DAY_S, **self._unsent(topic, item.key, body, now),
+        }  # fmt: skip
+        for name, value in (("story_key", item.story_key), ("raw_key", item.raw_key)):
+            if value is not None:
+                doc[name] = value
+        try:
+            self._client.put_item(
+                TableName=self._table, Item=_encoded(doc), ConditionExpression="attribute_not_exists(pk)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )  # fmt: skip
+        except Exception as error:
+            if _code(error) != "ConditionalCheckFailedException":
+                raise _translated(error) from None
+            # The client sends again when an answer was lost: then the item that is in the way is our own.
+            there = _decoded(getattr(error, "response", {}).get("Item", {}))
+            return bool(there.get("write_id") == write_id)
+        return True
+
+    def _known(self, keys: list[str]) -> set[str]:
+        """Which are stored already: a read is cheaper than a put that fails, and needs no pointers."""
+        found: set[str] = set()
+        for at in range(0, len(keys), _BATCH_GET):
+            request: Json = {
+                self._table: {
+                    "Keys": [_encoded(self._item_key(k)) for k in keys[at : at + _BATCH_GET]],
+                    "ProjectionExpression": "#k", "ExpressionAttributeNames": {"#k": "key"},
+                }
+            }  # fmt: skip
+            for answer in self._until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
+                found.update(_decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
+        return found
+
+    def _pointer(self, item: Item, label: str) -> Json:
+        expires = self.clock.now_us() // 1_000_000 + self._item_days * _DAY_S
+        return {
+            "pk": f"LABEL#{item.pipeline}#{label}", "sk": f"{item.timestamp}#{item.key}", "key": item.key,
+            "ttl_timestamp": expires,
+        }  # fmt: skip
+
+    def _write_all(self, docs: list[Json]) -> None:
+        for at in range(0, len(docs), _BATCH_WRITE):
+            puts = [{"PutRequest": {"Item": _encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
+            for _ in self._until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
+                pass
+
+    def _until_processed(self, call: Callable[..., Any], request: Json, left: str) -> Iterator[Json]:
+        for attempt in range(_TRIES):
+            answer = self._call(call, RequestItems=request)
+            yield answer
+            request = answer.get(left) or {}
+            if not request:
+                return
+            time.sleep(min(1.0, 0.05 * 2**attempt))
+        message = f"DynamoDB left {sum(map(len, request.values()))} requests unprocessed"
+        raise TransientError(message, Kind.BUSY)
+
+    def documents(self, keys: Sequence[str]) -> list[Json]:
+        items = self._threads.map(self._get_item, keys)
+        return [json.loads(item["doc"]) for item in items if item]
+
+    def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
+        if not labels:
+            items = [i for s in ("pending", "analyzed", "quarantined") for i in self._by_status(s, limit, newest=True)]
+            items.sort(key=lambda i: (i["timestamp"], i["key"]), reverse=True)
+            return [json.loads(i["doc"]) for i in items[:limit]]
+        found: dict[str, str] = {}
+        for label in dict.fromkeys(labels):
+            answer = self._call(
+                self._client.query, TableName=self._table, KeyConditionExpression="pk = :pk",
+                ExpressionAttributeValues=_encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
+                ScanIndexForward=False, Limit=limit, ConsistentRead=True,
+            )  # fmt: skip
+            found |= {i["key"]: i["sk"] for i in map(_decoded, answer["Items"])}
+        newest = sorted(found, key=lambda key: found[key], reverse=True)[:limit]
+        return self.documents(newest)
+
+    def finishing_write(self, key: str, status: str, **values: Any) -> Json:
+        """The Update of a `TransactWriteItems` that finishes a pending item; for consumers with effects = "writes".
+
+        Args:
+            key: the item's.
+            status: "analyzed", or another final word.
+            **values: attributes to set, for example sentiment and model_version.
+        """
+        doc = {"status": status, "status_key": self._status_key(status), **values}
+        names = {f"#a{i}": name for i, name in enumerate(doc)}
+        return {
+            "Update": {
+                "TableName": self._table, "Key": _encoded(self._item_key(key)),
+                "UpdateExpression": "SET " + ", ".join(f"#a{i} = :a{i}" for i in range(len(doc))),
+                "ConditionExpression": "#s = :pending", "ExpressionAttributeNames": {**names, "#s": "status"},
+                "ExpressionAttributeValues": _encoded(
+                    {":pending": "pending", **{f":a{i}": value for i, value in enumerate(doc.values())}}
+                ),
+            }
+        }  # fmt: skip
+
+    # --- outbox
+
+    def publish(self, topic: str, key: str, body: Json) -> None:
+        now = self.clock.now_us()
+        doc = {
+            "pk": f"OUTBOX#{uuid.uuid4().hex}", "sk": "META", **self._unsent(topic, key, body, now),
+            "ttl_timestamp": now // 1_000_000 + _EVENT_DAYS * _DAY_S,
+        }  # fmt: skip
+        self._call(self._client.put_item, TableName=self._table, Item=_encoded(doc))
+
+    def publish_outbox(
+        self, publisher: Publisher, groups: Mapping[str, Sequence[str]] | None = None, limit: int = 1_000
+    ) -> int:
+        """Send unsent announcements, oldest first; how many arrived. A crash before the mark sends one again."""
+        answer = self._call(
+            self._client.query, TableName=self._table, IndexName="by_unsent", KeyConditionExpression="#h = :h",
+            ExpressionAttributeNames={"#h": "unsent_shard"}, ExpressionAttributeValues=_encoded({":h": _SHARD}),
+            Limit=limit,
+        )  # fmt: skip
+        rows = [_decoded(item) for item in answer["Items"]]
+        announcements = [
+            Announcement(n, row["topic"], row["outbox_key"], row["announcement"]) for n, row in enumerate(rows)
+        ]
+        arrived = publisher.publish(announcements) if announcements else []
+        core.fault_point("outbox.after_publish")
+        return sum(self._threads.map(self._mark_sent, [rows[n] for n in arrived]))
+
+    def _mark_sent(self, row: Json) -> int:
+        # Announced again meanwhile: that announcement has another stamp, and stays.
+        return self._update(
+            {"pk": row["pk"], "sk": row["sk"]}, "REMOVE #u, #h SET #t = :now", "#u = :seen",
+            {"#u": "unsent", "#h": "unsent_shard", "#t": "sent_us"},
+            {":seen": row["unsent"], ":now": self.clock.now_us()},
+        )  # fmt: skip
+
+    def _unsent(self, topic: str, key: str, body: Json, now: int) -> Json:
+        return {
+            "unsent_shard": _SHARD, "unsent": f"{now:020d}#{uuid.uuid4().hex[:8]}", "topic": topic, "outbox_key": key,
+            "announcement": dumps(body),
+        }  # fmt: skip
+
+    # --- dead letters and events
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        list(self._threads.map(self._add_dead_letter, letters))
+
+    def _add_dead_letter(self, x: DeadLetter) -> None:
+        digest = core.sha256_hex(x.doc.encode(errors="surrogatepass"))
+        values = {
+            "status_key": self._status_key("DEAD"), "due": self.clock.now_us(), "stage": x.stage, "source": x.source,
+            "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
+            "doc": x.doc.encode(errors="replace").decode(),
+        }  # fmt: skip
+        names = {f"#a{i}": name for i, name in enumerate(values)}
+        sets = ", ".join(f"#a{i} = if_not_exists(#a{i}, :a{i})" for i in range(len(values)))
+        self._call(
+            self._client.update_item, TableName=self._table,
+            Key=_encoded({"pk": f"DEAD#{x.pipeline}#{digest}", "sk": x.stage}),
+            UpdateExpression=f"SET {sets} ADD #seen :one",
+            ExpressionAttributeNames={**names, "#seen": "seen"},
+            ExpressionAttributeValues=_encoded({":one": 1, **{f":a{i}": v for i, v in enumerate(values.values())}}),
+        )  # fmt: skip
+
+    def dead_letters(self, limit: int = 1_000) -> list[Json]:
+        """Oldest first: stage, source, kind, reason, doc, raw_key, seen."""
+        wanted = ("stage", "source", "kind", "reason", "doc", "raw_key", "seen")
+        return [{k: item[k] for k in wanted} for item in self._by_status("DEAD", limit)]
+
+    def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
+        at = core.format_timestamp(started_us)
+        expires = started_us // 1_000_000 + _EVENT_DAYS * _DAY_S
+        entry = {
+            "pk": f"COLLECTION#{at[:10]}", "sk": f"{at}#{event_id[:8]}", "event_id": event_id, "due": started_us,
+            "status_key": f"{pipeline}#COLLECTION", "doc": dumps({**doc, "ttl": expires}), "ttl_timestamp": expires,
+        }  # fmt: skip
+        self._call(self._client.put_item, TableName=self._table, Item=_encoded(entry))
+
+    def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
+        found = self._by_status("COLLECTION", last, pipeline=pipeline, newest=True)
+        return [json.loads(i["doc"]) for i in reversed(found)]
+
+    # --- state
+
+    def load_state(self, name: str) -> Json | None:
+        answer = self._call(
+            self._client.get_item, TableName=self._table, Key=_encoded(_state_key(name)), ConsistentRead=True
+        )
+        return json.loads(_decoded(answer["Item"])["doc"]) if "Item" in answer else None
+
+    def save_state(self, name: str, doc: Json) -> None:
+        self._call(self._client.put_item, TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}))
+
+    def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
+        condition: Json = {"ConditionExpression": "attribute_not_exists(pk)"}
+        if before is not None:
+            condition = {
+                "ConditionExpression": "#d = :before", "ExpressionAttributeNames": {"#d": "doc"},
+                "ExpressionAttributeValues": _encoded({":before": dumps(before)}),
+            }  # fmt: skip
+        try:
+            self._client.put_item(
+                TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}), **condition
+            )
+        except Exception as error:
+            if _code(error) != "ConditionalCheckFailedException":
+                raise _translated(error) from None
+            return self.load_state(name) == doc  # ours, when only the answer was lost
+        return True
+
+    # --- healing
+
+    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
+        due, key = after or (-1, "")
+        found: list[StaleItem] = []
+        for page in self._pages("pending", until=before_us, since=max(0, due)):
+            found += [StaleItem(i["key"], i["due"], i["republish_attempts"]) for i in page]
+            found = sorted((s for s in found if (s.due_us, s.key) > (due, key)), key=lambda s: (s.due_us, s.key))
+            # The index orders by time alone: a tie at the border may go on in the next page.
+            if len(found) > limit and found[limit - 1].due_us < found[-1].due_us:
+                break
+        return found[:limit]
+
+    def full_items(self, keys: Iterable[str]) -> list[Json]:
+        return [
+            {"key": i["key"], "source": i["source"], "timestamp": i["timestamp"], "doc": json.loads(i["doc"]),
+             "status": i["status"], "republish_attempts": i["republish_attempts"], "due_us": i["due"]}
+            for i in self._threads.map(self._get_item, keys)
+            if i and i["status"] == "pending"
+        ]  # fmt: skip
+
+    def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
+        now = self.clock.now_us()
+        values = {
+            "due": now, "last_republished_at": core.format_timestamp(now), "republish_attempts": attempts + 1,
+            **self._unsent(topic, key, body, now),
+        }  # fmt: skip
+        names = {f"#a{i}": name for i, name in enumerate(values)}
+        return bool(
+            self._update(
+                self._item_key(key), "SET " + ", ".join(f"#a{i} = :a{i}" for i in range(len(values))),
+                "#s = :pending AND #n = :attempts AND #due <= :before",
+                {**names, "#s": "status", "#n": "republish_attempts", "#due": "due"},
+                {":pending": "pending", ":attempts": attempts, ":before": before_us,
+                 **{f":a{i}": v for i, v in enumerate(values.values())}},
+            )
+        )  # fmt: skip
+
+    def quarantine(self, key: str, attempts: int) -> bool:
+        return bool(
+            self._update(
+                self._item_key(key), "SET #s = :q, #k = :k", "#s = :pending AND #n = :attempts",
+                {"#s": "status", "#k": "status_key", "#n": "republish_attempts"},
+                {":q": "quarantined", ":k": self._status_key("quarantined"), ":pending": "pending",
+                 ":attempts": attempts},
+            )
+        )  # fmt: skip
+
+    def status_counts(self) -> dict[str, int]:
+        counts = {s: len(self._by_status(s, None)) for s in ("analyzed", "pending", "quarantined")}
+        return {status: n for status, n in counts.items() if n}
+
+    # --- parts
+
+    def _item_key(self, key: str) -> Json:
+        return {"pk": f"{self._prefix}#{key}", "sk": "META"}
+
+    def _status_key(self, status: str) -> str:
+        return f"{self.pipeline}#{status}"
+
+    def _get_item(self, key: str) -> Json:
+        answer = self._call(
+            self._client.get_item, TableName=self._table, Key=_encoded(self._item_key(key)), ConsistentRead=True
+        )
+        return _decoded(answer.get("Item", {}))
+
+    def _by_status(self, status: str, limit: int | None, *, pipeline: str = "", newest: bool = False) -> list[Json]:
+        found: list[Json] = []
+        for page in self._pages(status, pipeline=pipeline, newest=newest):
+            found += page
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        return found
+
+    def _pages(
+        self, status: str, *, pipeline: str = "", until: int = 10**17, since: int = 0, newest: bool = False
+    ) -> Iterator[list[Json]]:
+        key = f"{pipeline or self.pipeline}#{status}"
+        request: Json = {
+            "TableName": self._table, "IndexName": "by_status", "ScanIndexForward": not newest,
+            "KeyConditionExpression": "#k = :k AND #d BETWEEN :since AND :until",
+            "ExpressionAttributeNames": {"#k": "status_key", "#d": "due"},
+            "ExpressionAttributeValues": _encoded({":k": key, ":since": since, ":until": until}),
+        }  # fmt: skip
+        while True:
+            answer = self._call(self._client.query, **request)
+            yield [_decoded(item) for item in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _update(self, key: Json, expression: str, condition: str, names: Json, values: Json) -> int:
+        """1, or 0 when the condition does not hold."""
+        try:
+            self._client.update_item(
+                TableName=self._table, Key=_encoded(key), UpdateExpression=expression, ConditionExpression=condition,
+                ExpressionAttributeNames=names, ExpressionAttributeValues=_encoded(values),
+            )  # fmt: skip
+        except Exception as error:
+            if _code(error) == "ConditionalCheckFailedException":
+                return 0
+            raise _translated(error) from None
+        return 1
+
+    @staticmethod
+    def _call(method: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return method(**arguments)
+        except Exception as error:
+            raise _translated(error) from None
+
+
+def _state_key(name: str) -> Json:
+    if name.startswith("breaker:"):
+        return {"pk": f"CIRCUIT#{name.removeprefix('breaker:')}", "sk": "STATE"}
+    return {"pk": f"STATE#{name}", "sk": "META"}
+
+
+def _encoded(doc: Json) -> Json:
+    """The service's own form of texts, integers and lists of texts: all that is kept outside JSON texts."""
+    out: Json = {}
+    for name, value in doc.items():
+        if isinstance(value, str):
+            out[name] = {"S": value}
+        elif isinstance(value, list):
+            out[name] = {"L": [{"S": v} for v in value]}
+        else:
+            out[name] = {"N": str(value)}
+    return out
+
+
+def _decoded(item: Json) -> Json:
+    out: Json = {}
+    for name, typed in item.items():
+        if "N" in typed:
+            number = typed["N"]
+            out[name] = int(number) if number.lstrip("-").isdigit() else float(number)
+        else:
+            out[name] = [v["S"] for v in typed["L"]] if "L" in typed else typed.get("S")
+    return out

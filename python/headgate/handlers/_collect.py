@@ -1,0 +1,104 @@
+"""The scheduled collection (spec 001, sections 5 to 7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError
+from headgate.handlers._observe import Observer
+
+if TYPE_CHECKING:
+    from headgate.intake import CollectionResult
+    from headgate.ports import Json
+    from headgate.wiring import App
+
+_SERVICE = "market-ingestion"
+_SCHEDULED = "Scheduled Event"
+
+
+def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
+    """One collection, with the healing sweep and the delivery of announcements on every way out.
+
+    Args:
+        event: of EventBridge. A scheduled one ("detail-type" is "Scheduled Event") collects in market hours by its own
+            `time`, and once an hour outside them; any other event collects at once.
+        context: Lambda's.
+
+    Returns:
+        statusCode 200 (collected, or skipped while the market is closed), 207 (no source answered: the last known good
+        data stands) or 400 (the event's time cannot be read); body with source, is_failover, status, items_collected,
+        new_items, duplicates, dead_letters, event_id, alerts, freshness, notified, and self_healing.
+
+    Example:
+        >>> handle_scheduled_collection({"detail-type": "Scheduled Event",
+        ...                              "time": "2026-05-20T14:30:00Z"})["statusCode"]      # doctest: +SKIP
+        200
+    """
+    from headgate.handlers._handlers import app
+
+    parts = app()
+    observer = Observer(_SERVICE, "SentimentAnalyzer/Ingestion")
+    try:
+        at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
+    except (HeadgateError, TypeError):
+        message = "time: expected an ISO 8601 time"
+        return {"statusCode": 400, "error": InvalidInputError.__name__, "message": message}
+    trigger = "scheduled" if event.get("detail-type") == _SCHEDULED else "manual"
+    try:
+        if trigger == "scheduled" and not should_collect(parts, at_us):
+            observer.info("skipped", reason="market_closed")
+            return {"statusCode": 200, "body": {"skipped": "market_closed", "new_items": 0}}
+        return _collect(parts, observer, trigger)
+    finally:
+        observer.flush()
+
+
+def should_collect(parts: App, at_us: int) -> bool:
+    """Always in market hours; outside them when the last success is `schedule.closed_s` ago or there was none."""
+    if parts.calendar.is_open(at_us):
+        return True
+    closed_s = parts.config.schedule.closed_s
+    last = parts.collector.last_success_us()
+    return closed_s > 0 and (last is None or at_us - last >= int(closed_s * 1e6))
+
+
+def _collect(parts: App, observer: Observer, trigger: str) -> Json:
+    status, body = 200, {}
+    result: CollectionResult | None = None
+    try:
+        with observer.traced("collect"):
+            result = parts.collect()
+        t = result.taken
+        body = {
+            "event_id": result.event_id, "source": result.source, "is_failover": result.is_failover,
+            "status": result.status, "items_collected": t.taken, "new_items": t.stored, "duplicates": t.duplicates,
+            "dead_letters": t.dead_letters, "alerts": list(result.alerts),
+        }  # fmt: skip
+    except AllSourcesFailedError as error:
+        status, body = 207, {"new_items": 0, "status": "failed", "errors": [error.kind.value]}
+        observer.error("no source answered", reason=str(error))
+    finally:
+        stored_us = parts.clock.now_us()
+        healed = parts.heal()
+        body["self_healing"] = healed.to_dict()
+        body["notified"] = parts.relay()
+        took_ms = (parts.clock.now_us() - stored_us) / 1000
+    freshness = parts.freshness()
+    body |= {"trigger_type": trigger, "freshness": freshness.to_dict()}
+    if freshness.warning:
+        observer.warning("stale data", warning=freshness.warning)
+    _measure(parts, observer, result, took_ms)
+    observer.info("collected", **{k: body.get(k) for k in ("event_id", "source", "status", "new_items", "duplicates")})
+    return {"statusCode": status, "body": body}
+
+
+def _measure(parts: App, observer: Observer, result: CollectionResult | None, took_ms: float) -> None:
+    from headgate.pipelines.market.metrics import collection_metrics, notification_metric
+
+    events = parts.store.collection_events(parts.pipeline.name, 1)
+    metrics = collection_metrics(result, events[-1], parts.adapters[0].name) if events else []
+    if result is not None and result.taken.stored:
+        metrics.append(notification_metric(took_ms))
+    for m in metrics:
+        observer.metric(m.name, m.value, m.unit, m.dimensions)

@@ -1,0 +1,70 @@
+"""How old the data is, and whether that is too old (spec 001, SC-001 and its edge cases)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headgate._native import core
+
+if TYPE_CHECKING:
+    from headgate.ports import Calendar, Json
+
+OPEN_LIMIT_S = 15 * 60.0  # SC-001
+CLOSED_LIMIT_S = 60 * 60.0  # outside market hours up to an hour is fine
+
+
+@dataclass(frozen=True)
+class AlwaysOpen:
+    """The calendar of sources that never close."""
+
+    def is_open(self, at_us: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The data's state at a moment. The last collection that succeeded counts: a quiet hour is not stale."""
+
+    market_open: bool
+    age_s: float | None
+    limit_s: float
+    last_success: str | None
+
+    @property
+    def is_stale(self) -> bool:
+        """Older than allowed, or never collected."""
+        return self.age_s is None or self.age_s > self.limit_s
+
+    @property
+    def warning(self) -> str | None:
+        """What readers of stale data are told; None outside market hours, where nobody is alarmed."""
+        if not self.is_stale or not self.market_open:
+            return None
+        if self.age_s is None:
+            return "no collection has succeeded yet"
+        return f"last known good: the data is {self.age_s / 60:.0f} minutes old (limit {self.limit_s / 60:.0f})"
+
+    def to_dict(self) -> Json:
+        return {
+            "market_open": self.market_open, "age_s": self.age_s, "limit_s": self.limit_s, "is_stale": self.is_stale,
+            "last_success": self.last_success, "warning": self.warning,
+        }  # fmt: skip
+
+
+def check_freshness(last_success_us: int | None, now_us: int, calendar: Calendar) -> Freshness:
+    """Judge the data's age.
+
+    Args:
+        last_success_us: when the last collection that succeeded began (`Collector.last_success_us()`), or None.
+        now_us: the moment to judge at, microseconds.
+        calendar: decides which limit counts.
+
+    Example:
+        >>> check_freshness(0, 16 * 60 * 1_000_000, AlwaysOpen()).warning
+        'last known good: the data is 16 minutes old (limit 15)'
+    """
+    is_open = calendar.is_open(now_us)
+    age = None if last_success_us is None else max(0.0, (now_us - last_success_us) / 1e6)
+    last = None if last_success_us is None else core.format_timestamp(last_success_us)
+    return Freshness(is_open, age, OPEN_LIMIT_S if is_open else CLOSED_LIMIT_S, last)

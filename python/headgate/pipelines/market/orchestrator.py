@@ -1,0 +1,233 @@
+"""The failover of spec 001 as a few calls: for notebooks, scripts, and adapters that are plain Python objects.
+
+The collector (`headgate collect`, `handle_scheduled_collection`) does more: it keeps every body before it is read, and
+commits items, announcements and its own record together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.errors import InvalidInputError, Kind, TransientError
+from headgate.intake import Intake, RawInfo, Taken
+from headgate.pipelines.market.models import NewsArticle
+from headgate.resilience import Call, CallFailover, CircuitBreakerManager, FailoverResult, HttpClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from headgate.ports import Clock, Json
+
+TIMEOUT_S = 10.0  # FAILOVER_TIMEOUT_SECONDS
+LOOKBACK_DAYS = 7
+LIMIT = 50
+_GRACE_S = 0.05  # the wire's own deadline speaks first
+_DAY_US = 86_400 * 1_000_000
+
+
+class FailoverOrchestrator:
+    """News from the first source that answers.
+
+    Args:
+        primary, secondary, others: each a `NewsSource` (Tiingo, Finnhub, your own), or an adapter with
+            `get_news(tickers, start_date, end_date, limit)` that returns `NewsArticle`s.
+        timeout_s: for each source; an HTTP call is cut on the wire, a Python call is abandoned.
+        breakers: shared circuit breakers; None: this object's own.
+        retry, budget: for transient errors, within the source's time.
+        client: the HTTP client.
+        clock: for dates, breakers and durations.
+
+    Example:
+        >>> orchestrator = FailoverOrchestrator(TiingoSource(token="..."), FinnhubSource(token="..."))  # doctest: +SKIP
+        >>> result = orchestrator.get_news_with_failover(["AAPL"])                                      # doctest: +SKIP
+        >>> result.source_used, result.is_failover, len(result.data)                                    # doctest: +SKIP
+        ('finnhub', True, 48)
+    """
+
+    def __init__(
+        self,
+        primary: Any,
+        secondary: Any = None,
+        *others: Any,
+        timeout_s: float = TIMEOUT_S,
+        breakers: CircuitBreakerManager | None = None,
+        retry: Any = None,
+        budget: Any = None,
+        client: HttpClient | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.sources = [s for s in (primary, secondary, *others) if s is not None]
+        self.clock: Clock = clock or core.SystemClock()
+        self.breakers = breakers or CircuitBreakerManager(clock=self.clock)
+        self._timeout_s = timeout_s
+        self._client = client or HttpClient()
+        calls = [
+            Call(_name(s), self._asker(s), timeout_s + _GRACE_S, self.breakers.handle(_name(s))) for s in self.sources
+        ]
+        self._failover = CallFailover(calls, retry=retry, budget=budget, clock=self.clock)
+
+    def get_news_with_failover(
+        self,
+        tickers: Sequence[str],
+        start_date: str | None = None,
+        end_date: str | None = None,
+        limit: int = LIMIT,
+    ) -> FailoverResult:
+        """Ask the sources in order.
+
+        Args:
+            tickers: symbols.
+            start_date, end_date: ISO dates, UTC; default: the last seven days.
+            limit: at most so many articles, newest first.
+
+        Returns:
+            `data` is a list of `NewsArticle`; an empty list is an answer, not a failure.
+
+        Raises:
+            AllSourcesFailedError: names every cause.
+            InvalidInputError: no ticker.
+        """
+        return self._failover(self._query(tickers, start_date, end_date), limit)
+
+    async def get_news_with_failover_async(
+        self,
+        tickers: Sequence[str],
+        start_date: str | None = None,
+        end_date: str | None = None,
+        limit: int = LIMIT,
+    ) -> FailoverResult:
+        """The same on an event loop."""
+        return await self._failover.acall(self._query(tickers, start_date, end_date), limit)
+
+    def _query(self, tickers: Sequence[str], start_date: str | None, end_date: str | None) -> Json:
+        wanted = [t.strip().upper() for t in tickers if t.strip()]
+        if not wanted:
+            message = "tickers: there is none; expected at least one symbol"
+            raise InvalidInputError(message)
+        now = self.clock.now_us()
+        return {
+            "tickers": wanted,
+            "start_date": start_date or core.format_timestamp(now - LOOKBACK_DAYS * _DAY_US)[:10],
+            "end_date": end_date or core.format_timestamp(now)[:10],
+        }
+
+    def _asker(self, source: Any) -> Any:
+        if hasattr(source, "requests"):
+            return lambda query, limit: _newest(self._ask(source, query), limit)
+        return lambda query, limit: list(
+            source.get_news(query["tickers"], query["start_date"], query["end_date"], limit)
+        )
+
+    def _ask(self, source: Any, query: Json) -> list[NewsArticle]:
+        deadline = self.clock.mono_us() + int(self._timeout_s * 1e6)
+        articles: list[NewsArticle] = []
+        requests = source.requests(query)
+        while requests:
+            left = (deadline - self.clock.mono_us()) / 1e6
+            bodies = [_body(a) for a in self._client.request_many(requests, timeout_s=max(0.001, left))]
+            for body in bodies:
+                articles += _articles(source, body)
+            more = getattr(source, "next_pages", None)
+            requests = more(query, requests, bodies) if more is not None else []
+        return articles
+
+
+def _name(source: Any) -> str:
+    return str(getattr(source, "name", type(source).__name__.lower()))
+
+
+def _body(answer: Any) -> bytes:
+    if isinstance(answer, Exception):
+        raise answer
+    if answer.status != 200:
+        message = f"answered with status {answer.status}"
+        raise TransientError(message, Kind.HTTP_STATUS)
+    return bytes(answer.body)
+
+
+def _articles(source: Any, body: bytes) -> list[NewsArticle]:
+    try:
+        value = json.loads(body)
+        records = source.records(value) if hasattr(source, "records") else value
+        if not isinstance(records, list):
+            raise TypeError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        message = "answered 200 with a body of another shape"
+        raise TransientError(message, Kind.MALFORMED_RESPONSE) from None
+    return [_article(source, record) for record in records if isinstance(record, dict)]
+
+
+def _article(source: Any, record: Json) -> NewsArticle:
+    f = source.fields(record)
+    ident = f["id"]
+    return NewsArticle(
+        None if ident is None else str(ident), _name(source), f["headline"], f["published"], f["description"], f["url"],
+        _texts(f["tickers"]), _texts(f["tags"]), f["source_name"], raw=record,
+    )  # fmt: skip
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
+
+
+def _newest(articles: list[NewsArticle], limit: int) -> list[NewsArticle]:
+    # A source's times are all of one form, so that they order as they are.
+    return sorted(articles, key=lambda a: (str(type(a.published_at)), str(a.published_at)), reverse=True)[:limit]
+
+
+class _ArticleReader:
+    """Reads what `store_news_items` keeps as the raw body."""
+
+    def fields(self, record: Json) -> Json:
+        return {
+            "id": record.get("article_id"), "headline": record.get("title"), "description": record.get("description"),
+            "url": record.get("url"), "published": record.get("published_at"), "tickers": record.get("tickers") or [],
+            "tags": record.get("tags") or [], "source_name": record.get("source_name"),
+        }  # fmt: skip
+
+
+def fetch_news(
+    orchestrator: FailoverOrchestrator,
+    tickers: Sequence[str],
+    *,
+    start_date: str | None = None,
+    end_date: str | None = None,
+    limit: int = LIMIT,
+) -> FailoverResult:
+    """Articles of the first source that answers; see `FailoverOrchestrator.get_news_with_failover`."""
+    return orchestrator.get_news_with_failover(tickers, start_date, end_date, limit)
+
+
+def store_news_items(articles: Iterable[NewsArticle] | FailoverResult, intake: Intake) -> Taken:
+    """Keep articles, normalise them, and store and announce those that are new.
+
+    Args:
+        articles: of any sources, or what `fetch_news` gave.
+        intake: the market pipeline's front door (`headgate.open_intake`, or an app's).
+
+    Returns:
+        taken == stored + duplicates + dead_letters.
+    """
+    attempt = 1
+    found: Iterable[NewsArticle]
+    if isinstance(articles, FailoverResult):
+        attempt = articles.attempts[-1].attempt if articles.attempts else 1
+        found = articles.data
+    else:
+        found = articles
+    by_source: dict[str, list[Json]] = {}
+    for article in found:
+        record = asdict(article)
+        record.pop("raw")
+        by_source.setdefault(article.source, []).append(record)
+    total = Taken()
+    for source, records in by_source.items():
+        body = json.dumps(records, default=str).encode()
+        key = intake.keep_raw(f"{source}.articles", body, {"attempt": attempt, "extra": True})
+        info = RawInfo(source, key, intake.clock.now_us(), {}, attempt, _ArticleReader())
+        with intake.store.transaction():
+            total += intake.take(body, info)
+    return total

@@ -1,0 +1,138 @@
+"""Jobs by the clock: missed runs are caught up once, and none runs twice at once, here or in another process."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from headgate.errors import ConfigError, HeadgateError, InterruptedRunError, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from headgate.idempotency import Ledger
+    from headgate.ports import Clock, StateStore
+
+log = logging.getLogger("headgate.serve")
+_LEASE_S = 60.0  # renewed while a job runs; a process that died gives its job up after it at the latest
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to do every so often.
+
+    Args:
+        name: stable; its state is kept under it.
+        every_s: from start to start, seconds.
+        run: does it; errors are logged, and the next run comes as planned.
+        cancel: called when the process stops while it runs; None: it is waited for.
+    """
+
+    name: str
+    every_s: float
+    run: Callable[[], Any]
+    cancel: Callable[[], None] | None = None
+
+
+class Scheduler:
+    """Runs jobs on threads of APScheduler.
+
+    When a job was last started is in the store: a process that was down starts what it missed once, at once. A claim in
+    the ledger lets one process run a job at a time.
+
+    Args:
+        jobs: each with its interval.
+        store: keeps the times.
+        ledger: keeps the claims; None: only this process's own runs are kept apart.
+        clock: of the times.
+
+    Raises:
+        ConfigError: kind not_built; APScheduler is missing.
+    """
+
+    def __init__(self, jobs: Sequence[Job], store: StateStore, ledger: Ledger | None, clock: Clock) -> None:
+        try:
+            from apscheduler.executors.pool import ThreadPoolExecutor
+            from apscheduler.schedulers.background import BackgroundScheduler
+        except ImportError:
+            message = "headgate serve needs APScheduler: pip install 'apscheduler>=3.10,<4'"
+            raise ConfigError(message, Kind.NOT_BUILT) from None
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)
+        self._jobs = [job for job in jobs if job.every_s > 0]
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._running: set[str] = set()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC, executors={"default": ThreadPoolExecutor(max(1, len(self._jobs)))},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )  # fmt: skip
+
+    def __enter__(self) -> Scheduler:
+        for job in self._jobs:
+            first = datetime.now(UTC) + timedelta(microseconds=self.wait_us(job))
+            self._scheduler.add_job(
+                self.run_once, "interval", args=(job,), seconds=job.every_s, next_run_time=first, id=job.name
+            )
+        self._scheduler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No new runs; those under way are cancelled where they can be, and waited for."""
+        self._scheduler.pause()
+        for job in self._jobs:
+            if job.name in self._running and job.cancel is not None:
+                job.cancel()
+        self._scheduler.shutdown(wait=True)
+
+    def wait_us(self, job: Job) -> int:
+        """How long until its next run; 0 when one was missed or it never ran."""
+        state = self._store.load_state(_key(job)) or {"started_us": 0}
+        return int(max(0, state["started_us"] + int(job.every_s * 1e6) - self._clock.now_us()))
+
+    def run_once(self, job: Job) -> bool:
+        """Run a job now, unless another process is at it; whether it ran."""
+        try:
+            if self._ledger is None:
+                self._run(job)
+                return True
+            claim = self._ledger.claim(_key(job), _LEASE_S)
+            if claim.status != "acquired":
+                return False
+            # Another process may have run it while this one waited for the claim.
+            ran = self.wait_us(job) <= int(job.every_s * 5e5)
+            try:
+                if ran:
+                    with self._ledger.renewing(claim, _LEASE_S):
+                        self._run(job)
+            finally:
+                self._ledger.release(claim)
+        except InterruptedRunError:
+            return False
+        except HeadgateError as error:
+            log.warning("job failed", extra={"job": job.name, "error": error.kind.value})
+            return False
+        except Exception as error:
+            # Its text may hold anything; a job's bug must not end the process that serves the others.
+            log.error("job failed", extra={"job": job.name, "error": type(error).__name__})
+            return False
+        return ran
+
+    def _run(self, job: Job) -> None:
+        before = self._store.load_state(_key(job)) or {"format": 1, "started_us": 0}
+        self._store.save_state(_key(job), {"format": 1, "started_us": self._clock.now_us()})
+        self._running.add(job.name)
+        try:
+            job.run()
+        except InterruptedRunError:
+            self._store.save_state(_key(job), before)  # the next process catches it up
+            raise
+        finally:
+            self._running.discard(job.name)
+
+
+def _key(job: Job) -> str:
+    return f"schedule:{job.name}"
