@@ -41,6 +41,7 @@ _TRIES = 8  # of what a batch left unprocessed
 _ITEM_DAYS, _EVENT_DAYS = 30, 30
 _DAY_S = 86_400
 _SHARD = "0"
+_ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
 _INDEXES = {"by_status": ("status_key", "due", "N"), "by_unsent": ("unsent_shard", "unsent", "S")}
 
@@ -135,7 +136,7 @@ class DynamoStore:
         known = self._known(list(first))
         fresh = [item for key, item in first.items() if key not in known]
         # Pointers first: an item is never without them, and a pointer without an item is passed over.
-        self._write_all([self._pointer(item, label) for item in fresh for label in dict.fromkeys(item.labels)])
+        self._write_all([self._pointer(item, label) for item in fresh for label in dict.fromkeys((_ANY, *item.labels))])
         added = self._threads.map(lambda item: self._put(item, topic, bodies[item.key]), fresh)
         new = {item.key for item, is_new in zip(fresh, added, strict=True) if is_new}
         order = tuple(dict.fromkeys(i.key for i in items if i.key in new))
@@ -210,12 +211,8 @@ class DynamoStore:
         return [json.loads(item["doc"]) for item in items if item]
 
     def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
-        if not labels:
-            items = [i for s in ("pending", "analyzed", "quarantined") for i in self._by_status(s, limit, newest=True)]
-            items.sort(key=lambda i: (i["timestamp"], i["key"]), reverse=True)
-            return [json.loads(i["doc"]) for i in items[:limit]]
         found: dict[str, str] = {}
-        for label in dict.fromkeys(labels):
+        for label in dict.fromkeys(labels or (_ANY,)):
             answer = self._call(
                 self._client.query, TableName=self._table, KeyConditionExpression="pk = :pk",
                 ExpressionAttributeValues=_encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
