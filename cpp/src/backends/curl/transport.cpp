@@ -321,6 +321,17 @@ private:
     }
 
     void finish(Transfer& transfer, Status status) {
+        curl_off_t looked_up = 0;
+        curl_off_t connected = 0;
+        curl_easy_getinfo(transfer.easy.get(), CURLINFO_NAMELOOKUP_TIME_T, &looked_up);
+        curl_easy_getinfo(transfer.easy.get(), CURLINFO_CONNECT_TIME_T, &connected);
+        const bool cut = status.code() == ErrorCode::timeout || status.code() == ErrorCode::interrupted;
+        if (cut && looked_up == 0 && connected == 0) {
+            abandoned_.fetch_add(1, std::memory_order_relaxed);
+        }
+        if (status.code() == ErrorCode::invalid_input && connected > 0) {
+            status = Status(ErrorCode::malformed_response, "the answer is not HTTP");
+        }
         transfer.done = true;
         transfer.response->error = std::move(status);
         transfer.response->elapsed_us = clock_->mono_us() - transfer.started_us;
@@ -352,13 +363,6 @@ private:
     void cut(std::vector<Transfer>& transfers, const Status& status) {
         for (auto& transfer : transfers) {
             if (transfer.easy && !transfer.done) {
-                curl_off_t looked_up = 0;
-                curl_off_t connected = 0;
-                curl_easy_getinfo(transfer.easy.get(), CURLINFO_NAMELOOKUP_TIME_T, &looked_up);
-                curl_easy_getinfo(transfer.easy.get(), CURLINFO_PRETRANSFER_TIME_T, &connected);
-                if (looked_up == 0 && connected == 0) {
-                    abandoned_.fetch_add(1, std::memory_order_relaxed);
-                }
                 finish(transfer, status);
                 transfer.response->body.clear();
             }
