@@ -164,7 +164,7 @@ class App:
         day = 86_400 * 1_000_000
         return {
             "tickers": [t.strip().upper() for t in c.tickers],
-            **({"reliability": c.reliability} if c.reliability else {}),
+            **({"reliability": {k.lower(): v for k, v in c.reliability.items()}} if c.reliability else {}),
             "start_date": core.format_timestamp(now - c.lookback_days * day)[:10],
             "end_date": core.format_timestamp(now)[:10],
         }

@@ -45,6 +45,7 @@ class FeedData(Protocol):
 
     def tiingo(self, tickers: list[str], wave: int) -> bytes: ...
     def finnhub(self, symbol: str, wave: int) -> bytes: ...
+    def sentiment(self, symbol: str) -> Answer: ...
 
 
 class WrittenData:
@@ -78,6 +79,16 @@ class WrittenData:
         if wave >= _PRESS_RELEASE_AT and symbol == "AAPL":
             found += [*data.press_release("finnhub", self.now), *data.broken_articles("finnhub", self.now)]
         return json.dumps(found).encode()
+
+    def sentiment(self, symbol: str) -> Answer:
+        """The premium endpoint's shape; the figures are made of the symbol."""
+        bullish = round((sum(symbol.encode()) % 101) / 100, 4)
+        doc = {
+            "buzz": {"articlesInLastWeek": len(symbol) * 5, "buzz": 0.9, "weeklyAverage": 22.5},
+            "companyNewsScore": 0.9, "sectorAverageBullishPercent": 0.6, "sectorAverageNewsScore": 0.5,
+            "sentiment": {"bearishPercent": round(1 - bullish, 4), "bullishPercent": bullish}, "symbol": symbol,
+        }  # fmt: skip
+        return Answer(200, json.dumps(doc).encode())
 
 
 class RecordedData:
@@ -128,6 +139,18 @@ class RecordedData:
 
     def finnhub(self, symbol: str, wave: int) -> bytes:
         return self._finnhub.get(symbol, b"[]")
+
+    def sentiment(self, symbol: str) -> Answer:
+        """As a key without the plan gets it."""
+        return Answer(403, b'{"error":"You don\'t have access to this resource."}')
+
+
+def _page(body: bytes, limit: int, offset: int) -> bytes:
+    """The body as it came, unless it is more than a page."""
+    if offset == 0 and len(body) < limit * 60:
+        return body
+    articles = json.loads(body)
+    return body if offset == 0 and len(articles) <= limit else json.dumps(articles[offset : offset + limit]).encode()
 
 
 class _Server(ThreadingHTTPServer):
@@ -205,9 +228,12 @@ class Feed:
         if provider == "tiingo":
             if not token.startswith("Token ") or len(token) == len("Token "):
                 return Answer(403, b'{"detail":"Please supply a token"}')
-            return Answer(200, self.content.tiingo(query.get("tickers", "").split(","), self.wave))
+            body = self.content.tiingo(query.get("tickers", "").split(","), self.wave)
+            return Answer(200, _page(body, int(query.get("limit", 100)), int(query.get("offset", 0))))
         if not token:
             return Answer(401, b'{"error":"Please use an API key."}')
+        if parts.path.endswith("/news-sentiment"):
+            return self.content.sentiment(query.get("symbol", ""))
         return Answer(200, self.content.finnhub(query.get("symbol", ""), self.wave))
 
 

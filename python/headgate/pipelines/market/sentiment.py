@@ -81,6 +81,10 @@ def finnhub_sentiment(body: bytes) -> tuple[str, Json] | None:
 def reliability_sentiment(publisher: Any, overrides: Mapping[str, float] | None = None) -> Json | None:
     """The sentiment of an article that nobody scored: its publisher's reliability, or None for an unknown one.
 
+    Args:
+        publisher: as the article names it; case does not count.
+        overrides: beside the shipped table; keys in lower case.
+
     Example:
         >>> reliability_sentiment("CNBC.com")["confidence"], reliability_sentiment("blog.example")
         (0.8, None)

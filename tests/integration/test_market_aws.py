@@ -1,0 +1,172 @@
+"""The scheduled handler on AWS services: DynamoDB, SNS, SQS and Secrets Manager through moto, configured as specified."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+
+import boto3
+import pytest
+import requests
+
+from headgate.backends.dynamodb_items import create_items_table
+from headgate.errors import AccessError, ConfigError
+from headgate.handlers import handle_scheduled_collection
+from headgate.testing.feed import Feed, WrittenData
+
+CONFIG = """
+[backends]
+objects = "file://{folder}/objects"
+[sources.tiingo]
+priority = 1
+[sources.finnhub]
+priority = 2
+[resilience]
+timeout_s = 2
+retry_attempts = 1
+[collection]
+tickers = ["AAPL", "MSFT"]
+"""
+
+
+@pytest.fixture(scope="module")
+def feed():
+    with Feed(WrittenData(datetime.now(UTC))) as running:
+        yield running
+
+
+@pytest.fixture
+def aws(monkeypatch, tmp_path, feed):
+    """Everything that the environment names of spec 001, section 7, point at."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    requests.post(f"{endpoint}/moto-api/reset", timeout=10)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "headgate.toml").write_text(CONFIG.format(folder=tmp_path))
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": "/nonexistent",
+        "HEADGATE_CONFIG": str(tmp_path / "headgate.toml"), "TIINGO_BASE_URL": feed.url,
+        "FINNHUB_BASE_URL": f"{feed.url}/api/v1", "FINNHUB_API_KEY": "k", "DATABASE_TABLE": "sentiment-analyzer-test",
+        "CLOUD_REGION": "us-east-1", "POWERTOOLS_TRACE_DISABLED": "true",
+    }  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    session = boto3.Session()
+    sns, sqs, secrets = (session.client(s) for s in ("sns", "sqs", "secretsmanager"))
+    arn = secrets.create_secret(Name="tiingo", SecretString='{"api_key": "secret-key-1"}')["ARN"]
+    monkeypatch.setenv("TIINGO_SECRET_ARN", arn)
+    queues = {}
+    for name, variable in (("news", "SNS_TOPIC_ARN"), ("alerts", "ALERT_TOPIC_ARN")):
+        topic = sns.create_topic(Name=name)["TopicArn"]
+        queues[name] = sqs.create_queue(QueueName=name)["QueueUrl"]
+        target = sqs.get_queue_attributes(QueueUrl=queues[name], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=target)
+        monkeypatch.setenv(variable, topic)
+    create_items_table(session.client("dynamodb"), "sentiment-analyzer-test")
+    feed.wave = 1
+    for name in ("tiingo", "finnhub"):
+        feed.set_mode(name, "healthy")
+
+    def drain(name):
+        found = []
+        while messages := sqs.receive_message(QueueUrl=queues[name], MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                body = json.loads(message["Body"])
+                found.append(
+                    (json.loads(body["Message"]), {k: v["Value"] for k, v in body["MessageAttributes"].items()})
+                )
+                sqs.delete_message(QueueUrl=queues[name], ReceiptHandle=message["ReceiptHandle"])
+        return found
+
+    yield drain
+    server.stop()
+
+
+def at(text, **more):
+    return {"source": "aws.events", "detail-type": "Scheduled Event", "time": text, **more}
+
+
+OPEN, CLOSED = at("2026-05-20T14:30:00Z"), at("2026-05-25T14:30:00Z")  # a Wednesday, and Memorial Day
+
+
+def test_a_scheduled_collection_and_the_same_again(aws, feed):
+    out = io.StringIO()
+    with redirect_stdout(out):
+        first = handle_scheduled_collection(OPEN)
+    body = first["body"]
+    assert (first["statusCode"], body["source"], body["status"], body["trigger_type"]) == (
+        200,
+        "tiingo",
+        "success",
+        "scheduled",
+    )
+    assert body["new_items"] > 0
+    assert body["items_collected"] == body["new_items"] + body["duplicates"] + body["dead_letters"]
+    messages = aws("news")
+    notices = [m for m, a in messages if a["topic"] == "market.new_data"]
+    assert len(messages) == body["notified"] == body["new_items"] + 1  # one request each, and one notification
+    assert (notices[0]["event_type"], notices[0]["item_count"]) == ("NEW_MARKET_DATA", body["new_items"])
+    metrics = {}
+    for line in out.getvalue().splitlines():
+        doc = json.loads(line)
+        for group in doc.get("_aws", {}).get("CloudWatchMetrics", ()):
+            assert group["Namespace"] == "SentimentAnalyzer/Ingestion"
+            metrics |= {m["Name"]: doc[m["Name"]] for m in group["Metrics"]}
+    assert {
+        "CollectionSuccess",
+        "CollectionLatencyMs",
+        "ItemsCollected",
+        "DuplicateRate",
+        "NotificationLatencyMs",
+    } <= set(metrics)
+    assert "secret-key-1" not in out.getvalue()
+    second = handle_scheduled_collection(OPEN)["body"]
+    assert (second["new_items"], second["notified"], aws("news")) == (0, 0, [])
+
+
+def test_a_closed_market_is_left_alone_once_there_is_data(aws, feed):
+    first = handle_scheduled_collection(at(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+    assert first["body"]["new_items"] > 0  # never collected: now, whatever the hour
+    asked = len(feed.requests)
+    assert handle_scheduled_collection(CLOSED) == {
+        "statusCode": 200,
+        "body": {"skipped": "market_closed", "new_items": 0},
+    }
+    assert len(feed.requests) == asked
+    assert handle_scheduled_collection({"source": "manual"})["body"]["trigger_type"] == "manual"
+    assert handle_scheduled_collection(at("yesterday"))["statusCode"] == 400
+
+
+def test_three_failures_alert_once_with_attributes(aws, feed):
+    handle_scheduled_collection(OPEN)
+    aws("news")
+    for name in ("tiingo", "finnhub"):
+        feed.set_mode(name, "error:0")
+    answers = [handle_scheduled_collection(OPEN) for _ in range(5)]
+    assert {a["statusCode"] for a in answers} == {207}
+    assert answers[-1]["body"]["freshness"]["last_success"] is not None
+    alerts = aws("alerts")
+    assert [a["AlertType"] for _, a in alerts] == ["all_sources_down", "consecutive_failure"]
+    assert alerts[1][1]["FailureCount"] == "3"
+    assert aws("news") == []
+
+
+def test_the_secret_that_cannot_be_read(aws, monkeypatch):
+    monkeypatch.setenv("TIINGO_SECRET_ARN", "arn:aws:secretsmanager:us-east-1:123456789012:secret:none")
+    with pytest.raises(AccessError) as caught:
+        handle_scheduled_collection(OPEN)
+    assert "123456789012" not in str(caught.value)
+
+
+def test_a_table_without_a_topic_is_said_at_once(aws, monkeypatch):
+    monkeypatch.delenv("SNS_TOPIC_ARN")
+    with pytest.raises(ConfigError, match=r"backends\.notify"):
+        handle_scheduled_collection(OPEN)
