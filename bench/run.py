@@ -319,13 +319,14 @@ def _fresh(folder: Path, n: int) -> Path:
 
 
 def main() -> None:
-    import checkpoints  # beside this file; it needs Row from here
+    import checkpoints  # beside this file; they need Row from here
+    import market
 
     sys.modules.setdefault("run", sys.modules[__name__])
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
-    parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta")
+    parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta", "failover", "collect")
     parser.add_argument("--only", choices=parts, help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
@@ -345,6 +346,8 @@ def main() -> None:
         "s3": lambda folder, _: checkpoints.s3_rows(folder, few, small // (1 if options.quick else 2)),
         "incremental": lambda folder, _: checkpoints.incremental_rows(folder, few, large),
         "large": lambda folder, _: [row for n in events for row in checkpoints.large_rows(_fresh(folder, n), few, n)],
+        "failover": lambda folder, n: market.failover_rows(folder, n) + market.policy_rows(n),
+        "collect": lambda folder, _: market.collection_rows(folder, few, small * 2),
         "delta": lambda folder, _: checkpoints.delta_rows(folder, few, events[-1]),
     }
     rows: list[Row] = []

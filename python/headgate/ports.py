@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Item:
     story_key: str | None = None
     raw_key: str | None = None
     labels: tuple[str, ...] = ()  # what it can be looked up by
+    text: str | None = field(default=None, repr=False, compare=False)  # `doc` as JSON, when that was made before
 
 
 @dataclass(frozen=True)

@@ -366,8 +366,7 @@ class App:
     def _notify(self, result: CollectionResult) -> None:
         if self.pipeline.notify is None:
             return
-        docs = self.store.documents(result.taken.new_keys)
-        topic, body = self.pipeline.notify(result.event_id, result.source, docs, self.clock.now_us())
+        topic, body = self.pipeline.notify(result.event_id, result.source, result.taken.new, self.clock.now_us())
         self.store.publish(topic, result.event_id, body)
 
     @cached_property

@@ -332,6 +332,12 @@ def test_pages_are_one_collection(app, feed):
     assert all(a["breaker_after"] == "closed" for a in result.attempts)
 
 
+def test_a_source_that_knows_no_pages_is_not_asked_for_ever(app, feed, monkeypatch):
+    monkeypatch.setattr(TiingoSource, "next_pages", lambda self, query, requests, bodies: requests)
+    result = app.collect()
+    assert (result.status, len(result.attempts)) == ("success", 2)
+
+
 def test_a_source_that_breaks_off_has_given_a_part(app, feed, monkeypatch):
     pages = []
 

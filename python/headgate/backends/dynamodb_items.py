@@ -148,7 +148,8 @@ class DynamoStore:
         doc: Json = {
             **self._item_key(item.key), "entity_type": item.doc.get("entity_type", self._prefix), "key": item.key,
             "pipeline": item.pipeline, "source": item.source, "status": "pending", "timestamp": item.timestamp,
-            "doc": dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0, "due": now,
+            "doc": item.text or dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0,
+            "due": now,
             "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
             "ttl_timestamp": now // 1_000_000 + self._item_days * _DAY_S, **self._unsent(topic, item.key, body, now),
         }  # fmt: skip

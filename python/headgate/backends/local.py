@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._native import core
+from headgate.identity import document_text
 from headgate.ports import Announcement, DeadLetter, Item, Json, Message, StaleItem, Stored
 
 if TYPE_CHECKING:
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Publisher, Transaction
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def dumps(value: Any) -> str:
     """Compact JSON text, as every document column holds it."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _encode(value)
 
 
 class LocalDatabase:
@@ -81,8 +85,8 @@ class LocalStore:
                 i.pipeline,
                 i.source,
                 i.timestamp,
-                dumps(i.doc),
-                dumps(bodies[i.key]),
+                i.text or document_text(i.doc),
+                document_text(bodies[i.key]),
                 i.labels,
                 i.story_key,
                 i.raw_key,

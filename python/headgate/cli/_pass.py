@@ -46,7 +46,7 @@ def one_pass(app: App) -> Outcome:
     outcome = Outcome()
     try:
         taken = app.collect().taken
-        outcome.collections.append({k: v for k, v in asdict(taken).items() if k != "new_keys"})
+        outcome.collections.append({k: getattr(taken, k) for k in ("taken", "stored", "duplicates", "dead_letters")})
     except AllSourcesFailedError as error:
         outcome.errors.append(str(error))
     drain_all(app, outcome)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
 from headgate.errors import AllSourcesFailedError, Kind, from_kind
-from headgate.intake._intake import Intake, RawInfo, Taken, all_of
+from headgate.intake._intake import Intake, RawInfo, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,6 @@ _ERROR_CODES = {
 }
 _HTTP_CODES = {429: "RATE_LIMIT", 401: "AUTH_FAILED", 403: "AUTH_FAILED"}
 _MAX_MESSAGE = 1000  # spec 001: error_message <= 1000
-_MAX_PAGES = 20  # rounds of further pages in one collection
 _KEPT_HEADERS = ("content-type", "date", "retry-after")
 
 
@@ -210,7 +209,7 @@ class Collector:
         cancel: Any,
     ) -> None:  # fmt: skip
         """The pages that follow; a source that breaks off has given a part, and the next collection asks again."""
-        for _ in range(_MAX_PAGES if hasattr(adapter, "next_pages") else 0):
+        while hasattr(adapter, "next_pages"):
             requests = adapter.next_pages(query, requests, fetched["bodies"])
             if not requests:
                 return
@@ -220,6 +219,8 @@ class Collector:
             if fetched["error_kind"]:
                 state.error_kind, state.error_message = fetched["error_kind"], fetched["error_message"]
                 return
+            if set(fetched["raw_keys"]) <= set(state.raw_keys):
+                return  # a source that does not know pages gives the first one again and again
             state.add(fetched)
 
     def _fetch_extras(self, adapter: Any, query: Json, state: _Round, until: int, cancel: Any) -> None:
@@ -253,9 +254,11 @@ class Collector:
         now = self.clock.now_us()
         adapter = self._by_name.get(state.source)
         context = {**query, **state.context}
-        return all_of(
-            self.intake.take(body, RawInfo(state.source, key, now, context, number, adapter))
-            for body, key, number in zip(state.bodies, state.raw_keys, state.numbers, strict=True)
+        return self.intake.take_all(
+            [
+                (body, RawInfo(state.source, key, now, context, number, adapter))
+                for body, key, number in zip(state.bodies, state.raw_keys, state.numbers, strict=True)
+            ]
         )
 
     def _send_alert(self, alert: Alert, event_id: str) -> None:

@@ -6,19 +6,24 @@ import hashlib
 import json
 import logging
 import uuid
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
+from headgate.identity import document_text
 from headgate.ports import DeadLetter, Item, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from headgate.ports import Clock, ItemStore, ObjectStore
 
 log = logging.getLogger("headgate.intake")
+_OVERLAP_FROM = 3  # bodies: fewer are not worth a thread
+_AHEAD = 2  # bodies that are prepared before they are stored
 
 
 class Reject(Exception):  # noqa: N818 - a verdict on one record, not a failure of the program
@@ -73,7 +78,7 @@ class Pipeline:
         parse: raw body -> raw records; raises InvalidInputError for a body of another shape.
         normalise: one raw record -> `Normalised`; raises `Reject` for a bad one.
         announce: an accepted item -> the body of its announcement; the healing sweep sends the same.
-        notify: (collection's event id, source, documents, time in microseconds) -> (topic, body), once for a collection
+        notify: (collection's event id, source, new items, time in microseconds) -> (topic, body), once for a collection
             that stored something new; None sends nothing.
         model_version: travels in the announcements of the healing sweep.
         key_prefix: of the items' keys in stores that keep everything in one table.
@@ -84,7 +89,7 @@ class Pipeline:
     parse: Callable[[bytes, RawInfo], list[Any]]
     normalise: Callable[[Any, RawInfo], Normalised]
     announce: Callable[[Item], Json]
-    notify: Callable[[str, str, list[Json], int], tuple[str, Json]] | None = None
+    notify: Callable[[str, str, Sequence[NewItem], int], tuple[str, Json]] | None = None
     model_version: str = "v1.0.0"
     key_prefix: str = "ITEM"
 
@@ -98,6 +103,15 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class NewItem:
+    """What a collection's notification may say of an item that was new."""
+
+    key: str
+    timestamp: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Taken:
     """The fate of every record: taken == stored + duplicates + dead_letters."""
 
@@ -105,7 +119,12 @@ class Taken:
     stored: int = 0
     duplicates: int = 0
     dead_letters: int = 0
-    new_keys: tuple[str, ...] = ()
+    new: tuple[NewItem, ...] = field(default=(), repr=False)
+
+    @property
+    def new_keys(self) -> tuple[str, ...]:
+        """Keys of the items that were stored."""
+        return tuple(item.key for item in self.new)
 
     def __add__(self, other: Taken) -> Taken:
         return Taken(
@@ -113,8 +132,18 @@ class Taken:
             self.stored + other.stored,
             self.duplicates + other.duplicates,
             self.dead_letters + other.dead_letters,
-            self.new_keys + other.new_keys,
+            self.new + other.new,
         )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A body's records on their way to the store."""
+
+    records: int
+    items: list[Item]
+    letters: list[DeadLetter]
+    announcements: dict[str, Json] = field(default_factory=dict)
 
 
 class Intake:
@@ -186,13 +215,17 @@ class Intake:
 
     def take(self, body: bytes, raw: RawInfo) -> Taken:
         """Parse, validate, identify and store what a body holds. The body is in the object store already."""
+        return self.keep(self.prepare(body, raw))
+
+    def prepare(self, body: bytes, raw: RawInfo) -> Prepared:
+        """What `keep` stores of a body: parsed, validated and identified, nothing written."""
         core.fault_point("intake.after_raw")
         try:
             records = self.pipeline.parse(body, raw)
         except InvalidInputError as error:
-            letter = self._letter(raw, error.kind.value, error.message, body.decode("utf-8", "replace"))
-            self.store.add_dead_letters([letter])
-            return Taken(taken=1, dead_letters=1)
+            return Prepared(
+                1, [], [self._letter(raw, error.kind.value, error.message, body.decode("utf-8", "replace"))]
+            )
         items: list[Item] = []
         letters: list[DeadLetter] = []
         for record in records:
@@ -202,14 +235,36 @@ class Intake:
             else:
                 letters.append(outcome)
         bodies = {item.key: self.pipeline.announce(item) for item in items}
+        return Prepared(len(records), items, letters, bodies)
+
+    def keep(self, prepared: Prepared) -> Taken:
+        """Store what was prepared."""
+        items, letters = prepared.items, prepared.letters
         self.store.add_dead_letters(letters)
-        stored = self.store.put_items(items, self.pipeline.topic, bodies)
-        return Taken(len(records), len(stored.new_keys), stored.duplicates, len(letters), stored.new_keys)
+        stored = self.store.put_items(items, self.pipeline.topic, prepared.announcements)
+        fresh = set(stored.new_keys)
+        new = {i.key: NewItem(i.key, i.timestamp, i.labels) for i in items if i.key in fresh}
+        return Taken(prepared.records, len(fresh), stored.duplicates, len(letters), tuple(new.values()))
+
+    def take_all(self, bodies: Sequence[tuple[bytes, RawInfo]]) -> Taken:
+        """Several bodies, in their order: while the store writes one, the next is prepared on another thread."""
+        if len(bodies) < _OVERLAP_FROM:
+            return all_of(self.take(body, raw) for body, raw in bodies)
+        kept: list[Taken] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="headgate-prepare") as helper:
+            ahead: deque[Future[Prepared]] = deque()
+            for body, raw in bodies:
+                ahead.append(helper.submit(self.prepare, body, raw))
+                if len(ahead) > _AHEAD:
+                    kept.append(self.keep(ahead.popleft().result()))
+            kept += [self.keep(future.result()) for future in ahead]
+        return all_of(kept)
 
     def _examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
         try:
             normal = self.pipeline.normalise(record, raw)
-            text = json.dumps(normal.doc, ensure_ascii=False).encode()
+            text = document_text(normal.doc)
+            encoded = text.encode()
         except Reject as reject:
             return self._letter(raw, reject.kind, reject.reason, _text(record))
         except HeadgateError as error:
@@ -222,12 +277,12 @@ class Intake:
             name = type(error).__name__
             log.error("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
             return self._letter(raw, "normalise_failed", name, _text(record))
-        problems = self._validator.problems(text)
+        problems = self._validator.problems(encoded)
         if problems:
             reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)
             return self._letter(raw, Kind.INVALID_RECORD.value, reason, _text(record))
         return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key,
-                    normal.labels)  # fmt: skip
+                    normal.labels, text)  # fmt: skip
 
     def _letter(self, raw: RawInfo, kind: str, reason: str, doc: str) -> DeadLetter:
         return DeadLetter("intake", self.pipeline.name, raw.source, kind, reason, doc, raw.key)
@@ -252,10 +307,12 @@ def parse_array(body: bytes, raw: RawInfo) -> list[Any]:
 
 def all_of(takens: Iterable[Taken]) -> Taken:
     """The sum of several bodies' fates."""
-    total = Taken()
-    for taken in takens:
-        total += taken
-    return total
+    found = list(takens)
+    # Not one by one: that would copy the new items once a body.
+    return Taken(
+        sum(t.taken for t in found), sum(t.stored for t in found), sum(t.duplicates for t in found),
+        sum(t.dead_letters for t in found), tuple(item for t in found for item in t.new),
+    )  # fmt: skip
 
 
 def _text(record: Any) -> str:

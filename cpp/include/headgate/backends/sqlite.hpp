@@ -61,6 +61,9 @@ public:
     Status commit();
     Status rollback();
     bool in_transaction() const;
+    // For this backend's own hot paths: a prepared statement that stays the connection's, to bind, step and reset.
+    Result<sqlite3_stmt*> statement(const std::string& sql);
+    Status step_failed(const std::string& what) { return last_error(what); }
     Status close();
     const std::string& path() const { return path_; }
 

@@ -19,6 +19,9 @@ from headgate.pipelines.market.sentiment import reliability_sentiment
 from headgate.pipelines.market.sources import READERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headgate.intake import NewItem
     from headgate.ports import Item, Json
 
 MODEL_VERSION = "v1.0.0"  # spec 000, section 4
@@ -190,16 +193,16 @@ def _announce(item: Item) -> Json:
     return analysis_request(item.doc)
 
 
-def new_data_notification(event_id: str, source: str, docs: list[Json], now_us: int) -> tuple[str, Json]:
+def new_data_notification(event_id: str, source: str, new: Sequence[NewItem], now_us: int) -> tuple[str, Json]:
     """Topic and NewDataNotification of a collection that stored something (section 2)."""
-    published = sorted(doc["published_at"] for doc in docs)
+    published = [item.timestamp for item in new]
     return "market.new_data", {
         "event_type": "NEW_MARKET_DATA",
         "timestamp": core.format_timestamp(now_us),
         "source": source,
-        "item_count": len(docs),
-        "tickers": sorted({t for doc in docs for t in doc["tickers"]}),
-        "date_range": {"start": published[0], "end": published[-1]},
+        "item_count": len(new),
+        "tickers": sorted({ticker for item in new for ticker in item.labels}),
+        "date_range": {"start": min(published), "end": max(published)},
         "collection_event_id": event_id,
     }
 
