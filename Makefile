@@ -7,11 +7,12 @@ STAMPS := .stamps
 SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
 CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos fuzz sanitize cpp-test install clean format
+.PHONY: help run test validate test-local check bench chaos fuzz sanitize cpp-test install clean format
 
 help:
 	@echo "make run     set up, build, and run the main job (headgate demo)"
 	@echo "make test    set up, build, and run every C++ and Python test"
+	@echo "make validate, make test-local: the same as make check, make test"
 	@echo "make check   format, lint, types, stubs, layering"
 	@echo "make bench | chaos | fuzz | sanitize | format | clean"
 
@@ -39,6 +40,10 @@ cpp-test: $(STAMPS)/dev
 sanitize: $(STAMPS)/dev
 	cmake --preset asan >/dev/null && cmake --build --preset asan -j $(JOBS) && ctest --preset asan -j $(JOBS)
 	cmake --preset tsan >/dev/null && cmake --build --preset tsan -j $(JOBS) && ctest --preset tsan -j $(JOBS)
+
+# The names of specification 001's task list.
+validate: check
+test-local: test
 
 check: $(STAMPS)/dev $(STAMPS)/installed
 	tools/check

@@ -295,12 +295,10 @@ TEST(Hedge, TheTwinOfASlowRequestAnswers) {
 
 TEST_F(FailoverTest, WhatCannotBeKeptIsNotUsed) {
     primary_says(answer(200, "[1]"));
-    const auto out =
-        failover.fetch(sources(),
-                       [](const std::string&, const HttpRequest&, const HttpResponse&, int) -> Result<std::string> {
-                           return Status(ErrorCode::disk_full, "no space");
-                       },
-                       {});
+    const auto out = failover.fetch(sources(),
+                                    [](const std::string&, const HttpRequest&, const HttpResponse&,
+                                       int) -> Result<std::string> { return Status(ErrorCode::disk_full, "no space"); },
+                                    {});
     EXPECT_EQ(out.error.code(), ErrorCode::disk_full);
     EXPECT_TRUE(out.source.empty());
 }
