@@ -72,7 +72,7 @@ public:
         PyObject* const* const items = &PyTuple_GET_ITEM(tuple, 0);
         const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(tuple));
         for (int attempt = 1;; ++attempt) {
-            enter();
+            const auto permit = enter();
             const bool timed = breaker && breaker->options().slow_call_us > 0;
             const auto started = timed ? clock->mono_us() : 0;
             PyObject* result = nullptr;
@@ -88,7 +88,7 @@ public:
             }
             if (result != nullptr) {
                 if (breaker) {
-                    breaker->on_success(elapsed);
+                    breaker->on_success(elapsed, permit);
                 }
                 if (budget) {
                     budget->refund();
@@ -98,9 +98,9 @@ public:
             py::error_already_set error;  // takes the pending exception
             const bool counts = error.matches(failures);
             if (breaker && counts) {
-                breaker->on_failure(elapsed);
+                breaker->on_failure(elapsed, permit);
             } else if (breaker) {
-                breaker->on_abandoned();  // a wrong argument says nothing of the callee's health
+                breaker->on_abandoned(permit);  // a wrong argument says nothing of the callee's health
             }
             const bool again = counts && retry && attempt < retry->max_attempts &&
                                (!breaker || breaker->state() == BreakerState::closed) && (!budget || budget->take());
@@ -118,8 +118,9 @@ public:
     }
 
 private:
-    void enter() {
-        if (breaker && !breaker->allow()) {
+    std::uint64_t enter() {
+        const auto permit = breaker ? breaker->enter() : 0;
+        if (breaker && permit == 0) {
             throw StatusError{{ErrorCode::circuit_open, "not called: the circuit breaker is open"}};
         }
         Status refused;
@@ -131,10 +132,11 @@ private:
         }
         if (!refused.ok()) {
             if (breaker) {
-                breaker->on_abandoned();
+                breaker->on_abandoned(permit);
             }
             throw StatusError{refused};
         }
+        return permit;
     }
 };
 
@@ -154,10 +156,11 @@ void register_resilience(py::module_& module) {
              py::arg("clock"), py::arg("failure_rate") = 0.0, py::arg("slow_call_us") = 0,
              py::arg("slow_call_rate") = 0.0, py::arg("minimum_calls") = 10, py::arg("window_calls") = 0)
         .def("allow", &CircuitBreaker::allow)
-        .def("on_success", &CircuitBreaker::on_success, py::arg("elapsed_us") = 0)
-        .def("on_failure", &CircuitBreaker::on_failure, py::arg("elapsed_us") = 0)
+        .def("enter", &CircuitBreaker::enter)
+        .def("on_success", &CircuitBreaker::on_success, py::arg("elapsed_us") = 0, py::arg("permit") = 0)
+        .def("on_failure", &CircuitBreaker::on_failure, py::arg("elapsed_us") = 0, py::arg("permit") = 0)
         .def("on_round", &CircuitBreaker::on_round, py::arg("ok"))
-        .def("on_abandoned", &CircuitBreaker::on_abandoned)
+        .def("on_abandoned", &CircuitBreaker::on_abandoned, py::arg("permit") = 0)
         .def_property_readonly("state",
                                [](const CircuitBreaker& b) { return std::string(breaker_state_name(b.state())); })
         .def("snapshot", [](const CircuitBreaker& b) { return to_dict(b.snapshot()); })

@@ -66,6 +66,31 @@ TEST_F(Breaker, AFailedProbeOpensAgainForTheWholeTime) {
     EXPECT_TRUE(breaker.allow());
 }
 
+TEST_F(Breaker, ACallThatLeftBeforeSaysNothingOfTheProbe) {
+    const auto early = breaker.enter();
+    fail(5);
+    clock->advance_us(60 * kSecond);
+    const auto probe = breaker.enter();
+    ASSERT_NE(probe, 0U);
+    breaker.on_failure(0, early);
+    EXPECT_EQ(breaker.state(), BreakerState::half_open);
+    breaker.on_success(0, early);
+    EXPECT_EQ(breaker.state(), BreakerState::half_open);
+    breaker.on_abandoned(early);
+    EXPECT_EQ(breaker.enter(), 0U);  // the probe is still out
+    breaker.on_abandoned(probe);
+    const auto second = breaker.enter();
+    ASSERT_NE(second, 0U);
+    breaker.on_failure(0, probe);
+    EXPECT_EQ(breaker.state(), BreakerState::half_open);
+    breaker.on_success(0, second);
+    EXPECT_EQ(breaker.state(), BreakerState::closed);
+    for (int i = 0; i < 9; ++i) {
+        breaker.on_failure(0, early);
+    }
+    EXPECT_EQ(breaker.state(), BreakerState::closed);
+}
+
 TEST_F(Breaker, OpensAfterThreeFailedRoundsInARow) {
     breaker.on_round(false);
     breaker.on_round(false);

@@ -21,8 +21,9 @@ import pytest
 from headgate._core import CancelToken, ManualClock
 from headgate.config import load
 from headgate.errors import AllSourcesFailedError, InterruptedRunError
-from headgate.resilience import AsyncFailover, AsyncHttpClient, HttpClient
+from headgate.resilience import AsyncFailover
 from headgate.testing.feed import Feed, WrittenData
+from headgate.testing.scripted import HEAD, Scripted, hang, say
 from headgate.wiring import App
 
 CONFIG = """
@@ -45,64 +46,6 @@ tickers = ["AAPL"]
 calendar = "always"
 """
 KEYS = {"TIINGO_API_KEY": "secret-key-1", "FINNHUB_API_KEY": "secret-key-2"}
-HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n"
-
-
-class Scripted:
-    """Reads a request, then does to the connection what it is told."""
-
-    def __init__(self, act, context=None):
-        self.act, self.context = act, context
-        self.over = threading.Event()
-        self.requests = 0
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.threads = []
-
-    def __enter__(self):
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.socket.close()
-
-    @property
-    def port(self):
-        return self.socket.getsockname()[1]
-
-    @property
-    def url(self):
-        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
-
-    def _serve(self):
-        while True:
-            try:
-                peer, _ = self.socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
-
-    def _talk(self, peer):
-        try:
-            with peer if self.context is None else self.context.wrap_socket(peer, server_side=True) as stream:
-                if stream.recv(65536):
-                    self.requests += 1
-                    self.act(stream, self.over)
-        except OSError:
-            pass  # the client cut the call
-
-
-def say(status, body=b"[]", headers=b""):
-    return lambda peer, over: peer.sendall(HEAD % (status, headers, len(body)) + body)
-
-
-def hang(*before):
-    def act(peer, over):
-        for part in before:
-            peer.sendall(part)
-        over.wait(60)
-
-    return act
 
 
 def drip(peer, over):
@@ -294,33 +237,6 @@ def test_a_cancelled_collection_stops_at_once_and_leaves_nothing(tmp_path, feed)
     assert app.store.collection_events("market") == []
 
 
-def test_async_forms_are_cancelled_on_the_wire(feed):
-    import asyncio
-
-    gone = threading.Event()
-
-    def watch(peer, over):
-        peer.settimeout(20)
-        if peer.recv(1) == b"":
-            gone.set()
-
-    async def main(url):
-        client = AsyncHttpClient(timeout_s=60)
-        task = asyncio.create_task(client.get(url))
-        await asyncio.sleep(0.2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return await asyncio.gather(
-            *(client.get(f"{feed.url}/tiingo/news", [("Authorization", "Token x")]) for _ in range(5))
-        )
-
-    with Scripted(watch) as server:
-        answers = asyncio.run(main(server.url))
-        assert gone.wait(5)  # the server saw the connection close
-    assert [a.status for a in answers] == [200] * 5
-
-
 def test_the_async_failover_gives_what_the_sync_one_gives(tmp_path, feed):
     import asyncio
 
@@ -333,25 +249,6 @@ def test_the_async_failover_gives_what_the_sync_one_gives(tmp_path, feed):
     sync = app.collector.failover.fetch([source], keep)
     fetched = asyncio.run(AsyncFailover(app.collector.failover).fetch([source], keep))
     assert (fetched["source"], fetched["bodies"]) == (sync["source"], sync["bodies"])
-
-
-def test_connections_are_reused_and_proxies_honoured(feed, monkeypatch):
-    client = HttpClient()
-    url = f"{feed.url}/tiingo/news?tickers=aapl"
-    headers = [("Authorization", "Token x")]
-    assert client.get(url, headers).status == 200
-    asked = []
-
-    def proxy(peer, over):
-        asked.append(1)
-        say(b"204 No Content", b"")(peer, over)
-
-    with Scripted(proxy) as server:
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert HttpClient().get(url, headers).status == 200
-        assert HttpClient().get("http://somewhere.example/x").status == 204
-    assert asked == [1]
 
 
 def test_a_slow_request_is_hedged(tmp_path, feed):
@@ -487,3 +384,29 @@ def test_three_failures_within_fifteen_minutes_alert_once_until_a_success(tmp_pa
                 [a for a in restarted.store.collection_events("market", 1)[0]["alerts"] if a != "all_sources_down"]
             )
     assert told == [[], [], ["consecutive_failure"], [], [], ["recovery"], [], [], [], ["consecutive_failure"]]
+
+
+# --- recorded error bodies
+
+
+def test_every_recorded_error_body_means_failover_and_is_kept(tmp_path, feed, corpus):
+    folder = corpus / "news" / "errors"
+    seen = 0
+    for line in (folder / "observed.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        path = folder / f"{entry['n']:02d}-{entry['provider']}-{entry['status']}.body"
+        if not path.exists():
+            continue
+        body = path.read_bytes()
+        reply = say(b"%d Recorded" % entry["status"], body, b"X-Note: recorded\r\n")
+        with Scripted(reply) as primary:
+            app = make_app(tmp_path / str(entry["n"]), primary.url, feed)
+            result = app.collect()
+        seen += 1
+        if entry["status"] == 200 and body.strip() == b"[]":
+            assert (result.source, result.taken.taken) == ("tiingo", 0), path.name
+            continue
+        assert (result.source, result.is_failover) == ("finnhub", True), path.name
+        kept = [app.objects.get(k) for k in app.objects.list("raw/market/tiingo/") if not k.endswith(".meta.json")]
+        assert kept == [body], path.name
+    assert seen > 15

@@ -387,7 +387,7 @@ def test_a_refused_sentiment_costs_nothing_else(app, feed, monkeypatch):
 
 def test_every_shipped_source_of_ones_own(tmp_path, monkeypatch):
     """The example's thirty lines, configured as its first lines say."""
-    from tests.integration.test_market_faults import Scripted, say
+    from headgate.testing.scripted import Scripted, say
 
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
     now = _core.format_timestamp(_core.SystemClock().now_us())

@@ -125,7 +125,8 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
         missing[i] = i;
     }
     for (int attempt = 1; !missing.empty(); ++attempt) {
-        if (!source.breaker->allow()) {
+        const auto permit = source.breaker->enter();
+        if (permit == 0) {
             const std::string state(breaker_state_name(source.breaker->state()));
             out.attempts.push_back({source.name, missing.front(), attempt, ErrorCode::circuit_open,
                                     "not called: the circuit breaker is open", 0, 0, state, state});
@@ -146,14 +147,14 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
             auto& answer = answers[i];
             const std::string before(breaker_state_name(source.breaker->state()));
             if (answer.error.code() == ErrorCode::interrupted) {
-                source.breaker->on_abandoned();
+                source.breaker->on_abandoned(permit);
                 out.error = answer.error;
                 return false;
             }
             if (answer.error.ok() && sink) {
                 auto key = sink(source.name, source.requests[index], answer, attempt);
                 if (!key.ok()) {
-                    source.breaker->on_abandoned();
+                    source.breaker->on_abandoned(permit);
                     out.error = key.status();
                     return false;
                 }
@@ -161,10 +162,10 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
             }
             const auto verdict = classify(answer, source.expect);
             if (verdict.ok()) {
-                source.breaker->on_success(answer.elapsed_us);
+                source.breaker->on_success(answer.elapsed_us, permit);
                 budget_->refund();
             } else {
-                source.breaker->on_failure(answer.elapsed_us);
+                source.breaker->on_failure(answer.elapsed_us, permit);
                 if (is_retriable(answer, verdict)) {
                     again.push_back(index);
                     asked_us = std::max(asked_us, retry_after_us(answer, *clock_));

@@ -40,24 +40,28 @@ void CircuitBreaker::open(std::int64_t now_us) {
     data_.state = BreakerState::open;
     data_.opened_at_us = now_us;
     probing_ = false;
+    ++period_;
 }
 
-bool CircuitBreaker::allow() {
+std::uint64_t CircuitBreaker::enter() {
     const std::lock_guard lock(mutex_);
     if (data_.state == BreakerState::closed) {
-        return true;
+        return period_;
     }
     if (state_at(clock_->now_us()) == BreakerState::open || probing_) {
-        return false;
+        return 0;
     }
     data_.state = BreakerState::half_open;
     probing_ = true;
-    return true;
+    return ++period_;
 }
 
 // A late answer to a call that left before the breaker opened says nothing of the source's health now.
-void CircuitBreaker::on_success(std::int64_t elapsed_us) {
+void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
     const std::lock_guard lock(mutex_);
+    if (is_late(permit)) {
+        return;
+    }
     const bool slow = options_.slow_call_us > 0 && elapsed_us >= options_.slow_call_us;
     if (data_.state == BreakerState::half_open) {
         // A probe that is slow again is no recovery where slowness is a reason to open.
@@ -77,8 +81,11 @@ void CircuitBreaker::on_success(std::int64_t elapsed_us) {
     }
 }
 
-void CircuitBreaker::on_failure(std::int64_t elapsed_us) {
+void CircuitBreaker::on_failure(std::int64_t elapsed_us, std::uint64_t permit) {
     const std::lock_guard lock(mutex_);
+    if (is_late(permit)) {
+        return;
+    }
     const auto now = clock_->now_us();
     if (data_.state == BreakerState::half_open) {
         open(now);
@@ -103,6 +110,7 @@ void CircuitBreaker::close() {
     data_ = BreakerSnapshot{};
     total_ = CallBucket{};
     probing_ = false;
+    ++period_;
 }
 
 void CircuitBreaker::count(std::int64_t now_us, bool failed, bool slow) {
@@ -156,9 +164,11 @@ void CircuitBreaker::on_round(bool ok) {
     }
 }
 
-void CircuitBreaker::on_abandoned() {
+void CircuitBreaker::on_abandoned(std::uint64_t permit) {
     const std::lock_guard lock(mutex_);
-    probing_ = false;
+    if (!is_late(permit)) {
+        probing_ = false;
+    }
 }
 
 BreakerState CircuitBreaker::state() const {
@@ -181,6 +191,7 @@ void CircuitBreaker::restore(BreakerSnapshot snapshot) {
         total_.slow += bucket.slow;
     }
     probing_ = false;
+    ++period_;
 }
 
 ConsecutiveFailureTracker::ConsecutiveFailureTracker(int threshold, std::int64_t window_us,

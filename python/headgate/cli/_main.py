@@ -159,6 +159,7 @@ def _status(options: argparse.Namespace) -> int:
             "executions_running": store.count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
             "last_collection": next(iter(store.collection_events(app.pipeline.name, 1)), None),
             "freshness": app.freshness().to_dict() if app.config.sources else None,
+            "breakers": {a.name: app.breakers.state(a.name) for a in app.adapters},
         }
     )
     return EXIT_OK

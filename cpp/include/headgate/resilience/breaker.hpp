@@ -54,11 +54,14 @@ class CircuitBreaker {
 public:
     CircuitBreaker(BreakerOptions options, std::shared_ptr<Clock> clock);
 
-    bool allow();  // may this call go out? In half-open, true once until its outcome is told
-    void on_success(std::int64_t elapsed_us = 0);
-    void on_failure(std::int64_t elapsed_us = 0);
-    void on_round(bool ok);  // the outcome of a whole collection
-    void on_abandoned();     // an allowed call that never went out: gives the probe back
+    // May this call go out? In half-open one may, until its outcome is told. 0: no; else its permit, with which the
+    // outcome is told: a call that left before the state changed says nothing of the new one.
+    std::uint64_t enter();
+    bool allow() { return enter() != 0; }
+    void on_success(std::int64_t elapsed_us = 0, std::uint64_t permit = 0);  // permit 0: of the state as it is
+    void on_failure(std::int64_t elapsed_us = 0, std::uint64_t permit = 0);
+    void on_round(bool ok);                       // the outcome of a whole collection
+    void on_abandoned(std::uint64_t permit = 0);  // an allowed call that never went out: gives the probe back
     BreakerState state() const;
     const BreakerOptions& options() const { return options_; }
 
@@ -78,6 +81,8 @@ private:
     BreakerSnapshot data_;
     CallBucket total_;  // the sum of data_.calls
     bool probing_ = false;
+    std::uint64_t period_ = 1;  // counts the changes of state, and the probes
+    bool is_late(std::uint64_t permit) const { return permit != 0 && permit != period_; }
 };
 
 struct TrackerSnapshot {
