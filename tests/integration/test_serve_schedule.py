@@ -1,0 +1,142 @@
+"""`headgate serve` collecting by the clock: one process, stopped in the middle of a hang, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, datetime
+
+import pytest
+
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.testing.feed import Feed, WrittenData
+
+CONFIG = """
+[backends]
+objects = "file://objects"
+store = "sqlite:///h.db"
+durability = "normal"
+[sources.tiingo]
+priority = 1
+base_url = "{url}"
+[sources.finnhub]
+priority = 2
+base_url = "{url}/api/v1"
+[resilience]
+timeout_s = {timeout}
+[collection]
+tickers = ["AAPL", "MSFT"]
+calendar = "always"
+[consumers.analysis]
+key = "headgate.pipelines.market.analysis:business_key"
+[checkpoints.news]
+source = "exports"
+target = "news.parquet"
+schema = "news"
+export = "market"
+[schedule]
+collect_s = {every}
+checkpoint_s = 1
+[logging]
+level = "ERROR"
+"""
+KEYS = {"TIINGO_API_KEY": "k1", "FINNHUB_API_KEY": "k2"}
+
+
+class Serving:
+    def __init__(self, folder, faults=""):
+        command = [sys.executable, "-m", "headgate", "serve", "--port", "0"]
+        environment = {**os.environ, **KEYS, "HEADGATE_FAULTS": faults}
+        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
+        line = self.process.stderr.readline()
+        assert line.startswith("serving at "), line + self.process.stderr.read()
+        self.url = line.split()[-1]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+        return errors
+
+
+@pytest.fixture
+def feed():
+    with Feed(WrittenData(datetime.now(UTC))) as running:
+        yield running
+
+
+def write_config(folder, feed, every=3600, timeout=5):
+    (folder / "headgate.toml").write_text(CONFIG.format(url=feed.url, every=every, timeout=timeout))
+
+
+def look(folder):
+    store = LocalStore(
+        LocalDatabase(str(folder / "h.db"), durability="normal", busy_timeout_s=20), SystemClock(), "market"
+    )
+    try:
+        return store.collection_events("market"), store.status_counts(), store.load_state("schedule:collect")
+    finally:
+        store.db.close()
+
+
+def wait_for(condition, seconds=40):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_one_process_collects_analyses_and_checkpoints(tmp_path, feed):
+    write_config(tmp_path, feed)
+    serving = Serving(tmp_path)
+    wait_for(lambda: look(tmp_path)[0])
+    counts = wait_for(lambda: (c := look(tmp_path)[1]) and "pending" not in c and c)
+    wait_for((tmp_path / "news.parquet").exists)
+    with urllib.request.urlopen(f"{serving.url}/metrics") as answer:
+        text = answer.read().decode()
+    assert 'collections_total{source="tiingo",status="success"} 1' in text
+    assert serving.stop() == ""
+    assert list(counts) == ["analyzed"]
+    again = Serving(tmp_path)  # its next collection is an hour away
+    assert again.stop() == ""
+    assert len(look(tmp_path)[0]) == 1
+
+
+def test_stopped_in_the_middle_of_a_hang_it_ends_at_once_and_catches_up_later(tmp_path, feed):
+    write_config(tmp_path, feed, timeout=60)
+    feed.set_mode("tiingo", "hang")
+    serving = Serving(tmp_path)
+    assert feed.hanging.wait(30)
+    begun = time.monotonic()
+    serving.stop()
+    assert time.monotonic() - begun < 20  # not the minute of the source
+    events, _, state = look(tmp_path)
+    assert (events, state["started_us"]) == ([], 0)
+    feed.set_mode("tiingo", "healthy")
+    again = Serving(tmp_path)
+    wait_for(lambda: look(tmp_path)[0])
+    again.stop()
+    assert [e["source"] for e in look(tmp_path)[0]] == ["tiingo"]
+
+
+@pytest.mark.parametrize("point", ["intake.after_raw", "collect.before_commit"])
+def test_killed_in_a_collection_nothing_is_lost_or_doubled(tmp_path, feed, point):
+    write_config(tmp_path, feed, every=1)
+    serving = Serving(tmp_path, f"{point}:kill:1")
+    serving.process.communicate(timeout=60)
+    assert serving.process.returncode == -signal.SIGKILL
+    events, counts, _ = look(tmp_path)
+    assert (events, counts) == ([], {})
+    again = Serving(tmp_path)
+    events = wait_for(lambda: len(e := look(tmp_path)[0]) >= 2 and e)
+    again.stop()
+    events, counts, _ = look(tmp_path)
+    assert sum(counts.values()) == sum(e["new_item_count"] for e in events) == events[0]["new_item_count"] > 0
+    assert all(json.dumps(e) for e in events)
