@@ -56,7 +56,7 @@ def _text(default: str, doc: str) -> Any:
 class Backends:
     """Where things live, by URL."""
 
-    objects: str = _text("file://headgate-data/objects", "raw blobs, exports, stage outputs")
+    objects: str = _text("file://headgate-data/objects", "raw blobs, exports, stage outputs; or s3://bucket/prefix")
     store: str = _text(
         "sqlite:///headgate-data/headgate.db", "items, outbox, queue, state, workflow history; or dynamodb://table"
     )

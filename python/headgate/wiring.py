@@ -70,8 +70,12 @@ class App:
     @cached_property
     def objects(self) -> ObjectStore:
         url = self.config.locate(self.config.backends.objects)
+        if url.startswith("s3://"):
+            from headgate.backends.s3_objects import S3Objects
+
+            return S3Objects(url)
         if "://" in url and not url.startswith("file://"):
-            raise _scheme("backends.objects", url, "file://folder")
+            raise _scheme("backends.objects", url, "file://folder or s3://bucket/prefix")
         return core.file_store(local_path(url))
 
     @cached_property
@@ -276,7 +280,8 @@ class App:
         """Forget what is past its time, done keys included; how much of each store."""
         if not self.is_embedded:
             return {}  # the table expires its items itself
-        folder = local_path(self.config.locate(self.config.backends.objects))
+        objects = self.config.locate(self.config.backends.objects)
+        folder = None if objects.startswith("s3://") else local_path(objects)  # a bucket has rules of its own
         gone = prune(self.database, folder, self.retention, self.clock)
         return {**gone, "done keys": self.ledger.prune()}
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import itertools
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,9 @@ from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.idempotency import AsyncLedger, Ledger
 from headgate.testing.conformance import LedgerSuite, ObjectStoreSuite
 from headgate.testing.items import ItemStoreSuite
-from headgate.testing.servers import RedisServer, free_port
+from headgate.testing.servers import RedisServer, S3Server, free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 DYNAMO = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
 
 
@@ -182,3 +184,53 @@ class TestDynamoItems(ItemStoreSuite):
         table = f"items-{next(self._table)}"
         create_items_table(self.client, table)
         return DynamoStore(self.client, table, clock, "market", prefix="NEWS")
+
+
+class TestS3Objects(ObjectStoreSuite):
+    """On versitygw, and on moto."""
+
+    @pytest.fixture(autouse=True, params=["versitygw", "moto"])
+    def _server(self, request, start, monkeypatch):
+        import boto3
+
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        stop = None
+        if request.param == "versitygw":
+            environment = start(lambda: S3Server(ROOT / ".servers" / "versitygw" / "versitygw")).environment()
+        else:
+            from moto.server import ThreadedMotoServer
+
+            server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+            server.start()
+            stop = server.stop
+            host, port = server.get_host_and_port()
+            environment = {
+                "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }  # fmt: skip
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        self.client = boto3.Session().client("s3")
+        self.client.create_bucket(Bucket="raw")
+        yield
+        for entry in self.client.list_objects_v2(Bucket="raw").get("Contents", []):
+            self.client.delete_object(Bucket="raw", Key=entry["Key"])
+        self.client.delete_bucket(Bucket="raw")
+        if stop is not None:
+            stop()
+
+    def open(self):
+        from headgate.backends.s3_objects import S3Objects
+
+        return S3Objects("s3://raw/prod/objects/")
+
+    def test_more_than_a_page_and_only_ours(self):
+        objects = self.open()
+        for i in range(1005):
+            objects.put(f"raw/{i:04d}", b"x", True)
+        self.client.put_object(Bucket="raw", Key="elsewhere", Body=b"x")
+        assert objects.list("raw/") == [f"raw/{i:04d}" for i in range(1005)]
+        assert "elsewhere" not in "".join(objects.list())
+        for i in range(1005):
+            objects.remove(f"raw/{i:04d}")

@@ -18,7 +18,7 @@ from headgate.testing.feed import Feed, WrittenData
 
 CONFIG = """
 [backends]
-objects = "file://{folder}/objects"
+objects = "s3://market-raw/dev"
 [sources.tiingo]
 priority = 1
 [sources.finnhub]
@@ -49,7 +49,7 @@ def aws(monkeypatch, tmp_path, feed):
     requests.post(f"{endpoint}/moto-api/reset", timeout=10)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "headgate.toml").write_text(CONFIG.format(folder=tmp_path))
+    (tmp_path / "headgate.toml").write_text(CONFIG)
     environment = {
         "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": "/nonexistent",
@@ -70,6 +70,7 @@ def aws(monkeypatch, tmp_path, feed):
         target = sqs.get_queue_attributes(QueueUrl=queues[name], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=target)
         monkeypatch.setenv(variable, topic)
+    session.client("s3").create_bucket(Bucket="market-raw")
     create_items_table(session.client("dynamodb"), "sentiment-analyzer-test")
     feed.wave = 1
     for name in ("tiingo", "finnhub"):
@@ -128,6 +129,8 @@ def test_a_scheduled_collection_and_the_same_again(aws, feed):
         "NotificationLatencyMs",
     } <= set(metrics)
     assert "secret-key-1" not in out.getvalue()
+    keys = [e["Key"] for e in boto3.Session().client("s3").list_objects_v2(Bucket="market-raw")["Contents"]]
+    assert any(key.startswith("dev/raw/market/tiingo/") for key in keys)  # before it was read
     second = handle_scheduled_collection(OPEN)["body"]
     assert (second["new_items"], second["notified"], aws("news")) == (0, 0, [])
 

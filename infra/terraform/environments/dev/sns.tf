@@ -1,0 +1,4 @@
+module "news" {
+  source = "../../modules/sns_notification"
+  name   = "market-news-dev"
+}
