@@ -102,6 +102,8 @@ class Stored:
 class ItemStore(Protocol):
     """Items, their announcements (outbox) and what was refused."""
 
+    last_delay_us: int
+
     def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
         """Store what is absent; item and announcement in one commit."""
         ...

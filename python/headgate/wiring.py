@@ -62,6 +62,7 @@ class App:
     config: Config
     user_agent: str = "headgate"
     extra_groups: list[tuple[str, str]] = field(default_factory=list)  # (group, topic) of what `headgate serve` adds
+    longest_delay_us: int = 0  # from storage to delivery, of what this app has relayed
 
     @cached_property
     def clock(self) -> Clock:
@@ -207,11 +208,20 @@ class App:
             )
             raise ConfigError(message)
         if self.publisher is None:
-            return int(self.store.relay_outbox(groups))
+            sent = int(self.store.relay_outbox(groups))
+            self._measure_delay(sent)
+            return sent
         sent = 0
         while arrived := self.store.publish_outbox(self.publisher, groups):
+            self._measure_delay(arrived)
             sent += arrived
         return sent
+
+    def _measure_delay(self, sent: int) -> None:
+        """From storage to delivery (spec 001, SC-005)."""
+        if sent:
+            self.longest_delay_us = max(self.longest_delay_us, self.store.last_delay_us)
+            self.metrics.observe("notification_seconds", self.store.last_delay_us / 1e6)
 
     def worker(self, name: str) -> Any:
         """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.

@@ -14,6 +14,7 @@ import pytest
 
 from headgate.config import load
 from headgate.errors import AllSourcesFailedError, ConfigError, Kind
+from headgate.pipelines.market import CollectionEvent
 from headgate.testing.feed import Feed, RecordedData, WrittenData
 from headgate.wiring import App
 
@@ -170,3 +171,23 @@ def test_the_recorded_feed_sets_the_time_of_its_recording(corpus):
     assert len(json.loads(data.finnhub("AAPL", 1))) == 246
     assert data.finnhub("APPL", 1) == b"[]"
     assert {e.status for e in data.errors} == {200, 403, 404, 429}
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_the_command_prints_the_collection_event(tmp_path, feed, down):
+    """No headgate.toml: the environment alone, base addresses included."""
+    feed.set_mode("tiingo", "500" if down else "healthy")
+    feed.set_mode("finnhub", "500" if down else "healthy")
+    environment = {**os.environ, **KEYS, "TIINGO_BASE_URL": feed.url, "FINNHUB_BASE_URL": f"{feed.url}/api/v1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "headgate", "collect", "aapl", "MSFT", "--json"], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    event = json.loads(done.stdout)
+    CollectionEvent.model_validate(event)
+    assert (event["success"], done.returncode) == ((False, 1) if down else (True, 0))
+    assert ("[all_sources_failed]" in done.stderr) is down
+    assert "secret-key" not in done.stdout + done.stderr
+    if not down:
+        asked = [path for _, path, _ in feed.requests]
+        assert any("tickers=aapl,msft" in path for path in asked)

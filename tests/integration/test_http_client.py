@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 import pytest
 
 from headgate._core import CancelToken
-from headgate.errors import InterruptedRunError
+from headgate.errors import InterruptedRunError, TransientError
 from headgate.resilience import AsyncHttpClient, HttpClient, Request
 from headgate.testing.feed import Feed, WrittenData
 from headgate.testing.scripted import HEAD, Scripted, hang, say
@@ -159,3 +160,21 @@ def certificate_of_localhost(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     return context, tmp_path / "cert.pem"
+
+
+def test_a_connection_that_is_not_taken_is_given_up_before_the_deadline():
+    """A full backlog: the system answers no SYN."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = []
+        for _ in range(4):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(full.getsockname())
+            waiting.append(s)
+        begun = time.monotonic()
+        client = HttpClient(timeout_s=30, connect_timeout_s=0.3)
+        (answer,) = client.request_many([Request(f"http://127.0.0.1:{full.getsockname()[1]}/", [])])
+        assert isinstance(answer, TransientError)
+        assert time.monotonic() - begun < 10
+        for s in waiting:
+            s.close()

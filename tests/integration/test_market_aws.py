@@ -128,6 +128,7 @@ def test_a_scheduled_collection_and_the_same_again(aws, feed):
         "DuplicateRate",
         "NotificationLatencyMs",
     } <= set(metrics)
+    assert 0 < metrics["NotificationLatencyMs"][0] < 30_000  # SC-005
     assert "secret-key-1" not in out.getvalue()
     keys = [e["Key"] for e in boto3.Session().client("s3").list_objects_v2(Bucket="market-raw")["Contents"]]
     assert any(key.startswith("dev/raw/market/tiingo/") for key in keys)  # before it was read

@@ -102,6 +102,7 @@ def test_one_process_collects_analyses_and_checkpoints(tmp_path, feed):
     with urllib.request.urlopen(f"{serving.url}/metrics") as answer:
         text = answer.read().decode()
     assert 'collections_total{source="tiingo",status="success"} 1' in text
+    assert 'notification_seconds_bucket{le="+Inf"}' in text
     assert serving.stop() == ""
     assert list(counts) == ["analyzed"]
     again = Serving(tmp_path)  # its next collection is an hour away

@@ -96,6 +96,7 @@ class DynamoStore:
         self.pipeline = pipeline
         self._prefix = prefix
         self._item_days = item_days
+        self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
 
     @classmethod
@@ -269,6 +270,8 @@ class DynamoStore:
         ]
         arrived = publisher.publish(announcements) if announcements else []
         core.fault_point("outbox.after_publish")
+        now = self.clock.now_us()
+        self.last_delay_us = max((now - int(rows[n]["unsent"][:20]) for n in arrived), default=0)
         return sum(self._threads.map(self._mark_sent, [rows[n] for n in arrived]))
 
     def _mark_sent(self, row: Json) -> int:

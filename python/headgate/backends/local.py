@@ -70,6 +70,7 @@ class LocalStore:
         self.db = database
         self.clock = clock
         self.pipeline = pipeline
+        self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -104,11 +105,17 @@ class LocalStore:
 
     def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
         if not labels:
-            rows = self.db.execute(
-                "SELECT doc FROM items WHERE pipeline = ? ORDER BY timestamp DESC, rowid DESC LIMIT ?",
-                (self.pipeline, limit),
-            )
-            return [json.loads(doc) for (doc,) in rows]
+            statuses = self.db.execute("SELECT DISTINCT status FROM items WHERE pipeline = ?", (self.pipeline,))
+            rows = [
+                row
+                for (status,) in statuses
+                for row in self.db.execute(
+                    "SELECT timestamp, rowid, doc FROM items WHERE pipeline = ? AND status = ?"
+                    " ORDER BY timestamp DESC LIMIT ?",
+                    (self.pipeline, status, limit),
+                )
+            ]
+            return [json.loads(doc) for _, _, doc in sorted(rows, reverse=True)[:limit]]
         newest: dict[int, str] = {}
         for label in dict.fromkeys(labels):
             rows = self.db.execute(
@@ -144,10 +151,12 @@ class LocalStore:
         now = self.clock.now_us()
         with self.db.transaction() as tx:
             rows = tx.execute(
-                "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
+                "SELECT id, topic, key, body, created_us FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?",
+                (limit,),
             )
+            self.last_delay_us = max((now - row[4] for row in rows), default=0)
             for row in rows:
-                announcement = Announcement(*row)
+                announcement = Announcement(*row[:4])
                 self._enqueue(tx, groups.get(announcement.topic, ()), announcement, now)
                 tx.execute("UPDATE outbox SET sent_us = ? WHERE id = ?", (now, announcement.row))
         return len(rows)
@@ -165,17 +174,16 @@ class LocalStore:
                 topic that begins with "uploads." is ours alone and goes nowhere else.
             limit: at most so many.
         """
-        rows = [
-            Announcement(*row)
-            for row in self.db.execute(
-                "SELECT id, topic, key, body FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
-            )
-        ]
+        found = self.db.execute(
+            "SELECT id, topic, key, body, created_us FROM outbox WHERE sent_us IS NULL ORDER BY id LIMIT ?", (limit,)
+        )
+        rows = [Announcement(*row[:4]) for row in found]
         ours = {a.row for a in rows if a.topic.startswith("uploads.")}
         away = [a for a in rows if a.row not in ours]
         arrived = ours | set(publisher.publish(away) if away else ())
         core.fault_point("outbox.after_publish")
         now = self.clock.now_us()
+        self.last_delay_us = max((now - row[4] for row in found if row[0] in arrived), default=0)
         marked = 0
         with self.db.transaction() as tx:
             for a in rows:

@@ -79,26 +79,24 @@ def _collect(parts: App, observer: Observer, trigger: str) -> Json:
         status, body = 207, {"new_items": 0, "status": "failed", "errors": [error.kind.value]}
         observer.error("no source answered", reason=str(error))
     finally:
-        stored_us = parts.clock.now_us()
         healed = parts.heal()
         body["self_healing"] = healed.to_dict()
         body["notified"] = parts.relay()
-        took_ms = (parts.clock.now_us() - stored_us) / 1000
     freshness = parts.freshness()
     body |= {"trigger_type": trigger, "freshness": freshness.to_dict()}
     if freshness.warning:
         observer.warning("stale data", warning=freshness.warning)
-    _measure(parts, observer, result, took_ms)
+    _measure(parts, observer, result)
     observer.info("collected", **{k: body.get(k) for k in ("event_id", "source", "status", "new_items", "duplicates")})
     return {"statusCode": status, "body": body}
 
 
-def _measure(parts: App, observer: Observer, result: CollectionResult | None, took_ms: float) -> None:
+def _measure(parts: App, observer: Observer, result: CollectionResult | None) -> None:
     from headgate.pipelines.market.metrics import collection_metrics, notification_metric
 
     events = parts.store.collection_events(parts.pipeline.name, 1)
     metrics = collection_metrics(result, events[-1], parts.adapters[0].name) if events else []
     if result is not None and result.taken.stored:
-        metrics.append(notification_metric(took_ms))
+        metrics.append(notification_metric(parts.longest_delay_us / 1000))
     for m in metrics:
         observer.metric(m.name, m.value, m.unit, m.dimensions)

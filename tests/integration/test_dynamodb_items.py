@@ -1,0 +1,128 @@
+"""The DynamoDB item store when the service leaves requests unprocessed, loses answers, or dies half-way."""
+
+from __future__ import annotations
+
+import itertools
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from headgate._core import ManualClock
+from headgate.backends.dynamodb_items import DynamoStore, create_items_table
+from headgate.errors import ConfigError, TransientError
+from headgate.ports import Item
+from headgate.testing.proxy import FaultProxy
+
+SECRET = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+NOW = 4_000_000_000_000_000
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def table(dynamo_server):
+    name = f"flaky-items-{next(NUMBERS)}"
+    client = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET)
+    create_items_table(client, name)
+    return client, name
+
+
+def items(n):
+    return [Item(f"k{i}", "market", "feed", "2026-05-20T00:00:00Z", {"id": i}, labels=("A",)) for i in range(n)]
+
+
+class Throttled:
+    """Processes only some of each batch, as a busy table does."""
+
+    def __init__(self, client, for_ever=False):
+        self._client, self.for_ever, self.left = client, for_ever, 0
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    def batch_write_item(self, **arguments):
+        ((table, requests),) = arguments["RequestItems"].items()
+        done, rest = requests[:7], requests[7:]
+        if self.for_ever:
+            done, rest = [], requests
+        if done:
+            self._client.batch_write_item(RequestItems={table: done})
+        self.left += len(rest)
+        return {"UnprocessedItems": {table: rest} if rest else {}}
+
+    def batch_get_item(self, **arguments):
+        ((table, request),) = arguments["RequestItems"].items()
+        keys = request["Keys"]
+        answer = self._client.batch_get_item(RequestItems={table: {**request, "Keys": keys[:30]}})
+        self.left += len(keys[30:])
+        return {**answer, "UnprocessedKeys": {table: {**request, "Keys": keys[30:]}} if keys[30:] else {}}
+
+
+def test_what_a_batch_left_unprocessed_is_sent_again(table, monkeypatch):
+    monkeypatch.setattr("headgate.backends.dynamodb_items.time.sleep", lambda _: None)
+    client, name = table
+    throttled = Throttled(client)
+    store = DynamoStore(throttled, name, ManualClock(NOW), "market")
+    bodies = {i.key: {} for i in items(60)}
+    assert len(store.put_items(items(60), "t", bodies).new_keys) == 60
+    assert throttled.left > 0
+    assert len(store.latest(["A"], 100)) == 60  # no pointer was lost
+    assert store.put_items(items(60), "t", bodies).duplicates == 60
+    throttled.for_ever = True
+    more = [Item("new", "market", "feed", "2026-05-20T00:00:00Z", {}, labels=("A",))]
+    with pytest.raises(TransientError, match="unprocessed"):
+        store.put_items(more, "t", {"new": {}})
+    assert store.documents(["new"]) == []  # an item is never without its pointers
+
+
+def test_a_lost_answer_is_no_duplicate(table, dynamo_server):
+    _, name = table
+    with FaultProxy(dynamo_server.port) as proxy:
+        flaky = boto3.Session().client(
+            "dynamodb", endpoint_url=f"http://127.0.0.1:{proxy.port}", **SECRET,
+            config=Config(retries={"max_attempts": 3, "mode": "standard"}),
+        )  # fmt: skip
+        store = DynamoStore(flaky, name, ManualClock(NOW), "market")
+        store.load_state("warm up")
+        item = Item("k", "market", "feed", "2026-05-20T00:00:00Z", {"id": 1})
+        proxy.lose_answers()
+        assert store._put(item, "t", {}) is True  # it went through, was sent again, and found itself
+        assert store._put(item, "t", {}) is False
+        proxy.lose_answers()
+        assert store.swap_state("s", None, {"v": 1}) is True
+        assert store.swap_state("s", None, {"v": 2}) is False
+
+
+def test_a_pointer_without_its_item_is_passed_over(table):
+    client, name = table
+    store = DynamoStore(client, name, ManualClock(NOW), "market")
+    (item,) = items(1)
+    store._write_all([store._pointer(item, "A")])  # and then the process died
+    assert store.latest(["A"], 10) == []
+    assert store.put_items([item], "t", {item.key: {}}).new_keys == (item.key,)
+    assert [d["id"] for d in store.latest(["A"], 10)] == [0]
+
+
+def test_a_consumer_finishes_an_item_once(table):
+    client, name = table
+    store = DynamoStore(client, name, ManualClock(NOW), "market")
+    (item,) = items(1)
+    store.put_items([item], "t", {item.key: {}})
+    write = store.finishing_write(item.key, "analyzed", sentiment="positive", model_version="m1")
+    client.transact_write_items(TransactItems=[write])
+    assert store.status_counts() == {"analyzed": 1}
+    assert store.stale_pending(NOW, 10, None) == []
+    with pytest.raises(client.exceptions.TransactionCanceledException):
+        client.transact_write_items(TransactItems=[write])
+
+
+def test_a_table_that_is_not_there_is_named(table):
+    client, _ = table
+    store = DynamoStore(client, "nothing", ManualClock(NOW), "market")
+    for call in (
+        lambda: store.load_state("x"),
+        lambda: store.put_items(items(1), "t", {"k0": {}}),
+        store.status_counts,
+    ):
+        with pytest.raises(ConfigError, match="no such DynamoDB table"):
+            call()
