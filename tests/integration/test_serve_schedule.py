@@ -141,3 +141,22 @@ def test_killed_in_a_collection_nothing_is_lost_or_doubled(tmp_path, feed, point
     events, counts, _ = look(tmp_path)
     assert sum(counts.values()) == sum(e["new_item_count"] for e in events) == events[0]["new_item_count"] > 0
     assert all(json.dumps(e) for e in events)
+
+
+def test_a_checkpoint_under_way_is_cancelled_and_leaves_the_old_one(tmp_path, feed):
+    from headgate.cli._serve import CheckpointRuns
+    from headgate.config import load
+    from headgate.errors import InterruptedRunError
+    from headgate.testing.visits import write_wave
+    from headgate.wiring import App
+
+    write_wave(tmp_path / "logs", 5000)
+    (tmp_path / "headgate.toml").write_text('[checkpoints.v]\nsource = "logs"\ntarget = "v.parquet"\nsettle_s = 0\n')
+    app = App(load(tmp_path / "headgate.toml", {}))
+    job = CheckpointRuns(app, "v")
+    job.cancel()
+    with pytest.raises(InterruptedRunError):
+        job.run()
+    assert not (tmp_path / "v.parquet").exists()
+    CheckpointRuns(app, "v").run()
+    assert (tmp_path / "v.parquet").exists()

@@ -6,11 +6,11 @@ import logging
 import signal
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume import ConsumeResult, Worker
+from headgate.errors import InterruptedRunError
 from headgate.handlers import should_collect
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
 from headgate.serve import IntakeLimits, IntakeServer, Job, Scheduler, Service
@@ -60,8 +60,10 @@ def scheduled_jobs(app: App) -> list[Job]:
     jobs = [
         Job("sweep", s.sweep_s, app.heal),
         Job("prune", s.prune_s, app.prune),
-        *(Job(f"checkpoint:{name}", s.checkpoint_s, partial(app.checkpoint, name)) for name in app.config.checkpoints),
     ]
+    for name in app.config.checkpoints:
+        checkpoint = CheckpointRuns(app, name)
+        jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel))
     if app.config.sources:
         collection = Collection(app)
         jobs.append(Job("collect", s.collect_s, collection.run, collection.cancel))
@@ -90,6 +92,27 @@ class Collection:
     def cancel(self) -> None:
         if self._token is not None:
             self._token.cancel()
+
+
+class CheckpointRuns:
+    """A configured checkpoint as a job; a run that is cancelled leaves the old checkpoint."""
+
+    def __init__(self, app: App, name: str) -> None:
+        self._app = app
+        self._name = name
+        self._stop = False
+
+    def run(self) -> None:
+        run = self._app.checkpoint(self._name, self._go_on)
+        log.info("checkpoint done", extra={"checkpoint": self._name, "rows": run.rows_total, "added": run.rows_added})
+
+    def _go_on(self, done: int, total: int) -> None:
+        if self._stop:
+            message = "the process stops"
+            raise InterruptedRunError(message)
+
+    def cancel(self) -> None:
+        self._stop = True
 
 
 def _step(worker: Worker) -> Callable[[], int]:
