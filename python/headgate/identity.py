@@ -219,11 +219,16 @@ def story_key(headline: str, published: str) -> str:
 
     Normalising is NFKC, lower case, letters and digits only, single spaces.
     """
+    return story_key_of(headline, _utc_date(published))
+
+
+def story_key_of(headline: str, date: str) -> str:
+    """`story_key` for a UTC date, YYYY-MM-DD, that is known to be one."""
     if headline.isascii():
         words = _NO_WORD.sub(" ", headline.lower())  # the same, without looking at every character in Python
     else:
         words = "".join(c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", headline).casefold())
-    text = f"{' '.join(words.split())}|{_utc_date(published)}"
+    text = f"{' '.join(words.split())}|{date}"
     return core.sha256_hex(text.encode())[:32]
 
 

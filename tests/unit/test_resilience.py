@@ -336,6 +336,16 @@ def test_a_failed_probe_keeps_the_others_out(store, clock):
     nodes[1].abandoned("s")
 
 
+def test_another_nodes_news_leave_a_probe_alone(store, clock):
+    nodes = [CircuitBreakerManager(store, clock, node=f"n{i}", refresh_s=0) for i in range(3)]
+    fail(nodes[0])
+    fail(nodes[1])
+    clock.advance_us(60 * SECOND)
+    assert nodes[0].allow("s") is True
+    nodes[2].publish("s")  # as a collection does after each run
+    assert nodes[1].allow("s") is False
+
+
 def test_a_lost_store_means_a_local_decision(clock):
     class Lost:
         def load_state(self, name):

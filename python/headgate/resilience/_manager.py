@@ -185,7 +185,10 @@ class CircuitBreakerManager:
                 snapshot = _merged(snapshot, own["snapshot"])
                 breaker.restore(snapshot)
             nodes[self.node] = {"at_us": max(now, (own or {"at_us": 0})["at_us"] + 1), "snapshot": snapshot}
-            return {"format": _FORMAT, "nodes": nodes, "probe": None}
+            probe = doc["probe"]
+            if cleared or (probe is not None and probe["node"] == self.node):
+                probe = None
+            return {"format": _FORMAT, "nodes": nodes, "probe": probe}
 
         written = self._change(name, change)
         if written is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate._registry import shipped_plan
 from headgate.errors import HeadgateError, InvalidInputError, Kind
-from headgate.identity import dedup_key, story_key
+from headgate.identity import story_key_of
 from headgate.intake import Normalised, Pipeline, RawInfo, Reject
 from headgate.intake._intake import parse_array
 from headgate.pipelines.market.sentiment import reliability_sentiment
@@ -83,8 +83,9 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
     if not tickers:
         raise Reject("no_ticker", "no ticker of 1-5 letters is left after normalising")
     published = core.format_timestamp(published_us)
-    key = dedup_key(headline, raw.source, published)
-    story = story_key(headline, published)
+    date = published[:10]  # of a time that the core wrote: UTC
+    key = core.dedup_key(headline, raw.source, date)
+    story = story_key_of(headline, date)
     tags = fields["tags"]
     source_id = fields["id"]
     source_name = _text(fields["source_name"], _MAX_SOURCE_NAME) or None
