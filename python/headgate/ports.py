@@ -89,6 +89,7 @@ class Message:
     key: str
     body: Json
     deliveries: int
+    redrive: int = 0  # how often it came back from the dead letters
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ class ItemStore(Protocol):
         ...
 
     def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
+    def dead_letters(self, limit: int = 1_000) -> list[Json]:
+        """Oldest first: stage, pipeline, source, kind, reason, doc, raw_key, seen."""
+        ...
+
     def publish(self, topic: str, key: str, body: Json) -> None: ...
     def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None: ...
     def transaction(self) -> AbstractContextManager[Transaction]:

@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from headgate._core import SystemClock
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.ports import Item
 from headgate.testing.feed import Feed, WrittenData
 from headgate.testing.visits import write_wave
 
@@ -196,3 +199,31 @@ def test_a_pipeline_of_ones_own_goes_the_whole_way_healing_included(folder, monk
     assert database.execute("SELECT status, count(*), sum(analyses) FROM items GROUP BY status") == [
         ("seen", stored, stored)
     ]
+
+
+def test_dead_letters_are_listed_and_sent_back_by_the_command(tmp_path):
+    (tmp_path / "own_handler.py").write_text(
+        "import os\n\ndef handle(body, tx):\n    if 'BROKEN' in os.environ:\n        raise ValueError('secret body')\n"
+        "    tx.execute('UPDATE items SET analyses = analyses + 1 WHERE key = ?', (body['key'],))\n"
+    )
+    (tmp_path / "headgate.toml").write_text(
+        '[backends]\nstore = "sqlite:///h.db"\ndurability = "normal"\n[consumers.own]\nhandler = "own_handler:handle"\n'
+        "max_attempts = 1\n"
+    )
+    store = LocalStore(LocalDatabase(str(tmp_path / "h.db"), durability="normal"), SystemClock(), "market")
+    item = Item("k", "market", "x", "2026-05-01T00:00:00Z", {})
+    store.put_items([item], "market.items", {"k": {"key": "k"}})
+    store.db.close()
+    run = lambda *words, **env: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "headgate", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), **env},
+    )  # fmt: skip
+    assert json.loads(run("consume", "own", BROKEN="1").stdout)["dead_lettered"] == 1
+    (letter,) = json.loads(run("dlq").stdout)
+    assert (letter["stage"], letter["pipeline"], "doc" in letter) == ("consume", "own", False)
+    assert json.loads(run("dlq", "redrive").stdout) == {"own": 1}
+    assert json.loads(run("dlq", "redrive", "own").stdout) == {"own": 0}
+    assert json.loads(run("consume", "own").stdout)["handled"] == 1
+    assert json.loads(run("dlq").stdout) == []
+    wrong = run("dlq", "redrive", "nobody")
+    assert (wrong.returncode, "there is no such consumer" in wrong.stderr) == (1, True)

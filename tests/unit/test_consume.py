@@ -123,3 +123,56 @@ def test_attempts_survive_crashes(world, store, clock):
         clock.advance_us(2_000_000)
     assert worker.drain().dead_lettered == 1
     assert effects(store) == []
+
+
+def test_dead_letters_go_back_to_their_queue_as_often_as_needed(world, store, clock):
+    """Each redrive has a claim of its own: the first one's is done, as a dead letter."""
+    broken = [True]
+
+    def handler(body, tx):
+        if broken and body["n"] != 2:
+            raise ValueError("bad")
+        effect(body, tx)
+
+    def drain(worker):
+        for _ in range(4):
+            worker.drain()
+            clock.advance_us(600_000_000)
+
+    publish(store, 1, 2, 3)
+    worker = world(handler, max_attempts=2)
+    drain(worker)
+    assert effects(store) == [2]
+    assert [x["seen"] for x in store.dead_letters()] == [1, 1]
+    assert (store.redrive("c"), store.redrive("c"), store.redrive("other")) == (2, 0, 0)
+    assert store.dead_letters() == []
+    drain(worker)  # still broken: they are there again
+    assert [x["seen"] for x in store.dead_letters()] == [2, 2]
+    broken.clear()
+    assert store.redrive("c", limit=1) == 1
+    assert store.redrive("c") == 1
+    drain(worker)
+    assert effects(store) == [1, 2, 3]
+    assert store.dead_letters() == []
+    assert store.redrive("c") == 0
+
+
+def test_a_redrive_that_dies_half_way_sends_nothing_twice(world, store, clock, monkeypatch):
+    def boom(body, tx):
+        raise ValueError("bad")
+
+    publish(store, 1, 2)
+    worker = world(boom, max_attempts=1)
+    worker.drain()
+    real = store.db.execute
+    monkeypatch.setattr(
+        store.db,
+        "execute",
+        lambda sql, p=(): (_ for _ in ()).throw(RuntimeError("dies")) if "INTO queue" in sql else real(sql, p),
+    )
+    with pytest.raises(RuntimeError):
+        store.redrive("c")
+    monkeypatch.undo()
+    assert store.queue_depth("t", "c")[0] == 0
+    assert store.redrive("c") == 2
+    assert store.queue_depth("t", "c")[0] == 2

@@ -296,8 +296,8 @@ class DynamoStore:
     def _add_dead_letter(self, x: DeadLetter) -> None:
         digest = core.sha256_hex(x.doc.encode(errors="surrogatepass"))
         values = {
-            "status_key": self._status_key("DEAD"), "due": self.clock.now_us(), "stage": x.stage, "source": x.source,
-            "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
+            "status_key": self._status_key("DEAD"), "due": self.clock.now_us(), "stage": x.stage,
+            "pipeline": x.pipeline, "source": x.source, "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
             "doc": x.doc.encode(errors="replace").decode(),
         }  # fmt: skip
         names = {f"#a{i}": name for i, name in enumerate(values)}
@@ -311,8 +311,7 @@ class DynamoStore:
         )  # fmt: skip
 
     def dead_letters(self, limit: int = 1_000) -> list[Json]:
-        """Oldest first: stage, source, kind, reason, doc, raw_key, seen."""
-        wanted = ("stage", "source", "kind", "reason", "doc", "raw_key", "seen")
+        wanted = ("stage", "pipeline", "source", "kind", "reason", "doc", "raw_key", "seen")
         return [{k: item[k] for k in wanted} for item in self._by_status("DEAD", limit)]
 
     def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:

@@ -146,6 +146,35 @@ class LocalStore:
             ],
         )  # fmt: skip
 
+    def dead_letters(self, limit: int = 1_000) -> list[Json]:
+        names = ("id", "stage", "pipeline", "source", "kind", "reason", "doc", "raw_key", "seen")
+        rows = self.db.execute(
+            f"SELECT {', '.join(names)} FROM dead_letters WHERE seen > redriven ORDER BY id LIMIT ?",  # noqa: S608
+            (limit,),
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def redrive(self, group: str, limit: int = 10_000) -> int:
+        """Send a consumer's dead letters to its queue again; how many. One commit: each goes once.
+
+        The letters stay, out of sight, and count: what is buried again is there again, and its next redrive has
+        another claim.
+        """
+        now = self.clock.now_us()
+        with self.db.transaction() as tx:
+            rows = tx.execute(
+                "UPDATE dead_letters SET redriven = seen WHERE id IN (SELECT id FROM dead_letters"
+                " WHERE stage = 'consume' AND pipeline = ? AND seen > redriven ORDER BY id LIMIT ?)"
+                " RETURNING id, source, doc, seen",
+                (group, limit),
+            )
+            for ident, topic, doc, seen in sorted(rows):
+                tx.execute(
+                    "INSERT INTO queue (topic, grp, key, body, visible_us, redrive) VALUES (?, ?, ?, ?, ?, ?)",
+                    (topic, group, f"dead-letter-{ident}", doc, now, seen),
+                )
+        return len(rows)
+
     def relay_outbox(self, groups: Mapping[str, Sequence[str]], limit: int = 10_000) -> int:
         """Deliver unsent announcements to the queues of the groups of their topic; one commit, so exactly once."""
         now = self.clock.now_us()
@@ -211,10 +240,10 @@ class LocalStore:
             "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1, owner = ?6"
             " WHERE id IN (SELECT id FROM queue WHERE topic = ?2 AND grp = ?3 AND visible_us <= ?4"
             " ORDER BY visible_us, id LIMIT ?5)"
-            " RETURNING id, key, body, deliveries",
+            " RETURNING id, key, body, deliveries, redrive",
             (now + lease_us, topic, group, now, limit, core.process_identity()),
         )
-        return [Message(i, topic, group, key, json.loads(body), n) for i, key, body, n in sorted(rows)]
+        return [Message(i, topic, group, key, json.loads(body), n, r) for i, key, body, n, r in sorted(rows)]
 
     def reclaim(self, topic: str, group: str) -> int:
         """Make visible what workers hold that are proved dead on this host; how many messages."""

@@ -212,12 +212,15 @@ def _dlq(options: argparse.Namespace) -> int:
             message = "dlq show: expected DIGEST and --target CHECKPOINT"
             raise ConfigError(message)
         return show_reject(options.target, options.digest)
-    rows = _app(options).database.execute(
-        "SELECT id, stage, pipeline, source, kind, reason, seen, raw_key FROM dead_letters ORDER BY id LIMIT ?",
-        (options.limit,),
-    )
-    names = ("id", "stage", "pipeline", "source", "kind", "reason", "seen", "raw_key")
-    _print([dict(zip(names, row, strict=True)) for row in rows])
+    app = _app(options)
+    if options.action == "redrive":
+        names = [options.digest] if options.digest else [n for n, c in app.config.consumers.items() if not c.queue]
+        for name in names:
+            app.worker(name)  # says so where there is no such consumer
+        _print({name: app.store.redrive(name, options.limit) for name in names})
+        return EXIT_OK
+    # Without the documents: they may hold anything, and a terminal's history is no place for it.
+    _print([{k: v for k, v in row.items() if k != "doc"} for row in app.store.dead_letters(options.limit)])
     return EXIT_OK
 
 
@@ -293,9 +296,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)
-    dlq = add("dlq", _dlq, "List dead letters, or show a checkpoint's refused record by its digest.")
-    dlq.add_argument("action", nargs="?", choices=("list", "show"), default="list")
-    dlq.add_argument("digest", nargs="?", help="for show: 12 hex digits of a log line")
+    dlq = add("dlq", _dlq, "List dead letters, send a consumer's back to its queue, or show a checkpoint's record.")
+    dlq.add_argument("action", nargs="?", choices=("list", "show", "redrive"), default="list")
+    dlq.add_argument("digest", nargs="?", help="for show: 12 hex digits of a log line; for redrive: a consumer")
     dlq.add_argument("--target", metavar="FILE", help="for show: the checkpoint")
     dlq.add_argument("--limit", type=int, default=100)
     return parser

@@ -86,7 +86,7 @@ class Worker:
     def _handle(self, message: Message, result: ConsumeResult) -> None:
         delivery = Delivery(
             message.topic, dumps(message.body).encode("utf-8", "surrogatepass"), message.key.encode(),
-            source={"queue_id": str(message.id)},
+            source={"queue_id": str(message.id)}, redrive=message.redrive,
         )  # fmt: skip
         verdict = self._processor.process(delivery, lambda tx: self.store.acknowledge(message, tx))
         # A stale lease means that a successor has the message: its visibility is the successor's.

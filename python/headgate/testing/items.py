@@ -142,6 +142,9 @@ class ItemStoreSuite:
         letter = DeadLetter("intake", "market", "feed", "no_headline", "blank", '{"title": "\\ud800 \x00"}')
         for _ in range(3):
             store.add_dead_letters([letter, letter])
+        (found,) = store.dead_letters(10)
+        assert (found["stage"], found["source"], found["kind"], found["seen"]) == ("intake", "feed", "no_headline", 6)
+        assert found["doc"] == letter.doc
 
     def test_stale_items_in_the_order_they_are_due(self) -> None:
         store, clock = self._world()

@@ -60,7 +60,8 @@ CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
 UPDATE ledger SET key = 'v1:' || key;
 ALTER TABLE queue ADD COLUMN owner TEXT;
 )sql",
-    // 3 -> 4: items are looked up by their labels (the tickers of news) and by their status, newest first
+    // 3 -> 4: items are looked up by their labels (the tickers of news) and by their status, newest first; dead letters
+    // of consumers go back to their queue, where each redrive has a claim of its own
     R"sql(
 CREATE TABLE item_labels (
     pipeline TEXT NOT NULL, label TEXT NOT NULL, timestamp TEXT NOT NULL, item INTEGER NOT NULL,
@@ -70,6 +71,8 @@ INSERT OR IGNORE INTO item_labels (pipeline, label, timestamp, item)
     SELECT items.pipeline, tickers.value, items.timestamp, items.rowid
     FROM items, json_each(items.doc, '$.tickers') AS tickers WHERE tickers.type = 'text';
 CREATE INDEX items_status ON items (pipeline, status, timestamp);
+ALTER TABLE dead_letters ADD COLUMN redriven INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queue ADD COLUMN redrive INTEGER NOT NULL DEFAULT 0;
 )sql",
 };
 
