@@ -51,7 +51,7 @@ class Transaction(Protocol):
     def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A record that was accepted: validated, with its identity."""
 
@@ -66,7 +66,7 @@ class Item:
     text: str | None = field(default=None, repr=False, compare=False)  # `doc` as JSON, when that was made before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that was refused, with everything needed to replay it."""
 

@@ -555,3 +555,14 @@ def test_a_reliability_out_of_range_is_refused(tmp_path):
     (tmp_path / "h.toml").write_text('[collection.reliability]\n"x.example" = 1.5\n')
     with pytest.raises(ConfigError, match=r"collection.reliability.x.example"):
         load(tmp_path / "h.toml", {})
+
+
+@given(st.lists(st.text(max_size=7)))
+def test_tickers_are_what_the_pattern_says(values):
+    import re
+
+    from headgate.pipelines.market.pipeline import _tickers
+
+    mended = (v.strip().upper() for v in values)
+    expected = list(dict.fromkeys(v for v in mended if re.fullmatch(r"[A-Z]{1,5}", v)))[:10]
+    assert _tickers(values, ()) == expected

@@ -9,7 +9,7 @@ import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
@@ -57,7 +57,7 @@ class RawInfo:
         return core.format_timestamp(self.fetched_us)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Normalised:
     """A record in its pipeline's own form: the document that the schema checks, and its identity."""
 
@@ -102,8 +102,7 @@ class Pipeline:
         return f"{self.name}.alerts"
 
 
-@dataclass(frozen=True)
-class NewItem:
+class NewItem(NamedTuple):
     """What a collection's notification may say of an item that was new."""
 
     key: str

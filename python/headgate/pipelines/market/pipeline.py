@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headgate.ports import Item, Json
 
 MODEL_VERSION = "v1.0.0"  # spec 000, section 4
-_TICKER = re.compile(r"[A-Z]{1,5}")
+_MAX_TICKER = 5
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
 _MAX_TICKERS = 10
@@ -169,7 +169,8 @@ def _tickers(values: Any, requested: Any) -> list[str]:
     found: list[str] = []
     for value in values if isinstance(values, list) else ():
         ticker = value.strip().upper() if isinstance(value, str) else ""
-        if _TICKER.fullmatch(ticker) and ticker not in found:
+        # [A-Z]{1,5}, without a regular expression a ticker.
+        if 0 < len(ticker) <= _MAX_TICKER and ticker.isascii() and ticker.isalpha() and ticker not in found:
             found.append(ticker)
     if len(found) > _MAX_TICKERS:
         wanted = {t.upper() for t in requested}
