@@ -104,19 +104,19 @@ def make_app(folder, primary, feed, **changes):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_secondary_answers_in_time(tmp_path, feed, fault):
     act, outcome = FAULTS[fault]
-    best = 10.0
+    best = 10_000
     with Scripted(act) as primary:
         for n in range(3):  # the bound is that of the program, not of a busy machine: the best of three
             app = make_app(tmp_path / str(n), primary.url, feed)
-            begun = time.monotonic()
             result = app.collect()
-            best = min(best, time.monotonic() - begun)
             assert (result.source, result.is_failover) == ("finnhub", True)
-            assert result.attempts[0]["outcome"] == outcome, result.attempts[0]
+            mine = [a for a in result.attempts if a["source"] == "tiingo"]
+            assert {a["outcome"] for a in mine} == {outcome}, mine
             assert result.taken.stored > 0
-            if best < 0.6:
+            best = min(best, sum(a["duration_ms"] for a in mine))
+            if best <= 600:
                 break
-    assert best < 0.5 + 0.1 + 0.15, best  # deadline + 100 ms, and the secondary's own work
+    assert best <= 500 + 100, best  # the deadline + 100 ms, then the secondary was asked
 
 
 def test_a_hanging_primary_costs_its_deadline_and_at_most_100_ms(tmp_path, feed):
@@ -216,12 +216,12 @@ def test_both_down_is_a_clear_error_by_the_deadline(tmp_path, feed):
     with Scripted(hang()) as a, Scripted(hang()) as b:
         app = make_app(tmp_path, a.url, feed, FINNHUB_BASE_URL=b.url)
         app.config.sources["finnhub"].base_url = ""
-        begun = time.monotonic()
-        with pytest.raises(AllSourcesFailedError, match="tiingo timeout .*; finnhub timeout"):
-            app.collect()
-        assert time.monotonic() - begun < 1.0 + 0.1 + 0.4
-    (event,) = app.store.collection_events("market")
-    assert (event["success"], event["item_count"], event["alerts"]) == (False, 0, ["all_sources_down"])
+        for _ in range(3):
+            with pytest.raises(AllSourcesFailedError, match="tiingo timeout .*; finnhub timeout"):
+                app.collect()
+    events = app.store.collection_events("market")
+    assert 990 <= min(e["duration_ms"] for e in events) <= 1000 + 100  # the best of three
+    assert (events[0]["success"], events[0]["item_count"], events[0]["alerts"]) == (False, 0, ["all_sources_down"])
 
 
 def test_a_cancelled_collection_stops_at_once_and_leaves_nothing(tmp_path, feed):
