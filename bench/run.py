@@ -261,8 +261,10 @@ def claims(folder: Path, rounds: int) -> list[Row]:
 def redis_claims(folder: Path, rounds: int) -> list[Row]:
     """Claims on a Redis of our own on loopback: against bare hiredis (the same SET) and against redis-py."""
     import redis
+    from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
+    from aws_lambda_powertools.utilities.idempotency.persistence.redis import RedisCachePersistenceLayer
 
-    from headgate import Ledger
+    from headgate import Ledger, idempotent_consumer
     from headgate.testing.servers import RedisServer
 
     peer = folder / "hiredis_peer"
@@ -299,6 +301,26 @@ def redis_claims(folder: Path, rounds: int) -> list[Row]:
                 pipe.set(f"p{next(counter)}", "1", nx=True, px=300_000)
             assert all(pipe.execute())
 
+        once = idempotent_consumer(ledger)(lambda event: {"n": event["n"]})
+        layer = RedisCachePersistenceLayer(client=redis.Redis(port=server.port, decode_responses=True))
+        powertools = idempotent_function(
+            lambda event: {"n": event["n"]}, data_keyword_argument="event", persistence_store=layer,
+            config=IdempotencyConfig(expires_after_seconds=86_400),
+        )  # fmt: skip
+
+        def decorated() -> None:
+            for _ in range(count):
+                n = next(counter)
+                assert once({"n": n}) == {"n": n}
+
+        def by_powertools() -> None:
+            for _ in range(count):
+                n = next(counter)
+                assert powertools(event={"n": n}) == {"n": n}
+
+        both = paired(decorated, by_powertools, rounds)
+        again = once({"n": -1}), once({"n": -1}), powertools(event={"n": -1}), powertools(event={"n": -1})
+        assert len({json.dumps(answer) for answer in again}) == 1
         one, many = paired(ours, redis_py, rounds), paired(ours_many, redis_py_many, rounds)
         trips = statistics.median(bare("trips") for _ in range(rounds))
         pipeline = statistics.median(bare("pipeline") for _ in range(rounds))
@@ -307,6 +329,15 @@ def redis_claims(folder: Path, rounds: int) -> list[Row]:
     return [
         Row(name, "two blocking hiredis trips in C", one[0] * per, trips, "us", "0.8x (1.25 of two trips)"),
         Row(name, "redis-py SET NX, then SET", one[0] * per, one[1] * per, "us", "1.67x", "no lease, token or result"),
+        Row(
+            "an idempotent handler on Redis, first call",
+            "AWS Powertools",
+            both[0] * per,
+            both[1] * per,
+            "us",
+            "",
+            "event in, effect, result kept; no lease is renewed there",
+        ),
         Row(batch, "hiredis pipeline in C, same command", many[0] * per, pipeline, "us", "0.77x (1.3 of it)"),
         Row(batch, "redis-py pipeline of SET NX", many[0] * per, many[1] * per, "us", "", "no lease, token or result"),
     ]
