@@ -22,9 +22,14 @@ Every error has `kind`, one of the stable codes in `Kind` (append-only, shared w
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from headgate._native import core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Kind(StrEnum):
@@ -219,6 +224,30 @@ def from_kind(kind: str, message: str) -> HeadgateError:
     """
     known = Kind(kind)
     return _CLASSES.get(known, InvalidInputError)(message, known)
+
+
+@contextmanager
+def needed(sentence: str, install: str) -> Iterator[None]:
+    """Import an optional package inside; where it is missing, one sentence says how to get it.
+
+    Args:
+        sentence: who needs what.
+        install: what pip takes.
+
+    Raises:
+        ConfigError: kind not_built.
+
+    Example:
+        >>> with needed("sums need abacus", "headgate[none]"):
+        ...     import no_such_abacus
+        Traceback (most recent call last):
+        headgate.errors.ConfigError: sums need abacus: pip install 'headgate[none]'
+    """
+    try:
+        yield
+    except ImportError:
+        message = f"{sentence}: pip install '{install}'"
+        raise ConfigError(message, Kind.NOT_BUILT) from None
 
 
 core.set_error_factory(from_kind)

@@ -18,6 +18,7 @@ from headgate.errors import (
     Kind,
     StaleLeaseError,
     TransientError,
+    needed,
 )
 
 if TYPE_CHECKING:
@@ -71,22 +72,7 @@ class DynamoLedger:
         cls, table: str, options: Mapping[str, str], done_ttl: float, clock: Clock, random: Random
     ) -> DynamoLedger:
         """Connect as boto3 users expect; options: region, endpoint, profile."""
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError:
-            message = "dynamodb:// needs boto3: pip install 'headgate[aws]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
-        config = Config(
-            connect_timeout=5, read_timeout=5, retries={"max_attempts": 3, "mode": "standard"},
-            max_pool_connections=_THREADS,
-        )  # fmt: skip
-        try:
-            session = boto3.session.Session(profile_name=options.get("profile"), region_name=options.get("region"))
-            client = session.client("dynamodb", endpoint_url=options.get("endpoint"), config=config)
-        except Exception as error:
-            raise _translated(error) from None
-        return cls(client, table, done_ttl, clock, random)
+        return cls(connect(options), table, done_ttl, clock, random)
 
     def claim(self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]) -> list[Answer]:
         texts = [*payloads, *[""] * (len(keys) - len(payloads))]
@@ -230,6 +216,26 @@ class DynamoLedger:
             raise ConflictError(message)
         message = f"DynamoDB refused the transaction: {', '.join(sorted(set(reasons) - {'None'}))}"
         raise InvalidInputError(message)
+
+
+def connect(options: Mapping[str, str]) -> Any:
+    """A DynamoDB client as boto3 users expect; options: region, endpoint, profile.
+
+    Raises:
+        ConfigError: boto3 is missing, or no region or credentials are to be found.
+    """
+    with needed("dynamodb:// needs boto3", "headgate[aws]"):
+        import boto3
+        from botocore.config import Config
+    config = Config(
+        connect_timeout=5, read_timeout=5, retries={"max_attempts": 3, "mode": "standard"},
+        max_pool_connections=_THREADS,
+    )  # fmt: skip
+    try:
+        session = boto3.Session(profile_name=options.get("profile"), region_name=options.get("region"))
+        return session.client("dynamodb", endpoint_url=options.get("endpoint"), config=config)
+    except Exception as error:
+        raise _translated(error) from None
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:

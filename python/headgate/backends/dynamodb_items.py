@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.backends.dynamodb import _code, _translated
+from headgate.backends.dynamodb import _code, _translated, connect
 from headgate.backends.local import dumps
-from headgate.errors import ConfigError, Kind, TransientError
+from headgate.errors import Kind, TransientError
 from headgate.ports import Announcement, DeadLetter, Item, Json, StaleItem, Stored
 
 if TYPE_CHECKING:
@@ -108,22 +108,7 @@ class DynamoStore:
         Raises:
             ConfigError: boto3 is missing, or no region or credentials are to be found.
         """
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError:
-            message = "dynamodb:// needs boto3: pip install 'headgate[aws]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
-        config = Config(
-            connect_timeout=5, read_timeout=5, retries={"max_attempts": 3, "mode": "standard"},
-            max_pool_connections=_THREADS,
-        )  # fmt: skip
-        try:
-            session = boto3.Session(profile_name=options.get("profile"), region_name=options.get("region"))
-            client = session.client("dynamodb", endpoint_url=options.get("endpoint"), config=config)
-        except Exception as error:
-            raise _translated(error) from None
-        return cls(client, table, clock, pipeline, prefix=prefix)
+        return cls(connect(options), table, clock, pipeline, prefix=prefix)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from headgate.errors import ConfigError, Kind
+from headgate.errors import ConfigError, Kind, needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,11 +37,8 @@ class KafkaPublisher:
     """
 
     def __init__(self, config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> None:
-        try:
+        with needed("kafka:// needs confluent-kafka", "headgate[kafka]"):
             import confluent_kafka
-        except ImportError:
-            message = "kafka:// needs confluent-kafka: pip install 'headgate[kafka]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         self._timeout_s = timeout_s
         self._errors: tuple[type[BaseException], ...] = (BufferError, confluent_kafka.KafkaException)
         self._producer = confluent_kafka.Producer({
@@ -154,11 +151,8 @@ def sqs_client(place: str, options: Mapping[str, str]) -> tuple[Any, str]:
 
 
 def _client(service: str, options: Mapping[str, str]) -> Any:
-    try:
+    with needed(f"{service}:// needs boto3", "headgate[aws]"):
         import boto3
-    except ImportError:
-        message = f"{service}:// needs boto3: pip install 'headgate[aws]'"
-        raise ConfigError(message, Kind.NOT_BUILT) from None
     return boto3.Session().client(service, region_name=options.get("region"), endpoint_url=options.get("endpoint"))
 
 

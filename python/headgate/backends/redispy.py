@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.errors import (
     AccessError,
-    ConfigError,
     HeadgateError,
     IntegrityError,
     Kind,
     StaleLeaseError,
     TransientError,
+    needed,
 )
 
 if TYPE_CHECKING:
@@ -110,11 +110,8 @@ class RedisPyClient:
     @classmethod
     def cluster(cls, url: str) -> RedisPyClient:
         """Connect to a cluster, from any of its nodes."""
-        try:
+        with needed("redis+cluster:// needs redis-py", "headgate[redis]"):
             from redis.cluster import RedisCluster
-        except ImportError:
-            message = "redis+cluster:// needs redis-py: pip install 'headgate[redis]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         try:
             return cls(RedisCluster.from_url(url, socket_timeout=5, socket_connect_timeout=5))
         except Exception as error:

@@ -7,7 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError
+from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,12 +30,9 @@ class S3Location:
     """
 
     def __init__(self, url: str) -> None:
-        try:
+        with needed("s3:// needs boto3", "headgate[aws]"):
             import boto3
             from botocore.exceptions import BotoCoreError
-        except ImportError:
-            message = "s3:// needs boto3: pip install 'headgate[aws]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         parts = urlsplit(url)
         self.bucket, self.key = parts.netloc, unquote(parts.path.removeprefix("/"))
         self.options = dict(parse_qsl(parts.query, keep_blank_values=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from headgate.errors import AccessError, ConfigError, Kind
+from headgate.errors import AccessError, ConfigError, needed
 
 _NAMES = ("api_key", "apiKey", "key", "token")
 
@@ -19,11 +19,8 @@ def fetch_secret(arn: str) -> str:
         ConfigError: boto3 is missing, or the secret holds no such field.
         AccessError: it cannot be read.
     """
-    try:
+    with needed("*_SECRET_ARN needs boto3", "headgate[aws]"):
         import boto3
-    except ImportError:
-        message = "*_SECRET_ARN needs boto3: pip install 'headgate[aws]'"
-        raise ConfigError(message, Kind.NOT_BUILT) from None
     region = arn.split(":")[3] if arn.count(":") >= 6 else None
     try:
         text = (

@@ -19,7 +19,7 @@ from headgate._native import parquet
 from headgate.checkpoint._places import s3_location, source_place
 from headgate.checkpoint._run import INFER, plan_of
 from headgate.checkpoint._table import arrow_schema
-from headgate.errors import ConfigError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError
+from headgate.errors import ConfigError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,8 @@ _WEEK_H = 168
 
 
 def _deltalake() -> Any:
-    try:
+    with needed("delta+ targets need deltalake", "headgate[delta]"):
         import deltalake
-    except ImportError:
-        message = "delta+ targets need deltalake: pip install 'headgate[delta]'"
-        raise ConfigError(message, Kind.NOT_BUILT) from None
     return deltalake
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headgate.checkpoint._places import is_url, local_path, s3_location
 from headgate.checkpoint._run import plan_of
-from headgate.errors import AccessError, ConfigError, IntegrityError, InvalidInputError, Kind, NotFoundError
+from headgate.errors import AccessError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
 
 if TYPE_CHECKING:
     import os
@@ -274,11 +274,8 @@ class Checkpoint:
         Example:
             >>> events.sql("SELECT action, count(*) AS n FROM events GROUP BY action")  # doctest: +SKIP
         """
-        try:
+        with needed("SQL needs DuckDB", "headgate[duckdb]"):
             import duckdb
-        except ImportError:
-            message = "SQL needs DuckDB: pip install 'headgate[duckdb]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         source = self._dataset if self._where is None else self.dataframe()
         with duckdb.connect(config={"enable_external_access": "false"}) as connection:
             connection.register("events", source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import ConfigError, Kind, TransientError
+from headgate.errors import TransientError, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,9 @@ Headers = tuple[tuple[str, bytes], ...]
 
 def kafka_module() -> Any:
     """confluent_kafka, or one sentence about how to get it."""
-    try:
+    with needed("Kafka needs confluent-kafka", "headgate[kafka]"):
         import confluent_kafka
         import confluent_kafka.admin
-    except ImportError:
-        message = "Kafka needs confluent-kafka: pip install 'headgate[kafka]'"
-        raise ConfigError(message, Kind.NOT_BUILT) from None
     return confluent_kafka
 
 

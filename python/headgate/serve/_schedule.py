@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import ConfigError, HeadgateError, InterruptedRunError, Kind
+from headgate.errors import HeadgateError, InterruptedRunError, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,12 +54,9 @@ class Scheduler:
     """
 
     def __init__(self, jobs: Sequence[Job], store: StateStore, ledger: Ledger | None, clock: Clock) -> None:
-        try:
+        with needed("headgate serve needs APScheduler", "apscheduler>=3.10,<4"):
             from apscheduler.executors.pool import ThreadPoolExecutor
             from apscheduler.schedulers.background import BackgroundScheduler
-        except ImportError:
-            message = "headgate serve needs APScheduler: pip install 'apscheduler>=3.10,<4'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
         self._jobs = [job for job in jobs if job.every_s > 0]
         self._store = store

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from headgate.errors import ConfigError, Kind
+from headgate.errors import ConfigError, Kind, needed
 
 _OPEN, _CLOSE, _EARLY_CLOSE = time(9, 30), time(16, 0), time(13, 0)
 
@@ -30,11 +30,8 @@ class MarketCalendar:
     """
 
     def __init__(self) -> None:
-        try:
+        with needed("market hours need a list of holidays", "holidays"):
             exchange: Any = import_module("holidays.financial.ny_stock_exchange")
-        except ImportError:
-            message = "market hours need the holidays package: pip install holidays"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         try:
             self._zone = ZoneInfo("America/New_York")
         except ZoneInfoNotFoundError:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
 
-from headgate.errors import ConfigError, InvalidInputError, Kind
+from headgate.errors import ConfigError, InvalidInputError, Kind, needed
 from headgate.pipelines.uploads.contracts import ErrorCode
 
 if TYPE_CHECKING:
@@ -73,12 +73,9 @@ class Pdf:
     """The text of a PDF, page by page (pypdf). A scanned page has none."""
 
     def extract(self, data: bytes) -> str:
-        try:
+        with needed("PDF files need pypdf", "headgate[uploads]"):
             from pypdf import PdfReader
             from pypdf.errors import PyPdfError
-        except ImportError:
-            message = "PDF files need pypdf: pip install 'headgate[uploads]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         try:
             reader = PdfReader(io.BytesIO(data))
             if reader.is_encrypted:
@@ -96,12 +93,9 @@ class Docx:
     """The paragraphs of a Word document, its tables' cells included (python-docx)."""
 
     def extract(self, data: bytes) -> str:
-        try:
+        with needed("Word files need python-docx", "headgate[uploads]"):
             from docx import Document
             from docx.opc.exceptions import OpcError
-        except ImportError:
-            message = "Word files need python-docx: pip install 'headgate[uploads]'"
-            raise ConfigError(message, Kind.NOT_BUILT) from None
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > _UNPACKED_LIMIT:
