@@ -160,3 +160,19 @@ def test_a_checkpoint_under_way_is_cancelled_and_leaves_the_old_one(tmp_path, fe
     assert not (tmp_path / "v.parquet").exists()
     CheckpointRuns(app, "v").run()
     assert (tmp_path / "v.parquet").exists()
+
+
+def test_without_a_key_nothing_is_asked_and_that_is_said(tmp_path, feed, caplog):
+    from headgate.cli._serve import scheduled_jobs
+    from headgate.config import load
+    from headgate.wiring import App
+
+    write_config(tmp_path, feed)
+    jobs = [j.name for j in scheduled_jobs(App(load(tmp_path / "headgate.toml", KEYS)))]
+    assert jobs == ["sweep", "prune", "checkpoint:news", "collect"]
+    assert not caplog.records
+    jobs = [j.name for j in scheduled_jobs(App(load(tmp_path / "headgate.toml", {})))]
+    assert jobs == ["sweep", "prune", "checkpoint:news"]
+    assert "has an API key" in caplog.text
+    (tmp_path / "none.toml").write_text("")
+    assert [j.name for j in scheduled_jobs(App(load(tmp_path / "none.toml", {})))] == ["sweep", "prune"]

@@ -64,9 +64,12 @@ def scheduled_jobs(app: App) -> list[Job]:
     for name in app.config.checkpoints:
         checkpoint = CheckpointRuns(app, name)
         jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel))
-    if app.config.sources:
+    # A source of one's own may need no key.
+    if any(getattr(adapter, "token", True) for adapter in app.adapters):
         collection = Collection(app)
         jobs.append(Job("collect", s.collect_s, collection.run, collection.cancel))
+    elif app.adapters:
+        log.warning("no collections: none of the configured sources has an API key")
     return jobs
 
 
