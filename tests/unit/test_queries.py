@@ -142,3 +142,18 @@ def test_verify_and_the_reject_store_on_the_command_line(tmp_path):
     assert command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--rescan").returncode == 0
     with pytest.raises(NotFoundError):
         verify(tmp_path / "none.parquet")
+
+
+def test_counts_are_lists_that_show_a_table_and_speak_arrow():
+    import json
+
+    import pyarrow as pa
+
+    from headgate.checkpoint._rows import Rows
+
+    rows = Rows([{"action": "<b>", "packet": None, "count": 2}, {"action": "x", "packet": "I", "count": 1}])
+    assert json.loads(json.dumps(rows)) == rows == list(rows)
+    assert pa.RecordBatchReader.from_stream(rows).read_all().to_pylist() == rows
+    shown = rows._repr_html_()
+    assert "<td>&lt;b&gt;</td><td></td><td>2</td>" in shown
+    assert Rows()._repr_html_().startswith("<table>")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from headgate.checkpoint._places import is_url, local_path, s3_location
+from headgate.checkpoint._rows import Rows, table_html
 from headgate.checkpoint._run import plan_of
 from headgate.errors import AccessError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
 
@@ -225,7 +225,7 @@ class Checkpoint:
 
     # --- asking it
 
-    def count_by(self, *columns: str, every: str | None = None) -> list[dict[str, Any]]:
+    def count_by(self, *columns: str, every: str | None = None) -> Rows:
         """Counts of every combination of the columns, the largest first; null is a value of its own.
 
         Args:
@@ -239,8 +239,8 @@ class Checkpoint:
         grouped = table.group_by(keys).aggregate([([], "count_all")])
         rows = [{**{c: row[c] for c in keys}, "count": row["count_all"]} for row in grouped.to_pylist()]
         if every is not None:
-            return sorted(rows, key=lambda row: tuple(str(row[c]) for c in keys))
-        return sorted(rows, key=lambda row: (-row["count"], *(str(row[c]) for c in keys)))
+            return Rows(sorted(rows, key=lambda row: tuple(str(row[c]) for c in keys)))
+        return Rows(sorted(rows, key=lambda row: (-row["count"], *(str(row[c]) for c in keys))))
 
     def _period(self, table: Any, every: str) -> Any:
         import pyarrow.compute as pc
@@ -289,13 +289,8 @@ class Checkpoint:
         count = len(self)
         names = self.columns
         head = self.head(_SHOWN_ROWS)
-        cells = "".join(
-            "<tr>" + "".join(f"<td>{html.escape('' if row[n] is None else str(row[n]))}</td>" for n in names) + "</tr>"
-            for row in head
-        )
-        header = "".join(f"<th>{html.escape(n)}</th>" for n in names)
         more = f", the first {len(head)}:" if count > len(head) else ""
-        return f"<p>{count:,} events{more}</p><table><thead><tr>{header}</tr></thead><tbody>{cells}</tbody></table>"
+        return f"<p>{count:,} events{more}</p>{table_html(names, head)}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self):,} events: {', '.join(self.columns)}>"

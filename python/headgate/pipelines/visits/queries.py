@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from headgate.checkpoint import Checkpoint
+from headgate.checkpoint._rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,12 +61,12 @@ class Visits(Checkpoint):
         passed = pc.subtract(table.column("timestamp").cast(pa.int64()), midnight)
         return Checkpoint(table.append_column("days", pc.divide(passed.cast(pa.float64()), float(_DAY_US))))
 
-    def qc_outcomes(self, *by: str) -> list[dict[str, Any]]:
+    def qc_outcomes(self, *by: str) -> Rows:
         """pass-qc against not-pass-qc for every combination of `by`, with the share that passed."""
         counts: dict[tuple[Any, ...], dict[str, int]] = {}
         for row in self.action("pass-qc", "not-pass-qc").count_by(*by, "action"):
             counts.setdefault(tuple(row[c] for c in by), {})[row["action"]] = row["count"]
-        out = []
+        out = Rows()
         for key, found in sorted(counts.items(), key=lambda item: str(item[0])):
             passed, failed = found.get("pass-qc", 0), found.get("not-pass-qc", 0)
             share = passed / (passed + failed)
@@ -76,7 +77,7 @@ class Visits(Checkpoint):
         """The newest event of every visit."""
         return self.latest_per(*visit)
 
-    def completeness(self, every: str = "month") -> list[dict[str, Any]]:
+    def completeness(self, every: str = "month") -> Rows:
         """For every period: visits first submitted in it, and how many of those have passed since.
 
         Args:
@@ -97,4 +98,4 @@ class Visits(Checkpoint):
             row = out.setdefault(when, {every: when, "submitted": 0, "passed": 0})
             row["submitted"] += 1
             row["passed"] += key in passed
-        return [{**row, "share": row["passed"] / row["submitted"]} for _, row in sorted(out.items())]
+        return Rows({**row, "share": row["passed"] / row["submitted"]} for _, row in sorted(out.items()))
