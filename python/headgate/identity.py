@@ -192,7 +192,7 @@ def dedup_key(headline: str, source: str, published: str) -> str:
     return core.dedup_key(headline, source, _utc_date(published))
 
 
-_plain_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+compact_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def document_text(value: Any) -> str:
@@ -205,7 +205,7 @@ def document_text(value: Any) -> str:
     try:
         return core.canonical_json(value).decode()
     except InvalidInputError as error:
-        text: str = _plain_json(value)
+        text: str = compact_json(value)
         if error.kind is Kind.INVALID_UNICODE:
             text.encode()
         return text

@@ -43,7 +43,7 @@ _DAY_S = 86_400
 _SHARD = "0"
 _ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
-_INDEXES = {"by_status": ("status_key", "due", "N"), "by_unsent": ("unsent_shard", "unsent", "S")}
+_INDEXES = {"by_status": ("status_key", "due"), "by_unsent": ("unsent_shard", "unsent")}
 
 
 def create_items_table(client: Any, table: str) -> None:
@@ -60,7 +60,7 @@ def create_items_table(client: Any, table: str) -> None:
         KeySchema=_schema("pk", "sk"),
         GlobalSecondaryIndexes=[
             {"IndexName": name, "KeySchema": _schema(key, order), "Projection": {"ProjectionType": "ALL"}}
-            for name, (key, order, _) in _INDEXES.items()
+            for name, (key, order) in _INDEXES.items()
         ],
     )  # fmt: skip
     client.get_waiter("table_exists").wait(TableName=table)
@@ -137,7 +137,7 @@ class DynamoStore:
             "doc": item.text or dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0,
             "due": now,
             "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
-            "ttl_timestamp": now // 1_000_000 + self._item_days * _DAY_S, **self._unsent(topic, item.key, body, now),
+            "ttl_timestamp": _expiry(now, self._item_days), **self._unsent(topic, item.key, body, now),
         }  # fmt: skip
         for name, value in (("story_key", item.story_key), ("raw_key", item.raw_key)):
             if value is not None:
@@ -170,10 +170,9 @@ class DynamoStore:
         return found
 
     def _pointer(self, item: Item, label: str) -> Json:
-        expires = self.clock.now_us() // 1_000_000 + self._item_days * _DAY_S
         return {
             "pk": f"LABEL#{item.pipeline}#{label}", "sk": f"{item.timestamp}#{item.key}", "key": item.key,
-            "ttl_timestamp": expires,
+            "ttl_timestamp": _expiry(self.clock.now_us(), self._item_days),
         }  # fmt: skip
 
     def _write_all(self, docs: list[Json]) -> None:
@@ -218,15 +217,12 @@ class DynamoStore:
             **values: attributes to set, for example sentiment and model_version.
         """
         doc = {"status": status, "status_key": self._status_key(status), **values}
-        names = {f"#a{i}": name for i, name in enumerate(doc)}
+        sets, names, given = _assignments(doc)
         return {
             "Update": {
-                "TableName": self._table, "Key": _encoded(self._item_key(key)),
-                "UpdateExpression": "SET " + ", ".join(f"#a{i} = :a{i}" for i in range(len(doc))),
+                "TableName": self._table, "Key": _encoded(self._item_key(key)), "UpdateExpression": f"SET {sets}",
                 "ConditionExpression": "#s = :pending", "ExpressionAttributeNames": {**names, "#s": "status"},
-                "ExpressionAttributeValues": _encoded(
-                    {":pending": "pending", **{f":a{i}": value for i, value in enumerate(doc.values())}}
-                ),
+                "ExpressionAttributeValues": _encoded({":pending": "pending", **given}),
             }
         }  # fmt: skip
 
@@ -236,7 +232,7 @@ class DynamoStore:
         now = self.clock.now_us()
         doc = {
             "pk": f"OUTBOX#{uuid.uuid4().hex}", "sk": "META", **self._unsent(topic, key, body, now),
-            "ttl_timestamp": now // 1_000_000 + _EVENT_DAYS * _DAY_S,
+            "ttl_timestamp": _expiry(now, _EVENT_DAYS),
         }  # fmt: skip
         self._call(self._client.put_item, TableName=self._table, Item=_encoded(doc))
 
@@ -285,14 +281,13 @@ class DynamoStore:
             "pipeline": x.pipeline, "source": x.source, "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
             "doc": x.doc.encode(errors="replace").decode(),
         }  # fmt: skip
-        names = {f"#a{i}": name for i, name in enumerate(values)}
-        sets = ", ".join(f"#a{i} = if_not_exists(#a{i}, :a{i})" for i in range(len(values)))
+        sets, names, given = _assignments(values, "if_not_exists({name}, {value})")
         self._call(
             self._client.update_item, TableName=self._table,
             Key=_encoded({"pk": f"DEAD#{x.pipeline}#{digest}", "sk": x.stage}),
             UpdateExpression=f"SET {sets} ADD #seen :one",
             ExpressionAttributeNames={**names, "#seen": "seen"},
-            ExpressionAttributeValues=_encoded({":one": 1, **{f":a{i}": v for i, v in enumerate(values.values())}}),
+            ExpressionAttributeValues=_encoded({":one": 1, **given}),
         )  # fmt: skip
 
     def dead_letters(self, limit: int = 1_000) -> list[Json]:
@@ -301,7 +296,7 @@ class DynamoStore:
 
     def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
         at = core.format_timestamp(started_us)
-        expires = started_us // 1_000_000 + _EVENT_DAYS * _DAY_S
+        expires = _expiry(started_us, _EVENT_DAYS)
         entry = {
             "pk": f"COLLECTION#{at[:10]}", "sk": f"{at}#{event_id[:8]}", "event_id": event_id, "due": started_us,
             "status_key": f"{pipeline}#COLLECTION", "doc": dumps({**doc, "ttl": expires}), "ttl_timestamp": expires,
@@ -367,14 +362,13 @@ class DynamoStore:
             "due": now, "last_republished_at": core.format_timestamp(now), "republish_attempts": attempts + 1,
             **self._unsent(topic, key, body, now),
         }  # fmt: skip
-        names = {f"#a{i}": name for i, name in enumerate(values)}
+        sets, names, given = _assignments(values)
         return bool(
             self._update(
-                self._item_key(key), "SET " + ", ".join(f"#a{i} = :a{i}" for i in range(len(values))),
+                self._item_key(key), f"SET {sets}",
                 "#s = :pending AND #n = :attempts AND #due <= :before",
                 {**names, "#s": "status", "#n": "republish_attempts", "#due": "due"},
-                {":pending": "pending", ":attempts": attempts, ":before": before_us,
-                 **{f":a{i}": v for i, v in enumerate(values.values())}},
+                {":pending": "pending", ":attempts": attempts, ":before": before_us, **given},
             )
         )  # fmt: skip
 
@@ -450,6 +444,18 @@ class DynamoStore:
             return method(**arguments)
         except Exception as error:
             raise _translated(error) from None
+
+
+def _expiry(from_us: int, days: int) -> int:
+    """TTL, epoch seconds."""
+    return from_us // 1_000_000 + days * _DAY_S
+
+
+def _assignments(values: Json, form: str = "{value}") -> tuple[str, Json, Json]:
+    """What follows SET, with its names and values; every name goes through a placeholder."""
+    sets = ", ".join(f"#a{i} = " + form.format(name=f"#a{i}", value=f":a{i}") for i in range(len(values)))
+    names = {f"#a{i}": name for i, name in enumerate(values)}
+    return sets, names, {f":a{i}": value for i, value in enumerate(values.values())}
 
 
 def _state_key(name: str) -> Json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._native import core
-from headgate.identity import document_text
+from headgate.identity import compact_json, document_text
 from headgate.ports import Announcement, DeadLetter, Item, Json, Message, StaleItem, Stored
 
 if TYPE_CHECKING:
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Publisher, Transaction
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-
-
 def dumps(value: Any) -> str:
     """Compact JSON text, as every document column holds it."""
-    return _encode(value)
+    return compact_json(value)
 
 
 class LocalDatabase:

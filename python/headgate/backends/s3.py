@@ -113,9 +113,10 @@ class S3Location:
 
         return bytes(translated(read, shown))
 
-    def list(self) -> Iterator[str]:
-        """Every key that starts with this one, page by page."""
-        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.key))
+    def list(self, prefix: str | None = None) -> Iterator[str]:
+        """Every key that starts with this one, or with `prefix`, page by page."""
+        start = self.key if prefix is None else prefix
+        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start))
         while page := translated(lambda: next(pages, None), self.url):
             for entry in page.get("Contents", []):
                 yield entry["Key"]

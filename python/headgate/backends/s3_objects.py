@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from headgate.backends.s3 import S3Location, translated
+from headgate.backends.s3 import S3Location
 from headgate.errors import DuplicateError, InvalidInputError, Kind, NotFoundError
 
 if TYPE_CHECKING:
@@ -68,14 +68,7 @@ class S3Objects:
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys in order."""
-        pages = self._at.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._at.bucket, Prefix=self._prefix + prefix
-        )
-        walk = iter(pages)
-        found: list[str] = []
-        while page := translated(lambda: next(walk, None), self._at.url):
-            found += [entry["Key"].removeprefix(self._prefix) for entry in page.get("Contents", [])]
-        return sorted(found)
+        return sorted(key.removeprefix(self._prefix) for key in self._at.list(self._prefix + prefix))
 
     def remove(self, key: str) -> None:
         self._at.call("delete_object", Key=self._full(key))

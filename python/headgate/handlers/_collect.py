@@ -36,9 +36,10 @@ def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
         200
     """
     from headgate.handlers._handlers import app
+    from headgate.pipelines.market.metrics import NAMESPACE
 
     parts = app()
-    observer = Observer(_SERVICE, "SentimentAnalyzer/Ingestion")
+    observer = Observer(_SERVICE, NAMESPACE)
     try:
         at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
     except (HeadgateError, TypeError):

@@ -127,6 +127,7 @@ class Collector:
         self.metrics = metrics
         self.shared = shared
         self._by_name = {a.name: a for a in self.adapters}
+        self._last_success_us: int | None = None  # as the store had it when the collection began
 
     @property
     def clock(self) -> Clock:
@@ -324,18 +325,18 @@ class Collector:
         # A document of the first version has the tracker alone.
         self.alerts.restore(doc.get("alerts") or {"tracker": doc["tracker"], "sent_us": {}})
         self.failover.secondary_since_us = doc["secondary_since_us"]
+        self._last_success_us = doc.get("last_success_us")
 
     def _save(self, success_us: int | None = None) -> None:
-        before = self.store.load_state(self._state_name()) or {}
+        self._last_success_us = success_us or self._last_success_us
         self.store.save_state(
             self._state_name(),
             {
                 "format": 1,
                 "breakers": {name: breaker.snapshot() for name, breaker in self.breakers.items()},
-                "tracker": self.alerts.tracker.snapshot(),
                 "alerts": self.alerts.snapshot(),
                 "secondary_since_us": self.failover.secondary_since_us,
-                "last_success_us": success_us or before.get("last_success_us"),
+                "last_success_us": self._last_success_us,
             },
         )
         if self.shared is not None:
