@@ -351,6 +351,34 @@ def test_transactions_need_a_database(world):
         world.worker(ledger=Ledger.open("memory://"))
 
 
+def test_a_commit_that_the_broker_refuses_is_sent_again(world):
+    """Offsets are committed without waiting; the answer comes later, and may be no."""
+    from headgate.consume._kafka import _Partition
+
+    class Kafka:
+        def __init__(self):
+            self.commits = []
+
+        def commit(self, offsets, asynchronous):
+            self.commits.append([(place.partition, place.offset) for place in offsets])
+
+    worker, kafka = world.worker(), Kafka()
+    for number, position in ((0, 5), (1, 7)):
+        worker._partitions[world.topic, number] = part = _Partition(world.topic, number)
+        part.position = position
+    worker._commit(kafka, wait=False)
+    worker._commit(kafka, wait=False)
+    assert kafka.commits == [[(0, 5), (1, 7)]]
+    accepted = confluent_kafka.TopicPartition(world.topic, 0, 5)
+    worker._on_commit(None, [accepted])
+    worker._commit(kafka, wait=False)
+    assert len(kafka.commits) == 1
+    gone = confluent_kafka.TopicPartition(world.topic, 9, 1)  # somebody else's by now
+    worker._on_commit(confluent_kafka.KafkaError(confluent_kafka.KafkaError.REQUEST_TIMED_OUT), [accepted, gone])
+    worker._commit(kafka, wait=False)
+    assert kafka.commits[1:] == [[(0, 5)]]
+
+
 def test_uploads_reach_kafka_with_their_raw_ids(world, tmp_path, kafka_server):
     """Spec 004, step 2.6: listen to Kafka and validate the events that an upload sends."""
     from headgate._core import file_store

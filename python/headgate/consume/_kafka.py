@@ -102,6 +102,7 @@ class KafkaWorker:
             "max.poll.interval.ms": max(300_000, 3 * lease_ms),
             "logger": logging.getLogger("headgate.consume.librdkafka"), **config,
             "group.id": consumer.name, "enable.auto.commit": False, "enable.auto.offset.store": False,
+            "on_commit": self._on_commit,
         }  # fmt: skip
 
     def stop(self) -> None:
@@ -269,6 +270,15 @@ class KafkaWorker:
         for part in dirty:
             part.committed = part.position
         core.fault_point("consume.after_offset_commit")
+
+    def _on_commit(self, error: Any, places: list[Any]) -> None:
+        """Called by kafka.consume(): a commit that the broker did not take is sent again with the next one."""
+        for place in places:
+            refused = error or place.error
+            part = self._partitions.get((place.topic, place.partition))
+            if refused is not None and part is not None:
+                log.warning("offsets not committed", extra={"error": refused.name()})
+                part.committed = -1
 
     def _finish(self, kafka: Any, parts: list[_Partition], wait_s: float) -> None:
         """Wait for what is being handled in these partitions, then commit it."""
