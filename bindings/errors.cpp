@@ -37,6 +37,22 @@ void set_python_error(std::exception_ptr pointer) noexcept {
     }
 }
 
+Status status_of(const py::error_already_set& error) {
+    const auto name = error.type().attr("__name__").cast<std::string>();
+    const auto kind = py::getattr(error.value(), "kind", py::none());
+    const auto text = py::getattr(kind, "value", py::none());
+    if (!py::isinstance<py::str>(text)) {
+        return {ErrorCode::internal, "a callback raised " + name};
+    }
+    const auto wanted = text.cast<std::string>();
+    for (auto code = static_cast<int>(ErrorCode::internal); code <= static_cast<int>(ErrorCode::last_); ++code) {
+        if (error_kind(static_cast<ErrorCode>(code)) == wanted) {
+            return {static_cast<ErrorCode>(code), py::str(error.value()).cast<std::string>()};
+        }
+    }
+    return {ErrorCode::internal, "a callback raised " + name};
+}
+
 void register_errors(py::module_& module) {
     py::register_local_exception_translator(translate);
     module.def(

@@ -1,5 +1,5 @@
 // headgate._parquet: the only extension that needs Arrow. It shares no C++ type with _core, only plain data.
-#include "py.hpp"
+#include "seams.hpp"
 
 #include "headgate/backends/curl.hpp"
 #include "headgate/backends/parquet.hpp"
@@ -62,17 +62,29 @@ py::dict to_dict(const checkpoint::Summary& s) {
     return out;
 }
 
-// A place is a local path, or a dict: bucket, prefix or key, region, endpoint, ca_file, credentials (a callable that
-// gives access key, secret key and session token), in_flight, scratch.
+// A place is a local path; a dict with `path` and `files` (bindings/seams.hpp); or a dict: bucket, prefix or key,
+// region, endpoint, ca_file, credentials (a callable that gives access key, secret key and session token), in_flight,
+// scratch, and `transport` (bindings/seams.hpp) where the requests do not go over the network.
 class Places {
 public:
-    explicit Places(std::size_t max_body) : max_body_(max_body) {}
+    Places(std::size_t max_body, const py::dict& given) : max_body_(max_body) {
+        if (given.contains("clock")) {
+            clock = python_clock(given["clock"]);
+        }
+        if (given.contains("seed")) {
+            random = std::make_shared<SeededRandom>(given["seed"].cast<std::uint64_t>());
+        }
+    }
 
     std::shared_ptr<checkpoint::Source> source(const py::object& place) const {
         if (py::isinstance<py::str>(place)) {
             return checkpoint::make_folder_source(place.cast<std::string>());
         }
-        return backends::make_s3_source(s3(place.cast<py::dict>()), clock, random);
+        const auto dict = place.cast<py::dict>();
+        if (dict.contains("files")) {
+            return checkpoint::make_files_source(dict["path"].cast<std::string>(), python_files(dict["files"]));
+        }
+        return backends::make_s3_source(s3(dict), clock, random);
     }
 
     std::shared_ptr<checkpoint::Target> target(const py::object& place) const {
@@ -80,8 +92,17 @@ public:
             return checkpoint::make_file_target(place.cast<std::string>());
         }
         const auto dict = place.cast<py::dict>();
+        if (dict.contains("files")) {
+            return checkpoint::make_file_target(dict["path"].cast<std::string>(), 0, files(place));
+        }
         return backends::make_s3_target(s3(dict), dict["key"].cast<std::string>(), dict["scratch"].cast<std::string>(),
                                         clock, random);
+    }
+
+    // Where the table's own file is written; nothing: the machine's files.
+    static std::shared_ptr<FileSystem> files(const py::object& place) {
+        const bool given = py::isinstance<py::dict>(place) && place.contains("files");
+        return given ? python_files(place["files"]) : nullptr;
     }
 
     std::shared_ptr<Clock> clock = std::make_shared<SystemClock>();
@@ -95,11 +116,7 @@ private:
         out.region = place["region"].cast<std::string>();
         out.endpoint = place["endpoint"].cast<std::string>();
         out.in_flight = place["in_flight"].cast<std::size_t>();
-        // Called on any thread; the reference goes away under the GIL.
-        const std::shared_ptr<py::object> ask(new py::object(place["credentials"]), [](py::object* object) {
-            const py::gil_scoped_acquire acquire;
-            delete object;
-        });
+        const auto ask = held(place["credentials"]);  // called on any thread
         out.credentials = [ask]() -> Result<backends::S3Credentials> {
             const py::gil_scoped_acquire acquire;
             try {
@@ -112,6 +129,10 @@ private:
                               "no AWS credentials could be had: " + error.type().attr("__name__").cast<std::string>());
             }
         };
+        if (place.contains("transport")) {
+            out.transport = [transport = python_transport(place["transport"], clock)] { return transport; };
+            return out;
+        }
         backends::CurlOptions curl;
         curl.ca_file = place["ca_file"].cast<std::string>();
         curl.max_body = max_body_;
@@ -129,7 +150,7 @@ checkpoint::Environment environment(const Places& places, const py::object& sour
     checkpoint::Environment out;
     out.source = source.is_none() ? nullptr : places.source(source);
     out.target = target.is_none() ? nullptr : places.target(target);
-    out.table = backends::make_parquet_table();
+    out.table = backends::make_parquet_table(Places::files(target));
     out.clock = places.clock;
     out.random = places.random;
     out.unpack = backends::make_unpacker();
@@ -181,7 +202,7 @@ checkpoint::Options options(const std::string& plan, const py::dict& given) {
 py::dict update(const py::object& source, const py::object& target, const std::string& plan, const py::dict& given,
                 const py::object& progress) {
     const auto opts = options(plan, given);
-    const auto env = environment(Places(opts.max_file_bytes), source, target, progress);
+    const auto env = environment(Places(opts.max_file_bytes, given), source, target, progress);
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
 }
 
@@ -190,7 +211,7 @@ py::dict stage(const py::object& source, const py::object& parts, const std::str
                const std::string& out, const std::string& plan, const py::dict& given, const py::object& progress) {
     auto opts = options(plan, given);
     opts.partitioned = true;
-    const Places places(opts.max_file_bytes);
+    const Places places(opts.max_file_bytes, given);
     auto env = environment(places, source, py::none(), progress);
     env.target = checkpoint::make_staging_target(footer_file, out, places.target(parts));
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
@@ -201,19 +222,19 @@ std::string infer(const py::object& source, const std::string& name, const std::
     opts.name = name;
     opts.sort_by = sort_by;
     opts.threads = threads;
-    const auto env = environment(Places(opts.max_file_bytes), source, py::none(), py::none());
+    const auto env = environment(Places(opts.max_file_bytes, {}), source, py::none(), py::none());
     return take(interruptible([&] { return checkpoint::infer(opts, env); }));
 }
 
 std::string stored_plan(const py::object& target) {
-    const auto env = environment(Places(checkpoint::Options().max_file_bytes), py::none(), target, py::none());
+    const auto env = environment(Places(checkpoint::Options().max_file_bytes, {}), py::none(), target, py::none());
     return take(interruptible([&] { return checkpoint::stored_plan(env); }));
 }
 
 py::dict verify(const py::object& source, const py::object& target, const std::string& plan,
                 const py::object& progress) {
     const auto opts = options(plan, {});
-    const auto env = environment(Places(opts.max_file_bytes), source, target, progress);
+    const auto env = environment(Places(opts.max_file_bytes, {}), source, target, progress);
     const auto r = take(interruptible([&] { return checkpoint::verify(opts, env); }));
     py::dict out;
     const auto put = [&out](const char* name, const auto& value) { out[name] = value; };

@@ -38,6 +38,17 @@ T take(Result<T> result) {
     return std::move(result.value());
 }
 
+// A reference that may be dropped on any thread.
+inline std::shared_ptr<py::object> held(py::object object) {
+    return {new py::object(std::move(object)), [](py::object* pointer) {
+                const py::gil_scoped_acquire acquire;
+                delete pointer;
+            }};
+}
+
+// What a Python callback raised, as a Status: headgate's own errors keep their kind, others only say their class.
+Status status_of(const py::error_already_set& error);
+
 // Runs `work` without the GIL. `work` touches no Python object.
 template <class Work>
 auto without_gil(Work work) {

@@ -1,4 +1,4 @@
-#include "py.hpp"
+#include "seams.hpp"
 
 #include <atomic>
 
@@ -176,6 +176,7 @@ void register_net(py::module_& module) {
         },
         py::arg("ca_file"), py::arg("user_agent"), py::arg("clock"), py::arg("connect_timeout_us") = 5'000'000,
         py::arg("max_redirects") = 3, py::arg("max_body") = 32 * 1024 * 1024, py::arg("max_per_host") = 8);
+    module.def("call_transport", &python_transport, py::arg("answer"), py::arg("clock"));
     py::class_<Failover, std::shared_ptr<Failover>>(module, "Failover")
         .def(py::init([](const resilience::RetryPolicy& retry, std::int64_t return_after_us, std::size_t concurrency,
                          std::shared_ptr<HttpTransport> transport, std::shared_ptr<Clock> clock,

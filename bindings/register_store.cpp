@@ -1,4 +1,4 @@
-#include "py.hpp"
+#include "seams.hpp"
 
 #include "headgate/backends/file.hpp"
 
@@ -38,8 +38,11 @@ void register_store(py::module_& module) {
             [](ObjectStore& self, const std::string& key) { check(without_gil([&] { return self.remove(key); })); },
             py::arg("key"));
     module.def(
-        "file_store", [](const std::string& folder) { return take(backends::make_file_store(folder)); },
-        py::arg("folder"));
+        "file_store",
+        [](const std::string& folder, const py::object& files) {
+            return take(backends::make_file_store(folder, files.is_none() ? nullptr : python_files(files)));
+        },
+        py::arg("folder"), py::arg("files") = py::none());
 }
 
 }  // namespace headgate::bindings

@@ -76,7 +76,7 @@ private:
             return {};
         }
         Status finish(const Metadata& metadata) override {
-            return write_file_durably(path_, Json{{"metadata", metadata}, {"rows", rows_}}.dump());
+            return write_file_durably(*real_files(), path_, Json{{"metadata", metadata}, {"rows", rows_}}.dump());
         }
 
     private:

@@ -46,6 +46,20 @@ TEST(FileStore, AFailedPutLeavesTheOldObjectAndNoTrace) {
     EXPECT_EQ(files, 1U);
 }
 
+TEST(FileStore, LeftoversOfADeadProcessAreNotInTheWay) {
+    tests::TemporaryFolder folder;
+    auto objects = make_file_store(folder.path()).value();
+    // A container's processes often have one and the same number: the next names are taken already.
+    const auto next = real_files()->temporary_name();
+    const auto number = std::stoi(next.substr(next.find('-') + 1));
+    for (int i = 1; i <= 20; ++i) {
+        tests::write_file(folder / (".tmp-" + real_files()->process_name() + "-" + std::to_string(number + i)), "old");
+    }
+    ASSERT_TRUE(objects->put("k", "new", PutMode::overwrite).ok());
+    ASSERT_TRUE(objects->put("l", "new", PutMode::if_absent).ok());
+    EXPECT_EQ(objects->list("").value(), (std::vector<std::string>{"k", "l"}));
+}
+
 TEST(FileStore, SaysWhyAFolderCannotBeUsed) {
     tests::TemporaryFolder folder;
     tests::write_file(folder / "file", "");

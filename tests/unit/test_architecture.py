@@ -36,7 +36,8 @@ ROOMS: dict[str, set[str]] = {
     "backends": BASE,
     "config": {"errors"},
     "ops": set(),
-    "testing": BASE | {"backends", "consume", "healing", "idempotency", "intake"},  # the simulation runs them
+    "testing": BASE
+    | {"backends", "consume", "healing", "idempotency", "intake", "resilience", "workflow"},  # the simulation runs them
     "serve": BASE | {"pipelines", "ops", "idempotency"},  # the intake of uploads over HTTP
 }
 # The exceptions, each with its reason.

@@ -1,18 +1,22 @@
 #include "headgate/base/file.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 
 #include "headgate/base/fault.hpp"
 
 namespace headgate {
 namespace {
+
+constexpr int kMostLeftovers = 1000;
 
 Status write_all(int fd, std::string_view bytes, const std::string& path) {
     while (!bytes.empty()) {
@@ -87,17 +91,6 @@ Status make_folders(const std::string& path) {
     return {};
 }
 
-Status sync_folder(const std::string& path) {
-    const FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder.ok()) {
-        return status_from_errno(errno, "cannot open folder " + path);
-    }
-    if (::fsync(folder.get()) != 0) {
-        return status_from_errno(errno, "cannot sync folder " + path);
-    }
-    return {};
-}
-
 Status sync_file(const std::string& path) {
     const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file.ok()) {
@@ -106,35 +99,150 @@ Status sync_file(const std::string& path) {
     return ::fsync(file.get()) == 0 ? Status() : status_from_errno(errno, "cannot sync " + path);
 }
 
-Status write_file_durably(const std::string& path, std::string_view bytes, bool if_absent) {
-    static std::atomic<unsigned> counter{0};
-    const auto folder = parent_folder(path);
-    const auto temporary = folder + "/.tmp-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
-    const auto write = [&]() -> Status {
-        const FileDescriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+namespace {
+
+namespace fs = std::filesystem;
+
+class PosixLock final : public FileLock {
+public:
+    explicit PosixLock(FileDescriptor file) : file_(std::move(file)) {}
+
+private:
+    FileDescriptor file_;
+};
+
+class PosixFiles final : public FileSystem {
+public:
+    Result<std::string> read(const std::string& path) override { return read_file(path); }
+
+    Status write_new(const std::string& path, std::string_view bytes) override {
+        const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
         if (!file.ok()) {
-            return status_from_errno(errno, "cannot create a file in " + folder);
+            return status_from_errno(errno, "cannot create a file in " + parent_folder(path));
         }
-        HG_RETURN_IF_ERROR(write_all(file.get(), bytes, path));
-        if (::fsync(file.get()) != 0) {
-            return status_from_errno(errno, "cannot sync " + path);
+        auto status = write_all(file.get(), bytes, path);
+        if (status.ok() && ::fsync(file.get()) != 0) {
+            status = status_from_errno(errno, "cannot sync " + path);
         }
-        HG_RETURN_IF_ERROR(fault_point("file.before_rename"));
-        if (if_absent) {
-            if (::link(temporary.c_str(), path.c_str()) != 0) {
-                return status_from_errno(errno, "cannot create " + path);
+        if (!status.ok()) {
+            ::unlink(path.c_str());
+        }
+        return status;
+    }
+
+    Status rename(const std::string& from, const std::string& to) override {
+        return ::rename(from.c_str(), to.c_str()) == 0 ? Status() : status_from_errno(errno, "cannot replace " + to);
+    }
+
+    Status link(const std::string& from, const std::string& to) override {
+        return ::link(from.c_str(), to.c_str()) == 0 ? Status() : status_from_errno(errno, "cannot create " + to);
+    }
+
+    Status remove(const std::string& path) override {
+        return ::unlink(path.c_str()) == 0 ? Status() : status_from_errno(errno, "cannot remove " + path);
+    }
+
+    Status remove_all(const std::string& path) override {
+        std::error_code error;
+        fs::remove_all(path, error);
+        return error ? status_from_errno(error.value(), "cannot remove " + path) : Status();
+    }
+
+    Status make_folders(const std::string& path) override { return headgate::make_folders(path); }
+
+    Status sync_folder(const std::string& path) override {
+        const FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!folder.ok()) {
+            return status_from_errno(errno, "cannot open folder " + path);
+        }
+        return ::fsync(folder.get()) == 0 ? Status() : status_from_errno(errno, "cannot sync folder " + path);
+    }
+
+    Result<FileInfo> info(const std::string& path) override {
+        struct stat found {};
+        if (::stat(path.c_str(), &found) != 0) {
+            return status_from_errno(errno, "cannot look at " + path);
+        }
+        return FileInfo{found.st_ino, found.st_size, found.st_mtim.tv_sec * 1'000'000'000LL + found.st_mtim.tv_nsec,
+                        S_ISDIR(found.st_mode)};
+    }
+
+    Result<std::vector<std::string>> names(const std::string& folder) override {
+        std::vector<std::string> out;
+        std::error_code error;
+        for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+            out.push_back(it->path().filename().string());
+        }
+        return error ? Result<std::vector<std::string>>(status_from_errno(error.value(), "cannot list " + folder))
+                     : Result<std::vector<std::string>>(std::move(out));
+    }
+
+    Result<std::vector<std::string>> walk(const std::string& folder) override {
+        std::vector<std::string> out;
+        std::error_code error;
+        for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+            if (it->is_regular_file(error)) {
+                out.push_back(it->path().string().substr(folder.size() + 1));
             }
-            return {};
         }
-        return ::rename(temporary.c_str(), path.c_str()) == 0 ? Status()
-                                                              : status_from_errno(errno, "cannot replace " + path);
-    };
-    const auto status = write();
+        if (error) {
+            return status_from_errno(error.value(), "cannot list " + folder);
+        }
+        std::sort(out.begin(), out.end());
+        return out;
+    }
+
+    Result<std::unique_ptr<FileLock>> try_lock(const std::string& path) override {
+        FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+        if (!file.ok()) {
+            return status_from_errno(errno, "cannot create lock " + path);
+        }
+        while (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == EWOULDBLOCK ? Status(ErrorCode::busy, "another run holds " + path)
+                                        : status_from_errno(errno, "cannot lock " + path);
+        }
+        return std::unique_ptr<FileLock>(std::make_unique<PosixLock>(std::move(file)));
+    }
+
+    std::string process_name() const override { return std::to_string(getpid()); }
+};
+
+}  // namespace
+
+std::string FileSystem::temporary_name() {
+    return process_name() + "-" + std::to_string(counter_++);
+}
+
+std::shared_ptr<FileSystem> real_files() {
+    static const auto files = std::make_shared<PosixFiles>();
+    return files;
+}
+
+Status write_file_durably(FileSystem& files, const std::string& path, std::string_view bytes, bool if_absent) {
+    const auto folder = parent_folder(path);
+    std::string temporary;
+    Status written;
+    // A process that died may have had our number, and left a file of this name.
+    for (int attempt = 0; attempt < kMostLeftovers; ++attempt) {
+        temporary = folder + "/.tmp-" + files.temporary_name();
+        written = files.write_new(temporary, bytes);
+        if (written.code() != ErrorCode::already_exists) {
+            break;
+        }
+    }
+    HG_RETURN_IF_ERROR(written);
+    auto status = fault_point("file.before_rename");
+    if (status.ok()) {
+        status = if_absent ? files.link(temporary, path) : files.rename(temporary, path);
+    }
     if (!status.ok() || if_absent) {
-        ::unlink(temporary.c_str());
+        static_cast<void>(files.remove(temporary));
     }
     HG_RETURN_IF_ERROR(status);
-    return sync_folder(folder);
+    return files.sync_folder(folder);
 }
 
 }  // namespace headgate

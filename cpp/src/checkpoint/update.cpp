@@ -278,8 +278,10 @@ private:
 
     std::string spill_folder() {
         if (spill_folder_.empty()) {
-            spill_folder_ =
-                options_.spill_dir.empty() ? target_.scratch() : options_.spill_dir + "/headgate-spill-" + write_id_;
+            if (options_.spill_dir.empty()) {
+                return spill_folder_ = target_.scratch();
+            }
+            spill_folder_ = options_.spill_dir + "/headgate-spill-" + write_id_;
             static_cast<void>(make_folders(spill_folder_));  // what cannot be written there says so itself
         }
         return spill_folder_;

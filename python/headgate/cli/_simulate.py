@@ -14,6 +14,11 @@ from headgate.cli._progress import bar
 from headgate.errors import ConfigError, InvalidInputError
 from headgate.testing.simulation import simulate
 
+_TOTALS = (
+    "seeds", "crashes", "power_losses", "requests", "lost_answers", "accepted", "stored", "dead_letters", "repeated",
+    "executions", "checkpoint_rows",
+)  # fmt: skip
+
 
 def run_seeds(options: argparse.Namespace) -> int:
     """Run the seeds; the first that breaks conservation ends it with exit code 1 and its report."""
@@ -28,12 +33,12 @@ def run_seeds(options: argparse.Namespace) -> int:
     messages = _messages(options.messages) if options.messages else []
     # Thousands of simulated failures would drown the report.
     logging.getLogger("headgate").setLevel(logging.CRITICAL)
-    totals = {"seeds": 0, "crashes": 0, "power_losses": 0, "accepted": 0, "stored": 0, "dead_letters": 0}
+    totals = dict.fromkeys(_TOTALS, 0)
     with bar("simulating", quiet=options.quiet) as progress:
         for seed in range(options.seed, options.seed + options.seeds):
             report = simulate(seed, handler=handler, messages=messages)
             totals["seeds"] += 1
-            for name in list(totals)[1:]:
+            for name in _TOTALS[1:]:
                 totals[name] += getattr(report, name)
             if progress is not None:
                 progress(totals["seeds"], options.seeds)

@@ -7,7 +7,8 @@
 
 namespace headgate::backends {
 
-std::shared_ptr<checkpoint::TableFile> make_parquet_table();
+// On the machine's own files, or on those given.
+std::shared_ptr<checkpoint::TableFile> make_parquet_table(std::shared_ptr<FileSystem> files = nullptr);
 checkpoint::Unpack make_unpacker();  // gzip and zstd, by Arrow's codecs
 
 }  // namespace headgate::backends

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "headgate/base/clock.hpp"
+#include "headgate/base/file.hpp"
 #include "headgate/base/status.hpp"
 #include "headgate/schema/schema.hpp"
 
@@ -132,7 +133,11 @@ std::shared_ptr<Source> make_folder_source(const std::string& folder);
 // yet), `commit` leaves the new rows in `out`, and the parts live where `parts` keeps them. Whoever appends `out` makes
 // the real, conditional commit.
 std::shared_ptr<Target> make_staging_target(std::string footer_file, std::string out, std::shared_ptr<Target> parts);
-std::shared_ptr<Target> make_file_target(const std::string& path, std::int64_t lock_timeout_us = 60'000'000);
+// On the machine's own files, or on those given.
+std::shared_ptr<Target> make_file_target(const std::string& path, std::int64_t lock_timeout_us = 60'000'000,
+                                         std::shared_ptr<FileSystem> files = nullptr);
+// A folder behind the seam: every file is there whole or not at all. The machine's own folders have a faster source.
+std::shared_ptr<Source> make_files_source(const std::string& folder, std::shared_ptr<FileSystem> files);
 
 // The tag of a file; changes whenever size or modification time (nanoseconds) do.
 std::uint64_t file_tag(std::uint64_t size, std::int64_t mtime_ns) noexcept;

@@ -1,0 +1,17 @@
+// Columns as Arrow has them, and back.
+#pragma once
+
+#include <arrow/api.h>
+
+#include <memory>
+
+#include "headgate/schema/schema.hpp"
+
+namespace headgate::backends {
+
+std::shared_ptr<arrow::Schema> arrow_schema(const schema::Schema& schema);
+// The column as an Arrow array. Numbers and text are not copied: the array lives no longer than `column`.
+arrow::Result<std::shared_ptr<arrow::Array>> to_arrow(const schema::Column& column);
+void append_array(const arrow::Array& array, schema::Column& column);
+
+}  // namespace headgate::backends

@@ -1,0 +1,183 @@
+"""Conservation: what the world must look like, at every step and at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.backends.local import LocalDatabase
+from headgate.errors import HeadgateError, NotFoundError
+from headgate.testing.simulation._rooms import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headgate.ports import Json
+    from headgate.testing.simulation._world import Simulation
+
+
+class Oracle:
+    """Looks at the world as somebody who comes fresh; disturbs nothing.
+
+    Args:
+        world: what is judged; its report takes the violations.
+    """
+
+    def __init__(self, world: Simulation) -> None:
+        self.world = world
+        self._seen: dict[str, set[str]] = {"disk": set(), "bucket": set()}  # rows that a checkpoint had
+        self._tables: dict[str, bytes | None] = {}  # as they were judged last
+
+    def judge(self, *, final: bool) -> None:
+        """The store, its raw bodies and effects; at the end the workflows and checkpoints too."""
+        world = self.world
+        try:
+            database = world.fresh_database()
+            try:
+                self._store(database, final=final)
+            finally:
+                database.close()
+        except HeadgateError as error:
+            if final or error.kind.value != "invalid_input":  # no table yet: nothing was accepted
+                self.broken(f"the store cannot be read: {error.kind.value}")
+            elif world.accepted:
+                self.broken("the store lost its tables")
+        finally:
+            world.disk.kill("oracle")
+
+    def table(self, place: str, *, final: bool = False) -> None:
+        """A checkpoint: readable, no row twice, none lost, none made up."""
+        world = self.world
+        data = self._bytes(place)
+        if data == self._tables.get(place) and not final:
+            return
+        self._tables[place] = data
+        rows: Counter[str] = Counter()
+        if data is not None:
+            from pyarrow import ArrowException, parquet
+
+            try:
+                table = parquet.read_table(io.BytesIO(data), use_threads=False)
+            except (ArrowException, OSError):
+                self.broken(f"the checkpoint on {place} cannot be read")
+                return
+            rows = Counter(table["key"].to_pylist())
+        for key, count in rows.items():
+            if count > 1:
+                self.broken(f"the event {key} is {count} times in the checkpoint on {place}")
+        if not self._seen[place] <= set(rows):
+            self.broken(f"the checkpoint on {place} lost rows that it had")
+        if not set(rows) <= world.written[place]:
+            self.broken(f"the checkpoint on {place} has events that nobody wrote")
+        if final and not world.acknowledged[place] <= set(rows):
+            self.broken(f"the checkpoint on {place} lacks events")
+        self._seen[place] = set(rows)
+        if final:
+            world.report.checkpoint_rows += len(rows)
+
+    def broken(self, what: str) -> None:
+        """Note a violation, once."""
+        if what not in self.world.report.violations:
+            self.world.report.violations.append(what)
+
+    # --- the store
+
+    def _store(self, database: LocalDatabase, *, final: bool) -> None:
+        world = self.world
+        rows = database.execute("SELECT key, status, raw_key FROM items")
+        items = {key: status for key, status, _ in rows}
+        effects = Counter(key for (key,) in database.execute("SELECT key FROM effects"))
+        mirrored = Counter(key for (key,) in database.execute("SELECT key FROM mirrored"))
+        letters = Counter(json.loads(doc)["n"] for (doc,) in database.execute("SELECT doc FROM dead_letters"))
+        announced = {key for (key,) in database.execute("SELECT key FROM outbox")}
+        objects = core.file_store("objects", world.files("oracle"))
+        for key in {raw_key for _, _, raw_key in rows}:
+            if not objects.exists(key):
+                self.broken("a record is stored whose raw body is not")
+        raw = {objects.get(key) for key in objects.list("raw/simulated/push/") if not key.endswith(".meta.json")}
+        records = [record for body in world.accepted for record in json.loads(body)]
+        if any(body not in raw for body in world.accepted):
+            self.broken("an accepted body is not in the object store")
+        for record in records if not final else [*records, *world.feed]:
+            self._record(record, items, letters, announced)
+        for name, found in (("effect", effects), ("mirror", mirrored)):
+            for key, count in found.items():
+                if count > 1:
+                    self.broken(f"the {name} of {key} happened {count} times")
+                if key not in items:
+                    self.broken(f"the {name} of {key} happened, but the record is not stored")
+        for name in (key for key in items if key not in announced):
+            self.broken(f"{name} is stored and was never announced")
+        if final:
+            self._at_the_end(items, effects, mirrored, letters)
+            self._workflows(database, objects)
+
+    def _record(self, record: Json, items: dict[str, str], letters: Counter[Any], announced: set[str]) -> None:
+        if isinstance(record["n"], str):
+            if letters[record["n"]] != 1:
+                self.broken(f"a bad record has {letters[record['n']]} dead letters")
+            return
+        key = f"k{record['n']}"
+        if key not in items or key not in announced:
+            self.broken(f"the accepted record {key} is not stored and announced")
+
+    def _at_the_end(
+        self, items: Iterable[str], effects: Counter[str], mirrored: Counter[str], letters: Counter[Any]
+    ) -> None:
+        world, report = self.world, self.world.report
+        for key in items:
+            if effects[key] != 1:
+                self.broken(f"{key} is still pending after the faults ended")
+            if world.has_broker and mirrored[key] != 1:
+                self.broken(f"{key} did not reach the mirror")
+            if world.has_broker and world.far_effects[key] < 1:
+                self.broken(f"the effect of {key} far away is lost")
+        repeated = sum(world.far_effects.values()) - len(world.far_effects)
+        report.repeated = repeated
+        # Outside a transaction an effect is repeated only where its mark was lost, or its lease outlived.
+        if repeated > world.excuses():
+            self.broken(f"{repeated} effects far away were repeated, with {world.excuses()} reasons to")
+        report.accepted = sum(len(json.loads(body)) for body in world.accepted) + len(world.feed)
+        report.stored, report.dead_letters = len(list(items)), len(letters)
+
+    # --- the other rooms
+
+    def _workflows(self, database: LocalDatabase, objects: Any) -> None:
+        found = {
+            row[0]: row[1:]
+            for row in database.execute("SELECT id, status, error FROM executions")
+            if self.world.accepted
+        }
+        for body in self.world.accepted if "workflow" in self.world.rooms else ():
+            run = self.world.execution_of(body)
+            status, error = found.get(run, (None, None))
+            if status == "FAILED" and error:
+                continue
+            if status != "SUCCEEDED":
+                self.broken(f"a workflow has not ended: {status}")
+                continue
+            self.world.report.executions += 1
+            stages = database.execute(
+                "SELECT state, count(*) FROM execution_events WHERE execution = ? AND type = 'StateSucceeded'"
+                " GROUP BY state", (run,),
+            )  # fmt: skip
+            if sorted(stages) != [("Double", 1), ("Read", 1), ("Sum", 1)]:
+                self.broken(f"a workflow's stages ended {stages}")
+            numbers = [record["n"] for record in json.loads(body) if isinstance(record["n"], int)]
+            expected = {"Read": numbers, "Double": [2 * n for n in numbers], "Sum": 2 * sum(numbers)}
+            for stage, data in expected.items():
+                key = f"executions/{run}/{stage}/output.json"
+                try:
+                    kept = json.loads(objects.get(key))["data"]
+                except (NotFoundError, ValueError):
+                    kept = None
+                if kept != data:
+                    self.broken(f"the workflow's stage {stage} succeeded without its output")
+
+    def _bytes(self, place: str) -> bytes | None:
+        if place == "bucket":
+            return self.world.bucket.objects.get("table.parquet")
+        return bytes(self.world.disk.read(TABLE)) if TABLE in self.world.disk.list(TABLE) else None

@@ -1,0 +1,167 @@
+"""What the simulated processes are made of: the product's own rooms on simulated seams."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from headgate._native import core
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.backends.publish import RoutedPublisher, SqsPublisher
+from headgate.consume import Consumer, SqsWorker, Worker
+from headgate.idempotency import Ledger
+from headgate.intake import AlertRules, Collector, Intake, Normalised, Pipeline, Reject
+from headgate.resilience import RetryBudget, RetryPolicy, make_breaker, make_tracker
+from headgate.testing.simulation._broker import FarLedger, SimTopic
+from headgate.testing.simulation._network import SimAdapter
+from headgate.workflow import LambdaStep, LocalRunner, Workflow, WorkflowHandler, WorkflowType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headgate.ports import Json
+    from headgate.testing.simulation._disk import SimFiles
+    from headgate.testing.simulation._world import Simulation
+
+# Process -> the room it works in.
+ROOMS = {
+    "intake": "intake", "collector": "collection", "worker-1": "queue", "worker-2": "queue", "sweeper": "healing",
+    "mirror": "broker", "far-1": "broker", "far-2": "broker", "runner": "workflow", "checkpoint-1": "checkpoint",
+    "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket",
+}  # fmt: skip
+TOPIC = "simulated.items"
+FEEDS = ("feed-a", "feed-b")
+LEASE_S = 5.0
+MAX_ATTEMPTS = 1000  # crashes count as attempts; here they are many
+LOG = "objects/log"
+TABLE = "table/events.parquet"
+PLAN = json.dumps({
+    "format": 1, "name": "simulated", "extra": "ignore", "sort_by": "", "rules": [], "file_names": [],
+    "private_groups": [], "fields": [
+        {"name": "key", "required": True, "nullable": False, "type": "string"},
+        {"name": "n", "required": True, "nullable": False, "type": "int64"},
+    ],
+})  # fmt: skip
+WORKFLOW = Workflow(
+    "simulated", WorkflowType.EXPRESS,
+    [LambdaStep("Read", "read"), LambdaStep("Double", "double"), LambdaStep("Sum", "sum")],
+).to_asl()  # fmt: skip
+
+
+@dataclass
+class Parts:
+    """What a process is made of; a mutant replaces some of it."""
+
+    files: SimFiles
+    objects: Any
+    database: LocalDatabase
+    store: LocalStore
+    ledger: Ledger
+    intake: Intake
+    worker: Worker
+    collector: Collector
+    publisher: Any
+    mirror: SqsWorker
+    far: SqsWorker
+    runner: LocalRunner
+
+
+@dataclass
+class CheckpointParts:
+    """What a process is made of that only updates checkpoints."""
+
+    files: SimFiles
+    objects: Any
+    transport: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
+    """A process that works on the store."""
+    database = LocalDatabase(f"{name}@h.db", durability=world.durability, busy_timeout_s=0, disk=world.disk)
+    for table in ("effects", "mirrored"):
+        database.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT, at INTEGER)")
+    store = LocalStore(database, world.clock, "simulated")
+    objects = core.file_store("objects", files)
+    ledger = _still(Ledger.on_database(database, done_ttl=1e9, clock=world.clock, random=world.tokens))
+    far = _still(Ledger(FarLedger(world.far_ledger, world.network, name), world.clock, done_ttl=1e9))
+    intake = Intake(pipeline(), store, objects, world.clock)
+    effects = _consumer("effects", world.effect, prepare=lambda body: world.slow(name, body))
+    publishers = [SqsPublisher(queue.client(world.network, name), "q") for queue in world.queues.values()]
+    alerts = SqsPublisher(world.alerts.client(world.network, name), "q")
+    return Parts(
+        files, objects, database, store, ledger, intake, Worker(effects, store, ledger, world.clock),
+        _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers), alerts),
+        SqsWorker(
+            _consumer("mirror", world.mirror), ledger, world.clock,
+            world.queues["mirror"].client(world.network, name), "q", concurrency=1,
+        ),
+        SqsWorker(
+            _consumer("far", lambda body: world.far_effect(name, body), effects="plain"), far, world.clock,
+            world.queues["far"].client(world.network, name), "q", concurrency=1,
+        ),
+        LocalRunner(database, stages(objects, world.clock, world.stage_fails), world.clock),
+    )  # fmt: skip
+
+
+def open_checkpoint_process(world: Simulation, name: str, files: SimFiles) -> CheckpointParts:
+    """A process that updates a checkpoint."""
+    options = {"threads": 1, "settle_us": 0, "clock": world.clock, "seed": world.rng.getrandbits(32)}
+    return CheckpointParts(files, core.file_store("objects", files), world.network.transport(name), options)
+
+
+def pipeline() -> Pipeline:
+    """Records are {"n": integer}; anything else is a dead letter."""
+
+    def parse(body: bytes, raw: Any) -> list[Any]:
+        return list(json.loads(body))
+
+    def normalise(record: Any, raw: Any) -> Normalised:
+        if not isinstance(record["n"], int):
+            message = "n is text"
+            raise Reject("not_a_number", message)
+        return Normalised(f"k{record['n']}", raw.fetched_at, {"key": f"k{record['n']}", "n": record["n"]})
+
+    return Pipeline("simulated", PLAN, parse, normalise, lambda item: {"key": item.key})
+
+
+def stages(objects: Any, clock: Any, fails: Callable[[], bool]) -> dict[str, Callable[[Json], Any]]:
+    """The workflow's three stages: the numbers of a raw body, doubled, summed up."""
+
+    class Stage(WorkflowHandler):
+        def process(self, data: Any, context: Any) -> Any:
+            if fails():
+                message = "the stage fails"
+                raise RuntimeError(message)
+            if context.currentStage == "Read":
+                records = json.loads(self.objects.get(data["raw_key"]))
+                return [record["n"] for record in records if isinstance(record["n"], int)]
+            return [2 * n for n in data] if context.currentStage == "Double" else sum(data)
+
+    stage = Stage(objects, clock)
+    return {"read": stage, "double": stage, "sum": stage}
+
+
+def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) -> Collector:
+    clock = world.clock
+    transport = core.call_transport(world.network.transport(name), clock)
+    failover = core.Failover(
+        RetryPolicy(3, 100_000, 1_000_000), 60_000_000, 2, transport, clock, world.tokens, RetryBudget()
+    )
+    return Collector(
+        intake, [SimAdapter(feed) for feed in FEEDS], failover=failover,
+        breakers={feed: make_breaker(clock) for feed in FEEDS}, alerts=AlertRules(make_tracker(clock), clock),
+        store=store,
+    )  # fmt: skip
+
+
+def _consumer(name: str, handler: Any, **options: Any) -> Consumer:
+    return Consumer(name, TOPIC, handler, lambda body: str(body["key"]), LEASE_S, MAX_ATTEMPTS, **options)
+
+
+def _still(ledger: Ledger) -> Ledger:
+    """Claims are not renewed: there are no threads in here."""
+    ledger.renewing = lambda claim, lease: nullcontext()  # type: ignore[method-assign]
+    return ledger
