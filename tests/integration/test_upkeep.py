@@ -221,6 +221,10 @@ def test_the_commands(tmp_path):
     assert again.stderr.count("\n") == 1
     assert json.loads(headgate(tmp_path, "prune").stdout)["done keys"] == 0
     assert json.loads(headgate(tmp_path, "replay", "--dry-run", "--since", "2026-01-01T00:00:00Z").stdout)["taken"] == 0
+    assert json.loads(headgate(tmp_path, "replay", "--uploads", "--batch", "b").stdout)["files"] == 0
+    mixed = headgate(tmp_path, "replay", "--uploads", "--source", "tiingo")
+    assert mixed.returncode == 1
+    assert mixed.stderr.count("\n") == 1
     found = json.loads(headgate(tmp_path, "doctor").stdout)
     assert found["retention"]["raw blobs"] == {"keeps_days": 30.0}
     assert found["warnings"] == []

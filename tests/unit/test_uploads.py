@@ -29,8 +29,10 @@ from headgate.pipelines.uploads import (
     UploadedFile,
     envelope,
     extract_text,
+    replay_uploads,
 )
 from headgate.pipelines.uploads.contracts import EXCESS, FAILED, FINISHED, PROVISIONED, READY, REGISTERED
+from headgate.pipelines.uploads.service import JOBS
 
 TEXT = b"An essay of more than fifty characters, about canals and gates."
 SECOND = 1_000_000
@@ -380,6 +382,85 @@ def test_every_order_of_events_gives_the_same_batch(world, seed):
     assert sorted(essay["text_storage_id"] for essay in ready["essays"]) == [f"t{i}" for i in range(5)]
     assert world.events(EXCESS) == []
     assert world.store.load_state("uploads.batch.b")["received_count_from_uploads"] == 6
+
+
+class Reads:
+    """An extractor of one function."""
+
+    def __init__(self, extract):
+        self.extract = extract
+
+
+NEWER = {".essay": Reads(bytes.decode), ".txt": Reads(bytes.decode)}
+
+
+def replayed(world, extractors=NEWER, **options):
+    service = FileService(world.content, world.store, world.clock, extractors=extractors)
+    found = replay_uploads(service, world.store, **options)
+    assert found.files == found.unchanged + found.mended + found.improved + found.kept + found.missing
+    world.settle()
+    return found
+
+
+def test_a_newer_extractor_mends_what_had_failed_and_nothing_doubles(world):
+    world.register("b", 2)
+    world.files.accept("b", [UploadedFile("good.txt", TEXT), UploadedFile("new.essay", TEXT * 2)])
+    world.register("open", 3)
+    world.files.accept("open", [UploadedFile("new.essay", TEXT * 2), UploadedFile("empty.txt", b"")], upload_id="u")
+    world.settle()
+    assert (len(world.events(PROVISIONED)), len(world.events(FAILED))) == (1, 3)
+    assert replayed(world, dry_run=True).mended == 2
+    assert len(world.events(PROVISIONED)) == 1
+    found = replayed(world, batch_id="open")
+    assert found.to_dict() == {"files": 2, "unchanged": 1, "mended": 1, "improved": 0, "kept": 0, "missing": 0}
+    # The batch that still waits counts the file once, as content.
+    batch = world.store.load_state("uploads.batch.open")
+    assert (batch["failed"], len(batch["essays"]), batch["status"]) == (1, 1, "waiting")
+    # The one that was announced gets it as excess.
+    assert replayed(world).mended == 1
+    assert [e["batch_id"] for e in world.events(EXCESS)] == ["b"]
+    assert replayed(world).unchanged == 4
+    assert (len(world.events(PROVISIONED)), len(world.events(FAILED)), len(world.events(READY))) == (3, 3, 1)
+
+
+def test_a_better_text_takes_the_place_of_the_first_and_nothing_is_taken_back(world):
+    world.register("b", 2)
+    world.files.accept("b", [UploadedFile("good.txt", TEXT)])
+    world.settle()
+    (first,) = world.events(PROVISIONED)
+    assert replayed(world, {".txt": Reads(lambda data: "short")}).kept == 1
+    assert replayed(world, {".txt": Reads(lambda data: data.decode().upper())}).improved == 1
+    (essay,) = world.store.load_state("uploads.batch.b")["essays"]
+    assert essay["text_storage_id"] != first["text_storage_id"]
+    assert world.content.fetch_content(essay["text_storage_id"]) == TEXT.upper()
+    assert world.events(FAILED) == world.events(EXCESS) == []
+
+
+def test_a_raw_file_that_was_pruned_is_said(world):
+    world.files.accept("b", [UploadedFile("new.essay", TEXT)])
+    world.settle()
+    world.content.objects.remove(world.events(FAILED)[0]["raw_file_storage_id"])
+    assert replayed(world).missing == 1
+
+
+def test_a_failure_that_arrives_after_its_mending_counts_nothing(world):
+    """Events of two topics come in any order."""
+    world.files.accept("b", [UploadedFile("new.essay", TEXT * 2)], upload_id="u")
+    world.store.relay_outbox({JOBS: ["file-service"]})
+    world.workers[0].drain()
+    service = FileService(world.content, world.store, world.clock, extractors=NEWER)
+    assert replay_uploads(service, world.store).mended == 1
+    failed, mended = (
+        json.loads(body)
+        for (body,) in world.store.db.execute(
+            "SELECT body FROM outbox WHERE topic IN (?, ?) ORDER BY id", (FAILED, PROVISIONED)
+        )
+    )
+    with world.store.transaction() as tx:
+        for body in (mended, failed):
+            world.tracker.handle(body, tx)
+    batch = world.store.load_state("uploads.batch.b")
+    assert (batch["failed"], len(batch["unassigned"])) == (0, 1)
 
 
 def test_foreign_events_go_to_the_dead_letters(world):

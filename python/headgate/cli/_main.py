@@ -199,10 +199,25 @@ def _backup(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from headgate._native import core
 
+    if options.uploads:
+        return _replay_uploads(options)
     since_us = core.parse_timestamp(options.since) if options.since else 0
     taken = _app(options).replay(options.source, since_us, options.dry_run)
     _print({"taken": taken.taken, "stored": taken.stored, "duplicates": taken.duplicates,
             "dead_letters": taken.dead_letters, "dry_run": options.dry_run})  # fmt: skip
+    return EXIT_OK
+
+
+def _replay_uploads(options: argparse.Namespace) -> int:
+    from headgate.cli._serve import file_service
+    from headgate.pipelines.uploads import replay_uploads
+
+    if options.source or options.since:
+        message = "replay --uploads: --source and --since are of a pipeline's bodies; expected --batch or nothing"
+        raise ConfigError(message)
+    app = _app(options)
+    found = replay_uploads(file_service(app), app.store, batch_id=options.batch, dry_run=options.dry_run)
+    _print({**found.to_dict(), "dry_run": options.dry_run})
     return EXIT_OK
 
 
@@ -244,6 +259,8 @@ def _upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     replay = add("replay", _replay, "Parse stored raw bodies again; what is new since is stored and announced.")
     replay.add_argument("--source", default="", help="only this one's bodies")
     replay.add_argument("--since", metavar="TIME", help="only bodies fetched since, ISO 8601")
+    replay.add_argument("--uploads", action="store_true", help="uploaded files instead, through today's extractors")
+    replay.add_argument("--batch", default="", help="with --uploads: only this batch's files")
     replay.add_argument("--dry-run", action="store_true", help="count, keep nothing")
     add("prune", _prune, "Forget what is past its time ([retention]).")
     simulate = add("simulate", _simulate, "Run seeds of crashes, lost power and slow handlers around a handler.")

@@ -27,10 +27,7 @@ _TIMEOUTS_S = 1.0
 def serve(app: App, port: int | None = None) -> int:
     """Run until SIGTERM or Ctrl-C; what is claimed is finished first."""
     u, s = app.config.uploads, app.config.serve
-    files = FileService(
-        ContentStore(app.objects), app.store, app.clock, min_length=u.min_length, max_length=u.max_length,
-        extract_timeout_s=u.extract_timeout_s, metrics=app.metrics,
-    )  # fmt: skip
+    files = file_service(app)
     tracker = BatchTracker(app.store, app.clock, ready_timeout_s=u.ready_timeout_s, metrics=app.metrics)
     consumers = [files.consumer(), *tracker.consumers()]
     app.extra_groups += [(consumer.name, consumer.topic) for consumer in consumers]
@@ -52,6 +49,15 @@ def serve(app: App, port: int | None = None) -> int:
         service.run()
     # Requests that came while stopping have left their jobs in the database: the next start finds them.
     return 0
+
+
+def file_service(app: App) -> FileService:
+    """The configured file service."""
+    u = app.config.uploads
+    return FileService(
+        ContentStore(app.objects), app.store, app.clock, min_length=u.min_length, max_length=u.max_length,
+        extract_timeout_s=u.extract_timeout_s, metrics=app.metrics,
+    )  # fmt: skip
 
 
 def scheduled_jobs(app: App) -> list[Job]:

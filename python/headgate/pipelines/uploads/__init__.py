@@ -13,6 +13,7 @@ from headgate.pipelines.uploads.contracts import (
     envelope,
 )
 from headgate.pipelines.uploads.extract import ExtractionError, Extractor, extract_text
+from headgate.pipelines.uploads.replay import ReplayedUploads, replay_uploads
 from headgate.pipelines.uploads.service import (
     ContentServiceClientProtocol,
     ContentStore,
@@ -24,6 +25,6 @@ from headgate.pipelines.uploads.service import (
 __all__ = [
     "BatchEssaysReadyV1", "BatchEssaysRegisteredV1", "BatchTracker", "ContentServiceClientProtocol", "ContentStore",
     "ContentType", "ErrorCode", "EssayContentProvisionedV1", "EssayUploadFinishedV1", "EssayValidationFailedV1",
-    "ExcessContentProvisionedV1", "ExtractionError", "Extractor", "FileService", "UploadedFile", "envelope",
-    "extract_text", "validate_text",
+    "ExcessContentProvisionedV1", "ExtractionError", "Extractor", "FileService", "ReplayedUploads", "UploadedFile",
+    "envelope", "extract_text", "replay_uploads", "validate_text",
 ]  # fmt: skip

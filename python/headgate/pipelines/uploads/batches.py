@@ -93,9 +93,7 @@ class BatchTracker:
         elif event == "essay.validation.failed":
             batch["failed"] += 1
         elif event == "essay.content.provisioned":
-            batch["unassigned"].append(
-                {k: data[k] for k in ("text_storage_id", "raw_file_storage_id", "original_file_name")}
-            )
+            self._provisioned(batch, data, body.get("replaces"))
         else:
             message = "not an event of an essay batch"
             raise InvalidInputError(message, Kind.INVALID_RECORD)
@@ -130,6 +128,21 @@ class BatchTracker:
             "essays": [], "unassigned": [], "started_us": now, "correlation_id": None,
             "deadline_us": now + int(self.ready_timeout_s * 1e6),
         }  # fmt: skip
+
+    @staticmethod
+    def _provisioned(batch: Json, data: Json, replaces: Json | None) -> None:
+        """A file's text; of a replay it takes the place of what was announced before."""
+        content = {k: data[k] for k in ("text_storage_id", "raw_file_storage_id", "original_file_name")}
+        if replaces is not None and batch["status"] == "waiting":
+            if replaces["outcome"] == "failed":
+                batch["failed"] -= 1  # the failure may come after this: then it makes up for it
+            else:
+                old = {**content, "text_storage_id": replaces["text_storage_id"]}
+                for known in (*batch["essays"], *batch["unassigned"]):
+                    if old.items() <= known.items():
+                        known.update(content)
+                        return
+        batch["unassigned"].append(content)
 
     def _assign(self, batch_id: str, batch: Json) -> None:
         """Give what was provisioned a slot; what finds none is excess. Before the registration everything waits."""

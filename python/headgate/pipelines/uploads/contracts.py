@@ -139,7 +139,9 @@ class ExcessContentProvisionedV1(_Event):
     correlation_id: str | None = None
 
 
-def envelope(topic: str, data: BaseModel, timestamp: str, source: str = "file-service") -> dict[str, Any]:
+def envelope(
+    topic: str, data: BaseModel, timestamp: str, source: str = "file-service", event_id: str = ""
+) -> dict[str, Any]:
     """The message around an event. Its id is made once, here: the outbox keeps it through every retry.
 
     Args:
@@ -147,9 +149,10 @@ def envelope(topic: str, data: BaseModel, timestamp: str, source: str = "file-se
         data: one of the contracts.
         timestamp: ISO 8601, UTC.
         source: the service that says so.
+        event_id: where the event has an identity of its own; default a random one.
     """
     return {
-        "event_id": str(uuid.uuid4()), "event_type": topic, "event_timestamp": timestamp, "source_service": source,
-        "schema_version": SCHEMA_VERSION, "correlation_id": getattr(data, "correlation_id", None),
-        "data": data.model_dump(mode="json"),
+        "event_id": event_id or str(uuid.uuid4()), "event_type": topic, "event_timestamp": timestamp,
+        "source_service": source, "schema_version": SCHEMA_VERSION,
+        "correlation_id": getattr(data, "correlation_id", None), "data": data.model_dump(mode="json"),
     }  # fmt: skip

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
 from headgate.consume import Consumer
 from headgate.errors import DuplicateError, HeadgateError
-from headgate.identity import event_id
+from headgate.identity import compact_json, event_id
 from headgate.pipelines.uploads.contracts import (
     FAILED,
     FINISHED,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from headgate.ports import Clock, ItemStore, Json, Metrics, ObjectStore, Transaction
+    from headgate.ports import Clock, Json, Metrics, ObjectStore, Transaction
 
 log = logging.getLogger("headgate.uploads")
 JOBS = "uploads.files"  # the topic of our own jobs
+FILES = "uploads.file."  # state documents: the files' jobs and outcomes, for replays
+_OUTCOMES = uuid.UUID("6f0d3c5e-0d6b-5f0a-9d53-5f6a1c1d7a10")  # of the events' identities
 MIN_LENGTH, MAX_LENGTH = 50, 50_000  # spec 004, section 2: characters after trimming
 
 
@@ -88,13 +91,21 @@ class UploadedFile:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Worked:
+    """A job and what came of it."""
+
+    job: Json
+    event: EssayContentProvisionedV1 | EssayValidationFailedV1
+
+
 @dataclass
 class FileService:
     """Takes files in and works on them.
 
     Args:
         content: where blobs go.
-        store: items, outbox and queue (`LocalStore`).
+        store: outbox, queue and state documents (`LocalStore`).
         clock: injected in tests.
         extractors: suffix -> extractor.
         min_length, max_length: characters of a text after trimming.
@@ -103,7 +114,7 @@ class FileService:
     """
 
     content: ContentServiceClientProtocol
-    store: ItemStore
+    store: Any
     clock: Clock
     extractors: Mapping[str, Extractor] = field(default_factory=lambda: EXTRACTORS)
     min_length: int = MIN_LENGTH
@@ -165,24 +176,24 @@ class FileService:
         """The consumer that works on the jobs."""
         return Consumer(name, JOBS, self.process, _job_key, prepare=self.work, on_dead_letter=self.give_up, **options)
 
-    def work(self, body: Json) -> EssayContentProvisionedV1 | EssayValidationFailedV1:
+    def work(self, body: Json) -> Worked:
         """One job, up to its event. What may pass by itself (a full disk) is raised and tried again."""
         job = body["data"]
         started = self.clock.mono_us()
-        event = self._work(job)
+        event = self.examine(job)
         duration_ms = (self.clock.mono_us() - started) // 1000
         self._log(job.get("correlation_id"), job["batch_id"], "file", _status(event), duration_ms=duration_ms)
-        return event
+        return Worked(job, event)
 
-    def process(self, event: EssayContentProvisionedV1 | EssayValidationFailedV1, tx: Transaction) -> Json:
+    def process(self, worked: Worked, tx: Transaction) -> Json:
         """Announce what came of a job, in the commit that completes it; returns the event's data."""
-        self._publish(PROVISIONED if isinstance(event, EssayContentProvisionedV1) else FAILED, event)
-        return event.model_dump(mode="json")
+        self.conclude(worked)
+        return worked.event.model_dump(mode="json")
 
     def give_up(self, body: Json, reason: str, tx: Transaction) -> None:
         """A job that failed to the end: its batch must not wait for it."""
         job = body["data"]
-        self._publish(FAILED, self._failure(job, ErrorCode.UNKNOWN_VALIDATION_ERROR, reason))
+        self.conclude(Worked(job, self._failure(job, ErrorCode.UNKNOWN_VALIDATION_ERROR, reason)))
         self._log(job.get("correlation_id"), job["batch_id"], "file", "processing_error")
 
     def receive(self, batch_id: str, file_name: str, data: bytes, correlation_id: str | None = None) -> Json:
@@ -194,7 +205,7 @@ class FileService:
         event: EssayContentProvisionedV1 | EssayValidationFailedV1
         try:
             about["raw_file_storage_id"] = self.content.store_content(data, ContentType.RAW_UPLOAD_BLOB)
-            event = self._work(about, data)
+            event = self.examine(about, data)
         except HeadgateError as error:
             lost = about["raw_file_storage_id"] == STORAGE_FAILED
             code = ErrorCode.RAW_STORAGE_FAILED if lost else ErrorCode.TEXT_STORAGE_FAILED
@@ -204,7 +215,25 @@ class FileService:
 
     # --- parts
 
-    def _work(self, job: Json, data: bytes | None = None) -> EssayContentProvisionedV1 | EssayValidationFailedV1:
+    def conclude(self, worked: Worked, replaces: Json | None = None) -> None:
+        """Announce a job's outcome and remember it, both in the caller's commit.
+
+        Args:
+            worked: the job and its event. The event's identity is that of job and outcome: the same one is one event.
+            replaces: what was announced of the job before, as `outcome_of` gives it.
+        """
+        outcome = outcome_of(worked.event)
+        topic = PROVISIONED if outcome["outcome"] == "provisioned" else FAILED
+        name = _job_key({"data": worked.job})
+        identity = str(uuid.uuid5(_OUTCOMES, f"{name}:{compact_json(outcome)}"))
+        message = envelope(topic, worked.event, self._now(), event_id=identity)
+        if replaces is not None:
+            message["replaces"] = replaces
+        self.store.publish(topic, worked.job["raw_file_storage_id"], message)
+        self.store.save_state(FILES + name, {"format": 1, "job": worked.job, "at_us": self.clock.now_us(), **outcome})
+
+    def examine(self, job: Json, data: bytes | None = None) -> EssayContentProvisionedV1 | EssayValidationFailedV1:
+        """Extract, validate and store a file's text; nothing is announced."""
         if data is None:
             data = self.content.fetch_content(job["raw_file_storage_id"])
         try:
@@ -250,6 +279,13 @@ def _job_key(body: Json) -> str:
     """A request that is repeated, with another correlation id even, makes the same jobs."""
     job = body["data"]
     return f"{job['upload_id']}:{job['index']}"
+
+
+def outcome_of(event: EssayContentProvisionedV1 | EssayValidationFailedV1) -> Json:
+    """What makes one outcome of a file differ from another: the text, or why there is none."""
+    if isinstance(event, EssayContentProvisionedV1):
+        return {"outcome": "provisioned", "text_storage_id": event.text_storage_id}
+    return {"outcome": "failed", "code": event.validation_error_code.value}
 
 
 def _status(event: EssayContentProvisionedV1 | EssayValidationFailedV1) -> str:

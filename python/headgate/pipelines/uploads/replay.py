@@ -1,0 +1,83 @@
+"""Stored uploads through today's extractors: what could not be read before, or is read better now, is announced."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from headgate.errors import NotFoundError
+from headgate.pipelines.uploads.service import FILES, Worked, outcome_of
+
+if TYPE_CHECKING:
+    from headgate.pipelines.uploads.service import FileService
+    from headgate.ports import Json
+
+
+@dataclass(frozen=True)
+class ReplayedUploads:
+    """files == unchanged + mended + improved + kept + missing.
+
+    Attributes:
+        files: looked at.
+        unchanged: the same outcome as before: the same text, or still none.
+        mended: had failed, has a text now.
+        improved: had a text, has another one now.
+        kept: had a text, would fail now: a replay takes nothing back.
+        missing: the raw file is no longer stored.
+    """
+
+    files: int = 0
+    unchanged: int = 0
+    mended: int = 0
+    improved: int = 0
+    kept: int = 0
+    missing: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def replay_uploads(service: FileService, store: Any, *, batch_id: str = "", dry_run: bool = False) -> ReplayedUploads:
+    """Extract and validate every stored upload again.
+
+    An outcome's event has the identity of its job and its text, so that a replay that is repeated, or cut and started
+    again, announces nothing twice; the event says what it replaces, and the batch counts the file once.
+
+    Args:
+        service: with today's extractors and limits.
+        store: the service's own; it knows the jobs (`LocalStore`).
+        batch_id: only this batch's.
+        dry_run: count, announce nothing.
+
+    Raises:
+        TransientError, StorageFullError: of the stores; what was announced until then stays.
+    """
+    counts = dict.fromkeys(ReplayedUploads.__dataclass_fields__, 0)
+    for name, known in store.states(FILES):
+        job = known["job"]
+        if batch_id and job["batch_id"] != batch_id:
+            continue
+        counts["files"] += 1
+        before = {key: known[key] for key in ("outcome", "text_storage_id", "code") if key in known}
+        try:
+            event = service.examine(job)
+        except NotFoundError:
+            counts["missing"] += 1
+            continue
+        fate = _fate(before, outcome_of(event))
+        counts[fate] += 1
+        if fate not in {"mended", "improved"} or dry_run:
+            continue
+        with store.transaction():
+            # Another replay may have been here since.
+            if store.load_state(name) == known:
+                service.conclude(Worked(job, event), before)
+    return ReplayedUploads(**counts)
+
+
+def _fate(before: Json, now: Json) -> str:
+    if before == now or before["outcome"] == now["outcome"] == "failed":
+        return "unchanged"
+    if now["outcome"] == "failed":
+        return "kept"
+    return "mended" if before["outcome"] == "failed" else "improved"
