@@ -1,10 +1,12 @@
 #include "headgate/base/clock.hpp"
 
+#include <pthread.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <fstream>
 #include <random>
@@ -64,7 +66,7 @@ void SystemClock::sleep_us(std::int64_t us) {
 
 std::uint64_t SystemRandom::next() {
     const std::lock_guard lock(mutex_);
-    if (used_ == block_.size() || pid_ != getpid()) {
+    if (used_ == block_.size() || generation_ != fork_generation()) {
         // Up to 256 bytes come whole or not at all (getrandom(2)).
         if (getrandom(block_.data(), sizeof block_, 0) != static_cast<ssize_t>(sizeof block_)) {
             std::random_device device;  // only where the kernel has no getrandom
@@ -73,7 +75,7 @@ std::uint64_t SystemRandom::next() {
             }
         }
         used_ = 0;
-        pid_ = getpid();
+        generation_ = fork_generation();
     }
     return block_[used_++];
 }
@@ -110,6 +112,13 @@ bool sleep_interruptibly(Clock& clock, std::int64_t us, const Interrupt& interru
         us -= step;
     }
     return true;
+}
+
+unsigned fork_generation() noexcept {
+    static std::atomic<unsigned> generation{1};
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
+    static_cast<void>(registered);
+    return generation.load(std::memory_order_relaxed);
 }
 
 std::string process_identity() {

@@ -80,7 +80,7 @@ private:
 
     std::string path_;
     DatabaseOptions options_;
-    int pid_;
+    unsigned generation_;
     sqlite3* handle_ = nullptr;
     SystemClock waiting_;
     std::int64_t busy_since_us_ = 0;

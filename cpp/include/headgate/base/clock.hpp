@@ -61,7 +61,7 @@ private:
     std::mutex mutex_;
     std::array<std::uint64_t, 32> block_{};
     std::size_t used_ = 32;
-    int pid_ = 0;
+    unsigned generation_ = 0;
 };
 
 // splitmix64 (Steele, Lea, Flood 2014): tiny, seedable, good enough for jitter and tests.
@@ -87,6 +87,9 @@ struct Deadline {
 
 // Sleeps in steps of at most 50 ms; false when interrupted.
 bool sleep_interruptibly(Clock& clock, std::int64_t us, const Interrupt& interrupt);
+
+// Another number in every forked child: what handles compare, without a system call.
+unsigned fork_generation() noexcept;
 
 // "boot id:pid:start time" of this process, and whether such an owner is proved dead on this host.
 std::string process_identity();

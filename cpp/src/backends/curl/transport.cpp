@@ -380,14 +380,14 @@ private:
 class CurlTransport final : public net::HttpTransport {
 public:
     CurlTransport(CurlOptions options, std::shared_ptr<Clock> clock)
-        : options_(std::move(options)), clock_(std::move(clock)), pid_(getpid()) {
+        : options_(std::move(options)), clock_(std::move(clock)), generation_(fork_generation()) {
         static std::once_flag once;
         std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
     }
 
     std::vector<net::HttpResponse> perform(const std::vector<net::HttpRequest>& requests, Deadline deadline,
                                            std::size_t concurrency, const Interrupt& interrupt) override {
-        if (getpid() != pid_) {
+        if (fork_generation() != generation_) {
             std::vector<net::HttpResponse> responses(requests.size());
             for (auto& response : responses) {
                 response.error = {ErrorCode::forked,
@@ -430,7 +430,7 @@ private:
 
     CurlOptions options_;
     std::shared_ptr<Clock> clock_;
-    pid_t pid_;
+    unsigned generation_;
     std::atomic<std::int64_t> abandoned_{0};
     std::mutex mutex_;
     std::vector<std::unique_ptr<Lane>> lanes_;

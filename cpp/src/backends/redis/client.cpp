@@ -77,7 +77,10 @@ Status status_of_error(const redisReply& reply) {
 }
 
 RedisClient::RedisClient(RedisOptions options, std::shared_ptr<Clock> clock, std::shared_ptr<Random> random)
-    : options_(std::move(options)), clock_(std::move(clock)), random_(std::move(random)), pid_(getpid()) {}
+    : options_(std::move(options)),
+      clock_(std::move(clock)),
+      random_(std::move(random)),
+      generation_(fork_generation()) {}
 
 RedisClient::~RedisClient() = default;
 
@@ -227,7 +230,7 @@ bool RedisClient::pause(std::int64_t longest_us) {
 }
 
 Result<Replies> RedisClient::run(const Commands& commands) {
-    if (getpid() != pid_) {
+    if (fork_generation() != generation_) {
         return Status(ErrorCode::forked, "a Redis ledger was used after fork(); open a new one in the child");
     }
     const SystemClock wall;

@@ -56,7 +56,7 @@ private:
     RedisOptions options_;
     std::shared_ptr<Clock> clock_;
     std::shared_ptr<Random> random_;
-    int pid_;
+    unsigned generation_;
     std::mutex mutex_;
     std::condition_variable returned_;
     std::vector<Held> idle_;

@@ -1,4 +1,4 @@
-#include "headgate/backends/sqlite.hpp"
+#include "statement.hpp"
 
 namespace headgate::backends {
 namespace {
@@ -10,6 +10,10 @@ using ledger::ClaimStatus;
 constexpr std::int64_t kInProgress = 0;
 constexpr std::int64_t kDone = 1;
 
+// Most keys are new: they take one plain insert, without the statement journal of the upsert below.
+const std::string kInsert =
+    "INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)"
+    " ON CONFLICT (key) DO NOTHING";
 // One statement decides and writes. A key is free when it is new, its lease ended, or its done mark expired.
 const std::string kAcquire = R"sql(
 INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)
@@ -125,9 +129,27 @@ private:
 
     Result<Claim> claim_one(const ClaimRequest& request) {
         const auto now = clock_->now_us();
+        const auto until = now + request.lease_us;
+        const auto key = stored(request.key);
         Claim claim;
         claim.key = request.key;
-        const auto key = stored(request.key);
+        claim.token = random_->token_hex();
+        HG_ASSIGN(auto* statement, db_->statement(kInsert));
+        Bound insert(*db_, statement);
+        insert.text(key).text(claim.token).text(owner_).number(until).text(request.payload);
+        HG_ASSIGN(const bool is_new, insert.changes("cannot claim a key"));
+        if (is_new) {
+            claim.status = ClaimStatus::acquired;
+            claim.until_us = until;
+            claim.attempts = 1;
+            return claim;
+        }
+        claim.token.clear();
+        return take_over(request, key, now, std::move(claim));
+    }
+
+    // A key that somebody has, or had.
+    Result<Claim> take_over(const ClaimRequest& request, const std::string& key, std::int64_t now, Claim claim) {
         for (int round = 0; round < 2; ++round) {
             const auto token = random_->token_hex();
             const auto until = now + request.lease_us;
