@@ -4,6 +4,7 @@
 
 #include "headgate/base/clock.hpp"
 #include "headgate/json/canonical.hpp"
+#include "headgate/json/scan.hpp"
 #include "support.hpp"
 
 namespace headgate::json {
@@ -96,6 +97,35 @@ TEST(Canonical, RefusesWhatCannotBeKept) {
     EXPECT_EQ(canonical(R"("\udc00\ud800")"), "error: invalid_unicode");
     EXPECT_EQ(canonical("\"\xED\xA0\x80\""), "error: invalid_unicode");
     EXPECT_EQ(canonicalize("12345678901234567890", BigIntegers::exact).value(), "12345678901234567890");
+}
+
+template <bool ascii>
+std::size_t slow_run_end(std::string_view text, std::size_t at) {
+    while (at < text.size()) {
+        const auto c = static_cast<unsigned char>(text[at]);
+        if (c < 0x20 || c == '"' || c == '\\' || (ascii && c >= 0x80)) {
+            break;
+        }
+        ++at;
+    }
+    return at;
+}
+
+// Every byte at every place of every length up to a few words, and pairs of marks: what follows one must not hide it.
+TEST(Scan, FindsTheFirstByteThatEndsARun) {
+    SeededRandom random(7);
+    for (std::size_t size = 0; size <= 40; ++size) {
+        for (std::size_t place = 0; place < size; ++place) {
+            for (int byte = 0; byte < 256; ++byte) {
+                std::string text(size, 'a');
+                text[place] = static_cast<char>(byte);
+                text[random.next() % size] = static_cast<char>(random.next() % 256);
+                const auto at = random.next() % (place + 1);
+                ASSERT_EQ(detail::run_end<true>(text, at), slow_run_end<true>(text, at)) << size << " " << byte;
+                ASSERT_EQ(detail::run_end<false>(text, at), slow_run_end<false>(text, at)) << size << " " << byte;
+            }
+        }
+    }
 }
 
 TEST(Reader, RefusesWhatIsNotJson) {

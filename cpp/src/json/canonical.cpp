@@ -30,6 +30,13 @@ unsigned utf16_rank(unsigned char byte) noexcept {
 // The first eight bytes as one big-endian number, each byte by its rank; shorter strings are padded with zeros.
 std::uint64_t utf16_prefix(std::string_view text) noexcept {
     std::uint64_t out = 0;
+    if (!text.empty()) {
+        std::memcpy(&out, text.data(), std::min<std::size_t>(8, text.size()));
+    }
+    if ((out & detail::kHigh) == 0) {
+        return __builtin_bswap64(out);  // ASCII is its own rank
+    }
+    out = 0;
     for (std::size_t i = 0; i < 8; ++i) {
         out = (out << 8U) | (i < text.size() ? utf16_rank(static_cast<unsigned char>(text[i])) : 0U);
     }
@@ -238,22 +245,8 @@ void CanonicalWriter::append_string(std::string_view value) {
     static constexpr std::string_view hex = "0123456789abcdef";
     out_.push_back('"');
     std::size_t from = 0;
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        while (i + 8 <= value.size()) {
-            std::uint64_t word = 0;
-            std::memcpy(&word, value.data() + i, 8);
-            if (detail::escaped_bytes(word) != 0) {
-                break;
-            }
-            i += 8;
-        }
-        if (i == value.size()) {
-            break;
-        }
+    for (auto i = detail::run_end<false>(value, 0); i < value.size(); i = detail::run_end<false>(value, i + 1)) {
         const auto c = static_cast<unsigned char>(value[i]);
-        if (c >= 0x20 && c != '"' && c != '\\') {
-            continue;
-        }
         out_.append(value, from, i - from);
         from = i + 1;
         static constexpr std::string_view named = "\b\t\n\f\r\"\\";

@@ -10,12 +10,12 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <string_view>
 
 #include "headgate/base/status.hpp"
 #include "headgate/base/text.hpp"
+#include "headgate/json/scan.hpp"
 
 namespace headgate::json {
 
@@ -26,22 +26,6 @@ struct ReadOptions {
 };
 
 namespace detail {
-
-// Not zero when one of eight bytes is '"', '\\' or a control character (or may be: the caller looks closer).
-inline std::uint64_t escaped_bytes(std::uint64_t word) noexcept {
-    constexpr std::uint64_t ones = 0x0101010101010101ULL;
-    constexpr std::uint64_t high = 0x8080808080808080ULL;
-    const auto zero_byte = [](std::uint64_t w) { return (w - ones) & ~w & high; };
-    const auto quote = zero_byte(word ^ (ones * 0x22U));
-    const auto backslash = zero_byte(word ^ (ones * 0x5CU));
-    const auto control = (word - ones * 0x20U) & ~word & high;
-    return quote | backslash | control;
-}
-
-// True when one of eight bytes ends a plain ASCII run inside a string.
-inline bool run_ends(std::uint64_t word) noexcept {
-    return (escaped_bytes(word) | (word & 0x8080808080808080ULL)) != 0;
-}
 
 template <class Handler>
 class Reader {
@@ -218,14 +202,7 @@ private:
     // Forward to the next '"' or '\\', checking UTF-8 and control characters on the way.
     bool plain_run() {
         while (true) {
-            while (at_ + 8 <= text_.size()) {
-                std::uint64_t word = 0;
-                std::memcpy(&word, text_.data() + at_, 8);
-                if (run_ends(word)) {
-                    break;
-                }
-                at_ += 8;
-            }
+            at_ = run_end<true>(text_, at_);
             if (at_ >= text_.size()) {
                 return fail(ErrorCode::invalid_json, "a string without its closing quote");
             }
@@ -235,10 +212,6 @@ private:
             }
             if (c < 0x20) {
                 return fail(ErrorCode::invalid_json, "a control character inside a string");
-            }
-            if (c < 0x80) {
-                ++at_;
-                continue;
             }
             const auto length = utf8_sequence(text_, at_);
             if (length == 0) {

@@ -16,6 +16,8 @@ constexpr std::int64_t kLoadingPauseUs = 100'000;
 constexpr auto kPoolSlice = std::chrono::milliseconds(50);
 constexpr std::size_t kReadBlock = 16 * 1024;
 
+constexpr std::size_t kPiece = 16 * 1024;  // of a pipeline that goes out while it is made
+
 struct FreeReader {
     void operator()(redisReader* reader) const { redisReaderFree(reader); }
 };
@@ -29,6 +31,10 @@ bool loading(const Replies& replies) {
     return std::any_of(replies.begin(), replies.end(), [](const Reply& reply) {
         return reply->type == REDIS_REPLY_ERROR && starts_with(*reply, "LOADING");
     });
+}
+
+auto send_all(const Commands& commands) {
+    return [&commands](Stream& stream, const Patience& patience) { return stream.write(commands.wire(), patience); };
 }
 
 }  // namespace
@@ -84,12 +90,13 @@ RedisClient::RedisClient(RedisOptions options, std::shared_ptr<Clock> clock, std
 
 RedisClient::~RedisClient() = default;
 
-Result<Replies> RedisClient::exchange(Connection& connection, const Commands& commands, const Patience& patience) {
-    HG_RETURN_IF_ERROR(connection.stream->write(commands.wire(), patience));
+Result<Replies> RedisClient::exchange(Connection& connection, std::size_t count, const Send& send,
+                                      const Patience& patience) {
+    HG_RETURN_IF_ERROR(send(*connection.stream, patience));
     Replies replies;
-    replies.reserve(commands.size());
+    replies.reserve(count);
     std::array<char, kReadBlock> block;  // NOLINT(cppcoreguidelines-pro-type-member-init): filled by read()
-    while (replies.size() < commands.size()) {
+    while (replies.size() < count) {
         void* reply = nullptr;
         if (redisReaderGetReply(connection.reader.get(), &reply) != REDIS_OK) {
             return Status(ErrorCode::unavailable, "Redis answered in another protocol");
@@ -121,7 +128,7 @@ Result<RedisClient::Held> RedisClient::connect_once(const Patience& patience) co
     if (greeting.size() == 0) {
         return connection;
     }
-    HG_ASSIGN(const auto replies, exchange(*connection, greeting, patience));
+    HG_ASSIGN(const auto replies, exchange(*connection, greeting.size(), send_all(greeting), patience));
     for (const auto& reply : replies) {
         if (reply->type == REDIS_REPLY_ERROR) {
             const auto where = "Redis at " + options_.host + ":" + std::to_string(options_.port);
@@ -230,6 +237,32 @@ bool RedisClient::pause(std::int64_t longest_us) {
 }
 
 Result<Replies> RedisClient::run(const Commands& commands) {
+    return until_answered(commands.size(), send_all(commands));
+}
+
+Result<Replies> RedisClient::run(std::size_t count, const Add& add) {
+    Commands commands;
+    std::size_t made = 0;
+    return until_answered(count, [&, count](Stream& stream, const Patience& patience) -> Status {
+        Status status;
+        std::size_t sent = 0;
+        const auto send = [&](std::size_t least) {
+            if (status.ok() && commands.wire().size() - sent >= least) {
+                status = stream.write(std::string_view(commands.wire()).substr(sent), patience);
+                sent = commands.wire().size();
+            }
+        };
+        // After a broken connection all of them are made already, and go out at once.
+        while (made < count) {
+            add(commands, made++);
+            send(kPiece);
+        }
+        send(1);
+        return status;
+    });
+}
+
+Result<Replies> RedisClient::until_answered(std::size_t count, const Send& send) {
     if (fork_generation() != generation_) {
         return Status(ErrorCode::forked, "a Redis ledger was used after fork(); open a new one in the child");
     }
@@ -240,7 +273,7 @@ Result<Replies> RedisClient::run(const Commands& commands) {
     while (true) {
         bool fresh = false;
         HG_ASSIGN(auto connection, take(patience, fresh));
-        auto replies = exchange(*connection, commands, patience);
+        auto replies = exchange(*connection, count, send, patience);
         if (replies.ok()) {
             give_back(std::move(connection));
             if (!loading(replies.value()) || wall.mono_us() >= give_up || patience.deadline.left_us(wall) <= 0) {

@@ -4,6 +4,7 @@
 #include <hiredis/hiredis.h>
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -41,6 +42,10 @@ public:
     // One round trip. Sent again on a fresh connection when the old one broke, and while the server is still loading
     // its data: commands must bear that.
     Result<Replies> run(const Commands& commands);
+    // The same for `count` commands that `add` makes one by one: what is made goes out while the rest is made, so that
+    // the server works meanwhile.
+    using Add = std::function<void(Commands&, std::size_t)>;
+    Result<Replies> run(std::size_t count, const Add& add);
 
 private:
     struct Connection;
@@ -51,7 +56,10 @@ private:
     bool pause(std::int64_t longest_us);  // with full jitter; false when interrupted
     Result<Held> connect(const Patience& patience);
     Result<Held> connect_once(const Patience& patience) const;
-    static Result<Replies> exchange(Connection& connection, const Commands& commands, const Patience& patience);
+    using Send = std::function<Status(Stream&, const Patience&)>;
+    Result<Replies> until_answered(std::size_t count, const Send& send);
+    static Result<Replies> exchange(Connection& connection, std::size_t count, const Send& send,
+                                    const Patience& patience);
 
     RedisOptions options_;
     std::shared_ptr<Clock> clock_;

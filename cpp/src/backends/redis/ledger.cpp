@@ -27,8 +27,6 @@ struct Script {
     std::string sha;
 };
 
-constexpr std::size_t kBytesOfClaim = 200;  // on the wire, about
-
 bool has_prefix(const redisReply& reply, std::string_view prefix) {
     return reply.type == REDIS_REPLY_ERROR && std::string_view(reply.str, reply.len).starts_with(prefix);
 }
@@ -49,35 +47,34 @@ public:
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
         std::vector<Claim> claims(requests.size());
         const auto now = clock_->now_us();
-        Commands commands;
-        commands.reserve(requests.size() * kBytesOfClaim);
         std::string key;
         std::string record;
         std::string life;
         std::int64_t life_of = -1;
         for (std::size_t i = 0; i < requests.size(); ++i) {
-            const auto& request = requests[i];
-            if (request.lease_us != life_of) {
-                life_of = request.lease_us;
-                life = ttl(life_of);
-            }
-            claims[i].key = request.key;
-            claims[i].token = random_->token_hex();
-            claims[i].until_us = now + request.lease_us;
-            if (!old_server_) {
-                key.assign(prefix_).append(request.key);
-                new_record(record, claims[i].token, claims[i].until_us, request.payload);
-                commands.add({"SET", key, record, "NX", "GET", "PX", life});
-            }
+            claims[i].key = requests[i].key;
+            claims[i].until_us = now + requests[i].lease_us;
         }
         std::vector<std::size_t> second;
         if (old_server_) {
             second.resize(requests.size());
             for (std::size_t i = 0; i < second.size(); ++i) {
+                claims[i].token = random_->token_hex();
                 second[i] = i;
             }
         } else {
-            HG_ASSIGN(const auto replies, client_.run(commands));
+            const auto add = [&](Commands& commands, std::size_t i) {
+                const auto& request = requests[i];
+                if (request.lease_us != life_of) {
+                    life_of = request.lease_us;
+                    life = ttl(life_of);
+                }
+                claims[i].token = random_->token_hex();
+                key.assign(prefix_).append(request.key);
+                new_record(record, claims[i].token, claims[i].until_us, request.payload);
+                commands.add({"SET", key, record, "NX", "GET", "PX", life});
+            };
+            HG_ASSIGN(const auto replies, client_.run(requests.size(), add));
             for (std::size_t i = 0; i < replies.size(); ++i) {
                 HG_ASSIGN(const bool settled, first_answer(*replies[i], requests[i], now, claims[i]));
                 if (!settled) {
@@ -232,11 +229,7 @@ private:
     // repeat.
     template <class Add>
     Result<Replies> run_script(const Script& script, std::size_t count, Add add) {
-        Commands commands;
-        for (std::size_t i = 0; i < count; ++i) {
-            add(commands, i);
-        }
-        HG_ASSIGN(auto replies, client_.run(commands));
+        HG_ASSIGN(auto replies, client_.run(count, add));
         std::vector<std::size_t> again;
         Commands repeated;
         repeated.add({"SCRIPT", "LOAD", script.body});
