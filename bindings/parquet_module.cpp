@@ -62,7 +62,8 @@ py::dict to_dict(const checkpoint::Summary& s) {
     return out;
 }
 
-// A place is a local path; a dict with `path` and `files` (bindings/seams.hpp); or a dict: bucket, prefix or key,
+// A place is a local path; a dict with `path` and `files` (bindings/seams.hpp); a target whose rows are elsewhere, with
+// `footer_file` and the place of its `parts`; or a dict: bucket, prefix or key,
 // region, endpoint, ca_file, credentials (a callable that gives access key, secret key and session token), in_flight,
 // scratch, and `transport` (bindings/seams.hpp) where the requests do not go over the network.
 class Places {
@@ -94,6 +95,9 @@ public:
         const auto dict = place.cast<py::dict>();
         if (dict.contains("files")) {
             return checkpoint::make_file_target(dict["path"].cast<std::string>(), 0, files(place));
+        }
+        if (dict.contains("footer_file")) {
+            return checkpoint::make_staging_target(dict["footer_file"].cast<std::string>(), "", target(dict["parts"]));
         }
         return backends::make_s3_target(s3(dict), dict["key"].cast<std::string>(), dict["scratch"].cast<std::string>(),
                                         clock, random);
@@ -231,11 +235,11 @@ std::string stored_plan(const py::object& target) {
     return take(interruptible([&] { return checkpoint::stored_plan(env); }));
 }
 
-py::dict verify(const py::object& source, const py::object& target, const std::string& plan,
-                const py::object& progress) {
+py::dict verify(const py::object& source, const py::object& target, const std::string& plan, const py::object& progress,
+                std::optional<std::int64_t> rows_elsewhere) {
     const auto opts = options(plan, {});
     const auto env = environment(Places(opts.max_file_bytes, {}), source, target, progress);
-    const auto r = take(interruptible([&] { return checkpoint::verify(opts, env); }));
+    const auto r = take(interruptible([&] { return checkpoint::verify(opts, env, rows_elsewhere); }));
     py::dict out;
     const auto put = [&out](const char* name, const auto& value) { out[name] = value; };
     put("rows", r.rows);
@@ -267,7 +271,8 @@ PYBIND11_MODULE(_parquet, module) {
                py::arg("plan"), py::arg("options"), py::arg("progress"));
     module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"));
     module.def("stored_plan", &stored_plan, py::arg("target"));
-    module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"));
+    module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),
+               py::arg("rows_elsewhere") = py::none());
     module.def(
         "set_faults", [](const std::string& spec) { check(headgate::set_faults(spec)); }, py::arg("spec"));
 }

@@ -27,5 +27,9 @@ def stage(
 def infer(source: _Place, name: str, sort_by: str, threads: int) -> str: ...
 def stored_plan(target: _Place) -> str: ...
 def verify(
-    source: _Place | None, target: _Place, plan: str, progress: Callable[[int, int], None] | None
+    source: _Place | None,
+    target: _Place,
+    plan: str,
+    progress: Callable[[int, int], None] | None,
+    rows_elsewhere: int | None = None,
 ) -> dict[str, Any]: ...

@@ -11,8 +11,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from headgate.checkpoint import Checkpoint, maintain, update
-from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError
+from headgate.checkpoint import Checkpoint, maintain, update, verify
+from headgate.checkpoint._delta import DeltaPlace
+from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
 from headgate.testing.servers import S3Server
 from headgate.testing.visits import write_wave
 
@@ -54,6 +55,35 @@ def test_a_table_holds_the_rows_of_the_file(target, tmp_path):
     assert maintain(target)["files_removed"] == 3
     assert multiset(Checkpoint.read(target)) == before
     assert update(logs, target, settle_s=0).taken_files == 0  # the ledger outlives the merge of files
+
+
+def test_a_table_can_be_checked(target, tmp_path):
+    logs = tmp_path / "logs"
+    with pytest.raises(NotFoundError, match="does not exist"):
+        verify(target)
+    for first in (0, 400):
+        write_wave(logs, 120, first=first, seed=first)
+        run = update(logs, target, settle_s=0)
+    report = verify(target, logs)
+    assert (report.ok, report.differences) == (True, [])
+    assert report.rows == report.rows_in_footer == report.rows_in_ledger == run.rows_total
+    assert (report.checked_files, report.version) == (report.ledger_entries, 2)
+    assert verify(target).ok  # alone, without its source
+    # What is not right is named.
+    changed = next(logs.glob("log-submit-*.json"))
+    changed.write_text(changed.read_text().replace('"gear_name"', ' "gear_name"'))
+    write_wave(logs, 5, first=900, seed=9)
+    report = verify(target, logs)
+    assert (report.changed, report.pending > 0, len(report.differences)) == (1, True, 2)
+    table = DeltaPlace(target).table()
+    table.delete("action = 'submit'")
+    report = verify(target)
+    assert 0 < report.rows < report.rows_in_footer
+    assert len(report.differences) == 2
+    command = [sys.executable, "-m", "headgate", "verify", target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["rows"] == report.rows
 
 
 RACER = """

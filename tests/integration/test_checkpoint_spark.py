@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headgate.checkpoint import Checkpoint, update
+from headgate.checkpoint import Checkpoint, update, verify
 from headgate.testing.visits import write_wave
 
 pytest.importorskip("pyspark")
@@ -52,6 +52,8 @@ def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
     empty = wave.kinds["empty"]  # Spark does not list empty files; the core rejects them
     assert (two["rows_added"], two["rejected_records"]) == (wave.good, one.rejected_records - empty)
     assert multiset(theirs) == multiset(ours)
+    table = spark.read.format("delta").load(theirs.removeprefix("delta+file://"))
+    assert (table.count(), dict(table.dtypes)["timestamp"]) == (wave.good, "timestamp")
     assert update_with_spark(spark, f"file://{logs}", theirs)["taken_files"] == 0
 
     # Both take turns on both tables: nothing is taken twice, nothing is missed.
@@ -65,3 +67,40 @@ def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
     changed.write_text(changed.read_text().replace('"gear_name"', ' "gear_name"'))
     assert update_with_spark(spark, f"file://{logs}", ours)["taken_files"] == 0
     assert update_with_spark(spark, f"file://{logs}", ours, rescan=True)["taken_files"] == 1
+
+
+@pytest.mark.xdist_group("spark")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("loser", "winner"), [("spark", "core"), ("core", "spark"), ("spark", "spark")])
+def test_a_race_on_one_table_has_one_winner_and_doubles_nothing(spark, tmp_path, monkeypatch, loser, winner):
+    """The other one appends the same files, and more, between this one's reading and its commit."""
+    from headgate.checkpoint import _delta
+    from headgate.checkpoint import spark as on_spark
+
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    first = write_wave(logs, 60)
+    update(logs, target, settle_s=0)
+    second = write_wave(logs, 40, first=1000, seed=2)
+    module = on_spark if loser == "spark" else _delta
+    real, waves = module._append, []
+
+    def append(*arguments):
+        if not waves:
+            waves.append(write_wave(logs, 20, first=2000, seed=3))
+            monkeypatch.setattr(module, "_append", real)
+            if winner == "core":
+                update(logs, target, settle_s=0)
+            else:
+                on_spark.update_with_spark(spark, f"file://{logs}", target)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_append", append)
+    if loser == "spark":
+        assert on_spark.update_with_spark(spark, f"file://{logs}", target)["attempts"] > 1
+    else:
+        assert update(logs, target, settle_s=0).attempts > 1
+    (third,) = waves
+    update(logs, target, settle_s=0)
+    report = verify(target, logs)
+    assert report.differences == []
+    assert report.rows == first.good + second.good + third.good == sum(multiset(target).values())

@@ -180,7 +180,7 @@ def _attempt(
     columns = arrow_schema(json.loads(plan))
     told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
     if footer:
-        pq.write_table(columns.empty_table().replace_schema_metadata({_FOOTER: footer}), told)
+        _write_footer(told, columns, footer)
     found = parquet().stage(origin, place.parts, told if footer else "", out, plan, options, progress)
     if not found["committed"]:
         return found, True
@@ -197,14 +197,31 @@ def _attempt(
 
 def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int) -> bool:
     """The one commit; False when another run's came first."""
-    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake import write_deltalake
+
+    return commit(place, append, rows, lambda properties: write_deltalake(
+        table, batches, mode="append", commit_properties=properties
+    ))  # fmt: skip
+
+
+def commit(place: DeltaPlace, append: int, rows: int, write: Callable[[Any], None]) -> bool:
+    """Commit an append; False when another run's came first.
+
+    Args:
+        place: the table's.
+        append: this append's version of the application's transaction.
+        rows: how many it adds.
+        write: commits with the properties given, on the table as it was when its version was read: only then does the
+            transaction conflict with whatever was appended since.
+    """
+    from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import DeltaError
 
     properties = CommitProperties(
         app_transactions=[Transaction(APPLICATION, append)], custom_metadata={"headgate.rows": str(rows)}
     )
     try:
-        write_deltalake(table, batches, mode="append", commit_properties=properties)
+        write(properties)
     except (DeltaError, OSError) as error:
         now = place.table()
         if now is not None and now.transaction_version(APPLICATION) == append:
@@ -215,6 +232,39 @@ def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int)
         message = f"{place.uri}: {type(error).__name__}: {str(error).splitlines()[0]}"
         raise IntegrityError(message, Kind.IO_ERROR) from None
     return True
+
+
+def _write_footer(path: str, columns: Any, footer: str) -> None:
+    """What is committed, as the core reads it: the footer of a file without rows."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(columns.empty_table().replace_schema_metadata({_FOOTER: footer}), path)
+
+
+def verify_delta(
+    target: str, source: Any, schema: str | type[Any], progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
+    import tempfile
+
+    place = DeltaPlace(target)
+    table = place.table()
+    version = _version(table, place)
+    if table is None or not version:
+        message = f"{place.uri} does not exist"
+        raise NotFoundError(message)
+    footer = place.read_manifest(version)
+    plan = json.loads(footer).get("plan", "") if schema == INFER else plan_of(schema)
+    if not plan:
+        message = f"{place.uri} has no inferred schema; name the one it was made with"
+        raise InvalidInputError(message)
+    rows = sum(batch.num_rows for batch in table.to_pyarrow_dataset().to_batches())
+    with tempfile.TemporaryDirectory(prefix="headgate-") as scratch:
+        told = os.path.join(scratch, "footer.parquet")
+        _write_footer(told, arrow_schema(json.loads(plan)), footer)
+        goal = {"footer_file": told, "parts": place.parts}
+        found: dict[str, Any] = parquet().verify(source, goal, plan, progress, rows)
+        return found
 
 
 def delta_dataset(url: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ from headgate.checkpoint._run import INFER, plan_of
 from headgate.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
 
@@ -54,7 +54,7 @@ def verify(
     With `source` every file there is read again too, and its content compared with what the ledger remembers.
 
     Args:
-        target: the Parquet file, on disk or s3://bucket/key.
+        target: the Parquet file, on disk or s3://bucket/key, or a delta+ table (whose rows have no order to check).
         source: what it was made from; None checks the target alone.
         schema: as for `update`.
         progress: called with (files read, files to read).
@@ -67,10 +67,15 @@ def verify(
         >>> verify("events.parquet", "logs/prod").differences     # doctest: +SKIP
         []
     """
+    origin = None if source is None else source_place(source)
+    if os.fspath(target).startswith("delta+"):
+        from headgate.checkpoint._delta import verify_delta
+
+        return VerifyReport(**verify_delta(os.fspath(target), origin, schema, progress))
     goal = target_place(target)
     plan = parquet().stored_plan(goal) if schema == INFER else plan_of(schema)
     if not plan:
         message = f"{target} has no inferred schema; name the one it was made with"
         raise InvalidInputError(message)
-    found = parquet().verify(None if source is None else source_place(source), goal, plan, progress)
+    found = parquet().verify(origin, goal, plan, progress)
     return VerifyReport(**found)

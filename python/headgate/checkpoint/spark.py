@@ -1,13 +1,14 @@
 """The same job on Spark: reads the same logs into the same Delta table, under the same ledger (docs/checkpoints.md).
 
 For clusters (EMR, Glue, Kubernetes) whose logs no single machine should read. The cluster's Python needs headgate,
-pydantic and, on the driver, deltalake; Spark needs Delta Lake's jar.
+pydantic and, on the driver, deltalake; Delta Lake's jar is needed only to read the table with Spark.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import secrets
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from headgate._native import core
 from headgate._registry import resolve
-from headgate.checkpoint._delta import _RANDOM_BITS, APPLICATION, DeltaPlace, _version
+from headgate.checkpoint._delta import _RANDOM_BITS, DeltaPlace, _version, commit
 from headgate.checkpoint._run import plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConflictError, InvalidInputError
@@ -37,7 +38,7 @@ def update_with_spark(
     """Take every file that the table's ledger does not know, and append its rows.
 
     Args:
-        spark: a SparkSession with Delta Lake.
+        spark: a SparkSession.
         source: a folder or URL that Spark and the driver name alike (file:///..., s3a://bucket/prefix).
         target: delta+file:///folder or delta+s3://bucket/prefix, as for `update`.
         schema: "visits", "news", or a pydantic model class that the executors can import.
@@ -71,7 +72,7 @@ def update_with_spark(
                     "attempts": attempt}  # fmt: skip
         append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         counts = _write_parts(place, footer, found, known, append)
-        won = _append(spark, place, found, plan, append)
+        won = _append(spark, place, table, found, plan, append, counts["rows_added"])
         found["frame"].unpersist()
         if won:
             return {**counts, "rows_total": footer["rows"], "attempts": attempt}
@@ -181,7 +182,10 @@ def _part(place: DeltaPlace, name: str, body: bytes | None = None) -> bytes:
         if body is None:
             return path.read_bytes()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
+        with path.open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
         return body
     key = f"{place.prefix}_headgate.ledger/{name}"
     if body is None:
@@ -242,28 +246,49 @@ def _write_parts(
     return {"taken_files": len(found["files"]), "rows_added": rows, "rejected_records": len(rejects)}
 
 
-def _append(spark: Any, place: DeltaPlace, found: Any, plan: str, append: int) -> bool:
-    """The one commit; False when another run's came first."""
-    from pyspark.errors import PySparkException
+def _append(spark: Any, place: DeltaPlace, table: Any, found: Any, plan: str, append: int, rows: int) -> bool:
+    """The one commit; False when another run's came first.
+
+    Spark writes the files and the driver commits them, as the core's runs do. Spark's own idempotent writes
+    (`txnVersion`) would not do: they look at the table as it is when the write begins, so that an append since our
+    reading of the ledger goes unnoticed.
+    """
+    files = _write_files(spark, place, found, plan, append)
+    return commit(place, append, rows, lambda properties: table.create_write_transaction(
+        files, mode="append", schema=table.schema(), commit_properties=properties
+    ))  # fmt: skip
+
+
+def _write_files(spark: Any, place: DeltaPlace, found: Any, plan: str, append: int) -> list[Any]:
+    """The rows as Parquet files of the table's folder, which nobody's commit names yet."""
+    from deltalake.transaction import AddAction
     from pyspark.sql import functions as f
 
     columns = _spark_schema(json.loads(plan))
-    rows = (
+    frame = (
         found["frame"].select(f.explode(f.from_json("rows", f"array<struct<{columns}>>")).alias("row")).select("row.*")
     )
     uri = place.uri if place.s3 is None else place.uri.replace("s3://", "s3a://", 1)
+    folder = f"spark-{append:x}"
+    kind = "spark.sql.parquet.outputTimestampType"
+    before = spark.conf.get(kind)
+    spark.conf.set(kind, "TIMESTAMP_MICROS")  # Delta's; Spark's own default is the old INT96
     try:
-        (rows.write.format("delta").mode("append").option("txnAppId", APPLICATION).option("txnVersion", append)
-         .save(uri))  # fmt: skip
-    except PySparkException as error:
-        now = place.table()
-        if now is not None and now.transaction_version(APPLICATION) == append:
-            return True
-        if "oncurrent" in str(error):
-            return False
-        raise
-    now = place.table()  # Spark leaves out an append whose version is not newer, and says nothing
-    return now is not None and now.transaction_version(APPLICATION) == append
+        frame.write.mode("errorifexists").parquet(f"{uri}/{folder}")
+    finally:
+        spark.conf.set(kind, before)
+    written = spark.read.parquet(f"{uri}/{folder}")
+    counts = dict(written.groupBy(f.input_file_name()).count().collect())
+    rows = {unquote(path).rsplit("/", 1)[-1]: n for path, n in counts.items()}
+    files = spark.read.format("binaryFile").load(f"{uri}/{folder}").select("path", "length", "modificationTime")
+    return [
+        AddAction(
+            f"{folder}/{name}", file.length, {}, int(file.modificationTime.timestamp() * 1000), True,
+            json.dumps({"numRecords": rows.get(name, 0)}),
+        )
+        for file in files.collect()
+        if (name := unquote(file.path).rsplit("/", 1)[-1]).endswith(".parquet")
+    ]  # fmt: skip
 
 
 def _spark_schema(plan: dict[str, Any]) -> str:

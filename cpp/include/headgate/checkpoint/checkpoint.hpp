@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -123,7 +124,9 @@ struct VerifyReport {
     std::vector<std::string> examples;     // redacted names of files that differ, at most 20
 };
 
-// Re-reads the table and its ledger, recounts, and, with environment.source, reads every source file again.
-Result<VerifyReport> verify(const Options& options, const Environment& environment);
+// Re-reads the table and its ledger, recounts, and, with environment.source, reads every source file again. Of a table
+// that others keep (Delta) the caller has counted the rows: `rows_elsewhere`.
+Result<VerifyReport> verify(const Options& options, const Environment& environment,
+                            std::optional<std::int64_t> rows_elsewhere = std::nullopt);
 
 }  // namespace headgate::checkpoint

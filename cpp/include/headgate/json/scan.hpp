@@ -32,13 +32,14 @@ std::size_t run_end(std::string_view text, std::size_t at) noexcept {
 #if defined(__SSE2__)
     const auto quote = _mm_set1_epi8('"');
     const auto backslash = _mm_set1_epi8('\\');
-    const auto last_control = _mm_set1_epi8(0x1F);
+    const auto blank = _mm_set1_epi8(' ');
+    const auto flip = _mm_set1_epi8(-128);
     for (; at + 16 <= text.size(); at += 16) {
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text.data() + at));
         const auto escaped = _mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash));
-        // Signed, what is not ASCII is below zero.
-        const auto low = ascii ? _mm_cmpgt_epi8(_mm_set1_epi8(0x20), bytes)
-                               : _mm_cmpeq_epi8(_mm_min_epu8(bytes, last_control), bytes);
+        // Compared as signed numbers, what is not ASCII is below the blank too; with the high bit flipped it is not.
+        const auto low = ascii ? _mm_cmpgt_epi8(blank, bytes)
+                               : _mm_cmpgt_epi8(_mm_xor_si128(blank, flip), _mm_xor_si128(bytes, flip));
         if (const auto marks = static_cast<unsigned>(_mm_movemask_epi8(_mm_or_si128(escaped, low))); marks != 0) {
             return at + static_cast<std::size_t>(std::countr_zero(marks));
         }
