@@ -195,6 +195,23 @@ class App:
 
     def relay(self) -> int:
         """Deliver what waits in the outbox; how many announcements."""
+        groups = self.local_groups()
+        if self.publisher is None:
+            sent = int(self.store.relay_outbox(groups))
+            self._measure_delay(sent)
+            return sent
+        sent = 0
+        while arrived := self.store.publish_outbox(self.publisher, groups):
+            self._measure_delay(arrived)
+            sent += arrived
+        return sent
+
+    def local_groups(self) -> dict[str, list[str]]:
+        """Topic -> the consumer groups of the embedded queue.
+
+        Raises:
+            ConfigError: the store has no queue, and there are such groups, or nowhere to send announcements to.
+        """
         groups: dict[str, list[str]] = {}
         for name, consumer in self.config.consumers.items():
             if not consumer.queue:
@@ -207,15 +224,7 @@ class App:
                 " and consumers with a queue"
             )
             raise ConfigError(message)
-        if self.publisher is None:
-            sent = int(self.store.relay_outbox(groups))
-            self._measure_delay(sent)
-            return sent
-        sent = 0
-        while arrived := self.store.publish_outbox(self.publisher, groups):
-            self._measure_delay(arrived)
-            sent += arrived
-        return sent
+        return groups
 
     def _measure_delay(self, sent: int) -> None:
         """From storage to delivery (spec 001, SC-005)."""

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 
@@ -17,6 +15,7 @@ from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.pipelines.uploads import ContentStore, FileService
 from headgate.serve import IntakeLimits, IntakeServer
+from headgate.testing.servers import ServeProcess
 
 TEXT = b"An essay of more than fifty characters, about canals and gates."
 
@@ -130,27 +129,12 @@ def test_a_database_that_is_away_promises_nothing(intake, store, monkeypatch):
     assert store.count("SELECT count(*) FROM outbox") == 0
 
 
-class Serving:
-    """`headgate serve` in a process of its own."""
-
-    def __init__(self, folder, faults=""):
-        (folder / "headgate.toml").write_text(
-            '[backends]\nobjects = "file://objects"\nstore = "sqlite:///h.db"\ndurability = "normal"\n'
-            "[uploads]\nready_timeout_s = 2\n[logging]\nlevel = 'ERROR'\n"
-        )
-        command = [sys.executable, "-m", "headgate", "serve", "--port", "0", "--config", "headgate.toml"]
-        self.process = subprocess.Popen(
-            command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "HEADGATE_FAULTS": faults}
-        )
-        line = self.process.stderr.readline()
-        assert line.startswith("serving at "), line + self.process.stderr.read()
-        self.url = line.split()[-1]
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0, errors
-        assert errors == ""
+def serve(folder, faults=""):
+    (folder / "headgate.toml").write_text(
+        '[backends]\nobjects = "file://objects"\nstore = "sqlite:///h.db"\ndurability = "normal"\n'
+        "[uploads]\nready_timeout_s = 2\n[logging]\nlevel = 'ERROR'\n"
+    )
+    return ServeProcess(folder, {**os.environ, "HEADGATE_FAULTS": faults})
 
 
 def events(folder, topic):
@@ -171,7 +155,7 @@ def wait_for(folder, topic, count, seconds=30):
 
 
 def test_a_server_takes_uploads_to_their_batch_and_stops_cleanly(tmp_path):
-    serving = Serving(tmp_path)
+    serving = serve(tmp_path)
     status, _ = send_files(serving.url, "b", [("1.txt", TEXT), ("2.txt", b"short"), ("3.exe", b"MZ")])
     assert status == 202
     assert len(wait_for(tmp_path, "content.provisioned.v1", 1)) == 1
@@ -186,7 +170,7 @@ def test_a_server_takes_uploads_to_their_batch_and_stops_cleanly(tmp_path):
     assert "batch_completion_seconds_bucket" in text
     with urllib.request.urlopen(f"{serving.url}/healthz") as answer:
         assert json.loads(answer.read()) == {"status": "ok"}
-    serving.stop()
+    assert serving.stop() == ""
 
 
 @pytest.mark.parametrize(
@@ -194,7 +178,7 @@ def test_a_server_takes_uploads_to_their_batch_and_stops_cleanly(tmp_path):
 )
 def test_a_server_killed_at_any_point_finishes_after_a_restart(tmp_path, point):
     """The original answered 202 first and lost what it had promised."""
-    serving = Serving(tmp_path, f"{point}:kill:1")
+    serving = serve(tmp_path, f"{point}:kill:1")
     promised = 0
     try:
         status, _ = send_files(
@@ -205,12 +189,12 @@ def test_a_server_killed_at_any_point_finishes_after_a_restart(tmp_path, point):
         pass  # no answer, no promise: the client sends it again
     serving.process.communicate(timeout=30)
     assert serving.process.returncode == -signal.SIGKILL
-    again = Serving(tmp_path)
+    again = serve(tmp_path)
     if not promised:
         files = [(f"{i}.txt", TEXT + b"%d" % i) for i in range(3)]
         assert send_files(again.url, "b", files, Idempotency_Key="u1")[0] == 202
     wait_for(tmp_path, "content.provisioned.v1", 3)
     (ready,) = wait_for(tmp_path, "essays.ready", 1)
     assert (len(ready["essays"]), ready["expected_count"]) == (3, 3)
-    again.stop()
+    assert again.stop() == ""
     assert len(events(tmp_path, "content.provisioned.v1")) == 3

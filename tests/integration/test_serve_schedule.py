@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ import pytest
 from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.testing.feed import Feed, WrittenData
+from headgate.testing.servers import ServeProcess
 
 CONFIG = """
 [backends]
@@ -49,20 +48,8 @@ level = "ERROR"
 KEYS = {"TIINGO_API_KEY": "k1", "FINNHUB_API_KEY": "k2"}
 
 
-class Serving:
-    def __init__(self, folder, faults=""):
-        command = [sys.executable, "-m", "headgate", "serve", "--port", "0"]
-        environment = {**os.environ, **KEYS, "HEADGATE_FAULTS": faults}
-        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
-        line = self.process.stderr.readline()
-        assert line.startswith("serving at "), line + self.process.stderr.read()
-        self.url = line.split()[-1]
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0, errors
-        return errors
+def serve(folder, faults=""):
+    return ServeProcess(folder, {**os.environ, **KEYS, "HEADGATE_FAULTS": faults})
 
 
 @pytest.fixture
@@ -95,7 +82,7 @@ def wait_for(condition, seconds=40):
 
 def test_one_process_collects_analyses_and_checkpoints(tmp_path, feed):
     write_config(tmp_path, feed)
-    serving = Serving(tmp_path)
+    serving = serve(tmp_path)
     wait_for(lambda: look(tmp_path)[0])
     counts = wait_for(lambda: (c := look(tmp_path)[1]) and "pending" not in c and c)
     wait_for((tmp_path / "news.parquet").exists)
@@ -105,7 +92,7 @@ def test_one_process_collects_analyses_and_checkpoints(tmp_path, feed):
     assert 'notification_seconds_bucket{le="+Inf"}' in text
     assert serving.stop() == ""
     assert list(counts) == ["analyzed"]
-    again = Serving(tmp_path)  # its next collection is an hour away
+    again = serve(tmp_path)  # its next collection is an hour away
     assert again.stop() == ""
     assert len(look(tmp_path)[0]) == 1
 
@@ -113,7 +100,7 @@ def test_one_process_collects_analyses_and_checkpoints(tmp_path, feed):
 def test_stopped_in_the_middle_of_a_hang_it_ends_at_once_and_catches_up_later(tmp_path, feed):
     write_config(tmp_path, feed, timeout=60)
     feed.set_mode("tiingo", "hang")
-    serving = Serving(tmp_path)
+    serving = serve(tmp_path)
     assert feed.hanging.wait(30)
     begun = time.monotonic()
     serving.stop()
@@ -121,7 +108,7 @@ def test_stopped_in_the_middle_of_a_hang_it_ends_at_once_and_catches_up_later(tm
     events, _, state = look(tmp_path)
     assert (events, state["started_us"]) == ([], 0)
     feed.set_mode("tiingo", "healthy")
-    again = Serving(tmp_path)
+    again = serve(tmp_path)
     wait_for(lambda: look(tmp_path)[0])
     again.stop()
     assert [e["source"] for e in look(tmp_path)[0]] == ["tiingo"]
@@ -130,12 +117,12 @@ def test_stopped_in_the_middle_of_a_hang_it_ends_at_once_and_catches_up_later(tm
 @pytest.mark.parametrize("point", ["intake.after_raw", "collect.before_commit"])
 def test_killed_in_a_collection_nothing_is_lost_or_doubled(tmp_path, feed, point):
     write_config(tmp_path, feed, every=1)
-    serving = Serving(tmp_path, f"{point}:kill:1")
+    serving = serve(tmp_path, f"{point}:kill:1")
     serving.process.communicate(timeout=60)
     assert serving.process.returncode == -signal.SIGKILL
     events, counts, _ = look(tmp_path)
     assert (events, counts) == ([], {})
-    again = Serving(tmp_path)
+    again = serve(tmp_path)
     events = wait_for(lambda: len(e := look(tmp_path)[0]) >= 2 and e)
     again.stop()
     events, counts, _ = look(tmp_path)

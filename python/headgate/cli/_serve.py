@@ -6,6 +6,8 @@ import logging
 import signal
 import sys
 import time
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
@@ -13,7 +15,7 @@ from headgate.consume import ConsumeResult, Worker
 from headgate.errors import InterruptedRunError
 from headgate.handlers import should_collect
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
-from headgate.serve import IntakeLimits, IntakeServer, Job, Scheduler, Service
+from headgate.serve import IntakeLimits, IntakeServer, Job, OwnThread, Scheduler, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,26 +27,35 @@ _TIMEOUTS_S = 1.0
 
 
 def serve(app: App, port: int | None = None) -> int:
-    """Run until SIGTERM or Ctrl-C; what is claimed is finished first."""
+    """Run until SIGTERM or Ctrl-C; what is claimed is finished first.
+
+    Everything takes part that the store allows: uploads and consumers of the embedded queue need a sqlite:// store.
+    """
     u, s = app.config.uploads, app.config.serve
-    files = file_service(app)
-    tracker = BatchTracker(app.store, app.clock, ready_timeout_s=u.ready_timeout_s, metrics=app.metrics)
-    consumers = [files.consumer(), *tracker.consumers()]
-    app.extra_groups += [(consumer.name, consumer.topic) for consumer in consumers]
-    workers = [Worker(c, app.store, app.ledger, app.clock, app.metrics) for c in consumers]
-    workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
-    limits = IntakeLimits(u.max_file_bytes, u.max_request_bytes, u.max_files)
+    files = file_service(app) if app.is_embedded else None
+    workers: list[Worker] = []
     steps: list[tuple[str, Callable[[], int]]] = [("relay", app.relay)]
-    steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
-    steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
-    service = Service(steps, workers)
+    if files is not None:
+        tracker = BatchTracker(app.store, app.clock, ready_timeout_s=u.ready_timeout_s, metrics=app.metrics)
+        consumers = [files.consumer(), *tracker.consumers()]
+        app.extra_groups += [(consumer.name, consumer.topic) for consumer in consumers]
+        workers += [Worker(c, app.store, app.ledger, app.clock, app.metrics) for c in consumers]
+        workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
+        steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
+        steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
+    app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
+    away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
+    service = Service(steps, [*workers, *away])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock)
-    with (
-        IntakeServer(files, s.host, s.port if port is None else port, limits=limits, metrics=app.metrics) as intake,
-        scheduler,
-    ):
+    limits = IntakeLimits(u.max_file_bytes, u.max_request_bytes, u.max_files)
+    listen = s.port if port is None else port
+    with ExitStack() as running:
+        intake = running.enter_context(IntakeServer(files, s.host, listen, limits=limits, metrics=app.metrics))
+        for worker in away:
+            running.enter_context(worker)
+        running.enter_context(scheduler)
         print(f"serving at {intake.url}", file=sys.stderr, flush=True)
         service.run()
     # Requests that came while stopping have left their jobs in the database: the next start finds them.

@@ -1,7 +1,7 @@
 """`headgate serve`: HTTP intake, consumers, sweeps and time-outs from one process."""
 
 from headgate.serve._http import IntakeLimits, IntakeServer
-from headgate.serve._loop import Service
+from headgate.serve._loop import OwnThread, Service
 from headgate.serve._schedule import Job, Scheduler
 
-__all__ = ["IntakeLimits", "IntakeServer", "Job", "Scheduler", "Service"]
+__all__ = ["IntakeLimits", "IntakeServer", "Job", "OwnThread", "Scheduler", "Service"]

@@ -56,15 +56,15 @@ class IntakeServer:
     promised; the same request may be sent again, and nothing doubles.
 
     Args:
-        service: takes the files.
+        service: takes the files; None: uploads are answered 501, the other pages are there.
         host, port: where to listen; port 0 takes a free one.
         limits: see `IntakeLimits`.
         metrics: shown at /metrics.
     """
 
     def __init__(
-        self, service: FileService, host: str = "127.0.0.1", port: int = 0, *, limits: IntakeLimits | None = None,
-        metrics: MemoryMetrics | None = None,
+        self, service: FileService | None, host: str = "127.0.0.1", port: int = 0, *,
+        limits: IntakeLimits | None = None, metrics: MemoryMetrics | None = None,
     ) -> None:  # fmt: skip
         self.service = service
         self.limits = limits or IntakeLimits()
@@ -123,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
     def intake(self) -> IntakeServer:
         return cast("_Server", self.server).intake
 
+    @property
+    def service(self) -> FileService:
+        return cast("FileService", self.intake.service)
+
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/healthz":
@@ -141,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             action = actions.get(parts.path)
             if action is None:
                 raise _RefusedError(HTTPStatus.NOT_FOUND, "no such page")
+            if self.intake.service is None:
+                raise _RefusedError(HTTPStatus.NOT_IMPLEMENTED, "uploads need a sqlite:// store, this one is elsewhere")
             action(self._body(), parse_qs(parts.query))
         except _RefusedError as refusal:
             # What was not read of the request would be taken for the next one.
@@ -157,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in set(ContentType):
             known = ", ".join(ContentType)
             raise _RefusedError(HTTPStatus.BAD_REQUEST, f"content_type: expected one of {known}")
-        storage_id = self.intake.service.content.store_content(data, ContentType(name))
+        storage_id = self.service.content.store_content(data, ContentType(name))
         self._answer(HTTPStatus.CREATED, {"storage_id": storage_id})
 
     def _batch(self, data: bytes, query: dict[str, list[str]]) -> None:
@@ -168,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         upload_id = self.headers.get("Idempotency-Key", "")
         if upload_id and _ID.fullmatch(upload_id) is None:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "Idempotency-Key: expected 1 to 200 printable characters")
-        self.intake.service.accept(batch_id, files, correlation_id, upload_id)
+        self.service.accept(batch_id, files, correlation_id, upload_id)
         message = f"{len(files)} files accepted"
         self._answer(HTTPStatus.ACCEPTED, {"message": message, "batch_id": batch_id, "correlation_id": correlation_id})
 

@@ -14,6 +14,52 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.serve")
 _IDLE_S = 0.1
 _AWAY_S = 1.0
+_AGAIN_S = 5.0
+
+
+class OwnThread:
+    """Runs a worker that has a queue elsewhere (Kafka, SQS) on a thread; after an error a new one takes its place.
+
+    Args:
+        name: the consumer's.
+        make: makes the worker.
+        again_s: how long after an error, seconds.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Any], again_s: float = _AGAIN_S) -> None:
+        self._name = name
+        self._make = make
+        self._again_s = again_s
+        self._stop = threading.Event()
+        self._worker: Any = None
+        self._thread = threading.Thread(target=self._run, name=f"headgate-{name}", daemon=True)
+
+    def __enter__(self) -> OwnThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What is claimed is finished first."""
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Take nothing new (safe in a signal handler)."""
+        self._stop.set()
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._worker = self._make()
+                if not self._stop.is_set():
+                    self._worker.run()
+            except Exception as error:
+                # Its text may hold anything; one consumer's trouble must not end the process that serves the others.
+                kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
+                log.error("consumer stopped", extra={"consumer": self._name, "error": kind})
+            self._stop.wait(self._again_s)
 
 
 class Service:

@@ -13,14 +13,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import ConfigError, Kind
+from headgate.errors import ConfigError, HeadgateError, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 _START_S = 60.0
@@ -349,3 +351,31 @@ def _program(name: str, package: str) -> str:
         message = f"{name} is not installed (package {package})"
         raise ConfigError(message, Kind.NOT_BUILT)
     return found
+
+
+class ServeProcess:
+    """`headgate serve` in a process of its own, on a free port.
+
+    Args:
+        folder: holds its headgate.toml.
+        environment: the process's; None: our own.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "headgate", "serve", "--port", "0", "--config", "headgate.toml"]
+        self.process = subprocess.Popen(  # noqa: S603 - our own program
+            command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        if not line.startswith("serving at "):
+            raise HeadgateError(line + self.process.stderr.read(), Kind.STAGE_FAILED)
+        self.url = line.split()[-1]
+
+    def stop(self, how: int = signal.SIGTERM) -> str:
+        """What it wrote to stderr; a process that was told to end must end with exit code 0."""
+        self.process.send_signal(how)
+        _, errors = self.process.communicate(timeout=60)
+        if self.process.returncode != (0 if how == signal.SIGTERM else -how):
+            raise HeadgateError(f"exit code {self.process.returncode}: {errors}", Kind.STAGE_FAILED)
+        return str(errors)
