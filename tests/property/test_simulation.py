@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 
@@ -46,6 +47,7 @@ def test_the_faults_happen():
     assert sum(r.dead_letters for r in reports) > 60
     assert sum(r.repeated for r in reports) > 5
     assert sum(r.executions for r in reports) > 200
+    assert sum(r.uploads for r in reports) > 100
     assert sum(r.checkpoint_rows for r in reports) > 1000
 
 
@@ -246,6 +248,46 @@ def bodies_that_are_not_kept(sim, parts):
     parts.intake.keep_raw = keep_raw
 
 
+def uploads_that_are_not_stored(sim, parts):
+    """The answer comes before the raw file is durable: it is stored with the next request."""
+    content = parts.files_service.content
+    later = []
+
+    def store_content(data, content_type):
+        if content_type != "raw_upload_blob":
+            return content.store_content(data, content_type)
+        import hashlib
+
+        later.append((data, content_type))
+        return f"content/{content_type}/{hashlib.sha256(data).hexdigest()}"
+
+    accept = parts.files_service.accept
+
+    def accept_then_store(*arguments, **options):
+        while later:
+            content.store_content(*later.pop())
+        return accept(*arguments, **options)
+
+    parts.files_service.content = Broken(content, store_content=store_content)
+    parts.files_service.accept = accept_then_store
+
+
+def outcomes_in_a_commit_of_their_own(sim, parts):
+    """The event is announced before the job is completed; a crash in between works on the file again."""
+    service, worker = parts.files_service, parts.upload_workers[0]
+    real = worker.consumer
+
+    def work(body):
+        worked = service.work(body)
+        with parts.store.transaction():
+            service.conclude(worked)
+        return worked
+
+    worker._processor.consumer = dataclasses.replace(
+        real, prepare=work, handler=lambda worked, tx: worked.event.model_dump(mode="json")
+    )
+
+
 def on_checkpoints(mutant):
     mutant.checkpoint = True
     return mutant
@@ -290,7 +332,7 @@ MUTANTS = [
     announce_in_a_commit_of_its_own, forget_done_keys, lose_dead_letters, double_dead_letters, commit_what_failed,
     acknowledge_what_failed, announced_whatever_the_service_says, deleted_on_receipt, in_progress_taken_for_done,
     stages_that_never_fail, bodies_that_are_not_kept, tables_without_fsync, commits_without_condition,
-    every_file_is_new,
+    every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
 ]  # fmt: skip
 
 

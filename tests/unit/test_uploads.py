@@ -436,6 +436,21 @@ def test_a_better_text_takes_the_place_of_the_first_and_nothing_is_taken_back(wo
     assert world.events(FAILED) == world.events(EXCESS) == []
 
 
+def test_two_replays_at_once_announce_once(world):
+    world.files.accept("b", [UploadedFile("new.essay", TEXT * 2)])
+    world.settle()
+
+    class Slow:
+        def extract(self, data):
+            newer = FileService(world.content, world.store, world.clock, extractors=NEWER)
+            if not world.events(PROVISIONED):
+                assert replay_uploads(newer, world.store).mended == 1
+            return data.decode()
+
+    assert replayed(world, {".essay": Slow()}).mended == 1  # it found so; the other one had announced it
+    assert len(world.events(PROVISIONED)) == 1
+
+
 def test_a_raw_file_that_was_pruned_is_said(world):
     world.files.accept("b", [UploadedFile("new.essay", TEXT)])
     world.settle()

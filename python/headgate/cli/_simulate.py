@@ -17,7 +17,7 @@ from headgate.testing.simulation import simulate
 _HANDLERS_ROOMS = ("intake", "queue", "healing")  # what a consumer's handler lives among; the others are ours to try
 _TOTALS = (
     "seeds", "crashes", "power_losses", "requests", "lost_answers", "accepted", "stored", "dead_letters", "repeated",
-    "executions", "checkpoint_rows",
+    "executions", "uploads", "checkpoint_rows",
 )  # fmt: skip
 
 

@@ -85,14 +85,22 @@ class SimQueueClient:
 
 
 class SimTopic:
-    """Publishes to several queues; what did not reach every one of them is published again."""
+    """Publishes to several queues; what did not reach every one of them is published again.
 
-    def __init__(self, publishers: Sequence[Any]) -> None:
+    Args:
+        publishers: of the queues.
+        topic: what they subscribed to; other topics have no readers here.
+    """
+
+    def __init__(self, publishers: Sequence[Any], topic: str) -> None:
         self._publishers = publishers
+        self._topic = topic
 
     def publish(self, announcements: Sequence[Announcement]) -> list[int]:
-        arrived = [set(publisher.publish(announcements)) for publisher in self._publishers]
-        return sorted(set.intersection(*arrived))
+        wanted = [a for a in announcements if a.topic == self._topic]
+        unread = [a.row for a in announcements if a.topic != self._topic]
+        arrived = [set(publisher.publish(wanted)) for publisher in self._publishers] if wanted else [set()]
+        return sorted([*set.intersection(*arrived), *unread])
 
 
 class FarLedger:

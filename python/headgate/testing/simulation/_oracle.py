@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.backends.local import LocalDatabase
 from headgate.errors import HeadgateError, NotFoundError
+from headgate.pipelines.uploads.contracts import FAILED, PROVISIONED, READY
 from headgate.testing.simulation._rooms import TABLE
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class Oracle:
                     self.broken(f"the {name} of {key} happened, but the record is not stored")
         for name in (key for key in items if key not in announced):
             self.broken(f"{name} is stored and was never announced")
+        self._uploads(database, objects, final=final)
         if final:
             self._at_the_end(items, effects, mirrored, letters)
             self._workflows(database, objects)
@@ -144,6 +147,37 @@ class Oracle:
         report.stored, report.dead_letters = len(list(items)), len(letters)
 
     # --- the other rooms
+
+    def _uploads(self, database: LocalDatabase, objects: Any, *, final: bool) -> None:
+        """Each file of an accepted request has one outcome, and its batch is announced once with all of them."""
+        bodies = database.execute(
+            "SELECT topic, body FROM outbox WHERE topic IN (?, ?, ?)", (PROVISIONED, FAILED, READY)
+        )
+        outcomes: Counter[str] = Counter()
+        batches: Counter[str] = Counter()
+        for topic, text in bodies:
+            data = json.loads(text)["data"]
+            if topic == READY:
+                batches[data["batch_id"]] += 1
+                if len(data["essays"]) + data["failed_count"] != data["expected_count"]:
+                    self.broken(f"the batch {data['batch_id']} was announced before it was complete")
+                continue
+            outcomes[data["raw_file_storage_id"]] += 1
+            if topic == PROVISIONED and not objects.exists(data["text_storage_id"]):
+                self.broken("a text is announced and not stored")
+        if any(count > 1 for count in (outcomes | batches).values()):
+            self.broken("an upload's outcome was announced twice")
+        for batch, files in self.world.uploaded:
+            for file in files:
+                key = f"content/raw_upload_blob/{hashlib.sha256(file.data).hexdigest()}"
+                if not objects.exists(key):
+                    self.broken("an upload was accepted and is not stored")
+                if final and outcomes[key] != 1:
+                    self.broken(f"an upload has {outcomes[key]} outcomes")
+            if final and batches[batch] != 1:
+                self.broken(f"the batch {batch} was announced {batches[batch]} times")
+        if final:
+            self.world.report.uploads = len(outcomes)
 
     def _workflows(self, database: LocalDatabase, objects: Any) -> None:
         found = {

@@ -13,6 +13,7 @@ from headgate.backends.publish import RoutedPublisher, SqsPublisher
 from headgate.consume import Consumer, SqsWorker, Worker
 from headgate.idempotency import Ledger
 from headgate.intake import AlertRules, Collector, Intake, Normalised, Pipeline, Reject
+from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
 from headgate.resilience import RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.testing.simulation._broker import FarLedger, SimTopic
 from headgate.testing.simulation._network import SimAdapter
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ROOMS = {
     "intake": "intake", "collector": "collection", "worker-1": "queue", "worker-2": "queue", "sweeper": "healing",
     "mirror": "broker", "far-1": "broker", "far-2": "broker", "runner": "workflow", "checkpoint-1": "checkpoint",
-    "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket",
+    "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket", "uploads": "uploads",
 }  # fmt: skip
 TOPIC = "simulated.items"
 FEEDS = ("feed-a", "feed-b")
@@ -66,6 +67,8 @@ class Parts:
     mirror: SqsWorker
     far: SqsWorker
     runner: LocalRunner
+    files_service: FileService
+    upload_workers: list[Worker]
 
 
 @dataclass
@@ -93,7 +96,7 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     alerts = SqsPublisher(world.alerts.client(world.network, name), "q")
     return Parts(
         files, objects, database, store, ledger, intake, Worker(effects, store, ledger, world.clock),
-        _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers), alerts),
+        _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, TOPIC), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
             world.queues["mirror"].client(world.network, name), "q", concurrency=1,
@@ -103,6 +106,7 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
             world.queues["far"].client(world.network, name), "q", concurrency=1,
         ),
         LocalRunner(database, stages(objects, world.clock, world.stage_fails), world.clock),
+        *_uploads(world, objects, store, ledger),
     )  # fmt: skip
 
 
@@ -142,6 +146,25 @@ def stages(objects: Any, clock: Any, fails: Callable[[], bool]) -> dict[str, Cal
 
     stage = Stage(objects, clock)
     return {"read": stage, "double": stage, "sum": stage}
+
+
+class PlainText:
+    """An extractor that needs no library."""
+
+    def extract(self, data: bytes) -> str:
+        return data.decode()
+
+
+def _uploads(
+    world: Simulation, objects: Any, store: LocalStore, ledger: Ledger
+) -> tuple[FileService, list[Worker]]:  # fmt: skip
+    service = FileService(
+        ContentStore(objects), store, world.clock, extractors={".txt": PlainText()}, min_length=3, max_length=100
+    )
+    tracker = BatchTracker(store, world.clock, ready_timeout_s=1e9)
+    options: dict[str, Any] = {"lease_s": LEASE_S, "max_attempts": MAX_ATTEMPTS}
+    consumers = [service.consumer(**options), *tracker.consumers(**options)]
+    return service, [Worker(consumer, store, ledger, world.clock) for consumer in consumers]
 
 
 def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) -> Collector:

@@ -17,6 +17,8 @@ from headgate._native import core, parquet
 from headgate.backends.local import LocalDatabase
 from headgate.errors import DuplicateError, HeadgateError, StageFailedError, TransientError
 from headgate.healing import run_self_healing_check
+from headgate.pipelines.uploads import BatchEssaysRegisteredV1, UploadedFile, envelope
+from headgate.pipelines.uploads.contracts import REGISTERED
 from headgate.testing.simulation import _rooms
 from headgate.testing.simulation._broker import SimQueue
 from headgate.testing.simulation._disk import SimFiles
@@ -51,6 +53,7 @@ class Report:
     dead_letters: int = 0
     repeated: int = 0
     executions: int = 0
+    uploads: int = 0
     checkpoint_rows: int = 0
     violations: list[str] = field(default_factory=list)
     trace: str = ""
@@ -96,6 +99,8 @@ class Simulation:
         self.accepted: list[bytes] = []
         self.written: dict[str, set[str]] = {"disk": set(), "bucket": set()}
         self.acknowledged: dict[str, set[str]] = {"disk": set(), "bucket": set()}
+        self.requests = [self._request(n) for n in range(self.rng.randint(1, 4))]
+        self.uploaded: list[tuple[str, list[UploadedFile]]] = []  # (batch, files) of accepted requests
         self.oracle = Oracle(self)
         self._handler = handler
         self._messages = list(messages) or [{}]
@@ -264,8 +269,26 @@ class Simulation:
         found = parquet().update({**place, "prefix": "log/"}, target, _rooms.PLAN, parts.options, None)
         return f"rows {found['rows_added']} {found['rows_total']} {found['attempts']}"
 
+    def _in_uploads(self, name: str, parts: Any) -> str:
+        handled = 0
+        if self.requests and self.rng.random() < 0.5:
+            batch, files = self.requests[0]
+            registered = BatchEssaysRegisteredV1(batch_id=batch, expected_count=len(files))
+            with parts.store.transaction():
+                parts.store.publish(REGISTERED, batch, envelope(REGISTERED, registered, "2026-01-01T00:00:00Z"))
+            parts.files_service.accept(batch, files, upload_id=batch)
+            self.uploaded.append(self.requests.pop(0))
+            if self.rng.random() < 0.3:
+                self.requests.insert(self.rng.randint(0, len(self.requests)), (batch, files))  # sent again
+        else:
+            self._relay(parts)
+            handled = sum(worker.drain().handled for worker in parts.upload_workers)
+        return f"uploads {len(self.uploaded)} {handled}"
+
     def _relay(self, parts: Any) -> int:
         groups = {_rooms.TOPIC: ["effects"]}
+        for worker in parts.upload_workers:
+            groups[worker.consumer.topic] = [worker.consumer.name]
         if self.has_broker:
             return int(parts.store.publish_outbox(parts.publisher, groups))
         return int(parts.store.relay_outbox(groups))
@@ -369,7 +392,11 @@ class Simulation:
     # --- the end
 
     def _settled(self) -> bool:
-        if self._bodies or any(self._calm_rounds[name] < 2 for name in self.names):
+        if (
+            self._bodies
+            or ("uploads" in self.rooms and self.requests)
+            or any(self._calm_rounds[name] < 2 for name in self.names)
+        ):
             return False
         if self.has_broker and any(queue.messages for queue in self.queues.values()):
             return False
@@ -388,6 +415,16 @@ class Simulation:
 
     def _places(self) -> list[str]:
         return [place for room, place in (("checkpoint", "disk"), ("bucket", "bucket")) if room in self.rooms]
+
+    def _request(self, n: int) -> tuple[str, list[UploadedFile]]:
+        """A batch's files: no two contents are equal; some are too short, some of a kind that nobody reads."""
+        endings = [self.rng.choice((".txt", ".txt", ".exe")) for _ in range(self.rng.randint(1, 3))]
+        return f"b{n}", [
+            UploadedFile(
+                f"f{i}{ending}", b"" if self.rng.random() < 0.1 and i == 0 and n == 0 else f"text {n} {i}".encode()
+            )
+            for i, ending in enumerate(endings)
+        ]
 
     def _body(self, n: int) -> bytes:
         records: list[Json] = [{"n": n * 10 + i} for i in range(self.rng.randint(1, 3))]
