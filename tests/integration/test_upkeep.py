@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -161,6 +162,21 @@ def test_everything_is_kept_for_its_time_and_not_longer(tmp_path):
     assert shown["outbox"] == {"keeps_days": 7.0, "rows": 1, "oldest": None}
     assert shown["dead letters"]["keeps_days"] == "for ever"
     assert shown["done keys"]["rows"] == 0
+
+
+def test_temporary_files_that_vanish_meanwhile_are_passed_over(tmp_path):
+    """Writers rename them while a folder is being listed; a link to nothing is listed and cannot be looked at, too."""
+    objects = tmp_path / "objects"
+    (objects / "raw" / "a").mkdir(parents=True)
+    for name in (".tmp-1-0", "raw/a/.tmp-1-1"):
+        (objects / name).symlink_to(tmp_path / "nothing")
+    (objects / ".tmp-1-2").write_text("left by a killed writer")
+    os.utime(objects / ".tmp-1-2", (1, 1))
+    clock = ManualClock(_native.core.SystemClock().now_us())
+    with contextlib.closing(LocalDatabase(str(tmp_path / "h.db"), durability="normal")) as database:
+        gone = prune(database, str(objects), Retention(raw_days=1), clock)
+    assert gone["temporary files"] == 1
+    assert gone["raw blobs"] == 0
 
 
 def test_a_backup_is_whole_while_others_write(tmp_path):

@@ -149,8 +149,7 @@ def _prune_files(folder: Path, before_us: int, days: float) -> int:
     if not days or not folder.is_dir():
         return gone
     for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_mtime_ns // 1000 < before_us:
-            path.unlink(missing_ok=True)
+        if path.is_file() and _remove_if_older(path, before_us):
             gone += not path.name.endswith(".meta.json")
     return gone
 
@@ -158,9 +157,15 @@ def _prune_files(folder: Path, before_us: int, days: float) -> int:
 def _prune_temporary(folder: Path) -> int:
     """Left by killed writers. By the system's clock, as files' times are, whatever an injected one says."""
     before_us = core.SystemClock().now_us() - _TEMPORARY_US
-    gone = 0
-    for path in folder.rglob(".tmp-*") if folder.is_dir() else ():
-        if path.stat().st_mtime_ns // 1000 < before_us:
-            path.unlink(missing_ok=True)
-            gone += 1
-    return gone
+    return sum(_remove_if_older(path, before_us) for path in folder.rglob(".tmp-*")) if folder.is_dir() else 0
+
+
+def _remove_if_older(path: Path, before_us: int) -> bool:
+    """Whether it was; a file that its writer renamed since it was listed is nobody's leftover."""
+    try:
+        if path.stat().st_mtime_ns // 1000 >= before_us:
+            return False
+    except FileNotFoundError:
+        return False
+    path.unlink(missing_ok=True)
+    return True
