@@ -37,7 +37,16 @@ ROOMS: dict[str, set[str]] = {
     "config": {"errors"},
     "ops": set(),
     "testing": BASE
-    | {"backends", "consume", "healing", "idempotency", "intake", "resilience", "workflow"},  # the simulation runs them
+    | {
+        "backends",
+        "consume",
+        "healing",
+        "idempotency",
+        "intake",
+        "pipelines",
+        "resilience",
+        "workflow",
+    },  # the simulation runs them
     "serve": BASE | {"pipelines", "ops", "idempotency"},  # the intake of uploads over HTTP
 }
 # The exceptions, each with its reason.

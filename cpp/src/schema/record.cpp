@@ -1,78 +1,11 @@
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <functional>
 
-#include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
 #include "headgate/schema/schema.hpp"
+#include "rest.hpp"
+#include "slot.hpp"
 
 namespace headgate::schema {
-namespace {
-
-enum class Got : std::uint8_t { absent, null, string, integer, real, boolean, list, json, other };
-
-struct Slot {
-    Got got = Got::absent;
-    bool boolean = false;
-    std::string text;                // string, number token, or canonical JSON
-    std::vector<std::string> items;  // list of strings
-    std::size_t count = 0;           // items in use
-    std::int64_t number = 0;         // checked value of an integer or timestamp
-    double real = 0;
-};
-
-bool contains(const std::vector<std::string>& values, std::string_view value) {
-    return std::find(values.begin(), values.end(), value) != values.end();
-}
-
-}  // namespace
-
-namespace {
-
-// The handler of a second pass over a record that has something for `_rest`: those members only, as canonical JSON.
-class RestCollector {
-public:
-    using Wanted = std::function<bool(std::string_view)>;
-    RestCollector(json::CanonicalWriter& writer, Wanted wanted) : writer_(writer), wanted_(std::move(wanted)) {
-        writer_.clear();
-    }
-    bool start_object() {
-        const bool outermost = depth_++ == 0;
-        return !(outermost || on_) || writer_.start_object();
-    }
-    bool end_object() {
-        const bool outermost = --depth_ == 0;
-        return !(outermost || on_) || writer_.end_object();
-    }
-    bool start_array() {
-        ++depth_;
-        return !on_ || writer_.start_array();
-    }
-    bool end_array() {
-        --depth_;
-        return !on_ || writer_.end_array();
-    }
-    bool key(std::string_view name) {
-        if (depth_ == 1) {
-            on_ = wanted_(name);
-        }
-        return !on_ || writer_.key(name);
-    }
-    bool string(std::string_view value) { return !on_ || writer_.string(value); }
-    bool number(std::string_view token, bool is_integer) { return !on_ || writer_.number(token, is_integer); }
-    bool boolean(bool value) { return !on_ || writer_.boolean(value); }
-    bool null() { return !on_ || writer_.null(); }
-    Status status() const { return writer_.status(); }
-
-private:
-    json::CanonicalWriter& writer_;
-    Wanted wanted_;
-    std::size_t depth_ = 0;
-    bool on_ = false;
-};
-
-}  // namespace
 
 // The handler of one document: top-level members go into slots, deeper values of `json` fields into a CanonicalWriter.
 class RecordReader::Impl {
@@ -300,23 +233,6 @@ private:
 
     void problem(const Field& field, std::string_view kind) { problems_.push_back({field.name, std::string(kind)}); }
 
-    void parse_default(const std::string& text, Slot& slot) {
-        if (text == "null") {
-            slot.got = Got::null;
-        } else if (text == "true" || text == "false") {
-            slot.got = Got::boolean;
-            slot.boolean = text == "true";
-        } else if (text == "[]") {
-            slot.got = Got::list;
-        } else if (text.front() == '"') {
-            slot.got = Got::string;
-            slot.text = text.substr(1, text.size() - 2);
-        } else {
-            slot.got = text.find_first_of(".eE") == std::string::npos ? Got::integer : Got::real;
-            slot.text = text;
-        }
-    }
-
     void check(const Field& field, Slot& slot, std::size_t index) {
         if (slot.got == Got::absent) {
             if (field.required) {
@@ -335,123 +251,8 @@ private:
             }
             return;
         }
-        switch (field.type) {
-            case Type::int32:
-            case Type::int64:
-                check_integer(field, slot);
-                break;
-            case Type::float64:
-                check_real(field, slot);
-                break;
-            case Type::boolean:
-                if (slot.got != Got::boolean) {
-                    problem(field, "type");
-                }
-                slot.number = slot.boolean ? 1 : 0;
-                break;
-            case Type::string_list:
-                check_list(field, slot);
-                break;
-            case Type::json:
-                break;
-            default:
-                check_text(field, slot);
-        }
-    }
-
-    void check_integer(const Field& field, Slot& slot) {
-        std::string_view digits = slot.text;
-        const bool from_text = slot.got == Got::string && field.digits;
-        if (from_text) {
-            digits = trim_blanks(digits);
-        }
-        const bool plain = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos;
-        if (slot.got != Got::integer && !(from_text && plain)) {
-            problem(field, "type");
-            return;
-        }
-        const auto error = std::from_chars(digits.data(), digits.data() + digits.size(), slot.number).ec;
-        const bool fits = error == std::errc{} &&
-                          (field.type == Type::int64 || (slot.number >= INT32_MIN && slot.number <= INT32_MAX));
-        if (!fits || !in_range(field, static_cast<double>(slot.number))) {
-            problem(field, "range");
-        }
-    }
-
-    void check_real(const Field& field, Slot& slot) {
-        if (slot.got != Got::integer && slot.got != Got::real) {
-            problem(field, "type");
-            return;
-        }
-        const auto error = std::from_chars(slot.text.data(), slot.text.data() + slot.text.size(), slot.real).ec;
-        if (error != std::errc{} || !in_range(field, slot.real)) {
-            problem(field, "range");
-        }
-    }
-
-    static bool in_range(const Field& field, double value) {
-        return (!field.minimum || value >= *field.minimum) && (!field.maximum || value <= *field.maximum);
-    }
-
-    bool check_string(const Field& field, std::string& text) {
-        if (field.blanks != Blanks::keep) {
-            const auto trimmed = trim_blanks(text);
-            if (field.blanks == Blanks::refuse && trimmed.size() != text.size()) {
-                problem(field, "blank");
-                return false;
-            }
-            if (trimmed.size() != text.size()) {
-                text = std::string(trimmed);
-            }
-        }
-        if (!field.values.empty() && !contains(field.values, text)) {
-            problem(field, "enum");
-            return false;
-        }
-        if (field.pattern && !field.pattern->matches(text)) {
-            problem(field, "pattern");
-            return false;
-        }
-        return true;
-    }
-
-    void check_text(const Field& field, Slot& slot) {
-        if (slot.got != Got::string) {
-            problem(field, "type");
-            return;
-        }
-        if (!check_string(field, slot.text)) {
-            return;
-        }
-        const bool bounded = field.min_length > 0 || field.max_length != SIZE_MAX;
-        const auto length = bounded ? utf8_length(slot.text) : 0;
-        if (bounded && (length < field.min_length || length > field.max_length)) {
-            problem(field, "length");
-        } else if (field.type == Type::date && !parse_date(slot.text)) {
-            problem(field, "date");
-        } else if (field.type == Type::timestamp) {
-            const auto parsed = parse_timestamp(slot.text);
-            if (!parsed.ok()) {
-                problem(field, "timestamp");
-                return;
-            }
-            slot.number = parsed.value();
-        }
-    }
-
-    void check_list(const Field& field, Slot& slot) {
-        if (slot.got != Got::list) {
-            problem(field, "type");
-            return;
-        }
-        if (slot.count < field.min_length || slot.count > field.max_length) {
-            problem(field, "length");
-            return;
-        }
-        for (std::size_t i = 0; i < slot.count; ++i) {
-            if (!check_string(field, slot.items[i])) {
-                return;
-            }
+        if (const auto kind = check_slot(field, slot); !kind.empty()) {
+            problem(field, kind);
         }
     }
 

@@ -1,0 +1,141 @@
+#include "slot.hpp"
+
+#include <algorithm>
+#include <charconv>
+
+#include "headgate/base/text.hpp"
+
+namespace headgate::schema {
+namespace {
+
+bool in_range(const Field& field, double value) {
+    return (!field.minimum || value >= *field.minimum) && (!field.maximum || value <= *field.maximum);
+}
+
+std::string_view check_integer(const Field& field, Slot& slot) {
+    std::string_view digits = slot.text;
+    const bool from_text = slot.got == Got::string && field.digits;
+    if (from_text) {
+        digits = trim_blanks(digits);
+    }
+    const bool plain = !digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos;
+    if (slot.got != Got::integer && !(from_text && plain)) {
+        return "type";
+    }
+    const auto error = std::from_chars(digits.data(), digits.data() + digits.size(), slot.number).ec;
+    const bool fits =
+        error == std::errc{} && (field.type == Type::int64 || (slot.number >= INT32_MIN && slot.number <= INT32_MAX));
+    return fits && in_range(field, static_cast<double>(slot.number)) ? "" : "range";
+}
+
+std::string_view check_real(const Field& field, Slot& slot) {
+    if (slot.got != Got::integer && slot.got != Got::real) {
+        return "type";
+    }
+    const auto error = std::from_chars(slot.text.data(), slot.text.data() + slot.text.size(), slot.real).ec;
+    return error == std::errc{} && in_range(field, slot.real) ? "" : "range";
+}
+
+std::string_view check_boolean(Slot& slot) {
+    slot.number = slot.boolean ? 1 : 0;
+    return slot.got == Got::boolean ? "" : "type";
+}
+
+std::string_view check_string(const Field& field, std::string& text) {
+    if (field.blanks != Blanks::keep) {
+        const auto trimmed = trim_blanks(text);
+        if (field.blanks == Blanks::refuse && trimmed.size() != text.size()) {
+            return "blank";
+        }
+        if (trimmed.size() != text.size()) {
+            text = std::string(trimmed);
+        }
+    }
+    if (!field.values.empty() && !contains(field.values, text)) {
+        return "enum";
+    }
+    return field.pattern && !field.pattern->matches(text) ? "pattern" : "";
+}
+
+std::string_view check_text(const Field& field, Slot& slot) {
+    if (slot.got != Got::string) {
+        return "type";
+    }
+    if (const auto kind = check_string(field, slot.text); !kind.empty()) {
+        return kind;
+    }
+    const bool bounded = field.min_length > 0 || field.max_length != SIZE_MAX;
+    const auto length = bounded ? utf8_length(slot.text) : 0;
+    if (bounded && (length < field.min_length || length > field.max_length)) {
+        return "length";
+    }
+    if (field.type == Type::date) {
+        return parse_date(slot.text) ? "" : "date";
+    }
+    if (field.type == Type::timestamp) {
+        const auto parsed = parse_timestamp(slot.text);
+        if (!parsed.ok()) {
+            return "timestamp";
+        }
+        slot.number = parsed.value();
+    }
+    return {};
+}
+
+std::string_view check_list(const Field& field, Slot& slot) {
+    if (slot.got != Got::list) {
+        return "type";
+    }
+    if (slot.count < field.min_length || slot.count > field.max_length) {
+        return "length";
+    }
+    for (std::size_t i = 0; i < slot.count; ++i) {
+        if (const auto kind = check_string(field, slot.items[i]); !kind.empty()) {
+            return kind;
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+bool contains(const std::vector<std::string>& values, std::string_view value) {
+    return std::find(values.begin(), values.end(), value) != values.end();
+}
+
+void parse_default(const std::string& text, Slot& slot) {
+    if (text == "null") {
+        slot.got = Got::null;
+    } else if (text == "true" || text == "false") {
+        slot.got = Got::boolean;
+        slot.boolean = text == "true";
+    } else if (text == "[]") {
+        slot.got = Got::list;
+    } else if (text.front() == '"') {
+        slot.got = Got::string;
+        slot.text = text.substr(1, text.size() - 2);
+    } else {
+        slot.got = text.find_first_of(".eE") == std::string::npos ? Got::integer : Got::real;
+        slot.text = text;
+    }
+}
+
+std::string_view check_slot(const Field& field, Slot& slot) {
+    switch (field.type) {
+        case Type::int32:
+        case Type::int64:
+            return check_integer(field, slot);
+        case Type::float64:
+            return check_real(field, slot);
+        case Type::boolean:
+            return check_boolean(slot);
+        case Type::string_list:
+            return check_list(field, slot);
+        case Type::json:
+            return {};
+        default:
+            return check_text(field, slot);
+    }
+}
+
+}  // namespace headgate::schema
