@@ -86,6 +86,29 @@ def test_a_table_can_be_checked(target, tmp_path):
     assert json.loads(done.stdout)["rows"] == report.rows
 
 
+def test_what_no_append_names_is_removed_and_no_more(target, tmp_path, monkeypatch):
+    logs = tmp_path / "logs"
+    for first in (0, 400, 800):
+        write_wave(logs, 60, first=first, seed=first)
+        run = update(logs, target, settle_s=0)
+    # A run that dies between its parts and its append leaves them behind.
+    write_wave(logs, 20, first=2000, seed=4)
+    with monkeypatch.context() as broken:
+        broken.setattr("headgate.checkpoint._delta._append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            update(logs, target, settle_s=0)
+    place = DeltaPlace(target)
+    before = len(place.parts_there())
+    assert maintain(target)["ledger_removed"] == 0  # all of it is young: a run may be at work
+    removed = maintain(target, retention_h=0)["ledger_removed"]
+    assert removed >= 4  # two manifests of the past, one that never was, and a segment at least
+    assert len(place.parts_there()) == before - removed
+    assert verify(target).ok
+    again = update(logs, target, settle_s=0)
+    assert (again.known, again.rows_total > run.rows_total) == (run.known + run.taken_files, True)
+    assert verify(target, logs).ok
+
+
 RACER = """
 import sys
 from headgate.checkpoint import update

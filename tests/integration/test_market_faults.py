@@ -98,7 +98,12 @@ def make_app(folder, primary, feed, **changes):
     folder.mkdir(exist_ok=True)
     path = folder / "headgate.toml"
     path.write_text(CONFIG.format(primary=primary, feed=feed.url))
-    return App(load(path, {**KEYS, **changes}))
+    app = App(load(path, {**KEYS, **changes}))
+    app.config.sources["finnhub"].timeout_s = 10.0  # it is well: half a second may be short on a busy machine
+    return app
+
+
+PATIENT = {"HEADGATE__RESILIENCE__TIMEOUT_S": "10"}  # where nothing hangs, no deadline is to pass
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -107,7 +112,7 @@ def test_the_secondary_answers_in_time(tmp_path, feed, fault):
     best = 10_000
     with Scripted(act) as primary:
         for n in range(3):  # the bound is that of the program, not of a busy machine: the best of three
-            app = make_app(tmp_path / str(n), primary.url, feed)
+            app = make_app(tmp_path / str(n), primary.url, feed, **({} if outcome == "timeout" else PATIENT))
             result = app.collect()
             assert (result.source, result.is_failover) == ("finnhub", True)
             mine = [a for a in result.attempts if a["source"] == "tiingo"]
@@ -133,7 +138,7 @@ def test_a_short_retry_after_is_waited_for(tmp_path, feed):
         next(answers)(peer, over)
 
     with Scripted(act) as primary:
-        result = make_app(tmp_path, primary.url, feed).collect()
+        result = make_app(tmp_path, primary.url, feed, **PATIENT).collect()
     assert (result.source, [a["outcome"] for a in result.attempts]) == ("tiingo", ["http_status", "ok"])
     assert result.taken.taken == 0  # an empty list is an answer
 
@@ -206,7 +211,7 @@ def test_a_certificate_that_is_wrong(tmp_path, feed, certificate, trusted):
     context, ca = certificate
     with Scripted(say(OK), context) as primary:
         more = {"SSL_CERT_FILE": str(ca)} if trusted else {}
-        result = make_app(tmp_path, primary.url, feed, **more).collect()
+        result = make_app(tmp_path, primary.url, feed, **PATIENT, **more).collect()
         assert primary.requests == 0  # the token was not sent
     assert (result.source, result.attempts[0]["outcome"]) == ("finnhub", "permission_denied")
     assert [a["attempt"] for a in result.attempts if a["source"] == "tiingo"] == [1]  # trying again mends nothing
@@ -216,6 +221,7 @@ def test_both_down_is_a_clear_error_by_the_deadline(tmp_path, feed):
     with Scripted(hang()) as a, Scripted(hang()) as b:
         app = make_app(tmp_path, a.url, feed, FINNHUB_BASE_URL=b.url)
         app.config.sources["finnhub"].base_url = ""
+        app.config.sources["finnhub"].timeout_s = 0.5
         for _ in range(3):
             with pytest.raises(AllSourcesFailedError, match="tiingo timeout .*; finnhub timeout"):
                 app.collect()
@@ -259,7 +265,7 @@ def test_a_slow_request_is_hedged(tmp_path, feed):
         (hang() if len(calls) == 1 else say(OK, b"[]"))(peer, over)
 
     with Scripted(act) as primary:
-        app = make_app(tmp_path, primary.url, feed, HEADGATE__RESILIENCE__HEDGE_S="0.05")
+        app = make_app(tmp_path, primary.url, feed, HEADGATE__RESILIENCE__HEDGE_S="0.05", **PATIENT)
         result = app.collect()
     assert (result.source, result.attempts[0]["hedged"], len(calls)) == ("tiingo", True, 2)
 
@@ -400,7 +406,7 @@ def test_every_recorded_error_body_means_failover_and_is_kept(tmp_path, feed, co
         body = path.read_bytes()
         reply = say(b"%d Recorded" % entry["status"], body, b"X-Note: recorded\r\n")
         with Scripted(reply) as primary:
-            app = make_app(tmp_path / str(entry["n"]), primary.url, feed)
+            app = make_app(tmp_path / str(entry["n"]), primary.url, feed, **PATIENT)
             result = app.collect()
         seen += 1
         if entry["status"] == 200 and body.strip() == b"[]":

@@ -115,11 +115,15 @@ class S3Location:
 
     def list(self, prefix: str | None = None) -> Iterator[str]:
         """Every key that starts with this one, or with `prefix`, page by page."""
+        return (key for key, _ in self.entries(prefix))
+
+    def entries(self, prefix: str | None = None) -> Iterator[tuple[str, float]]:
+        """The same, with the time of the last change, seconds since the epoch."""
         start = self.key if prefix is None else prefix
         pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start))
         while page := translated(lambda: next(pages, None), self.url):
             for entry in page.get("Contents", []):
-                yield entry["Key"]
+                yield entry["Key"], entry["LastModified"].timestamp()
 
     def _ca_file(self) -> str:
         bundle = self.session._session.get_config_variable("ca_bundle")

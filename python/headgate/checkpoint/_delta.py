@@ -115,6 +115,20 @@ class DeltaPlace:
         else:
             self.s3.call("put_object", Key=f"{self.prefix}{name}", Body=text.encode(), IfNoneMatch="*")
 
+    def parts_there(self) -> list[tuple[str, float]]:
+        """What lies in the ledger's folder, and when it was written (seconds since the epoch)."""
+        if self.s3 is None:
+            folder = Path(self.uri, f"{_BASE}.ledger")
+            return [(path.name, path.stat().st_mtime) for path in folder.iterdir()] if folder.is_dir() else []
+        folder_key = f"{self.prefix}{_BASE}.ledger/"
+        return [(key.removeprefix(folder_key), modified) for key, modified in self.s3.entries(folder_key)]
+
+    def remove_part(self, name: str) -> None:
+        if self.s3 is None:
+            Path(self.uri, f"{_BASE}.ledger", name).unlink(missing_ok=True)
+        else:
+            self.s3.call("delete_object", Key=f"{self.prefix}{_BASE}.ledger/{name}")
+
     @property
     def prefix(self) -> str:
         """Of the table's keys on S3."""
@@ -282,14 +296,14 @@ def delta_dataset(url: str) -> Any:
 
 
 def maintain(target: str, *, retention_h: float = _WEEK_H) -> dict[str, Any]:
-    """Merge a Delta table's small files, and remove files that nothing has named for `retention_h` hours.
+    """Merge a Delta table's small files, and remove files and ledger parts that nothing has named for so long.
 
     Args:
         target: delta+file:///folder or delta+s3://bucket/prefix.
         retention_h: at least as long as the longest query or run takes, hours.
 
     Returns:
-        files_added, files_removed (by merging) and vacuumed.
+        files_added, files_removed (by merging), vacuumed, and ledger_removed.
 
     Raises:
         InvalidInputError: kind not_found, there is no such table.
@@ -309,4 +323,17 @@ def maintain(target: str, *, retention_h: float = _WEEK_H) -> dict[str, Any]:
     )
     return {
         "files_added": merged["numFilesAdded"], "files_removed": merged["numFilesRemoved"], "vacuumed": len(gone),
+        "ledger_removed": _sweep(place, _version(place.table(), place), time.time() - retention_h * 3600),
     }  # fmt: skip
+
+
+def _sweep(place: DeltaPlace, version: int, before_s: float) -> int:
+    """Remove what the last append's manifest does not name: older manifests, and parts of runs that lost or died."""
+    if not version:
+        return 0
+    footer = json.loads(place.read_manifest(version))
+    named = {f"manifest-{version}.json", *footer["segments"], *footer["rejects"]}
+    gone = [name for name, modified_s in place.parts_there() if name not in named and modified_s < before_s]
+    for name in gone:
+        place.remove_part(name)
+    return len(gone)
