@@ -26,8 +26,8 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "
 CONFIG = """
 [backends]
 objects = "file://objects"
-store = "dynamodb://items?endpoint={dynamo}&region=us-east-1"
-ledger = "dynamodb://ledger?endpoint={dynamo}&region=us-east-1"
+store = "dynamodb://hosts-items?endpoint={dynamo}&region=us-east-1"
+ledger = "dynamodb://hosts-ledger?endpoint={dynamo}&region=us-east-1"
 notify = "sqs://{queue}?endpoint={aws}&region=us-east-1"
 [sources.tiingo]
 priority = 1
@@ -84,12 +84,12 @@ def services(dynamo_server, monkeypatch):
     aws = f"http://{host}:{port}"
     queue = boto3.Session().client("sqs", endpoint_url=aws).create_queue(QueueName="announcements")["QueueUrl"]
     tables = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint)
-    create_items_table(tables, "items")
-    create_ledger_table(tables, "ledger")
+    create_items_table(tables, "hosts-items")
+    create_ledger_table(tables, "hosts-ledger")
     with Feed(WrittenData(datetime.now(UTC))) as feed:
         values = {"dynamo": dynamo_server.endpoint, "aws": aws, "queue": queue.removeprefix("http://"), "url": feed.url}
         yield CONFIG.format(**values, every=EVERY_S), tables, feed
-    for name in ("items", "ledger"):
+    for name in ("hosts-items", "hosts-ledger"):
         tables.delete_table(TableName=name)
     moto.stop()
 
@@ -113,7 +113,7 @@ def test_two_hosts_share_the_work_and_one_may_die(tmp_path, services):
     config, tables, feed = services
     copies = tmp_path / "copies.txt"
     copies.touch()
-    store = DynamoStore(tables, "items", SystemClock(), "market", prefix="NEWS")
+    store = DynamoStore(tables, "hosts-items", SystemClock(), "market", prefix="NEWS")
     hosts = [host(tmp_path / name, config, copies) for name in ("a", "b")]
     assert post(hosts[0].url) == (501, "uploads need a sqlite:// store, this one is elsewhere")
     wait_for(lambda: len(store.collection_events("market")) >= 3)
@@ -140,7 +140,7 @@ def test_two_hosts_share_the_work_and_one_may_die(tmp_path, services):
 
 
 def stored(tables):
-    pages = tables.get_paginator("scan").paginate(TableName="items")
+    pages = tables.get_paginator("scan").paginate(TableName="hosts-items")
     return [
         {"key": item["pk"]["S"].partition("#")[2]}
         for page in pages
