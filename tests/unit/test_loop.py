@@ -1,0 +1,55 @@
+"""Consumers with a queue elsewhere: one that breaks is made again, and stopping waits for what is claimed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from headgate.errors import TransientError
+from headgate.serve import OwnThread
+
+
+class Worker:
+    def __init__(self, finished):
+        self.running, self.told, self.finished = threading.Event(), threading.Event(), finished
+
+    def run(self):
+        self.running.set()
+        assert self.told.wait(30)
+        self.finished.append(self)  # what was claimed
+
+    def stop(self):
+        self.told.set()
+
+
+@pytest.mark.parametrize("error", [TransientError("away"), ValueError("token=sesame")])
+def test_a_consumer_that_breaks_is_made_again_and_quotes_nothing(error, caplog):
+    finished, made, there = [], [], threading.Event()
+
+    def make():
+        made.append(Worker(finished))
+        if len(made) == 1:
+            raise error
+        there.set()
+        return made[-1]
+
+    with caplog.at_level(logging.ERROR), OwnThread("copies", make, again_s=0):
+        assert there.wait(30)
+        assert made[1].running.wait(30)
+        assert finished == []
+    assert finished == made[1:]
+    assert len(made) == 2
+    (record,) = caplog.records
+    assert record.consumer == "copies"
+    assert "sesame" not in str(vars(record))
+
+
+def test_one_that_is_told_to_stop_before_it_runs_does_not_run():
+    finished = []
+    thread = OwnThread("copies", lambda: Worker(finished), again_s=0)
+    thread.stop()
+    with thread:
+        pass
+    assert finished == []
