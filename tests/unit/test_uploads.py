@@ -433,6 +433,11 @@ def test_a_better_text_takes_the_place_of_the_first_and_nothing_is_taken_back(wo
     (essay,) = world.store.load_state("uploads.batch.b")["essays"]
     assert essay["text_storage_id"] != first["text_storage_id"]
     assert world.content.fetch_content(essay["text_storage_id"]) == TEXT.upper()
+    # The way back is an event of its own, not a duplicate of the first; so is the way there again.
+    for better in (TEXT, TEXT.upper()):
+        assert replayed(world, {".txt": Reads(lambda data, text=better: text.decode())}).improved == 1
+        (essay,) = world.store.load_state("uploads.batch.b")["essays"]
+        assert world.content.fetch_content(essay["text_storage_id"]) == better
     assert world.events(FAILED) == world.events(EXCESS) == []
 
 

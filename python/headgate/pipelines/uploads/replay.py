@@ -40,8 +40,8 @@ class ReplayedUploads:
 def replay_uploads(service: FileService, store: Any, *, batch_id: str = "", dry_run: bool = False) -> ReplayedUploads:
     """Extract and validate every stored upload again.
 
-    An outcome's event has the identity of its job and its text, so that a replay that is repeated, or cut and started
-    again, announces nothing twice; the event says what it replaces, and the batch counts the file once.
+    An outcome's event has the identity of its job, its text and what it replaces, so that a replay that is repeated, or
+    cut and started again, announces nothing twice; it says what it replaces, and the batch counts the file once.
 
     Args:
         service: with today's extractors and limits.
@@ -71,7 +71,7 @@ def replay_uploads(service: FileService, store: Any, *, batch_id: str = "", dry_
         with store.transaction():
             # Another replay may have been here since.
             if store.load_state(name) == known:
-                service.conclude(Worked(job, event), before)
+                service.conclude(Worked(job, event), {**before, "event_id": known["event_id"]})
     return ReplayedUploads(**counts)
 
 

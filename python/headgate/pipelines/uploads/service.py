@@ -219,18 +219,21 @@ class FileService:
         """Announce a job's outcome and remember it, both in the caller's commit.
 
         Args:
-            worked: the job and its event. The event's identity is that of job and outcome: the same one is one event.
-            replaces: what was announced of the job before, as `outcome_of` gives it.
+            worked: the job and its event. The event's identity is that of job, outcome and what it replaces: the same
+                step is one event, and a way back to an earlier text is another one.
+            replaces: what was announced of the job before, as `outcome_of` gives it, and the `event_id` of that.
         """
         outcome = outcome_of(worked.event)
         topic = PROVISIONED if outcome["outcome"] == "provisioned" else FAILED
         name = _job_key({"data": worked.job})
-        identity = str(uuid.uuid5(_OUTCOMES, f"{name}:{compact_json(outcome)}"))
+        before = "" if replaces is None else replaces["event_id"]
+        identity = str(uuid.uuid5(_OUTCOMES, f"{name}:{compact_json(outcome)}:{before}"))
         message = envelope(topic, worked.event, self._now(), event_id=identity)
         if replaces is not None:
             message["replaces"] = replaces
         self.store.publish(topic, worked.job["raw_file_storage_id"], message)
-        self.store.save_state(FILES + name, {"format": 1, "job": worked.job, "at_us": self.clock.now_us(), **outcome})
+        known = {"format": 1, "job": worked.job, "at_us": self.clock.now_us(), "event_id": identity, **outcome}
+        self.store.save_state(FILES + name, known)
 
     def examine(self, job: Json, data: bytes | None = None) -> EssayContentProvisionedV1 | EssayValidationFailedV1:
         """Extract, validate and store a file's text; nothing is announced."""
