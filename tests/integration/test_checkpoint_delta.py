@@ -99,6 +99,9 @@ def test_what_no_append_names_is_removed_and_no_more(target, tmp_path, monkeypat
             update(logs, target, settle_s=0)
     place = DeltaPlace(target)
     before = len(place.parts_there())
+    if place.s3 is None:  # listed, and gone when it is looked at: a link to nothing is so too
+        Path(place.uri, "_headgate.ledger", "seg-gone.hgl").symlink_to(tmp_path / "nothing")
+        assert len(place.parts_there()) == before
     assert maintain(target)["ledger_removed"] == 0  # all of it is young: a run may be at work
     removed = maintain(target, retention_h=0)["ledger_removed"]
     assert removed >= 4  # two manifests of the past, one that never was, and a segment at least

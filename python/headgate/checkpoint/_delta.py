@@ -8,6 +8,7 @@ Parts are written before the append and are nobody's until it is there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -118,8 +119,11 @@ class DeltaPlace:
     def parts_there(self) -> list[tuple[str, float]]:
         """What lies in the ledger's folder, and when it was written (seconds since the epoch)."""
         if self.s3 is None:
-            folder = Path(self.uri, f"{_BASE}.ledger")
-            return [(path.name, path.stat().st_mtime) for path in folder.iterdir()] if folder.is_dir() else []
+            found = []
+            for path in Path(self.uri, f"{_BASE}.ledger").glob("*"):
+                with contextlib.suppress(FileNotFoundError):  # another maintain() was first
+                    found.append((path.name, path.stat().st_mtime))
+            return found
         folder_key = f"{self.prefix}{_BASE}.ledger/"
         return [(key.removeprefix(folder_key), modified) for key, modified in self.s3.entries(folder_key)]
 
