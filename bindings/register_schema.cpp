@@ -13,7 +13,7 @@ void register_schema(py::module_& module) {
             "fullmatch",
             [](const Pattern& self, const std::string& text) -> py::object {
                 std::vector<Pattern::Group> groups;
-                if (!self.matches(text, &groups)) {
+                if (!self.matches(text, groups)) {
                     return py::none();
                 }
                 py::dict out;
@@ -23,7 +23,9 @@ void register_schema(py::module_& module) {
                 }
                 return out;
             },
-            py::arg("text"), "The named groups, or None.");
+            py::arg("text"), "The named groups, or None.")
+        .def("matches", py::overload_cast<std::string_view>(&Pattern::matches, py::const_), py::arg("text"),
+             "Whether the whole text matches; faster than fullmatch.");
     py::class_<RecordReader>(module, "Validator")
         .def(py::init([](const std::string& plan) { return RecordReader(take(Schema::parse(plan))); }), py::arg("plan"))
         .def(

@@ -8,7 +8,10 @@ namespace {
 bool match(const char* pattern, std::string_view text) {
     const auto compiled = Pattern::compile(pattern);
     EXPECT_TRUE(compiled.ok()) << compiled.status().message();
-    return compiled.ok() && compiled.value().matches(text);
+    std::vector<Pattern::Group> groups;
+    const bool matched = compiled.value().matches(text);
+    EXPECT_EQ(compiled.value().matches(text, groups), matched) << pattern;
+    return matched;
 }
 
 TEST(Pattern, MatchesLikeFullmatch) {
@@ -33,7 +36,7 @@ TEST(Pattern, MatchesLikeFullmatch) {
 TEST(Pattern, NamedGroupsAreGreedyFromTheLeft) {
     const auto pattern = Pattern::compile("(?P<a>[a-z-]+)-(?P<b>[a-z]+)").value();
     std::vector<Pattern::Group> groups;
-    ASSERT_TRUE(pattern.matches("x-y-z", &groups));
+    ASSERT_TRUE(pattern.matches("x-y-z", groups));
     EXPECT_EQ(groups[0].end, 3U);
     EXPECT_EQ(groups[1].begin, 4U);
 }
@@ -48,6 +51,21 @@ TEST(Pattern, RefusesWhatItDoesNotKnowByName) {
 
 TEST(Pattern, BadBacktrackingEnds) {
     EXPECT_FALSE(match("(?:a|aa)+b", std::string(200, 'a')));
+}
+
+TEST(Pattern, BacktrackingThatGivesUpDoesNotRefuseAMatch) {
+    // The right way is the last of 2^30 that backtracking tries.
+    const auto pattern = Pattern::compile("(?:a|ab|[a-z]){30}\\d(?:a|b)*").value();
+    EXPECT_TRUE(pattern.matches(std::string(30, 'a') + "1" + std::string(5, 'b')));
+    const auto nested = Pattern::compile("(?:a|aa)+").value();
+    EXPECT_TRUE(nested.matches(std::string(100'000, 'a')));
+    EXPECT_FALSE(nested.matches(std::string(100'000, 'a') + "b"));
+}
+
+TEST(Pattern, OneOfTooManyStatesStillMatches) {
+    // Which of the last 14 characters were an "a" takes 2^14 states.
+    EXPECT_TRUE(match("[ab]*a[ab]{13}", "bba" + std::string(13, 'b')));
+    EXPECT_FALSE(match("[ab]*a[ab]{13}", std::string(16, 'b')));
 }
 
 constexpr const char* kPlan = R"({"format": 1, "name": "t", "extra": "forbid", "sort_by": "at", "fields": [

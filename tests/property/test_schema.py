@@ -84,9 +84,10 @@ def test_patterns_match_as_re(parts, text):
     pattern = "".join(a + q for a, q in parts)
     if pattern.count("(?P<g>") > 1:
         return
-    ours = _core.Pattern(pattern).fullmatch(text)
+    ours = _core.Pattern(pattern)
     theirs = re.compile(pattern, re.ASCII).fullmatch(text)
-    assert (ours is not None) == (theirs is not None), pattern
+    assert (ours.fullmatch(text) is not None) == (theirs is not None), pattern
+    assert ours.matches(text) == (theirs is not None), pattern
 
 
 @settings(max_examples=1000, deadline=None)

@@ -2,13 +2,10 @@
 
 #include <limits>
 
-#include "headgate/base/text.hpp"
-
 namespace headgate::schema {
 namespace {
 
 constexpr std::size_t kMaxProgram = 10'000;
-constexpr std::size_t kMaxSteps = 1'000'000;  // bounds a pattern that backtracks badly; a match takes some hundreds
 
 }  // namespace
 
@@ -32,6 +29,7 @@ public:
             return error_;
         }
         emit(Pattern::Op::match);
+        out_.prepare();
         return out_;
     }
 
@@ -350,78 +348,6 @@ private:
 
 Result<Pattern> Pattern::compile(std::string_view text) {
     return PatternCompiler(text).run();
-}
-
-bool Pattern::matches(std::string_view text, std::vector<Group>* groups) const {
-    struct Branch {
-        std::uint32_t pc;
-        std::size_t at;
-        std::size_t trail;  // how many saves to keep when backing up
-    };
-    struct Saved {
-        std::uint32_t slot;
-        std::size_t previous;
-    };
-    std::vector<Branch> branches;
-    std::vector<Saved> trail;
-    std::vector<std::size_t> slots(names_.size() * 2, 0);
-    std::uint32_t pc = 0;
-    std::size_t at = 0;
-    for (std::size_t steps = 0; steps < kMaxSteps; ++steps) {
-        const auto& instruction = program_[pc];
-        bool failed = false;
-        switch (instruction.op) {
-            case Op::set: {
-                const auto& set = sets_[instruction.a];
-                const auto c = at < text.size() ? static_cast<unsigned char>(text[at]) : 0U;
-                std::size_t length = at < text.size() ? 1 : 0;
-                if (length == 1 && c >= 0x80) {
-                    length = set.others ? utf8_sequence(text, at) : 0;
-                } else if (length == 1 && !set.ascii.test(c)) {
-                    length = 0;
-                }
-                failed = length == 0;
-                at += length;
-                ++pc;
-                break;
-            }
-            case Op::split:
-                branches.push_back({instruction.b, at, trail.size()});
-                pc = instruction.a;
-                break;
-            case Op::jump:
-                pc = instruction.a;
-                break;
-            case Op::save:
-                trail.push_back({instruction.a, slots[instruction.a]});
-                slots[instruction.a] = at;
-                ++pc;
-                break;
-            case Op::match:
-                if (at == text.size()) {
-                    for (std::size_t i = 0; groups != nullptr && i < names_.size(); ++i) {
-                        groups->push_back({names_[i], slots[2 * i], slots[2 * i + 1]});
-                    }
-                    return true;
-                }
-                failed = true;
-                break;
-        }
-        if (failed) {
-            if (branches.empty()) {
-                return false;
-            }
-            const auto branch = branches.back();
-            branches.pop_back();
-            while (trail.size() > branch.trail) {
-                slots[trail.back().slot] = trail.back().previous;
-                trail.pop_back();
-            }
-            pc = branch.pc;
-            at = branch.at;
-        }
-    }
-    return false;
 }
 
 }  // namespace headgate::schema

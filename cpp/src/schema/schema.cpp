@@ -138,7 +138,7 @@ std::string Schema::redact_name(std::string_view file_name) const {
     std::string out(file_name);
     for (const auto& pattern : file_names) {
         std::vector<Pattern::Group> groups;
-        if (!pattern.matches(file_name, &groups)) {
+        if (!pattern.matches(file_name, groups)) {
             continue;
         }
         std::reverse(groups.begin(), groups.end());  // from the right, so that positions stay valid
@@ -157,7 +157,7 @@ std::string Schema::day_of_name(std::string_view file_name) const {
     static constexpr std::size_t kDay = 8;
     for (const auto& pattern : file_names) {
         std::vector<Pattern::Group> groups;
-        if (!pattern.matches(file_name, &groups)) {
+        if (!pattern.matches(file_name, groups)) {
             continue;
         }
         for (const auto& group : groups) {

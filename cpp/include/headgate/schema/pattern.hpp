@@ -5,6 +5,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,7 +23,10 @@ public:
     };
 
     static Result<Pattern> compile(std::string_view text);
-    bool matches(std::string_view text, std::vector<Group>* groups = nullptr) const;
+    // Whether the whole text matches, in time that grows with its length only. Several threads may ask at once.
+    bool matches(std::string_view text) const;
+    // The same by backtracking, which also says where the named groups are.
+    bool matches(std::string_view text, std::vector<Group>& groups) const;
     const std::string& text() const { return text_; }
 
 private:
@@ -37,11 +41,16 @@ private:
         std::bitset<128> ascii;
         bool others = false;  // code points beyond ASCII
     };
+    class Automaton;
+
+    void prepare();
+    bool backtrack(std::string_view text, std::vector<Group>* groups) const;
 
     std::string text_;
     std::vector<Instruction> program_;
     std::vector<Set> sets_;
     std::vector<std::string> names_;  // of save slots 2i, 2i + 1
+    std::shared_ptr<const Automaton> automaton_;
 };
 
 }  // namespace headgate::schema
