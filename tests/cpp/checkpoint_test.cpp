@@ -336,6 +336,39 @@ TEST_F(Engine, RunsOfAnySizeMergeToTheModelsOrder) {
     }
 }
 
+TEST_F(Engine, ManySlabsMergeAsOne) {
+    SeededRandom random(5);
+    for (const bool shuffled : {true, false}) {
+        SortedRuns runs(options, *environment.table, 1, [] { return std::string(); });
+        std::vector<std::pair<std::int64_t, std::string>> model;
+        while (model.size() < 50'000) {
+            auto rows = schema::Columns::like(*options.schema);
+            for (auto n = random.next() % 9'000; n > 0; --n) {
+                const auto size = static_cast<std::int64_t>(model.size());
+                const auto at = shuffled ? static_cast<std::int64_t>(random.next() % 1'000) : size / 7;
+                model.emplace_back(at, std::to_string(size) + ";");
+                rows.columns[0].valid.push_back(1);
+                rows.columns[0].bytes += model.back().second;
+                rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+                rows.columns[1].valid.push_back(1);
+                rows.columns[1].numbers.push_back(at);
+                ++rows.rows;
+            }
+            ASSERT_TRUE(runs.add(rows, nullptr).ok());
+        }
+        EXPECT_EQ(runs.rows(), static_cast<std::int64_t>(model.size()));
+        std::stable_sort(model.begin(), model.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        auto writer = std::move(environment.table->create(target, *options.schema).value());
+        EXPECT_EQ(runs.merge_into(nullptr, *writer, [] { return Status(); }).value(), model.back().first);
+        ASSERT_TRUE(writer->finish({}).ok());
+        std::string expected;
+        for (const auto& row : model) {
+            expected += row.second;
+        }
+        ASSERT_EQ(ids(), expected) << shuffled;
+    }
+}
+
 TEST_F(Engine, ASpillBeyondItsLimitWritesNothing) {
     for (int i = 0; i < 50; ++i) {
         event(std::to_string(i), i);

@@ -1,6 +1,11 @@
 #include "choosing.hpp"
 
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
 #include <thread>
 
 #include "headgate/base/text.hpp"
@@ -8,27 +13,138 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kMostLookers = 4;  // a file system does not gain from more
-constexpr std::size_t kKeysPerLooker = 10'000;
+constexpr std::size_t kMostThreads = 4;  // a file system does not gain from more
+constexpr std::size_t kKeysPerBatch = 4'096;
+constexpr std::size_t kMostWaiting = 16;  // batches
 
-enum class Verdict : std::uint8_t { take, known, deferred, vanished };
+enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
+
+// Listed objects; once they are judged, the sorted keys of those to take.
+struct Batch {
+    KeyList keys;
+    std::vector<Object> objects;
+    std::array<std::int64_t, 5> verdicts{};  // how many of each
+};
+
+// Judging what was listed (for a known file in a folder that is asking for its size and time) takes longer than
+// listing: other threads do it meanwhile. The listing one helps when they fall behind, and when it has listed
+// everything.
+class Judges {
+public:
+    Judges(std::size_t threads, std::function<void(Batch&)> judge) : others_(threads - 1), judge_(std::move(judge)) {}
+    ~Judges() { join(); }
+    Judges(const Judges&) = delete;
+    Judges& operator=(const Judges&) = delete;
+
+    void add(const Object& object) {
+        if (batches_.empty() || batches_.back().objects.size() == kKeysPerBatch) {
+            publish();
+            const std::lock_guard lock(mutex_);
+            batches_.emplace_back();
+        }
+        auto& batch = batches_.back();
+        batch.keys.add(object.key);
+        batch.objects.push_back(object);
+        batch.objects.back().key = batch.keys[batch.keys.size() - 1];
+    }
+
+    std::deque<Batch>& finish() {
+        publish();
+        work(0);
+        join();
+        return batches_;
+    }
+
+private:
+    // The last batch is full, or nothing comes any more.
+    void publish() {
+        {
+            const std::lock_guard lock(mutex_);
+            ready_ = batches_.size();
+        }
+        changed_.notify_one();
+        if (ready_ > 0 && threads_.size() < others_) {
+            threads_.emplace_back([this] { stay(); });
+        }
+        work(kMostWaiting);
+    }
+
+    // Takes batches until only so many are waiting.
+    void work(std::size_t waiting) {
+        std::unique_lock lock(mutex_);
+        while (ready_ - next_ > waiting) {
+            take(lock);
+        }
+    }
+
+    void stay() {
+        std::unique_lock lock(mutex_);
+        while (!closed_) {
+            if (next_ < ready_) {
+                take(lock);
+            } else {
+                // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
+                changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            }
+        }
+    }
+
+    void take(std::unique_lock<std::mutex>& lock) {
+        auto& batch = batches_[next_++];
+        lock.unlock();
+        judge_(batch);
+        lock.lock();
+    }
+
+    void join() {
+        {
+            const std::lock_guard lock(mutex_);
+            closed_ = true;
+        }
+        changed_.notify_all();
+        for (auto& thread : threads_) {
+            thread.join();
+        }
+        threads_.clear();
+    }
+
+    static constexpr auto kPoll = std::chrono::milliseconds(50);
+
+    std::size_t others_;
+    std::function<void(Batch&)> judge_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<Batch> batches_;  // whose elements stay where they are
+    std::size_t ready_ = 0;      // of them may be judged
+    std::size_t next_ = 0;
+    bool closed_ = false;
+    std::vector<std::thread> threads_;
+};
 
 class Chooser {
 public:
-    Chooser(const Options& options, const Environment& environment, LedgerView& ledger, Summary& summary, KeyList& keys)
+    Chooser(const Options& options, const Environment& environment, LedgerView& ledger, Summary& summary)
         : options_(options),
           env_(environment),
           source_(*environment.source),
           ledger_(ledger),
           summary_(summary),
-          keys_(keys),
-          settle_(source_.writes_are_atomic() ? 0 : options.settle_us) {
+          settle_(source_.writes_are_atomic() ? 0 : options.settle_us),
+          threads_(std::clamp<std::size_t>(reading_threads(0, source_), 1, kMostThreads)),
+          judges_(threads_, [this](Batch& batch) { judge(batch); }) {
         SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
         now_ = real.now_us();
     }
 
-    Status execute(const Window& window) {
-        const auto each = [this](const Object& object) { note(object); };
+    Result<KeyList> execute(const Window& window) {
+        Status trouble;
+        const auto each = [&](const Object& object) {
+            ++summary_.listed;
+            if (trouble.ok()) {
+                trouble = ledger_.reach(object.key);
+                judges_.add(object);
+            }
+        };
         if (window.on) {
             for (const auto& prefix : options_.schema->listing_prefixes) {
                 HG_RETURN_IF_ERROR(source_.list({prefix, prefix + window.stamp}, env_.interrupt, each));
@@ -36,82 +152,46 @@ public:
         } else {
             HG_RETURN_IF_ERROR(source_.list({}, env_.interrupt, each));
         }
-        HG_RETURN_IF_ERROR(trouble_);
-        look_at_pending();
-        keys_.sort();
-        return {};
+        HG_RETURN_IF_ERROR(trouble);
+        std::vector<KeyList> taken;
+        for (auto& batch : judges_.finish()) {
+            summary_.known += batch.verdicts[static_cast<std::size_t>(Verdict::known)];
+            summary_.deferred += batch.verdicts[static_cast<std::size_t>(Verdict::deferred)];
+            summary_.vanished += batch.verdicts[static_cast<std::size_t>(Verdict::vanished)];
+            summary_.ignored += batch.verdicts[static_cast<std::size_t>(Verdict::ignored)];
+            taken.push_back(std::move(batch.keys));
+        }
+        return KeyList::merged(std::move(taken), threads_);
     }
 
 private:
-    void note(const Object& object) {
-        ++summary_.listed;
-        if (!trouble_.ok()) {
-            return;
+    void judge(Batch& batch) const {
+        KeyList taken;
+        for (auto& object : batch.objects) {
+            const auto verdict = judge(object);
+            ++batch.verdicts[static_cast<std::size_t>(verdict)];
+            if (verdict == Verdict::take) {
+                taken.add(object.key);
+            }
         }
-        const Entry* known = nullptr;
-        if (!ledger_.empty()) {
-            trouble_ = ledger_.reach(object.key);
-            known = ledger_.find(object.key, digest_key(object.key));
-        }
-        // A known name was judged when it was taken.
-        if (known == nullptr && !options_.schema->accepts_name(without_packing(base_name(object.key)))) {
-            ++summary_.ignored;
-        } else if (object.looked_at || (known == nullptr && settle_ == 0)) {
-            settle(object.key, judge(object, known));
-        } else {
-            pending_.add(object.key);
-            pending_known_.push_back(known);
-        }
+        taken.sort();
+        batch.keys = std::move(taken);
+        batch.objects = {};
     }
 
-    Verdict judge(const Object& object, const Entry* known) const {
+    Verdict judge(Object& object) const {
+        const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest_key(object.key));
+        // A known name was judged when it was taken.
+        if (known == nullptr && !options_.schema->accepts_name(without_packing(base_name(object.key)))) {
+            return Verdict::ignored;
+        }
+        if (!object.looked_at && (known != nullptr || settle_ > 0) && !source_.look_at(object)) {
+            return Verdict::vanished;
+        }
         if (known != nullptr && known->tag == object.tag && !options_.rescan) {
             return Verdict::known;
         }
         return settle_ > 0 && object.modified_us > now_ - settle_ ? Verdict::deferred : Verdict::take;
-    }
-
-    void settle(std::string_view key, Verdict verdict) {
-        switch (verdict) {
-            case Verdict::take:
-                keys_.add(key);
-                break;
-            case Verdict::known:
-                ++summary_.known;
-                break;
-            case Verdict::deferred:
-                ++summary_.deferred;
-                break;
-            case Verdict::vanished:
-                ++summary_.vanished;
-        }
-    }
-
-    // Asking for size and time of every known file is most of an incremental run: it is done on all cores.
-    void look_at_pending() {
-        std::vector<Verdict> verdicts(pending_.size());
-        const auto work = [&](std::size_t begin, std::size_t end) {
-            for (auto i = begin; i < end; ++i) {
-                Object object;
-                object.key = pending_[i];
-                verdicts[i] = source_.look_at(object) ? judge(object, pending_known_[i]) : Verdict::vanished;
-            }
-        };
-        const auto wanted = std::clamp<std::size_t>(pending_.size() / kKeysPerLooker, 1,
-                                                    std::min<std::size_t>(kMostLookers, reading_threads(0, source_)));
-        const auto share = (pending_.size() + wanted - 1) / wanted;
-        std::vector<std::thread> threads;
-        for (std::size_t t = 1; t < wanted; ++t) {
-            threads.emplace_back(work, std::min(t * share, pending_.size()),
-                                 std::min((t + 1) * share, pending_.size()));
-        }
-        work(0, std::min(share, pending_.size()));
-        for (auto& thread : threads) {
-            thread.join();
-        }
-        for (std::size_t i = 0; i < pending_.size(); ++i) {
-            settle(pending_[i], verdicts[i]);
-        }
     }
 
     const Options& options_;
@@ -119,19 +199,17 @@ private:
     Source& source_;
     LedgerView& ledger_;
     Summary& summary_;
-    KeyList& keys_;
     std::int64_t settle_;
     std::int64_t now_ = 0;
-    KeyList pending_;
-    std::vector<const Entry*> pending_known_;
-    Status trouble_;
+    std::size_t threads_;
+    Judges judges_;  // last: its threads use the rest
 };
 
 }  // namespace
 
-Status choose(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-              Summary& summary, KeyList& keys) {
-    return Chooser(options, environment, ledger, summary, keys).execute(window);
+Result<KeyList> choose(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+                       Summary& summary) {
+    return Chooser(options, environment, ledger, summary).execute(window);
 }
 
 std::string compact_stamp(std::int64_t us) {

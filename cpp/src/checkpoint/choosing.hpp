@@ -12,9 +12,9 @@ struct Window {
     std::string stamp;  // YYYYMMDD-HHMMSS: only names after it
 };
 
-// Lists, and leaves in `keys` (sorted) what is new or may have changed; counts the rest in `summary`.
-Status choose(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-              Summary& summary, KeyList& keys);
+// Lists, and gives (sorted) what is new or may have changed; counts the rest in `summary`.
+Result<KeyList> choose(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+                       Summary& summary);
 
 // "20240115-100000", as event files are named.
 std::string compact_stamp(std::int64_t us);

@@ -5,58 +5,63 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 #include <utility>
 
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kRowsPerWrite = 128 * 1024;  // a row group of the table, or less when rows are large:
-constexpr std::size_t kBytesPerWrite = 256U << 20U;
-constexpr std::size_t kRowsPerMove = 8 * 1024;
+constexpr std::size_t kRowsPerSlab = 16 * 1024;  // or less when rows are large:
+constexpr std::size_t kBytesPerSlab = 16U << 20U;
+constexpr std::size_t kRowsPerWrite = 16 * 1024;
+constexpr std::size_t kBytesPerWrite = 64U << 20U;
 constexpr std::size_t kMovesPerLook = 256;  // how often the size is looked at
 
-// A sorted stream of rows: the old table, a spilled run, or the rows in memory.
+// A sorted stream of rows: the old table, a spilled run, or the slabs in memory.
 class Cursor {
 public:
     Cursor(TableReader* reader, std::size_t sort) : reader_(reader), sort_(sort) {}
     Cursor(std::unique_ptr<TableReader> reader, std::size_t sort)
         : owned_(std::move(reader)), reader_(owned_.get()), sort_(sort) {}
-    Cursor(schema::Columns rows, std::vector<std::size_t> order, std::size_t sort)
-        : rows_(std::move(rows)), order_(std::move(order)), sort_(sort) {}
+    Cursor(std::vector<schema::Columns> slabs, std::vector<schema::RowAt> order, std::size_t sort)
+        : slabs_(std::move(slabs)), order_(std::move(order)), sort_(sort), end_(order_.size()) {}
 
     // Makes sure that there is a current row; false at the end.
     Result<bool> ready() {
-        while (at_ == rows_.rows) {
-            if (reader_ == nullptr) {
-                return false;
-            }
+        while (at_ == end_) {
             at_ = 0;
-            HG_ASSIGN(const bool more, reader_->next(rows_));
-            if (!more) {
-                rows_.rows = 0;
-                reader_ = nullptr;
+            end_ = 0;
+            if (reader_ != nullptr) {
+                HG_ASSIGN(const bool more, reader_->next(rows_));
+                if (!more) {
+                    reader_ = nullptr;
+                    return false;
+                }
+            } else if (order_.empty() && next_slab_ < slabs_.size()) {
+                rows_ = std::exchange(slabs_[next_slab_++], {});
+            } else {
                 return false;
             }
+            end_ = rows_.rows;
         }
         return true;
     }
 
     std::int64_t value() const { return value(at_); }
-    std::int64_t last_value() const { return value(rows_.rows - 1); }
 
     // Moves the rows up to `bound` (inclusive or not), at most `most` of them.
     void move_until(std::int64_t bound, bool inclusive, std::size_t most, schema::Columns& out) {
-        std::size_t end = rows_.rows;
-        if (sort_ != SIZE_MAX && !(inclusive ? last_value() <= bound : last_value() < bound)) {
+        std::size_t end = end_;
+        if (sort_ != SIZE_MAX && !(inclusive ? value(end_ - 1) <= bound : value(end_ - 1) < bound)) {
             // The rows to move are mostly few or mostly all: look in steps that double.
             std::size_t step = 1;
             std::size_t low = at_;
             const auto fits = [&](std::size_t i) { return inclusive ? value(i) <= bound : value(i) < bound; };
-            while (low + step < rows_.rows && fits(low + step)) {
+            while (low + step < end_ && fits(low + step)) {
                 low += step;
                 step *= 2;
             }
-            std::size_t high = std::min(low + step, rows_.rows);
+            std::size_t high = std::min(low + step, end_);
             while (low < high) {
                 const auto middle = low + (high - low) / 2;
                 if (fits(middle)) {
@@ -71,73 +76,112 @@ public:
         if (order_.empty()) {
             out.append_range(rows_, at_, at_ + count);
         } else {
-            out.append_rows(rows_, order_.data() + at_, count);
+            out.append_rows(slabs_, std::span(order_).subspan(at_, count));
         }
         at_ += count;
     }
 
 private:
     std::int64_t value(std::size_t i) const {
-        return sort_ == SIZE_MAX ? 0 : rows_.columns[sort_].numbers[order_.empty() ? i : order_[i]];
+        if (sort_ == SIZE_MAX) {
+            return 0;
+        }
+        return order_.empty() ? rows_.columns[sort_].numbers[i]
+                              : slabs_[order_[i].part].columns[sort_].numbers[order_[i].row];
     }
 
     std::unique_ptr<TableReader> owned_;
     TableReader* reader_ = nullptr;
-    schema::Columns rows_;
-    std::vector<std::size_t> order_;  // empty: as they are
+    schema::Columns rows_;  // of the reader, or one slab
+    std::vector<schema::Columns> slabs_;
+    std::vector<schema::RowAt> order_;  // of the slabs' rows; empty: as they are, slab by slab
+    std::size_t next_slab_ = 0;
     std::size_t sort_;
     std::size_t at_ = 0;
+    std::size_t end_ = 0;  // of rows_, or of order_
 };
 
 }  // namespace
 
 SortedRuns::SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
                        std::function<std::string()> folder)
-    : options_(options),
-      table_(table),
-      sort_(sort),
-      folder_(std::move(folder)),
-      held_(schema::Columns::like(*options.schema)) {}
+    : options_(options), table_(table), sort_(sort), folder_(std::move(folder)) {}
 
-Status SortedRuns::add(schema::Columns&& columns, const std::vector<std::size_t>* keep) {
-    if (keep != nullptr) {
-        held_.append_rows(columns, keep->data(), keep->size());
-        rows_ += static_cast<std::int64_t>(keep->size());
-    } else {
-        rows_ += static_cast<std::int64_t>(columns.rows);
-        held_.append_range(columns, 0, columns.rows);
+// One with room for a row at least.
+schema::Columns& SortedRuns::slab() {
+    if (slabs_.empty() || slabs_.back().rows >= kRowsPerSlab || slabs_.back().memory_bytes() >= kBytesPerSlab) {
+        auto fresh = schema::Columns::like(*options_.schema);
+        if (!slabs_.empty()) {
+            full_bytes_ += slabs_.back().memory_bytes();
+            fresh.reserve_as(slabs_.back());
+        }
+        slabs_.push_back(std::move(fresh));
     }
-    return held_.memory_bytes() > options_.memory && !options_.dry_run ? spill() : Status();
+    return slabs_.back();
 }
 
-std::vector<std::size_t> SortedRuns::order() const {
+Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::size_t>* keep) {
+    if (keep != nullptr) {
+        for (const auto row : *keep) {
+            slab().append_range(columns, row, row + 1);
+        }
+        rows_ += static_cast<std::int64_t>(keep->size());
+    } else {
+        for (std::size_t at = 0; at < columns.rows;) {
+            auto& to = slab();
+            const auto end = std::min(columns.rows, at + kRowsPerSlab - to.rows);
+            to.append_range(columns, at, end);
+            at = end;
+        }
+        rows_ += static_cast<std::int64_t>(columns.rows);
+    }
+    const bool large = !slabs_.empty() && full_bytes_ + slabs_.back().memory_bytes() > options_.memory;
+    return large && !options_.dry_run ? spill() : Status();
+}
+
+// Of the rows held, by value and then as they came; nothing when they are in that order already.
+std::vector<schema::RowAt> SortedRuns::order() const {
     if (sort_ == SIZE_MAX) {
         return {};
     }
-    const auto& values = held_.columns[sort_].numbers;
-    if (std::is_sorted(values.begin(), values.end())) {
+    struct Keyed {
+        std::int64_t value;
+        schema::RowAt at;
+    };
+    std::vector<Keyed> keyed;
+    for (std::uint32_t part = 0; part < slabs_.size(); ++part) {
+        const auto& values = slabs_[part].columns[sort_].numbers;
+        for (std::uint32_t row = 0; row < values.size(); ++row) {
+            keyed.push_back({values[row], {part, row}});
+        }
+    }
+    const auto before = [](const Keyed& a, const Keyed& b) { return a.value < b.value; };
+    if (std::is_sorted(keyed.begin(), keyed.end(), before)) {
         return {};
     }
-    std::vector<std::size_t> out(held_.rows);
-    std::iota(out.begin(), out.end(), std::size_t{0});
-    std::stable_sort(out.begin(), out.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
+    std::stable_sort(keyed.begin(), keyed.end(), before);
+    std::vector<schema::RowAt> out;
+    out.reserve(keyed.size());
+    for (const auto& row : keyed) {
+        out.push_back(row.at);
+    }
     return out;
 }
 
 Status SortedRuns::spill() {
     const auto path = folder_() + "/run-" + std::to_string(runs_.size());
     HG_ASSIGN(auto writer, table_.create(path, *options_.schema));
-    const auto sorted = order();
-    const auto rows = std::exchange(held_, schema::Columns::like(*options_.schema));
+    auto sorted = order();
+    Cursor rows(std::exchange(slabs_, {}), std::move(sorted), sort_);
+    full_bytes_ = 0;
     auto out = schema::Columns::like(*options_.schema);
-    for (std::size_t at = 0; at < rows.rows; at += out.rows) {
-        out.clear();
-        const auto count = std::min(kRowsPerWrite, rows.rows - at);
-        if (sorted.empty()) {
-            out.append_range(rows, at, at + count);
-        } else {
-            out.append_rows(rows, sorted.data() + at, count);
+    while (true) {
+        HG_ASSIGN(const bool more, rows.ready());
+        if (!more) {
+            break;
         }
+        out.clear();
+        rows.move_until(INT64_MAX, true, kRowsPerWrite, out);
         HG_RETURN_IF_ERROR(writer->append(out));
     }
     HG_RETURN_IF_ERROR(writer->finish({}));
@@ -166,7 +210,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
         ::unlink(run.c_str());  // the open file is enough, and nothing is left behind
     }
     auto sorted = order();
-    cursors.emplace_back(std::exchange(held_, schema::Columns::like(*options_.schema)), std::move(sorted), sort_);
+    cursors.emplace_back(std::exchange(slabs_, {}), std::move(sorted), sort_);
     auto out = schema::Columns::like(*options_.schema);
     std::int64_t last = INT64_MIN;
     const auto flush = [&]() -> Status {
@@ -196,7 +240,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
             break;
         }
         const auto bound = second == SIZE_MAX ? INT64_MAX : cursors[second].value();
-        const auto room = std::min(kRowsPerMove, kRowsPerWrite - out.rows);
+        const auto room = kRowsPerWrite - out.rows;
         const auto before = out.rows;
         cursors[best].move_until(bound, second == SIZE_MAX || best < second, room, out);
         const bool look = moves % kMovesPerLook == 0 || out.rows - before == room;

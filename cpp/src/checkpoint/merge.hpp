@@ -18,7 +18,7 @@ public:
     SortedRuns(const Options& options, const TableFile& table, std::size_t sort, std::function<std::string()> folder);
 
     // Takes the rows of `columns` that `keep` names (all when it is null).
-    Status add(schema::Columns&& columns, const std::vector<std::size_t>* keep);
+    Status add(const schema::Columns& columns, const std::vector<std::size_t>* keep);
     std::int64_t rows() const { return rows_; }
     std::int64_t spilled_bytes() const { return static_cast<std::int64_t>(spilled_); }
 
@@ -27,14 +27,16 @@ public:
     Result<std::int64_t> merge_into(TableReader* old, TableWriter& writer, const std::function<Status()>& go_on);
 
 private:
+    schema::Columns& slab();
+    std::vector<schema::RowAt> order() const;
     Status spill();
-    std::vector<std::size_t> order() const;
 
     const Options& options_;
     const TableFile& table_;
     std::size_t sort_;
     std::function<std::string()> folder_;
-    schema::Columns held_;
+    std::vector<schema::Columns> slabs_;  // in the order of arrival; one large block would double to grow
+    std::size_t full_bytes_ = 0;          // of the slabs before the last one
     std::vector<std::string> runs_;
     std::int64_t rows_ = 0;
     std::uint64_t spilled_ = 0;

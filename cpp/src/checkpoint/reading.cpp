@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "headgate/base/text.hpp"
 #include "headgate/hash/identity.hpp"
@@ -59,6 +60,26 @@ public:
         return out;
     }
 
+    // A piece that was used up comes back to be filled again: its memory has been paid for.
+    void give_back(Piece piece) {
+        if (piece.columns.memory_bytes() > kPieceBytes) {
+            return;
+        }
+        piece.files.clear();
+        piece.columns.clear();
+        const std::lock_guard lock(mutex_);
+        spare_.push_back(std::move(piece));
+    }
+    std::optional<Piece> spare() {
+        const std::lock_guard lock(mutex_);
+        if (spare_.empty()) {
+            return std::nullopt;
+        }
+        auto out = std::move(spare_.back());
+        spare_.pop_back();
+        return out;
+    }
+
     bool finished() {
         const std::lock_guard lock(mutex_);
         return current_ == batches_.size();
@@ -89,6 +110,7 @@ private:
     std::vector<Slot> batches_;
     std::size_t current_ = 0;
     std::size_t held_ = 0;
+    std::vector<Piece> spare_;
     bool stopped_ = false;
     Status error_;
 };
@@ -107,9 +129,8 @@ public:
           next_batch_(next_batch),
           done_(done),
           stop_(stop),
-          reader_(options.schema) {
-        piece_.columns = schema::Columns::like(*options.schema);
-    }
+          reader_(options.schema),
+          piece_(empty()) {}
 
     void run() {
         auto fetcher = environment_.source->fetcher();
@@ -122,6 +143,11 @@ public:
     }
 
 private:
+    Piece empty() const {
+        auto piece = exchange_.spare();
+        return piece ? std::move(*piece) : Piece{{}, schema::Columns::like(*options_.schema)};
+    }
+
     std::optional<Wanted> next() {
         if (at_ == end_) {
             const auto batch = next_batch_.fetch_add(1);
@@ -152,9 +178,7 @@ private:
         done_.fetch_add(1, std::memory_order_relaxed);
         if (last || piece_.columns.memory_bytes() > kPieceBytes) {
             const auto bytes = piece_.columns.memory_bytes();
-            exchange_.put(batch, std::move(piece_), bytes, last);
-            piece_ = {};
-            piece_.columns = schema::Columns::like(*options_.schema);
+            exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
         }
     }
 
@@ -205,20 +229,6 @@ private:
 };
 
 }  // namespace
-
-void KeyList::add(std::string_view key) {
-    spans_.push_back({text_.size(), static_cast<std::uint32_t>(key.size())});
-    text_.append(key);
-}
-
-void KeyList::sort() {
-    const auto less = [this](const Span& a, const Span& b) {
-        return std::string_view(text_).substr(a.begin, a.size) < std::string_view(text_).substr(b.begin, b.size);
-    };
-    if (!std::is_sorted(spans_.begin(), spans_.end(), less)) {
-        std::sort(spans_.begin(), spans_.end(), less);
-    }
-}
 
 std::string_view base_name(std::string_view key) {
     const auto slash = key.rfind('/');
@@ -289,6 +299,7 @@ Status read_files(const Options& options, const KeyList& keys, const Known& know
     while (status.ok() && !exchange.finished()) {
         if (auto piece = exchange.take()) {
             status = take(*piece);
+            exchange.give_back(std::move(*piece));
         }
         if (status.ok()) {
             status = exchange.error();

@@ -7,28 +7,10 @@
 #include <vector>
 
 #include "headgate/checkpoint/checkpoint.hpp"
+#include "keys.hpp"
 #include "segment.hpp"
 
 namespace headgate::checkpoint {
-
-// Keys in one block of text: a string object each would double the memory of ten million names.
-class KeyList {
-public:
-    void add(std::string_view key);
-    void sort();
-    std::size_t size() const { return spans_.size(); }
-    std::string_view operator[](std::size_t i) const {
-        return std::string_view(text_).substr(spans_[i].begin, spans_[i].size);
-    }
-
-private:
-    struct Span {
-        std::uint64_t begin;
-        std::uint32_t size;
-    };
-    std::string text_;
-    std::vector<Span> spans_;
-};
 
 struct BadRecord {
     std::uint64_t offset;
@@ -51,7 +33,6 @@ struct FileResult {
 struct Piece {
     std::vector<FileResult> files;
     schema::Columns columns;
-    std::size_t files_done = 0;
 };
 
 // What was taken of a key before, or nullptr. Called by several threads.

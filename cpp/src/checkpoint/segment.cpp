@@ -1,8 +1,10 @@
 #include "segment.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <iterator>
+#include <type_traits>
 
 #include "headgate/hash/identity.hpp"
 
@@ -15,6 +17,9 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeader = 16;
 constexpr std::size_t kEntry = 40;
 constexpr std::size_t kTrailer = 32;
+static_assert(sizeof(Entry) == kEntry && std::is_trivially_copyable_v<Entry> &&
+                  std::endian::native == std::endian::little,
+              "an entry is written as it lies in memory");
 
 template <class T>
 void put(std::string& out, T value) {
@@ -48,13 +53,7 @@ std::string write_segment(const std::vector<Entry>& entries) {
     out.append(kMagic);
     put(out, kVersion);
     put(out, static_cast<std::uint64_t>(entries.size()));
-    for (const auto& entry : entries) {
-        out.append(reinterpret_cast<const char*>(entry.key.data()), entry.key.size());
-        put(out, entry.tag);
-        put(out, entry.content);
-        put(out, entry.rows);
-        put(out, entry.flags);
-    }
+    out.append(reinterpret_cast<const char*>(entries.data()), kEntry * entries.size());
     const auto sum = hash::sha256(out);
     out.append(reinterpret_cast<const char*>(sum.data()), sum.size());
     return out;
@@ -64,9 +63,8 @@ const Entry* Taken::find(const KeyDigest& key) const {
     // Digests are spread evenly, so their first bytes say about where they are; a few standard deviations around it are
     // searched, or everything when the guess was wrong.
     const auto size = entries_.size();
-    const auto head = (static_cast<std::uint64_t>(key[0]) << 24U) | (static_cast<std::uint64_t>(key[1]) << 16U) |
-                      (static_cast<std::uint64_t>(key[2]) << 8U) | key[3];
-    const auto guess = static_cast<std::size_t>(static_cast<double>(head) * 0x1.0p-32 * static_cast<double>(size));
+    const auto guess =
+        static_cast<std::size_t>(static_cast<double>(ByKey::head(key)) * 0x1.0p-64 * static_cast<double>(size));
     const auto width = static_cast<std::size_t>(2 * std::sqrt(static_cast<double>(size))) + 8;
     auto low = entries_.begin() + static_cast<std::ptrdiff_t>(guess > width ? guess - width : 0);
     auto high = entries_.begin() + static_cast<std::ptrdiff_t>(std::min(size, guess + width));
@@ -76,22 +74,20 @@ const Entry* Taken::find(const KeyDigest& key) const {
     if (high != entries_.end() && high->key < key) {
         high = entries_.end();
     }
-    const auto found =
-        std::lower_bound(low, high, key, [](const Entry& entry, const KeyDigest& k) { return entry.key < k; });
+    const auto found = std::lower_bound(low, high, key, ByKey());
     return found != entries_.end() && found->key == key ? &*found : nullptr;
 }
 
 void Taken::merge(std::vector<Entry> newer) {
-    const auto by_key = [](const Entry& a, const Entry& b) { return a.key < b.key; };
-    if (!std::is_sorted(newer.begin(), newer.end(), by_key)) {
-        std::stable_sort(newer.begin(), newer.end(), by_key);
+    if (!std::is_sorted(newer.begin(), newer.end(), ByKey())) {
+        std::stable_sort(newer.begin(), newer.end(), ByKey());
     }
     if (entries_.empty()) {
         entries_ = std::move(newer);
     } else if (!newer.empty()) {
         std::vector<Entry> both;
         both.reserve(entries_.size() + newer.size());
-        std::merge(entries_.begin(), entries_.end(), newer.begin(), newer.end(), std::back_inserter(both), by_key);
+        std::merge(entries_.begin(), entries_.end(), newer.begin(), newer.end(), std::back_inserter(both), ByKey());
         entries_ = std::move(both);
     }
     // Of equal keys the last one counts: walk from the back, where std::unique keeps the first it meets.
@@ -123,18 +119,8 @@ Result<std::vector<Entry>> read_segment(std::string_view bytes, const std::strin
     if (std::memcmp(sum.data(), bytes.data() + bytes.size() - kTrailer, kTrailer) != 0) {
         return corrupt("its checksum does not match");
     }
-    std::vector<Entry> out;
-    out.reserve(count);
-    for (std::uint64_t i = 0; i < count; ++i) {
-        Entry entry;
-        std::memcpy(entry.key.data(), rest.data(), entry.key.size());
-        rest.remove_prefix(entry.key.size());
-        entry.tag = take<std::uint64_t>(rest);
-        entry.content = take<std::uint64_t>(rest);
-        entry.rows = take<std::uint32_t>(rest);
-        entry.flags = take<std::uint32_t>(rest);
-        out.push_back(entry);
-    }
+    std::vector<Entry> out(count);
+    std::memcpy(out.data(), rest.data(), kEntry * count);
     return out;
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "headgate/base/status.hpp"
@@ -20,6 +21,20 @@ struct Entry {
     std::uint64_t content = 0;  // first 8 bytes of the content's SHA-256
     std::uint32_t rows = 0;
     std::uint32_t flags = 0;  // bit 0: rejected
+};
+
+// Digests as they are compared byte by byte.
+struct ByKey {
+    bool operator()(const Entry& a, const Entry& b) const { return (*this)(a, b.key); }
+    bool operator()(const Entry& a, const KeyDigest& b) const {
+        const auto heads = std::pair(head(a.key), head(b));
+        return heads.first != heads.second ? heads.first < heads.second : a.key < b;
+    }
+    static std::uint64_t head(const KeyDigest& key) {
+        std::uint64_t out = 0;
+        std::memcpy(&out, key.data(), sizeof out);
+        return __builtin_bswap64(out);
+    }
 };
 
 // The entries of all segments, sorted by key: 40 bytes a file, where a hash map would take a hundred.

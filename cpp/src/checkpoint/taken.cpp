@@ -1,5 +1,7 @@
 #include "taken.hpp"
 
+#include <mutex>
+
 #include "reading.hpp"
 
 namespace headgate::checkpoint {
@@ -14,6 +16,7 @@ std::string LedgerView::partition_of(std::string_view key) const {
 }
 
 Status LedgerView::open(const std::vector<std::string>& segments) {
+    empty_ = segments.empty();
     for (const auto& name : segments) {
         waiting_[partition_of_part(name)].push_back(name);
     }
@@ -29,20 +32,28 @@ Status LedgerView::load(const std::string& partition) {
     if (found == waiting_.end()) {
         return {};
     }
+    Taken taken;
     for (const auto& name : found->second) {
         HG_ASSIGN(const auto bytes, target_.read_part(name));
         HG_ASSIGN(auto entries, read_segment(bytes, name));
-        taken_[partition].merge(std::move(entries));
+        taken.merge(std::move(entries));
     }
     waiting_.erase(found);
+    const std::unique_lock lock(mutex_);
+    taken_.emplace(partition, std::move(taken));
     return {};
 }
 
 const Entry* LedgerView::find(std::string_view key, const KeyDigest& digest) const {
-    if (taken_.empty()) {
+    if (empty_) {
         return nullptr;
     }
-    const auto found = options_.partitioned ? taken_.find(partition_of(key)) : taken_.begin();
+    const auto partition = partition_of(key);
+    std::shared_lock lock(mutex_, std::defer_lock);
+    if (options_.partitioned) {
+        lock.lock();
+    }
+    const auto found = taken_.find(partition);
     return found == taken_.end() ? nullptr : found->second.find(digest);
 }
 

@@ -141,7 +141,8 @@ private:
             footer_.last_full_listing_us = now;
         }
         windowed_ = window.on;
-        return choose(options_, env_, window, ledger_, summary_, keys_);
+        HG_ASSIGN(keys_, choose(options_, env_, window, ledger_, summary_));
+        return {};
     }
 
     Reject redacted(const FileResult& file) const {
@@ -225,9 +226,9 @@ private:
         return reject_lines_.size() >= kRejectBytesPerPart ? write_rejects() : Status();
     }
 
-    Status take_rows(schema::Columns& columns) {
+    Status take_rows(const schema::Columns& columns) {
         if (sort_ == SIZE_MAX || summary_.first_run || columns.rows == 0) {
-            return runs_.add(std::move(columns), nullptr);
+            return runs_.add(columns, nullptr);
         }
         const auto& times = columns.columns[sort_].numbers;
         std::vector<std::size_t> keep;
@@ -240,8 +241,7 @@ private:
             summary_.late_rows += times[row] < watermark_ ? 1 : 0;
             keep.push_back(row);
         }
-        return keep.size() == columns.rows ? runs_.add(std::move(columns), nullptr)
-                                           : runs_.add(std::move(columns), &keep);
+        return runs_.add(columns, keep.size() == columns.rows ? nullptr : &keep);
     }
 
     // "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
@@ -259,7 +259,7 @@ private:
 
     Status write_entries() {
         for (auto& [partition, entries] : entries_) {
-            std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.key < b.key; });
+            std::sort(entries.begin(), entries.end(), ByKey());
             const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
             entry_parts_.push_back(part_name("seg-", entry_parts_.size(), ending));
             HG_RETURN_IF_ERROR(target_.write_part(entry_parts_.back(), write_segment(entries)));

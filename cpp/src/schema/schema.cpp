@@ -229,36 +229,6 @@ void Column::append_range(const Column& other, std::size_t begin, std::size_t en
     }
 }
 
-void Column::append_rows(const Column& other, const std::size_t* rows, std::size_t count) {
-    switch (type) {
-        case Type::float64:
-            for (std::size_t i = 0; i < count; ++i) {
-                valid.push_back(other.valid[rows[i]]);
-                reals.push_back(other.reals[rows[i]]);
-            }
-            break;
-        case Type::string:
-        case Type::date:
-        case Type::json:
-            for (std::size_t i = 0; i < count; ++i) {
-                valid.push_back(other.valid[rows[i]]);
-                bytes.append(other.text(rows[i]));
-                offsets.push_back(bytes.size());
-            }
-            break;
-        case Type::string_list:
-            for (std::size_t i = 0; i < count; ++i) {
-                append_range(other, rows[i], rows[i] + 1);
-            }
-            break;
-        default:
-            for (std::size_t i = 0; i < count; ++i) {
-                valid.push_back(other.valid[rows[i]]);
-                numbers.push_back(other.numbers[rows[i]]);
-            }
-    }
-}
-
 void Column::clear() {
     valid.clear();
     numbers.clear();
@@ -266,6 +236,16 @@ void Column::clear() {
     bytes.clear();
     offsets.resize(1);
     item_offsets.resize(1);
+}
+
+void Column::reserve_as(const Column& other) {
+    const auto roomy = [](std::size_t size) { return size + size / 8; };
+    valid.reserve(other.valid.size());
+    numbers.reserve(other.numbers.size());
+    reals.reserve(other.reals.size());
+    offsets.reserve(other.offsets.size());
+    item_offsets.reserve(roomy(other.item_offsets.size()));
+    bytes.reserve(roomy(other.bytes.size()));
 }
 
 std::size_t Column::memory_bytes() const {
@@ -287,11 +267,46 @@ void Columns::append_range(const Columns& other, std::size_t begin, std::size_t 
     rows += end - begin;
 }
 
-void Columns::append_rows(const Columns& other, const std::size_t* which, std::size_t count) {
+void Columns::append_rows(std::span<const Columns> parts, std::span<const RowAt> which) {
     for (std::size_t c = 0; c < columns.size(); ++c) {
-        columns[c].append_rows(other.columns[c], which, count);
+        auto& column = columns[c];
+        const auto from = [&](const RowAt& at) -> const Column& { return parts[at.part].columns[c]; };
+        if (column.type == Type::string_list) {
+            for (const auto& at : which) {
+                column.append_range(from(at), at.row, at.row + 1U);
+            }
+            continue;
+        }
+        for (const auto& at : which) {
+            column.valid.push_back(from(at).valid[at.row]);
+        }
+        switch (column.type) {
+            case Type::float64:
+                for (const auto& at : which) {
+                    column.reals.push_back(from(at).reals[at.row]);
+                }
+                break;
+            case Type::string:
+            case Type::date:
+            case Type::json:
+                for (const auto& at : which) {
+                    column.bytes.append(from(at).text(at.row));
+                    column.offsets.push_back(column.bytes.size());
+                }
+                break;
+            default:
+                for (const auto& at : which) {
+                    column.numbers.push_back(from(at).numbers[at.row]);
+                }
+        }
     }
-    rows += count;
+    rows += which.size();
+}
+
+void Columns::reserve_as(const Columns& other) {
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+        columns[c].reserve_as(other.columns[c]);
+    }
 }
 
 void Columns::clear() {

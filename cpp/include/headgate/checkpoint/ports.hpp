@@ -88,8 +88,8 @@ public:
 class TableWriter {
 public:
     virtual ~TableWriter() = default;
-    virtual Status append(const schema::Columns& columns) = 0;
-    virtual Status finish(const Metadata& metadata) = 0;  // synced when it returns
+    virtual Status append(const schema::Columns& columns) = 0;  // some thousand rows: no unit of the file
+    virtual Status finish(const Metadata& metadata) = 0;        // synced when it returns
 };
 
 // How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.

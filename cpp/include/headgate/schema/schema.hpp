@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -82,10 +83,16 @@ struct Column {
     std::size_t rows() const { return valid.size(); }
     void append_null();
     void append_range(const Column& other, std::size_t begin, std::size_t end);
-    void append_rows(const Column& other, const std::size_t* rows, std::size_t count);
-    void clear();  // keeps the memory
+    void clear();                          // keeps the memory
+    void reserve_as(const Column& other);  // for about as much as the other one holds
     std::size_t memory_bytes() const;
     std::string_view text(std::size_t row) const;
+};
+
+// A row of several Columns that belong together.
+struct RowAt {
+    std::uint32_t part;
+    std::uint32_t row;
 };
 
 struct Columns {
@@ -93,8 +100,9 @@ struct Columns {
     std::size_t rows = 0;
     static Columns like(const Schema& schema);
     void append_range(const Columns& other, std::size_t begin, std::size_t end);
-    void append_rows(const Columns& other, const std::size_t* rows, std::size_t count);  // those, in that order
+    void append_rows(std::span<const Columns> parts, std::span<const RowAt> which);  // those, in that order
     void clear();
+    void reserve_as(const Columns& other);
     std::size_t memory_bytes() const;
 };
 

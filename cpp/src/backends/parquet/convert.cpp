@@ -41,7 +41,7 @@ arrow::Result<std::shared_ptr<arrow::Buffer>> validity(const std::vector<std::ui
         return std::shared_ptr<arrow::Buffer>();
     }
     ARROW_ASSIGN_OR_RAISE(std::shared_ptr<arrow::Buffer> bits,
-                          arrow::AllocateEmptyBitmap(static_cast<std::int64_t>(valid.size())));
+                          arrow::AllocateEmptyBitmap(static_cast<std::int64_t>(valid.size()), memory_pool()));
     for (std::size_t i = 0; i < valid.size(); ++i) {
         if (valid[i] != 0) {
             bits->mutable_data()[i / 8] |= static_cast<std::uint8_t>(1U << (i % 8));
@@ -53,7 +53,7 @@ arrow::Result<std::shared_ptr<arrow::Buffer>> validity(const std::vector<std::ui
 template <class To, class From>
 arrow::Result<std::shared_ptr<arrow::Buffer>> converted(const std::vector<From>& values) {
     ARROW_ASSIGN_OR_RAISE(std::shared_ptr<arrow::Buffer> out,
-                          arrow::AllocateBuffer(static_cast<std::int64_t>(values.size() * sizeof(To))));
+                          arrow::AllocateBuffer(static_cast<std::int64_t>(values.size() * sizeof(To)), memory_pool()));
     auto* to = reinterpret_cast<To*>(out->mutable_data());
     for (std::size_t i = 0; i < values.size(); ++i) {
         to[i] = static_cast<To>(values[i]);
@@ -96,6 +96,10 @@ void append_text(const arrow::Array& array, std::string& bytes, std::vector<std:
 
 }  // namespace
 
+arrow::MemoryPool* memory_pool() {
+    return arrow::system_memory_pool();
+}
+
 std::shared_ptr<arrow::Schema> arrow_schema(const Schema& schema) {
     arrow::FieldVector fields;
     for (const auto& field : schema.fields) {
@@ -127,7 +131,7 @@ arrow::Result<std::shared_ptr<arrow::Array>> to_arrow(const Column& column) {
             std::int64_t unset = 0;
             ARROW_ASSIGN_OR_RAISE(auto values, validity(set, unset));
             if (!values) {
-                ARROW_ASSIGN_OR_RAISE(values, arrow::AllocateEmptyBitmap(rows));
+                ARROW_ASSIGN_OR_RAISE(values, arrow::AllocateEmptyBitmap(rows, memory_pool()));
                 std::memset(values->mutable_data(), 0xFF, static_cast<std::size_t>(values->size()));
             }
             return make({bits, values});

@@ -15,6 +15,8 @@ using schema::Columns;
 using schema::Schema;
 
 constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
+constexpr std::size_t kGroupRows = 128 * 1024;  // of a row group, or less when rows are large:
+constexpr std::size_t kGroupBytes = 256U << 20U;
 
 Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise) {
     if (status.ok()) {
@@ -54,7 +56,8 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
     };
     try {
         parquet::arrow::FileReaderBuilder builder;
-        if (const auto status = builder.Open(file); !status.ok()) {
+        builder.memory_pool(memory_pool());
+        if (const auto status = builder.Open(file, parquet::ReaderProperties(memory_pool())); !status.ok()) {
             return unreadable(status.message());
         }
         parquet::ArrowReaderProperties properties(true);
@@ -120,15 +123,19 @@ public:
         }
         out->files_ = std::move(files);
         auto properties = parquet::WriterProperties::Builder();
+        properties.memory_pool(memory_pool());
         properties.compression(parquet::Compression::SNAPPY);
         if (const auto sort = schema.index_of(schema.sort_by); sort != SIZE_MAX) {
             properties.set_sorting_columns({{static_cast<std::int32_t>(sort), false, false}});
+            // Sorted timestamps are near each other and seldom equal: their differences are small, and a dictionary of
+            // them is larger than they are (Parquet's encodings.md, "Delta Encoding").
+            properties.disable_dictionary(schema.sort_by);
+            properties.encoding(schema.sort_by, parquet::Encoding::DELTA_BINARY_PACKED);
         }
         const auto arrow_properties =
             parquet::ArrowWriterProperties::Builder().store_schema()->set_use_threads(true)->build();
-        ARROW_ASSIGN_OR_RAISE(out->writer_,
-                              parquet::arrow::FileWriter::Open(*out->type_, arrow::default_memory_pool(), out->file_,
-                                                               properties.build(), arrow_properties));
+        ARROW_ASSIGN_OR_RAISE(out->writer_, parquet::arrow::FileWriter::Open(*out->type_, memory_pool(), out->file_,
+                                                                             properties.build(), arrow_properties));
         return out;
     }
 
@@ -140,7 +147,14 @@ public:
                 arrays.push_back(std::move(array));
             }
             const auto rows = static_cast<std::int64_t>(columns.rows);
-            ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+            const auto bytes = columns.memory_bytes();
+            if (group_rows_ == 0 || group_rows_ + columns.rows > kGroupRows || group_bytes_ + bytes > kGroupBytes) {
+                ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+                group_rows_ = 0;
+                group_bytes_ = 0;
+            }
+            group_rows_ += columns.rows;
+            group_bytes_ += bytes;
             return writer_->WriteRecordBatch(*arrow::RecordBatch::Make(type_, rows, std::move(arrays)));
         });
     }
@@ -181,6 +195,8 @@ private:
     std::shared_ptr<arrow::io::BufferOutputStream> held_;  // where the files are not the machine's own
     std::shared_ptr<arrow::io::OutputStream> file_;
     std::unique_ptr<parquet::arrow::FileWriter> writer_;
+    std::size_t group_rows_ = 0;  // of the row group that is being filled
+    std::size_t group_bytes_ = 0;
 };
 
 class ParquetTable final : public checkpoint::TableFile {

@@ -1,0 +1,196 @@
+// Which files a run reads: listed, judged on several threads, merged into one sorted list.
+#include "checkpoint/choosing.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "support.hpp"
+
+namespace headgate::checkpoint {
+namespace {
+
+TEST(KeyList, MergedListsAreOneSortedList) {
+    SeededRandom random(11);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<KeyList> lists(random.next() % 9);
+        std::vector<std::string> model;
+        for (auto& list : lists) {
+            // Few different keys: equal ones meet, within a list and across the threads' bounds.
+            for (auto n = random.next() % 60; n > 0; --n) {
+                model.push_back("key-" + std::to_string(random.next() % 50));
+                list.add(model.back());
+            }
+            list.sort();
+        }
+        std::sort(model.begin(), model.end());
+        const auto merged = KeyList::merged(std::move(lists), 1 + round % 3);
+        ASSERT_EQ(merged.size(), model.size());
+        for (std::size_t i = 0; i < model.size(); ++i) {
+            ASSERT_EQ(merged[i], model[i]) << "round " << round;
+        }
+    }
+}
+
+TEST(KeyList, ManyKeysAreMergedByThreads) {
+    SeededRandom random(12);
+    std::vector<KeyList> lists(40);
+    std::vector<std::string> model;
+    for (int i = 0; i < 100'000; ++i) {
+        model.push_back(std::to_string(random.next()));
+        lists[static_cast<std::size_t>(i) % lists.size()].add(model.back());
+    }
+    for (auto& list : lists) {
+        list.sort();
+    }
+    std::sort(model.begin(), model.end());
+    const auto merged = KeyList::merged(std::move(lists), 4);
+    ASSERT_EQ(merged.size(), model.size());
+    for (std::size_t i = 0; i < model.size(); ++i) {
+        ASSERT_EQ(merged[i], model[i]);
+    }
+}
+
+constexpr std::int64_t kOld = 1'000'000;
+
+// Names and what a look at them says; "gone" files vanish between the listing and the look.
+class Listed final : public Source {
+public:
+    struct File {
+        std::uint64_t tag = 1;
+        std::int64_t modified_us = kOld;
+        bool gone = false;
+    };
+    std::vector<std::pair<std::string, File>> files;
+    Status fails_after;
+    unsigned cores = 4;
+
+    Status list(const ListOptions&, const Interrupt&, const std::function<void(const Object&)>& each) override {
+        for (const auto& file : files) {
+            each(Object{file.first});
+        }
+        return fails_after;
+    }
+    bool look_at(Object& object) override {
+        const auto found = std::lower_bound(files.begin(), files.end(), object.key,
+                                            [](const auto& file, std::string_view key) { return file.first < key; });
+        object.looked_at = true;
+        object.tag = found->second.tag;
+        object.modified_us = found->second.modified_us;
+        return !found->second.gone;
+    }
+    Result<std::unique_ptr<Fetcher>> fetcher() override { return Status(ErrorCode::unsupported_version, "not here"); }
+    std::string name() const override { return "listed"; }
+    bool writes_are_atomic() const override { return false; }
+    unsigned threads() const override { return cores; }
+};
+
+// The ledger's parts only.
+class Parts final : public Target {
+public:
+    std::map<std::string, std::string> parts;
+    Status begin(Clock&, const Interrupt&) override { return {}; }
+    Result<std::optional<std::string>> peek() override { return std::optional<std::string>(); }
+    Result<std::string> fetch() override { return std::string(); }
+    Result<std::string> read_part(const std::string& name) override { return parts.at(name); }
+    Status write_part(const std::string&, std::string_view) override { return {}; }
+    std::string scratch() override { return ""; }
+    Status commit(const std::string&) override { return {}; }
+    void sweep(const std::vector<std::string>&) override {}
+    void end() override {}
+    bool may_race() const override { return false; }
+    std::string name() const override { return "parts"; }
+};
+
+class Choosing : public testing::TestWithParam<unsigned> {
+protected:
+    Choosing() {
+        options.schema = schema::Schema::parse(R"({"format": 1, "name": "t", "file_names":
+            ["log-(?P<stamp>[0-9]{8}-[0-9]{6})-[0-9]+\\.json"], "fields": [{"name": "id", "type": "string"}]})")
+                             .value();
+        source->cores = GetParam();
+        environment.source = source;
+    }
+    static std::string named(int n) {
+        const auto day = 10 + n % 5;
+        return "log-202601" + std::to_string(day) + "-000000-" + std::to_string(n) + ".json";
+    }
+    // 0: new, 1: known, 2: known and changed, 3: young, 4: gone, 5: a name of another kind.
+    void fill(int files) {
+        std::map<std::string, std::vector<Entry>> entries;
+        for (int n = 0; n < files; ++n) {
+            const int kind = n % 6;
+            const auto key = kind == 5 ? "other-" + std::to_string(n) : named(n);
+            Listed::File file;
+            if (kind == 1 || kind == 2) {
+                Entry entry;
+                entry.key = digest_key(key);
+                entry.tag = kind == 1 ? file.tag : 99;
+                const auto part = options.partitioned ? options.schema->day_of_name(key) : "";
+                entries[options.partitioned ? "seg-1@" + part + ".hgl" : "seg-1.hgl"].push_back(entry);
+            }
+            file.modified_us = kind == 3 ? INT64_MAX / 2 : kOld;
+            file.gone = kind == 4;
+            source->files.emplace_back(key, file);
+            if (kind == 0 || kind == 2) {
+                wanted.push_back(key);
+            }
+        }
+        std::sort(wanted.begin(), wanted.end());
+        std::sort(source->files.begin(), source->files.end(),
+                  [](const auto& a, const auto& b) { return a.first < b.first; });
+        for (auto& [name, some] : entries) {
+            std::sort(some.begin(), some.end(), ByKey());
+            target.parts[name] = write_segment(some);
+        }
+    }
+    void expect_all(int files) {
+        LedgerView ledger(options, target);
+        std::vector<std::string> names;
+        for (const auto& part : target.parts) {
+            names.push_back(part.first);
+        }
+        ASSERT_TRUE(ledger.open(names).ok());
+        Summary summary;
+        const auto keys = choose(options, environment, {}, ledger, summary);
+        ASSERT_TRUE(keys.ok()) << keys.status().message();
+        ASSERT_EQ(keys.value().size(), wanted.size());
+        for (std::size_t i = 0; i < wanted.size(); ++i) {
+            ASSERT_EQ(keys.value()[i], wanted[i]);
+        }
+        EXPECT_EQ(summary.listed, files);
+        EXPECT_EQ(summary.known, files / 6);
+        EXPECT_EQ(summary.deferred, files / 6);
+        EXPECT_EQ(summary.vanished, files / 6);
+        EXPECT_EQ(summary.ignored, files / 6);
+    }
+    Options options;
+    Environment environment;
+    std::shared_ptr<Listed> source = std::make_shared<Listed>();
+    Parts target;
+    std::vector<std::string> wanted;
+};
+
+TEST_P(Choosing, EveryFileIsJudgedOnce) {
+    fill(120'000);
+    expect_all(120'000);
+}
+
+TEST_P(Choosing, DaysOfTheLedgerAreReadWhileOthersAreJudged) {
+    options.partitioned = true;
+    fill(60'000);
+    expect_all(60'000);
+}
+
+TEST_P(Choosing, AListingThatFailsLeavesNoThreadBehind) {
+    fill(60'000);
+    source->fails_after = Status(ErrorCode::io_error, "the listing broke");
+    LedgerView ledger(options, target);
+    Summary summary;
+    const auto keys = choose(options, environment, {}, ledger, summary);
+    EXPECT_EQ(keys.status().code(), ErrorCode::io_error);
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, Choosing, testing::Values(1U, 2U, 4U));
+
+}  // namespace
+}  // namespace headgate::checkpoint
