@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 
 
 def headgate(folder: str, target: str) -> int:
@@ -18,24 +17,6 @@ def walk(folder: str):
     for root, _, names in os.walk(folder):
         for name in names:
             yield os.path.join(root, name)
-
-
-def floor(folder: str, target: str) -> int:
-    """List, open and read on two threads; nothing else."""
-    paths = list(walk(folder))
-
-    def read(part):
-        for path in part:
-            fd = os.open(path, os.O_RDONLY)
-            os.read(fd, 1 << 16)
-            os.close(fd)
-
-    threads = [threading.Thread(target=read, args=(paths[i::2],)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(paths)
 
 
 def pydantic_polars(folder: str, target: str) -> int:

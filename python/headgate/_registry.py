@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module, resources
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 # schema name -> package with its plan.json, made from the pydantic model by tools/make_plans.py
@@ -28,7 +29,8 @@ PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 
 def shipped_plan(name: str) -> str:
     """The plan text of a shipped schema."""
-    return resources.files(PLANS[name]).joinpath("plan.json").read_text(encoding="utf-8")
+    _, *folders = PLANS[name].split(".")
+    return Path(__file__).parent.joinpath(*folders, "plan.json").read_text(encoding="utf-8")
 
 
 def resolve(reference: str, known: dict[str, str] | None = None) -> Any:

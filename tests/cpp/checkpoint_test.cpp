@@ -51,20 +51,33 @@ private:
     class Reader final : public TableReader {
     public:
         explicit Reader(schema::Columns rows) : rows_(std::move(rows)) {}
-        Result<bool> next(schema::Columns& out) override {
+        Result<std::size_t> next() override {
+            begin_ = end_;
+            end_ = std::min(rows_.rows, begin_ + 2);
+            return end_ - begin_;
+        }
+        void numbers(std::size_t column, std::vector<std::int64_t>& out) const override {
+            const auto& all = rows_.columns[column].numbers;
+            out.assign(all.begin() + static_cast<std::ptrdiff_t>(begin_),
+                       all.begin() + static_cast<std::ptrdiff_t>(end_));
+        }
+        void columns(schema::Columns& out) const override {
             if (out.columns.size() != rows_.columns.size()) {
                 out = rows_;
             }
             out.clear();
-            const auto end = std::min(rows_.rows, at_ + 2);
-            out.append_range(rows_, at_, end);
-            at_ = end;
-            return out.rows > 0;
+            out.append_range(rows_, begin_, end_);
+        }
+        Status pass_on(TableWriter& writer) const override {
+            schema::Columns out;
+            columns(out);
+            return writer.append(out);
         }
 
     private:
         schema::Columns rows_;
-        std::size_t at_ = 0;
+        std::size_t begin_ = 0;
+        std::size_t end_ = 0;
     };
     class Writer final : public TableWriter {
     public:
@@ -124,7 +137,8 @@ protected:
         std::string out;
         auto reader = environment.table->open(target, *options.schema);
         schema::Columns rows;
-        while (reader.ok() && reader.value()->next(rows).value()) {
+        while (reader.ok() && reader.value()->next().value() > 0) {
+            reader.value()->columns(rows);
             for (std::size_t row = 0; row < rows.rows; ++row) {
                 out += rows.columns[0].text(row);
             }
@@ -463,6 +477,36 @@ TEST_F(Engine, InfersTheUnionAndKeepsWhatComesLater) {
     InferOptions by_id;
     by_id.sort_by = "id";
     EXPECT_EQ(infer(by_id, environment).status().code(), ErrorCode::invalid_input);
+}
+
+TEST(Taken, AnIndexFindsTheSameEntries) {
+    for (const std::size_t size : {0U, 1U, 3U, 4U, 9U, 1'000U, 20'000U}) {
+        std::vector<Entry> entries(size);
+        for (std::size_t i = 0; i < size; ++i) {
+            entries[i].key = digest_key(std::to_string(i));
+            entries[i].tag = i;
+        }
+        if (size > 2) {  // the ends of the range
+            entries[0].key.fill(0);
+            entries[1].key.fill(0xFF);
+        }
+        Taken taken;
+        taken.merge(entries);
+        for (const bool indexed : {false, true}) {
+            for (const auto& entry : entries) {
+                const auto* found = taken.find(entry.key);
+                ASSERT_NE(found, nullptr) << size << indexed;
+                EXPECT_EQ(found->tag, entry.tag);
+            }
+            for (int i = 0; i < 1'000; ++i) {
+                EXPECT_EQ(taken.find(digest_key("not " + std::to_string(i))), nullptr);
+            }
+            taken.index();
+        }
+        taken.merge({{digest_key("newer"), 77, 0, 0, 0}});
+        ASSERT_NE(taken.find(digest_key("newer")), nullptr);
+        EXPECT_EQ(taken.find(digest_key("newer"))->tag, 77U);
+    }
 }
 
 TEST(Segment, RoundTripsAndRefusesOtherVersions) {

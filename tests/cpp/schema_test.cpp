@@ -41,6 +41,24 @@ TEST(Pattern, NamedGroupsAreGreedyFromTheLeft) {
     EXPECT_EQ(groups[1].begin, 4U);
 }
 
+TEST(Pattern, AnyOfMatchesWhatOneOfThemDoes) {
+    const std::vector<std::string> texts = {"(?P<a>x+)-y", "^[0-9]{2}$", "(?:u|v(?P<b>w))*z?"};
+    std::vector<Pattern> patterns;
+    for (const auto& text : texts) {
+        patterns.push_back(Pattern::compile(text).value());
+    }
+    const auto any = Pattern::any_of(patterns);
+    std::vector<Pattern::Group> groups;
+    for (const auto* subject :
+         {"x-y", "xxx-y", "-y", "x-", "12", "1", "123", "uvwz", "v", "vw", "", "z", "zz", "12z", "x-yz"}) {
+        const bool one = patterns[0].matches(subject) || patterns[1].matches(subject) || patterns[2].matches(subject);
+        EXPECT_EQ(any.matches(subject), one) << subject;
+        EXPECT_EQ(any.matches(subject, groups), one) << subject;
+    }
+    EXPECT_TRUE(groups.empty());
+    EXPECT_FALSE(Pattern::any_of({}).matches(""));
+}
+
 TEST(Pattern, RefusesWhatItDoesNotKnowByName) {
     for (const auto* text : {"a**", "(?=a)", "\\w", "\\bx", "[a", "(a", "a)", "*a", "a{", "a{2,1}", "(?P<x", "[z-a]",
                              "a{9999}{9}", "\\1", "a$b", "(?i)a", "(a?)*", "(?:a|)+", "(a{0,2}b?){1,}"}) {

@@ -32,39 +32,53 @@ public:
             at_ = 0;
             end_ = 0;
             if (reader_ != nullptr) {
-                HG_ASSIGN(const bool more, reader_->next(rows_));
-                if (!more) {
+                HG_ASSIGN(end_, reader_->next());
+                if (end_ == 0) {
                     reader_ = nullptr;
                     return false;
                 }
+                rows_.rows = 0;  // not asked for yet
+                if (sort_ != SIZE_MAX) {
+                    reader_->numbers(sort_, times_);
+                }
             } else if (order_.empty() && next_slab_ < slabs_.size()) {
                 rows_ = std::exchange(slabs_[next_slab_++], {});
+                end_ = rows_.rows;
             } else {
                 return false;
             }
-            end_ = rows_.rows;
         }
         return true;
     }
 
     std::int64_t value() const { return value(at_); }
 
+    // Whether the reader's next rows come all before `bound`, as they are in the file.
+    bool passes(std::int64_t bound, bool inclusive) const {
+        return reader_ != nullptr && at_ == 0 && fits(end_ - 1, bound, inclusive);
+    }
+    // Those rows; gives the last value.
+    Result<std::int64_t> pass_on(TableWriter& writer) {
+        at_ = end_;
+        HG_RETURN_IF_ERROR(reader_->pass_on(writer));
+        return value(end_ - 1);
+    }
+
     // Moves the rows up to `bound` (inclusive or not), at most `most` of them.
     void move_until(std::int64_t bound, bool inclusive, std::size_t most, schema::Columns& out) {
         std::size_t end = end_;
-        if (sort_ != SIZE_MAX && !(inclusive ? value(end_ - 1) <= bound : value(end_ - 1) < bound)) {
+        if (!fits(end_ - 1, bound, inclusive)) {
             // The rows to move are mostly few or mostly all: look in steps that double.
             std::size_t step = 1;
             std::size_t low = at_;
-            const auto fits = [&](std::size_t i) { return inclusive ? value(i) <= bound : value(i) < bound; };
-            while (low + step < end_ && fits(low + step)) {
+            while (low + step < end_ && fits(low + step, bound, inclusive)) {
                 low += step;
                 step *= 2;
             }
             std::size_t high = std::min(low + step, end_);
             while (low < high) {
                 const auto middle = low + (high - low) / 2;
-                if (fits(middle)) {
+                if (fits(middle, bound, inclusive)) {
                     low = middle + 1;
                 } else {
                     high = middle;
@@ -73,6 +87,9 @@ public:
             end = low;
         }
         const auto count = std::min(end - at_, most);
+        if (reader_ != nullptr && rows_.rows == 0) {
+            reader_->columns(rows_);
+        }
         if (order_.empty()) {
             out.append_range(rows_, at_, at_ + count);
         } else {
@@ -82,9 +99,15 @@ public:
     }
 
 private:
+    bool fits(std::size_t i, std::int64_t bound, bool inclusive) const {
+        return sort_ == SIZE_MAX || (inclusive ? value(i) <= bound : value(i) < bound);
+    }
     std::int64_t value(std::size_t i) const {
         if (sort_ == SIZE_MAX) {
-            return 0;
+            return INT64_MIN;
+        }
+        if (reader_ != nullptr) {
+            return times_[i];
         }
         return order_.empty() ? rows_.columns[sort_].numbers[i]
                               : slabs_[order_[i].part].columns[sort_].numbers[order_[i].row];
@@ -92,7 +115,8 @@ private:
 
     std::unique_ptr<TableReader> owned_;
     TableReader* reader_ = nullptr;
-    schema::Columns rows_;  // of the reader, or one slab
+    std::vector<std::int64_t> times_;  // of the reader's rows
+    schema::Columns rows_;             // of the reader, or one slab
     std::vector<schema::Columns> slabs_;
     std::vector<schema::RowAt> order_;  // of the slabs' rows; empty: as they are, slab by slab
     std::size_t next_slab_ = 0;
@@ -240,9 +264,18 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
             break;
         }
         const auto bound = second == SIZE_MAX ? INT64_MAX : cursors[second].value();
+        const bool inclusive = second == SIZE_MAX || best < second;
+        if (cursors[best].passes(bound, inclusive)) {
+            if (out.rows > 0) {
+                HG_RETURN_IF_ERROR(flush());
+            }
+            HG_ASSIGN(last, cursors[best].pass_on(writer));
+            HG_RETURN_IF_ERROR(go_on());
+            continue;
+        }
         const auto room = kRowsPerWrite - out.rows;
         const auto before = out.rows;
-        cursors[best].move_until(bound, second == SIZE_MAX || best < second, room, out);
+        cursors[best].move_until(bound, inclusive, room, out);
         const bool look = moves % kMovesPerLook == 0 || out.rows - before == room;
         if (out.rows == kRowsPerWrite || (look && out.memory_bytes() > kBytesPerWrite)) {
             HG_RETURN_IF_ERROR(flush());

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <iterator>
+#include <numeric>
 #include <type_traits>
 
 #include "headgate/hash/identity.hpp"
@@ -17,6 +17,7 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeader = 16;
 constexpr std::size_t kEntry = 40;
 constexpr std::size_t kTrailer = 32;
+constexpr std::size_t kEntriesPerBucket = 4;
 static_assert(sizeof(Entry) == kEntry && std::is_trivially_copyable_v<Entry> &&
                   std::endian::native == std::endian::little,
               "an entry is written as it lies in memory");
@@ -60,25 +61,33 @@ std::string write_segment(const std::vector<Entry>& entries) {
 }
 
 const Entry* Taken::find(const KeyDigest& key) const {
-    // Digests are spread evenly, so their first bytes say about where they are; a few standard deviations around it are
-    // searched, or everything when the guess was wrong.
-    const auto size = entries_.size();
-    const auto guess =
-        static_cast<std::size_t>(static_cast<double>(ByKey::head(key)) * 0x1.0p-64 * static_cast<double>(size));
-    const auto width = static_cast<std::size_t>(2 * std::sqrt(static_cast<double>(size))) + 8;
-    auto low = entries_.begin() + static_cast<std::ptrdiff_t>(guess > width ? guess - width : 0);
-    auto high = entries_.begin() + static_cast<std::ptrdiff_t>(std::min(size, guess + width));
-    if (low != entries_.begin() && !(low->key < key)) {
-        low = entries_.begin();
-    }
-    if (high != entries_.end() && high->key < key) {
-        high = entries_.end();
+    auto low = entries_.begin();
+    auto high = entries_.end();
+    if (!buckets_.empty()) {
+        const auto bucket = ByKey::head(key) >> shift_;
+        low = entries_.begin() + buckets_[bucket];
+        high = entries_.begin() + buckets_[bucket + 1];
     }
     const auto found = std::lower_bound(low, high, key, ByKey());
-    return found != entries_.end() && found->key == key ? &*found : nullptr;
+    return found != high && found->key == key ? &*found : nullptr;
+}
+
+// Digests are spread evenly: buckets by their first bits hold about the same number each.
+void Taken::index() {
+    const auto bits = static_cast<int>(std::bit_width(entries_.size() / kEntriesPerBucket));
+    if (bits == 0 || entries_.size() > UINT32_MAX) {
+        return;
+    }
+    shift_ = 64 - bits;
+    buckets_.assign((std::size_t{1} << bits) + 1, 0);
+    for (const auto& entry : entries_) {
+        ++buckets_[(ByKey::head(entry.key) >> shift_) + 1];
+    }
+    std::partial_sum(buckets_.begin(), buckets_.end(), buckets_.begin());
 }
 
 void Taken::merge(std::vector<Entry> newer) {
+    buckets_.clear();
     if (!std::is_sorted(newer.begin(), newer.end(), ByKey())) {
         std::stable_sort(newer.begin(), newer.end(), ByKey());
     }

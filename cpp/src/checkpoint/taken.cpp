@@ -38,6 +38,7 @@ Status LedgerView::load(const std::string& partition) {
         HG_ASSIGN(auto entries, read_segment(bytes, name));
         taken.merge(std::move(entries));
     }
+    taken.index();
     waiting_.erase(found);
     const std::unique_lock lock(mutex_);
     taken_.emplace(partition, std::move(taken));

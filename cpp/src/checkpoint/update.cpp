@@ -115,15 +115,14 @@ private:
     Status find_last() {
         HG_ASSIGN(const auto path, target_.fetch());
         HG_ASSIGN(const auto reader, env_.table->open(path, *options_.schema));
-        schema::Columns rows;
+        std::vector<std::int64_t> times;
         while (true) {
-            HG_ASSIGN(const bool more, reader->next(rows));
-            if (!more) {
+            HG_ASSIGN(const auto rows, reader->next());
+            if (rows == 0) {
                 return {};
             }
-            if (rows.rows > 0) {
-                footer_.last_timestamp_us = rows.columns[sort_].numbers.back();
-            }
+            reader->numbers(sort_, times);
+            footer_.last_timestamp_us = times.back();
         }
     }
 

@@ -43,6 +43,7 @@ private:
             HG_ASSIGN(auto entries, read_segment(bytes, name));
             taken_.merge(std::move(entries));
         }
+        taken_.index();
         report_.ledger_entries = static_cast<std::int64_t>(taken_.size());
         std::int64_t rows = footer_.superseded - footer_.skipped;
         for (const auto& entry : taken_.entries()) {
@@ -56,18 +57,20 @@ private:
         const auto sort = options_.schema->index_of(options_.schema->sort_by);
         HG_ASSIGN(const auto path, env_.target->fetch());
         HG_ASSIGN(const auto reader, env_.table->open(path, *options_.schema));
-        schema::Columns rows;
+        std::vector<std::int64_t> times;
         std::int64_t last = INT64_MIN;
         while (true) {
-            HG_ASSIGN(const bool more, reader->next(rows));
-            if (!more) {
+            HG_ASSIGN(const auto rows, reader->next());
+            if (rows == 0) {
                 return {};
             }
-            report_.rows += static_cast<std::int64_t>(rows.rows);
-            for (std::size_t i = 0; sort != SIZE_MAX && i < rows.rows; ++i) {
-                const auto at = rows.columns[sort].numbers[i];
-                report_.out_of_order += at < last ? 1 : 0;
-                last = std::max(last, at);
+            report_.rows += static_cast<std::int64_t>(rows);
+            if (sort != SIZE_MAX) {
+                reader->numbers(sort, times);
+                for (const auto at : times) {
+                    report_.out_of_order += at < last ? 1 : 0;
+                    last = std::max(last, at);
+                }
             }
             if (env_.interrupt && env_.interrupt()) {
                 return {ErrorCode::interrupted, "interrupted"};

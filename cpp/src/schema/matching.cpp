@@ -207,6 +207,35 @@ private:
     mutable std::vector<const Places*> states_;
 };
 
+Pattern Pattern::any_of(const std::vector<Pattern>& patterns) {
+    Pattern out;
+    for (const auto& pattern : patterns) {
+        const auto sets = static_cast<std::uint32_t>(out.sets_.size());
+        out.sets_.insert(out.sets_.end(), pattern.sets_.begin(), pattern.sets_.end());
+        const auto begin = static_cast<std::uint32_t>(out.program_.size()) + 1;
+        const auto end = begin + static_cast<std::uint32_t>(pattern.program_.size());
+        out.program_.push_back({Op::split, begin, end});
+        for (auto instruction : pattern.program_) {
+            if (instruction.op == Op::set) {
+                instruction.a += sets;
+            } else if (instruction.op == Op::save) {
+                instruction = {Op::jump, static_cast<std::uint32_t>(out.program_.size()) + 1 - begin, 0};
+            }
+            if (instruction.op == Op::split || instruction.op == Op::jump) {
+                instruction.a += begin;
+                instruction.b += begin;
+            }
+            out.program_.push_back(instruction);
+        }
+        out.text_ += (out.text_.empty() ? "" : "|") + pattern.text_;
+    }
+    out.sets_.emplace_back();  // takes nothing: after the last one there is no other
+    out.program_.push_back({Op::set, static_cast<std::uint32_t>(out.sets_.size() - 1), 0});
+    out.program_.push_back({Op::match, 0, 0});
+    out.prepare();
+    return out;
+}
+
 void Pattern::prepare() {
     if (sets_.size() <= kMaxPlaces && program_.size() <= 4 * kMaxPlaces) {
         automaton_ = std::make_shared<const Automaton>(program_, sets_);

@@ -95,6 +95,9 @@ Status parse_plan(const Json& plan, Schema& schema) {
         HG_ASSIGN(auto pattern, Pattern::compile(entry.get<std::string>()));
         schema.file_names.push_back(std::move(pattern));
     }
+    if (!schema.file_names.empty()) {
+        schema.any_file_name = Pattern::any_of(schema.file_names);
+    }
     schema.private_groups = plan.value("private_groups", std::vector<std::string>{});
     schema.listing_prefixes = plan.value("listing_prefixes", std::vector<std::string>{});
     const auto sort = schema.index_of(schema.sort_by);
@@ -130,8 +133,7 @@ std::size_t Schema::index_of(std::string_view field) const {
 }
 
 bool Schema::accepts_name(std::string_view file_name) const {
-    return file_names.empty() || std::any_of(file_names.begin(), file_names.end(),
-                                             [&](const Pattern& pattern) { return pattern.matches(file_name); });
+    return !any_file_name || any_file_name->matches(file_name);
 }
 
 std::string Schema::redact_name(std::string_view file_name) const {

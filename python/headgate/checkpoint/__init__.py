@@ -1,19 +1,33 @@
-"""Many small JSON files become one Parquet file, incrementally, exactly once per file version (spec 002)."""
+"""Many small JSON files become one Parquet file, incrementally, exactly once per file version (spec 002).
+
+Everything is imported on first use: a run of some new files takes a few tenths of a second, imports included.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from headgate.checkpoint._delta import maintain
-from headgate.checkpoint._rejects import rejected
-from headgate.checkpoint._run import CheckpointRun, RejectedRecord, update
-from headgate.checkpoint._store import CheckpointStore
-from headgate.checkpoint._table import Checkpoint
-from headgate.checkpoint._verify import VerifyReport, verify
-
 if TYPE_CHECKING:
+    from headgate.checkpoint._delta import maintain
+    from headgate.checkpoint._rejects import rejected
+    from headgate.checkpoint._run import CheckpointRun, RejectedRecord, update
+    from headgate.checkpoint._store import CheckpointStore
+    from headgate.checkpoint._table import Checkpoint
+    from headgate.checkpoint._verify import VerifyReport, verify
     from headgate.pipelines.visits import S3EventRetriever
 
+_EXPORTS = {
+    "Checkpoint": "_table",
+    "CheckpointRun": "_run",
+    "CheckpointStore": "_store",
+    "RejectedRecord": "_run",
+    "VerifyReport": "_verify",
+    "maintain": "_delta",
+    "rejected": "_rejects",
+    "update": "_run",
+    "verify": "_verify",
+}
 __all__ = [
     "Checkpoint", "CheckpointRun", "CheckpointStore", "RejectedRecord", "S3EventRetriever", "VerifyReport", "maintain",
     "rejected", "update", "verify",
@@ -21,9 +35,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    from headgate._registry import REEXPORTS, resolve
+    if name in _EXPORTS:
+        value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    elif name == "S3EventRetriever":
+        from headgate._registry import REEXPORTS, resolve
 
-    if name == "S3EventRetriever":
-        return resolve(REEXPORTS[name])
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+        value = resolve(REEXPORTS[name])
+    else:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -78,18 +78,24 @@ public:
     virtual unsigned threads() const = 0;        // reading threads worth having; 0: as many as cores
 };
 
-class TableReader {
-public:
-    virtual ~TableReader() = default;
-    // The next rows in `out` (replaced); false when there are none left.
-    virtual Result<bool> next(schema::Columns& out) = 0;
-};
-
 class TableWriter {
 public:
     virtual ~TableWriter() = default;
     virtual Status append(const schema::Columns& columns) = 0;  // some thousand rows: no unit of the file
     virtual Status finish(const Metadata& metadata) = 0;        // synced when it returns
+};
+
+// Some thousand rows at a time, which stay as the file has them until they are asked for.
+class TableReader {
+public:
+    virtual ~TableReader() = default;
+    // Reads the next rows and says how many there are; 0 when there are none left.
+    virtual Result<std::size_t> next() = 0;
+    // Of those rows: the values of a timestamp column, all columns (`out` is replaced), or all of them straight into a
+    // writer, which for one of the same kind of file costs no conversion.
+    virtual void numbers(std::size_t column, std::vector<std::int64_t>& out) const = 0;
+    virtual void columns(schema::Columns& out) const = 0;
+    virtual Status pass_on(TableWriter& writer) const = 0;
 };
 
 // How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.

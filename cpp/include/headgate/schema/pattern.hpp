@@ -23,6 +23,8 @@ public:
     };
 
     static Result<Pattern> compile(std::string_view text);
+    // What one of them matches, without their groups.
+    static Pattern any_of(const std::vector<Pattern>& patterns);
     // Whether the whole text matches, in time that grows with its length only. Several threads may ask at once.
     bool matches(std::string_view text) const;
     // The same by backtracking, which also says where the named groups are.

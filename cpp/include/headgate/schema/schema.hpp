@@ -58,6 +58,7 @@ struct Schema {
     std::vector<Field> fields;
     std::vector<Rule> rules;
     std::vector<Pattern> file_names;            // a file must match one; none: every name
+    std::optional<Pattern> any_file_name;       // all of them in one: every name is matched once
     std::vector<std::string> private_groups;    // groups of file_names that logs must not show
     std::vector<std::string> listing_prefixes;  // of names that go on with a stamp YYYYMMDD-HHMMSS
     std::string sort_by;                        // a timestamp field; empty: order of arrival

@@ -1,5 +1,6 @@
 #include <arrow/api.h>
 #include <arrow/io/api.h>
+#include <arrow/util/byte_size.h>
 #include <parquet/arrow/reader.h>
 #include <parquet/arrow/writer.h>
 #include <parquet/exception.h>
@@ -14,9 +15,9 @@ namespace {
 using schema::Columns;
 using schema::Schema;
 
-constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
-constexpr std::size_t kGroupRows = 128 * 1024;  // of a row group, or less when rows are large:
-constexpr std::size_t kGroupBytes = 256U << 20U;
+constexpr std::int64_t kBatchRows = 32 * 1024;   // what is read at a time
+constexpr std::int64_t kGroupRows = 128 * 1024;  // of a row group, or less when rows are large:
+constexpr std::int64_t kGroupBytes = 256 << 20;
 
 Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise) {
     if (status.ok()) {
@@ -73,41 +74,6 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
     }
 }
 
-class ParquetReader final : public checkpoint::TableReader {
-public:
-    ParquetReader(std::string path, OpenFile file, std::unique_ptr<arrow::RecordBatchReader> batches, Columns empty)
-        : path_(std::move(path)), file_(std::move(file)), batches_(std::move(batches)), empty_(std::move(empty)) {}
-
-    Result<bool> next(Columns& out) override {
-        if (out.columns.size() != empty_.columns.size()) {
-            out = empty_;
-        }
-        out.clear();
-        try {
-            const auto batch = batches_->Next();
-            if (!batch.ok()) {
-                return from_arrow(batch.status(), "cannot read " + path_, ErrorCode::corrupt_data);
-            }
-            if (*batch == nullptr) {
-                return false;
-            }
-            for (int c = 0; c < (*batch)->num_columns(); ++c) {
-                append_array(*(*batch)->column(c), out.columns[static_cast<std::size_t>(c)]);
-            }
-            out.rows = static_cast<std::size_t>((*batch)->num_rows());
-        } catch (const parquet::ParquetException& error) {
-            return Status(ErrorCode::corrupt_data, "cannot read " + path_ + ": " + error.what());
-        }
-        return true;
-    }
-
-private:
-    std::string path_;
-    OpenFile file_;
-    std::unique_ptr<arrow::RecordBatchReader> batches_;
-    Columns empty_;
-};
-
 class ParquetWriter final : public checkpoint::TableWriter {
 public:
     static arrow::Result<std::unique_ptr<ParquetWriter>> create(std::shared_ptr<FileSystem> files,
@@ -147,16 +113,12 @@ public:
                 arrays.push_back(std::move(array));
             }
             const auto rows = static_cast<std::int64_t>(columns.rows);
-            const auto bytes = columns.memory_bytes();
-            if (group_rows_ == 0 || group_rows_ + columns.rows > kGroupRows || group_bytes_ + bytes > kGroupBytes) {
-                ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
-                group_rows_ = 0;
-                group_bytes_ = 0;
-            }
-            group_rows_ += columns.rows;
-            group_bytes_ += bytes;
-            return writer_->WriteRecordBatch(*arrow::RecordBatch::Make(type_, rows, std::move(arrays)));
+            return write(arrow::RecordBatch::Make(type_, rows, std::move(arrays)));
         });
+    }
+
+    Status append(const std::shared_ptr<arrow::RecordBatch>& batch) {
+        return guarded([&] { return write(batch); });
     }
 
     Status finish(const checkpoint::Metadata& metadata) override {
@@ -180,6 +142,24 @@ public:
     }
 
 private:
+    // Fills row groups to the last row.
+    arrow::Status write(const std::shared_ptr<arrow::RecordBatch>& batch) {
+        const auto bytes = arrow::util::TotalBufferSize(*batch) / std::max<std::int64_t>(batch->num_rows(), 1);
+        for (std::int64_t at = 0; at < batch->num_rows();) {
+            if (group_rows_ == 0 || group_rows_ == kGroupRows || group_bytes_ >= kGroupBytes) {
+                ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+                group_rows_ = 0;
+                group_bytes_ = 0;
+            }
+            const auto rows = std::min(batch->num_rows() - at, kGroupRows - group_rows_);
+            ARROW_RETURN_NOT_OK(writer_->WriteRecordBatch(*batch->Slice(at, rows)));
+            at += rows;
+            group_rows_ += rows;
+            group_bytes_ += rows * bytes;
+        }
+        return arrow::Status::OK();
+    }
+
     template <class Call>
     Status guarded(Call call) {
         try {
@@ -195,8 +175,62 @@ private:
     std::shared_ptr<arrow::io::BufferOutputStream> held_;  // where the files are not the machine's own
     std::shared_ptr<arrow::io::OutputStream> file_;
     std::unique_ptr<parquet::arrow::FileWriter> writer_;
-    std::size_t group_rows_ = 0;  // of the row group that is being filled
-    std::size_t group_bytes_ = 0;
+    std::int64_t group_rows_ = 0;  // of the row group that is being filled
+    std::int64_t group_bytes_ = 0;
+};
+
+class ParquetReader final : public checkpoint::TableReader {
+public:
+    ParquetReader(std::string path, OpenFile file, std::unique_ptr<arrow::RecordBatchReader> batches, Columns empty)
+        : path_(std::move(path)), file_(std::move(file)), batches_(std::move(batches)), empty_(std::move(empty)) {}
+
+    Result<std::size_t> next() override {
+        do {
+            try {
+                auto batch = batches_->Next();
+                if (!batch.ok()) {
+                    return from_arrow(batch.status(), "cannot read " + path_, ErrorCode::corrupt_data);
+                }
+                batch_ = std::move(*batch);
+            } catch (const parquet::ParquetException& error) {
+                return Status(ErrorCode::corrupt_data, "cannot read " + path_ + ": " + error.what());
+            }
+        } while (batch_ != nullptr && batch_->num_rows() == 0);
+        return batch_ == nullptr ? 0 : static_cast<std::size_t>(batch_->num_rows());
+    }
+
+    void numbers(std::size_t column, std::vector<std::int64_t>& out) const override {
+        auto values = empty_.columns[column];
+        append_array(*batch_->column(static_cast<int>(column)), values);
+        out = std::move(values.numbers);
+    }
+
+    void columns(Columns& out) const override {
+        if (out.columns.size() != empty_.columns.size()) {
+            out = empty_;
+        }
+        out.clear();
+        for (int c = 0; c < batch_->num_columns(); ++c) {
+            append_array(*batch_->column(c), out.columns[static_cast<std::size_t>(c)]);
+        }
+        out.rows = static_cast<std::size_t>(batch_->num_rows());
+    }
+
+    Status pass_on(checkpoint::TableWriter& writer) const override {
+        if (auto* const same = dynamic_cast<ParquetWriter*>(&writer)) {
+            return same->append(batch_);
+        }
+        Columns out;
+        columns(out);
+        return writer.append(out);
+    }
+
+private:
+    std::string path_;
+    OpenFile file_;
+    std::unique_ptr<arrow::RecordBatchReader> batches_;
+    std::shared_ptr<arrow::RecordBatch> batch_;
+    Columns empty_;
 };
 
 class ParquetTable final : public checkpoint::TableFile {
