@@ -75,6 +75,9 @@ public:
         if (given.contains("seed")) {
             random = std::make_shared<SeededRandom>(given["seed"].cast<std::uint64_t>());
         }
+        if (given.contains("row_group_rows")) {
+            group_rows = given["row_group_rows"].cast<std::int64_t>();
+        }
     }
 
     std::shared_ptr<checkpoint::Source> source(const py::object& place) const {
@@ -111,6 +114,7 @@ public:
 
     std::shared_ptr<Clock> clock = std::make_shared<SystemClock>();
     std::shared_ptr<Random> random = std::make_shared<SystemRandom>();
+    std::int64_t group_rows = backends::kRowGroupRows;
 
 private:
     backends::S3Options s3(const py::dict& place) const {
@@ -154,7 +158,7 @@ checkpoint::Environment environment(const Places& places, const py::object& sour
     checkpoint::Environment out;
     out.source = source.is_none() ? nullptr : places.source(source);
     out.target = target.is_none() ? nullptr : places.target(target);
-    out.table = backends::make_parquet_table(Places::files(target));
+    out.table = backends::make_parquet_table(Places::files(target), places.group_rows);
     out.clock = places.clock;
     out.random = places.random;
     out.unpack = backends::make_unpacker();

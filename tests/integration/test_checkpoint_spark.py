@@ -6,8 +6,10 @@ import json
 import os
 import sys
 from collections import Counter
+from datetime import UTC
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from headgate.checkpoint import Checkpoint, update, verify
@@ -104,3 +106,21 @@ def test_a_race_on_one_table_has_one_winner_and_doubles_nothing(spark, tmp_path,
     report = verify(target, logs)
     assert report.differences == []
     assert report.rows == first.good + second.good + third.good == sum(multiset(target).values())
+
+
+@pytest.mark.xdist_group("spark")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_spark_reads_a_table_that_kept_row_groups_of_older_ones(spark, tmp_path):
+    """Row groups of several updates under one last footer, times kept as differences."""
+    for wave in range(4):
+        write_wave(tmp_path / "logs", 20, first=1 + 100 * wave, seed=wave)
+        run = update(tmp_path / "logs", tmp_path / "events.parquet", settle_s=0, row_group_rows=8)
+    expected = pq.read_table(tmp_path / "events.parquet").to_pylist()
+    assert len(expected) == run.rows_total
+    table = spark.read.parquet(str(tmp_path / "events.parquet"))
+    rows = table.select("ptid", "timestamp", "action").collect()
+    found = Counter((r.ptid, r.timestamp.astimezone(UTC), r.action) for r in rows)
+    assert found == Counter((e["ptid"], e["timestamp"].astimezone(UTC), e["action"]) for e in expected)
+    middle = expected[len(expected) // 2]["timestamp"].replace(microsecond=0)
+    late = table.filter(f"timestamp >= timestamp'{middle:%Y-%m-%d %H:%M:%S}Z'")
+    assert late.count() == sum(e["timestamp"] >= middle for e in expected)

@@ -10,13 +10,17 @@ import tempfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from headgate.checkpoint import Checkpoint, update, verify
 from headgate.checkpoint._places import target_place
+from headgate.checkpoint.schema import Timestamp
 from headgate.pipelines.visits import S3EventRetriever, VisitEvent, Visits
 from headgate.pipelines.visits.models import FILE_NAMES, MODULES
 from headgate.pipelines.visits.retriever import redacted
@@ -73,7 +77,7 @@ class World:
             self.written += 1
 
     def update(self, **options):
-        run = update(self.logs, self.target, settle_s=0, threads=1, **options)
+        run = update(self.logs, self.target, settle_s=0, threads=1, row_group_rows=4, **options)
         assert run.adds_up() == []
         return run
 
@@ -97,6 +101,38 @@ def multiset(rows):
 
 
 many = settings(max_examples=100, deadline=None)
+
+
+class Tick(BaseModel):
+    headgate_sort_by: ClassVar[str] = "at"
+
+    at: Timestamp
+    n: int
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    waves=st.lists(st.lists(st.integers(0, 40), max_size=9), max_size=6), group=st.integers(1, 5), rising=st.booleans()
+)
+def test_updates_merge_stably_whatever_row_groups_they_keep(space, waves, group, rising):
+    """Rising waves keep whole row groups as bytes, the others tear them open: the rows are those of a stable sort."""
+    world = World(space)
+    model = []
+    for w, wave in enumerate(waves):
+        seconds = [s + 25 * w * rising for s in wave]
+        new = [(s, 100 * w + i) for i, s in enumerate(seconds)]
+        lines = [json.dumps({"at": (START + timedelta(seconds=s)).isoformat(), "n": n}) for s, n in new]
+        (world.logs / f"{w}.jsonl").write_text("\n".join(lines))
+        update(world.logs, world.target, schema=Tick, settle_s=0, threads=1, row_group_rows=group)
+        model = sorted(model + new, key=lambda row: row[0])
+        if model:
+            table = pq.read_table(world.target)
+            assert table.column("n").to_pylist() == [n for _, n in model]
+            assert table.column("at").to_pylist() == [START + timedelta(seconds=s) for s, _ in model]
+            metadata = pq.ParquetFile(world.target).metadata
+            rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            assert rows == [group] * (len(model) // group) + [len(model) % group] * (len(model) % group > 0)
+            assert verify(world.target, world.logs, schema=Tick).ok
 
 
 @many

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import ClassVar
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
-from headgate.checkpoint import update
+from headgate.checkpoint import update, verify
 from headgate.checkpoint.schema import Timestamp
+from headgate.errors import InvalidInputError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 300_000
@@ -68,3 +70,92 @@ def test_other_readers_see_the_same_rows(table):
         rows = connection.execute(f"select value, epoch(t.at) from read_parquet('{table}') t").fetchall()
     assert [value for value, _ in rows] == values
     assert [second for _, second in rows] == [START.timestamp() + value // 2 for value in values]
+
+
+def grown(table, folder, seconds):
+    """A copy of the table after an update with one event at each of these seconds; its path and what was added."""
+    target = folder / "readings.parquet"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(table, target)
+    shutil.copytree(f"{table}.ledger", f"{target}.ledger")
+    shutil.copytree(table.parent / "logs", folder / "logs", copy_function=shutil.copy2)
+    lines = [
+        json.dumps({"sensor": "new", "at": (START + timedelta(seconds=s)).isoformat(), "value": ROWS + i})
+        for i, s in enumerate(seconds)
+    ]
+    (folder / "logs" / "more.jsonl").write_text("\n".join(lines))
+    run = update(folder / "logs", target, schema=Reading, settle_s=0)
+    assert run.rows_added == len(seconds)
+    assert run.rows_total == ROWS + len(seconds)
+    assert verify(target, folder / "logs", schema=Reading).ok
+    return target
+
+
+def groups_of(path):
+    metadata = pq.ParquetFile(path).metadata
+    return [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+
+
+def end_of(group):
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    begins = [c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset for c in chunks]
+    return max(begin + chunk.total_compressed_size for begin, chunk in zip(begins, chunks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [
+        ([ROWS, ROWS + 5], 2),  # after everything
+        ([ROWS, 70_000], 1),  # into the second row group
+        ([65_535], 1),  # as new as the last row of the first group: it comes after it
+        ([65_534], 0),
+        ([-10, ROWS], 0),  # before everything
+    ],
+)
+def test_an_update_keeps_the_bytes_of_row_groups_before_the_new_rows(table, tmp_path, seconds, kept):
+    old = table.read_bytes()
+    target = grown(table, tmp_path, seconds)
+    groups = groups_of(target)
+    end = end_of(groups_of(table)[kept - 1]) if kept else 4
+    assert target.read_bytes()[:end] == old[:end]
+    assert [group.num_rows for group in groups] == [131_072, 131_072, ROWS + len(seconds) - 2 * 131_072]
+    model = [(n // 2, n) for n in pq.read_table(table).column("value").to_pylist()]
+    model += [(s, ROWS + i) for i, s in enumerate(seconds)]
+    model.sort(key=lambda row: row[0])  # stable: old rows first
+    assert pq.read_table(target).column("value").to_pylist() == [value for _, value in model]
+
+
+def test_a_table_of_kept_and_new_row_groups_is_one_file_for_other_readers(table, tmp_path):
+    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    target = grown(table, tmp_path, [ROWS + n for n in range(1000)])
+    expected = pq.read_table(target)
+    assert expected.schema.equals(pq.read_table(table).schema)
+    assert expected.column("value").to_pylist()[-1000:] == list(range(ROWS, ROWS + 1000))
+    assert polars.read_parquet(target).get_column("value").to_list() == expected.column("value").to_pylist()
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select value from '{target}'").fetchall()
+        late = connection.execute(
+            f"select count(*) from '{target}' t where t.at >= ?", [START + timedelta(seconds=ROWS)]
+        )
+        assert late.fetchone() == (1000,)
+    assert [value for (value,) in found] == expected.column("value").to_pylist()
+
+
+def test_a_table_with_page_indexes_is_written_anew(table, tmp_path):
+    """Those of the first releases had them: what they point to would not move along."""
+    old = tmp_path / "old"
+    shutil.copytree(table.parent, old, copy_function=shutil.copy2)
+    metadata = pq.ParquetFile(table).metadata.metadata
+    rows = pq.read_table(table)
+    pq.write_table(
+        rows.replace_schema_metadata({"headgate": metadata[b"headgate"]}), old / table.name, row_group_size=131_072,
+        write_page_index=True,
+    )  # fmt: skip
+    target = grown(old / table.name, tmp_path / "new", [ROWS + 1])
+    assert not any(group.column(1).has_column_index for group in groups_of(target))
+    assert pq.read_table(target).num_rows == ROWS + 1
+
+
+def test_a_row_group_has_at_least_one_row(tmp_path):
+    with pytest.raises(InvalidInputError, match="row_group_rows: expected at least 1, got 0"):
+        update(tmp_path, tmp_path / "t.parquet", row_group_rows=0)

@@ -225,9 +225,7 @@ Status SortedRuns::spill() {
 Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& writer,
                                             const std::function<Status()>& go_on) {
     std::vector<Cursor> cursors;
-    if (old != nullptr) {
-        cursors.emplace_back(old, sort_);
-    }
+    cursors.emplace_back(old, sort_);
     for (const auto& run : runs_) {
         HG_ASSIGN(auto reader, table_.open(run, *options_.schema));
         cursors.emplace_back(std::move(reader), sort_);
@@ -237,6 +235,16 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
     cursors.emplace_back(std::exchange(slabs_, {}), std::move(sorted), sort_);
     auto out = schema::Columns::like(*options_.schema);
     std::int64_t last = INT64_MIN;
+    if (old != nullptr) {
+        std::int64_t first = INT64_MAX;
+        for (auto& cursor : std::span(cursors).subspan(1)) {
+            HG_ASSIGN(const bool more, cursor.ready());
+            if (more && sort_ != SIZE_MAX) {
+                first = std::min(first, cursor.value());
+            }
+        }
+        HG_ASSIGN(last, old->pass_units(writer, sort_, first, go_on));
+    }
     const auto flush = [&]() -> Status {
         if (sort_ != SIZE_MAX) {
             last = out.columns[sort_].numbers.back();

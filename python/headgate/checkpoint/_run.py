@@ -104,6 +104,7 @@ def update(
     spill_dir: str | os.PathLike[str] | None = None,
     spill_limit: int | None = None,
     max_file_bytes: int = 256 * 1024**2,
+    row_group_rows: int = 128 * 1024,
     sort_by: str = "",
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -128,6 +129,8 @@ def update(
         spill_dir: the folder for spilled runs; default: beside the target, or the temporary folder for S3.
         spill_limit: most bytes of spilled runs; more is an error, and nothing is written.
         max_file_bytes: a larger file, packed or unpacked, is rejected with kind too_large.
+        row_group_rows: rows of a row group of the table. Readers skip groups by their times, and an update writes anew
+            only from the first group on that a new row falls into.
         sort_by: for "infer": the timestamp field to sort by; default: `timestamp` if every record has one.
         dry_run: read and count, write nothing.
         progress: called with (files read, files to read) about 20 times a second.
@@ -145,11 +148,15 @@ def update(
     """
     _one_of("mode", mode, ("ledger", "watermark"))
     _one_of("listing", listing, ("full", "window"))
+    if row_group_rows < 1:
+        message = f"row_group_rows: expected at least 1, got {row_group_rows}"
+        raise InvalidInputError(message)
     started = time.monotonic()
     options = {
         "watermark": mode == "watermark", "settle_us": int(settle_s * 1e6), "threads": threads, "memory": memory,
         "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
         "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
+        "row_group_rows": row_group_rows,
     }  # fmt: skip
     if spill_limit is not None:
         options["spill_limit"] = spill_limit

@@ -96,6 +96,11 @@ public:
     virtual void numbers(std::size_t column, std::vector<std::int64_t>& out) const = 0;
     virtual void columns(schema::Columns& out) const = 0;
     virtual Status pass_on(TableWriter& writer) const = 0;
+    // Before the first next(), and before anything was appended to `writer`: hands over, as bytes, the leading parts of
+    // the file whose values of `column` (SIZE_MAX: in whatever order) are at most `bound`; next() goes on after them.
+    // Gives their last value, INT64_MIN when there were none.
+    virtual Result<std::int64_t> pass_units(TableWriter& writer, std::size_t column, std::int64_t bound,
+                                            const std::function<Status()>& go_on) = 0;
 };
 
 // How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.

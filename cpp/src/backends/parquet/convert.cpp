@@ -96,6 +96,21 @@ void append_text(const arrow::Array& array, std::string& bytes, std::vector<std:
 
 }  // namespace
 
+Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise) {
+    if (status.ok()) {
+        return {};
+    }
+    const auto text = status.ToString();
+    // Arrow keeps errno in the detail only; its text is what all its versions have in common.
+    if (text.find("No space left") != std::string::npos) {
+        return {ErrorCode::disk_full, what + ": no space left on device"};
+    }
+    if (text.find("Permission denied") != std::string::npos) {
+        return {ErrorCode::permission_denied, what + ": permission denied"};
+    }
+    return {otherwise, what + ": " + text};
+}
+
 arrow::MemoryPool* memory_pool() {
     return arrow::system_memory_pool();
 }

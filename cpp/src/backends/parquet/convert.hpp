@@ -4,11 +4,14 @@
 #include <arrow/api.h>
 
 #include <memory>
+#include <string>
 
 #include "headgate/schema/schema.hpp"
 
 namespace headgate::backends {
 
+// What Arrow says, with `what` before it; `otherwise` when it is neither a full disk nor a refusal.
+Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise);
 // malloc: what Arrow brings keeps pages for each of its threads, tens of MiB where a file of two needs them.
 arrow::MemoryPool* memory_pool();
 std::shared_ptr<arrow::Schema> arrow_schema(const schema::Schema& schema);

@@ -1,13 +1,17 @@
 #include <arrow/api.h>
 #include <arrow/io/api.h>
-#include <arrow/util/byte_size.h>
 #include <parquet/arrow/reader.h>
-#include <parquet/arrow/writer.h>
 #include <parquet/exception.h>
+#include <parquet/statistics.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
 
 #include "convert.hpp"
 #include "headgate/backends/parquet.hpp"
 #include "headgate/base/file.hpp"
+#include "writer.hpp"
 
 namespace headgate::backends {
 namespace {
@@ -15,27 +19,14 @@ namespace {
 using schema::Columns;
 using schema::Schema;
 
-constexpr std::int64_t kBatchRows = 32 * 1024;   // what is read at a time
-constexpr std::int64_t kGroupRows = 128 * 1024;  // of a row group, or less when rows are large:
-constexpr std::int64_t kGroupBytes = 256 << 20;
+constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
 
-Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise) {
-    if (status.ok()) {
-        return {};
-    }
-    const auto text = status.ToString();
-    // Arrow keeps errno in the detail only; its text is what all its versions have in common.
-    if (text.find("No space left") != std::string::npos) {
-        return {ErrorCode::disk_full, what + ": no space left on device"};
-    }
-    if (text.find("Permission denied") != std::string::npos) {
-        return {ErrorCode::permission_denied, what + ": permission denied"};
-    }
-    return {otherwise, what + ": " + text};
-}
-
-using OpenFile = std::unique_ptr<parquet::arrow::FileReader>;
 using Input = std::shared_ptr<arrow::io::RandomAccessFile>;
+
+struct OpenFile {
+    Input input;
+    std::unique_ptr<parquet::arrow::FileReader> reader;
+};
 
 Result<Input> input(FileSystem& files, const std::string& path) {
     if (&files != real_files().get()) {
@@ -51,7 +42,7 @@ Result<Input> input(FileSystem& files, const std::string& path) {
 }
 
 Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
-    HG_ASSIGN(const auto file, input(files, path));
+    HG_ASSIGN(auto file, input(files, path));
     const auto unreadable = [&](const std::string& why) {
         return Status(ErrorCode::corrupt_data, path + " is not a readable Parquet file: " + why);
     };
@@ -68,123 +59,19 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
         if (!reader.ok()) {
             return unreadable(reader.status().message());
         }
-        return std::move(*reader);
+        return OpenFile{std::move(file), std::move(*reader)};
     } catch (const parquet::ParquetException& error) {
         return unreadable(error.what());
     }
 }
 
-class ParquetWriter final : public checkpoint::TableWriter {
-public:
-    static arrow::Result<std::unique_ptr<ParquetWriter>> create(std::shared_ptr<FileSystem> files,
-                                                                const std::string& path, const Schema& schema) {
-        auto out = std::make_unique<ParquetWriter>();
-        out->path_ = path;
-        out->type_ = arrow_schema(schema);
-        if (files == real_files()) {
-            ARROW_ASSIGN_OR_RAISE(out->file_, arrow::io::FileOutputStream::Open(path));
-        } else {
-            ARROW_ASSIGN_OR_RAISE(out->held_, arrow::io::BufferOutputStream::Create());
-            out->file_ = out->held_;
-        }
-        out->files_ = std::move(files);
-        auto properties = parquet::WriterProperties::Builder();
-        properties.memory_pool(memory_pool());
-        properties.compression(parquet::Compression::SNAPPY);
-        if (const auto sort = schema.index_of(schema.sort_by); sort != SIZE_MAX) {
-            properties.set_sorting_columns({{static_cast<std::int32_t>(sort), false, false}});
-            // Sorted timestamps are near each other and seldom equal: their differences are small, and a dictionary of
-            // them is larger than they are (Parquet's encodings.md, "Delta Encoding").
-            properties.disable_dictionary(schema.sort_by);
-            properties.encoding(schema.sort_by, parquet::Encoding::DELTA_BINARY_PACKED);
-        }
-        const auto arrow_properties =
-            parquet::ArrowWriterProperties::Builder().store_schema()->set_use_threads(true)->build();
-        ARROW_ASSIGN_OR_RAISE(out->writer_, parquet::arrow::FileWriter::Open(*out->type_, memory_pool(), out->file_,
-                                                                             properties.build(), arrow_properties));
-        return out;
-    }
-
-    Status append(const Columns& columns) override {
-        return guarded([&]() -> arrow::Status {
-            arrow::ArrayVector arrays;
-            for (const auto& column : columns.columns) {
-                ARROW_ASSIGN_OR_RAISE(auto array, to_arrow(column));
-                arrays.push_back(std::move(array));
-            }
-            const auto rows = static_cast<std::int64_t>(columns.rows);
-            return write(arrow::RecordBatch::Make(type_, rows, std::move(arrays)));
-        });
-    }
-
-    Status append(const std::shared_ptr<arrow::RecordBatch>& batch) {
-        return guarded([&] { return write(batch); });
-    }
-
-    Status finish(const checkpoint::Metadata& metadata) override {
-        HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
-            auto stored = std::make_shared<arrow::KeyValueMetadata>();
-            for (const auto& [key, value] : metadata) {
-                stored->Append(key, value);
-            }
-            ARROW_RETURN_NOT_OK(writer_->AddKeyValueMetadata(stored));
-            ARROW_RETURN_NOT_OK(writer_->Close());
-            return file_->Close();
-        }));
-        if (!held_) {
-            return sync_file(path_);
-        }
-        const auto bytes = held_->Finish();
-        if (!bytes.ok()) {
-            return from_arrow(bytes.status(), "cannot write " + path_, ErrorCode::io_error);
-        }
-        return files_->write_new(path_, std::string_view(**bytes));
-    }
-
-private:
-    // Fills row groups to the last row.
-    arrow::Status write(const std::shared_ptr<arrow::RecordBatch>& batch) {
-        const auto bytes = arrow::util::TotalBufferSize(*batch) / std::max<std::int64_t>(batch->num_rows(), 1);
-        for (std::int64_t at = 0; at < batch->num_rows();) {
-            if (group_rows_ == 0 || group_rows_ == kGroupRows || group_bytes_ >= kGroupBytes) {
-                ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
-                group_rows_ = 0;
-                group_bytes_ = 0;
-            }
-            const auto rows = std::min(batch->num_rows() - at, kGroupRows - group_rows_);
-            ARROW_RETURN_NOT_OK(writer_->WriteRecordBatch(*batch->Slice(at, rows)));
-            at += rows;
-            group_rows_ += rows;
-            group_bytes_ += rows * bytes;
-        }
-        return arrow::Status::OK();
-    }
-
-    template <class Call>
-    Status guarded(Call call) {
-        try {
-            return from_arrow(call(), "cannot write " + path_, ErrorCode::io_error);
-        } catch (const parquet::ParquetException& error) {
-            return from_arrow(arrow::Status::IOError(error.what()), "cannot write " + path_, ErrorCode::io_error);
-        }
-    }
-
-    std::string path_;
-    std::shared_ptr<arrow::Schema> type_;
-    std::shared_ptr<FileSystem> files_;
-    std::shared_ptr<arrow::io::BufferOutputStream> held_;  // where the files are not the machine's own
-    std::shared_ptr<arrow::io::OutputStream> file_;
-    std::unique_ptr<parquet::arrow::FileWriter> writer_;
-    std::int64_t group_rows_ = 0;  // of the row group that is being filled
-    std::int64_t group_bytes_ = 0;
-};
-
 class ParquetReader final : public checkpoint::TableReader {
 public:
-    ParquetReader(std::string path, OpenFile file, std::unique_ptr<arrow::RecordBatchReader> batches, Columns empty)
-        : path_(std::move(path)), file_(std::move(file)), batches_(std::move(batches)), empty_(std::move(empty)) {}
+    ParquetReader(std::string path, OpenFile file, Columns empty)
+        : path_(std::move(path)), file_(std::move(file)), empty_(std::move(empty)) {}
 
     Result<std::size_t> next() override {
+        HG_RETURN_IF_ERROR(begin());
         do {
             try {
                 auto batch = batches_->Next();
@@ -225,9 +112,77 @@ public:
         return writer.append(out);
     }
 
+    Result<std::int64_t> pass_units(checkpoint::TableWriter& writer, std::size_t column, std::int64_t bound,
+                                    const std::function<Status()>& go_on) override {
+        auto* const same = dynamic_cast<ParquetWriter*>(&writer);
+        const auto metadata = file_.reader->parquet_reader()->metadata();
+        std::int64_t last = INT64_MIN;
+        std::int64_t end = 0;
+        std::vector<int> groups;
+        for (int i = 0; same != nullptr && i < metadata->num_row_groups(); ++i) {
+            const auto group = metadata->RowGroup(i);
+            const auto found = last_value(*group, column);
+            const auto stop = end_of(*group);
+            if (group->num_rows() != same->group_rows() || !found || *found > bound || !stop) {
+                break;
+            }
+            groups.push_back(i);
+            last = *found;
+            end = std::max(end, *stop);
+        }
+        if (!groups.empty()) {
+            HG_RETURN_IF_ERROR(same->adopt(*file_.input, end, metadata->Subset(groups), go_on));
+            first_group_ = static_cast<int>(groups.size());
+        }
+        return last;
+    }
+
 private:
+    // The greatest value of a sorted column, as its statistics have it; without a column the order does not matter.
+    static std::optional<std::int64_t> last_value(const parquet::RowGroupMetaData& group, std::size_t column) {
+        if (column == SIZE_MAX) {
+            return INT64_MIN;
+        }
+        const auto chunk = group.ColumnChunk(static_cast<int>(column));
+        const auto statistics = std::dynamic_pointer_cast<parquet::Int64Statistics>(chunk->statistics());
+        const bool whole =
+            statistics && statistics->HasMinMax() && statistics->HasNullCount() && statistics->null_count() == 0;
+        return whole ? std::optional(statistics->max()) : std::nullopt;
+    }
+
+    // Where a row group's bytes end; nothing for one that points to more than its pages.
+    static std::optional<std::int64_t> end_of(const parquet::RowGroupMetaData& group) {
+        std::int64_t end = 0;
+        for (int c = 0; c < group.num_columns(); ++c) {
+            const auto chunk = group.ColumnChunk(c);
+            if (chunk->GetColumnIndexLocation() || chunk->GetOffsetIndexLocation() || chunk->bloom_filter_offset() ||
+                chunk->has_index_page()) {
+                return std::nullopt;
+            }
+            const auto begin =
+                chunk->has_dictionary_page() ? chunk->dictionary_page_offset() : chunk->data_page_offset();
+            end = std::max(end, begin + chunk->total_compressed_size());
+        }
+        return end;
+    }
+
+    Status begin() {
+        if (batches_) {
+            return {};
+        }
+        std::vector<int> groups(static_cast<std::size_t>(file_.reader->num_row_groups() - first_group_));
+        std::iota(groups.begin(), groups.end(), first_group_);
+        auto batches = file_.reader->GetRecordBatchReader(groups);
+        if (!batches.ok()) {
+            return from_arrow(batches.status(), "cannot read " + path_, ErrorCode::corrupt_data);
+        }
+        batches_ = std::move(*batches);
+        return {};
+    }
+
     std::string path_;
     OpenFile file_;
+    int first_group_ = 0;
     std::unique_ptr<arrow::RecordBatchReader> batches_;
     std::shared_ptr<arrow::RecordBatch> batch_;
     Columns empty_;
@@ -235,12 +190,13 @@ private:
 
 class ParquetTable final : public checkpoint::TableFile {
 public:
-    explicit ParquetTable(std::shared_ptr<FileSystem> files) : files_(std::move(files)) {}
+    ParquetTable(std::shared_ptr<FileSystem> files, std::int64_t group_rows)
+        : files_(std::move(files)), group_rows_(group_rows) {}
 
     Result<checkpoint::Metadata> metadata(const std::string& path) const override {
         HG_ASSIGN(auto reader, open_file(*files_, path));
         checkpoint::Metadata out;
-        if (const auto stored = reader->parquet_reader()->metadata()->key_value_metadata()) {
+        if (const auto stored = reader.reader->parquet_reader()->metadata()->key_value_metadata()) {
             for (std::int64_t i = 0; i < stored->size(); ++i) {
                 out[stored->key(i)] = stored->value(i);
             }
@@ -251,21 +207,21 @@ public:
     Result<std::unique_ptr<checkpoint::TableReader>> open(const std::string& path,
                                                           const Schema& schema) const override {
         HG_ASSIGN(auto file, open_file(*files_, path));
-        auto batches = file->GetRecordBatchReader();
-        if (!batches.ok()) {
-            return from_arrow(batches.status(), "cannot read " + path, ErrorCode::corrupt_data);
+        std::shared_ptr<arrow::Schema> found;
+        if (const auto status = file.reader->GetSchema(&found); !status.ok()) {
+            return from_arrow(status, "cannot read " + path, ErrorCode::corrupt_data);
         }
-        if (!(*batches)->schema()->Equals(*arrow_schema(schema), false)) {
+        if (!found->Equals(*arrow_schema(schema), false)) {
             return Status(ErrorCode::corrupt_data, path + " does not have the columns of schema '" + schema.name + "'");
         }
         return std::unique_ptr<checkpoint::TableReader>(
-            std::make_unique<ParquetReader>(path, std::move(file), std::move(*batches), Columns::like(schema)));
+            std::make_unique<ParquetReader>(path, std::move(file), Columns::like(schema)));
     }
 
     Result<std::unique_ptr<checkpoint::TableWriter>> create(const std::string& path,
                                                             const Schema& schema) const override {
         try {
-            auto writer = ParquetWriter::create(files_, path, schema);
+            auto writer = ParquetWriter::create(files_, path, schema, group_rows_);
             if (!writer.ok()) {
                 return from_arrow(writer.status(), "cannot write " + path, ErrorCode::io_error);
             }
@@ -277,12 +233,13 @@ public:
 
 private:
     std::shared_ptr<FileSystem> files_;
+    std::int64_t group_rows_;
 };
 
 }  // namespace
 
-std::shared_ptr<checkpoint::TableFile> make_parquet_table(std::shared_ptr<FileSystem> files) {
-    return std::make_shared<ParquetTable>(files ? std::move(files) : real_files());
+std::shared_ptr<checkpoint::TableFile> make_parquet_table(std::shared_ptr<FileSystem> files, std::int64_t group_rows) {
+    return std::make_shared<ParquetTable>(files ? std::move(files) : real_files(), group_rows);
 }
 
 }  // namespace headgate::backends

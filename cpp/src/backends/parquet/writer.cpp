@@ -1,0 +1,171 @@
+#include "writer.hpp"
+
+#include <arrow/util/byte_size.h>
+#include <parquet/exception.h>
+#include <parquet/file_writer.h>
+
+#include <algorithm>
+
+#include "convert.hpp"
+#include "headgate/base/file.hpp"
+
+namespace headgate::backends {
+namespace {
+
+constexpr std::int64_t kGroupBytes = 256 << 20;  // of a row group, before it is packed
+constexpr std::int64_t kCopyBytes = 1 << 20;
+
+// The rest of a file that has begun. Parquet's writer starts files only: it is told that it stands at the beginning,
+// and its magic number, which is there already, is left out. From then on it hears the real positions.
+class Continued final : public arrow::io::OutputStream {
+public:
+    explicit Continued(std::shared_ptr<arrow::io::OutputStream> file) : file_(std::move(file)) {}
+    arrow::Status Close() override { return file_->Close(); }
+    bool closed() const override { return file_->closed(); }
+    arrow::Result<std::int64_t> Tell() const override { return begun_ ? file_->Tell() : 0; }
+    arrow::Status Write(const void* data, std::int64_t size) override {
+        const bool magic = !begun_;
+        begun_ = true;
+        return magic ? arrow::Status::OK() : file_->Write(data, size);
+    }
+    using arrow::io::OutputStream::Write;
+    arrow::Status Flush() override { return file_->Flush(); }
+
+private:
+    std::shared_ptr<arrow::io::OutputStream> file_;
+    bool begun_ = false;
+};
+
+template <class Call>
+Status guarded(const std::string& path, Call call) {
+    try {
+        return from_arrow(call(), "cannot write " + path, ErrorCode::io_error);
+    } catch (const parquet::ParquetException& error) {
+        return from_arrow(arrow::Status::IOError(error.what()), "cannot write " + path, ErrorCode::io_error);
+    }
+}
+
+}  // namespace
+
+arrow::Result<std::unique_ptr<ParquetWriter>> ParquetWriter::create(std::shared_ptr<FileSystem> files,
+                                                                    const std::string& path,
+                                                                    const schema::Schema& schema,
+                                                                    std::int64_t group_rows) {
+    auto out = std::make_unique<ParquetWriter>();
+    out->group_rows_ = group_rows;
+    out->path_ = path;
+    out->type_ = arrow_schema(schema);
+    if (files == real_files()) {
+        ARROW_ASSIGN_OR_RAISE(out->file_, arrow::io::FileOutputStream::Open(path));
+    } else {
+        ARROW_ASSIGN_OR_RAISE(out->held_, arrow::io::BufferOutputStream::Create());
+        out->file_ = out->held_;
+    }
+    out->files_ = std::move(files);
+    auto properties = parquet::WriterProperties::Builder();
+    properties.memory_pool(memory_pool());
+    properties.compression(parquet::Compression::SNAPPY);
+    properties.disable_write_page_index();  // it lies behind the row groups: adopted ones could not keep theirs
+    if (const auto sort = schema.index_of(schema.sort_by); sort != SIZE_MAX) {
+        properties.set_sorting_columns({{static_cast<std::int32_t>(sort), false, false}});
+        // Sorted timestamps are near each other and seldom equal: their differences are small, and a dictionary of
+        // them is larger than they are (Parquet's encodings.md, "Delta Encoding").
+        properties.disable_dictionary(schema.sort_by);
+        properties.encoding(schema.sort_by, parquet::Encoding::DELTA_BINARY_PACKED);
+    }
+    out->properties_ = properties.build();
+    return out;
+}
+
+Status ParquetWriter::append(const schema::Columns& columns) {
+    return guarded(path_, [&]() -> arrow::Status {
+        arrow::ArrayVector arrays;
+        for (const auto& column : columns.columns) {
+            ARROW_ASSIGN_OR_RAISE(auto array, to_arrow(column));
+            arrays.push_back(std::move(array));
+        }
+        return write(arrow::RecordBatch::Make(type_, static_cast<std::int64_t>(columns.rows), std::move(arrays)));
+    });
+}
+
+Status ParquetWriter::append(const std::shared_ptr<arrow::RecordBatch>& batch) {
+    return guarded(path_, [&] { return write(batch); });
+}
+
+Status ParquetWriter::adopt(arrow::io::RandomAccessFile& file, std::int64_t end,
+                            std::shared_ptr<parquet::FileMetaData> metadata, const std::function<Status()>& go_on) {
+    for (std::int64_t at = 0; at < end; at += kCopyBytes) {
+        HG_RETURN_IF_ERROR(go_on());
+        HG_RETURN_IF_ERROR(guarded(path_, [&]() -> arrow::Status {
+            const auto size = std::min(kCopyBytes, end - at);
+            ARROW_ASSIGN_OR_RAISE(const auto bytes, file.ReadAt(at, size));
+            return bytes->size() == size ? file_->Write(bytes) : arrow::Status::IOError("the old table was cut short");
+        }));
+    }
+    adopted_ = std::move(metadata);
+    rest_ = std::make_shared<Continued>(file_);
+    return {};
+}
+
+Status ParquetWriter::finish(const checkpoint::Metadata& metadata) {
+    HG_RETURN_IF_ERROR(guarded(path_, [&] { return close(metadata); }));
+    if (!held_) {
+        return sync_file(path_);
+    }
+    const auto bytes = held_->Finish();
+    if (!bytes.ok()) {
+        return from_arrow(bytes.status(), "cannot write " + path_, ErrorCode::io_error);
+    }
+    return files_->write_new(path_, std::string_view(**bytes));
+}
+
+arrow::Status ParquetWriter::open() {
+    const auto properties = parquet::ArrowWriterProperties::Builder().store_schema()->set_use_threads(true)->build();
+    ARROW_ASSIGN_OR_RAISE(writer_, parquet::arrow::FileWriter::Open(*type_, memory_pool(), rest_ ? rest_ : file_,
+                                                                    properties_, properties));
+    return arrow::Status::OK();
+}
+
+// Fills row groups to the last row.
+arrow::Status ParquetWriter::write(const std::shared_ptr<arrow::RecordBatch>& batch) {
+    if (!writer_) {
+        ARROW_RETURN_NOT_OK(open());
+    }
+    const auto bytes = arrow::util::TotalBufferSize(*batch) / std::max<std::int64_t>(batch->num_rows(), 1);
+    for (std::int64_t at = 0; at < batch->num_rows();) {
+        if (filled_rows_ == 0 || filled_rows_ == group_rows_ || filled_bytes_ >= kGroupBytes) {
+            ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+            filled_rows_ = 0;
+            filled_bytes_ = 0;
+        }
+        const auto rows = std::min(batch->num_rows() - at, group_rows_ - filled_rows_);
+        ARROW_RETURN_NOT_OK(writer_->WriteRecordBatch(*batch->Slice(at, rows)));
+        at += rows;
+        filled_rows_ += rows;
+        filled_bytes_ += rows * bytes;
+    }
+    return arrow::Status::OK();
+}
+
+arrow::Status ParquetWriter::close(const checkpoint::Metadata& metadata) {
+    if (!writer_) {
+        ARROW_RETURN_NOT_OK(open());
+    }
+    auto stored = std::make_shared<arrow::KeyValueMetadata>();
+    for (const auto& [key, value] : metadata) {
+        stored->Append(key, value);
+    }
+    ARROW_RETURN_NOT_OK(writer_->AddKeyValueMetadata(stored));
+    ARROW_RETURN_NOT_OK(writer_->Close());
+    if (adopted_) {
+        // The footer that Close() wrote knows the new row groups only: one for all of them comes after it, and readers
+        // start from the last. An update that adopts this file's row groups leaves the first one behind.
+        const auto all = writer_->metadata()->Subset({});
+        all->AppendRowGroups(*adopted_);
+        all->AppendRowGroups(*writer_->metadata());
+        parquet::WriteFileMetaData(*all, file_.get());
+    }
+    return file_->Close();
+}
+
+}  // namespace headgate::backends

@@ -1,0 +1,51 @@
+// A Parquet file that is being written, its first row groups perhaps those of another file.
+#pragma once
+
+#include <arrow/api.h>
+#include <arrow/io/api.h>
+#include <parquet/arrow/writer.h>
+#include <parquet/metadata.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "headgate/checkpoint/ports.hpp"
+
+namespace headgate::backends {
+
+class ParquetWriter final : public checkpoint::TableWriter {
+public:
+    static arrow::Result<std::unique_ptr<ParquetWriter>> create(std::shared_ptr<FileSystem> files,
+                                                                const std::string& path, const schema::Schema& schema,
+                                                                std::int64_t group_rows);
+    std::int64_t group_rows() const { return group_rows_; }
+
+    Status append(const schema::Columns& columns) override;
+    Status append(const std::shared_ptr<arrow::RecordBatch>& batch);
+    // Before anything was appended: the first `end` bytes of another file with the row groups that `metadata`
+    // describes.
+    Status adopt(arrow::io::RandomAccessFile& file, std::int64_t end, std::shared_ptr<parquet::FileMetaData> metadata,
+                 const std::function<Status()>& go_on);
+    Status finish(const checkpoint::Metadata& metadata) override;
+
+private:
+    arrow::Status open();
+    arrow::Status write(const std::shared_ptr<arrow::RecordBatch>& batch);
+    arrow::Status close(const checkpoint::Metadata& metadata);
+
+    std::string path_;
+    std::shared_ptr<arrow::Schema> type_;
+    std::shared_ptr<FileSystem> files_;
+    std::shared_ptr<arrow::io::BufferOutputStream> held_;  // where the files are not the machine's own
+    std::shared_ptr<arrow::io::OutputStream> file_;
+    std::shared_ptr<parquet::WriterProperties> properties_;
+    std::shared_ptr<parquet::FileMetaData> adopted_;
+    std::shared_ptr<arrow::io::OutputStream> rest_;       // of file_, behind what was adopted
+    std::unique_ptr<parquet::arrow::FileWriter> writer_;  // from the first row on: it starts where the file has got to
+    std::int64_t group_rows_ = 0;
+    std::int64_t filled_rows_ = 0;  // of the row group that is being filled
+    std::int64_t filled_bytes_ = 0;
+};
+
+}  // namespace headgate::backends
