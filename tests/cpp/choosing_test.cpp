@@ -149,7 +149,7 @@ protected:
         for (const auto& part : target.parts) {
             names.push_back(part.first);
         }
-        ASSERT_TRUE(ledger.open(names).ok());
+        ASSERT_TRUE(ledger.open(names, GetParam() > 1).ok());
         Summary summary;
         const auto keys = choose(options, environment, {}, ledger, summary);
         ASSERT_TRUE(keys.ok()) << keys.status().message();
@@ -179,6 +179,18 @@ TEST_P(Choosing, DaysOfTheLedgerAreReadWhileOthersAreJudged) {
     options.partitioned = true;
     fill(60'000);
     expect_all(60'000);
+}
+
+TEST_P(Choosing, ALedgerThatCannotBeReadIsAnError) {
+    fill(30'000);
+    target.parts["seg-1.hgl"].resize(1'000);
+    LedgerView ledger(options, target);
+    Summary summary;
+    auto status = ledger.open({"seg-1.hgl"}, GetParam() > 1);
+    if (status.ok()) {
+        status = choose(options, environment, {}, ledger, summary).status();
+    }
+    EXPECT_EQ(status.code(), ErrorCode::corrupt_data);
 }
 
 TEST_P(Choosing, AListingThatFailsLeavesNoThreadBehind) {

@@ -153,6 +153,7 @@ public:
             HG_RETURN_IF_ERROR(source_.list({}, env_.interrupt, each));
         }
         HG_RETURN_IF_ERROR(trouble);
+        HG_RETURN_IF_ERROR(ledger_.ready());
         std::vector<KeyList> taken;
         for (auto& batch : judges_.finish()) {
             summary_.known += batch.verdicts[static_cast<std::size_t>(Verdict::known)];
@@ -166,6 +167,9 @@ public:
 
 private:
     void judge(Batch& batch) const {
+        if (!ledger_.ready().ok()) {
+            return;  // execute() says so
+        }
         KeyList taken;
         for (auto& object : batch.objects) {
             const auto verdict = judge(object);

@@ -15,16 +15,23 @@ std::string LedgerView::partition_of(std::string_view key) const {
     return options_.partitioned ? options_.schema->day_of_name(without_packing(base_name(key))) : "";
 }
 
-Status LedgerView::open(const std::vector<std::string>& segments) {
+Status LedgerView::open(const std::vector<std::string>& segments, bool in_background) {
     empty_ = segments.empty();
     for (const auto& name : segments) {
         waiting_[partition_of_part(name)].push_back(name);
     }
-    return options_.partitioned ? Status() : load("");
+    if (options_.partitioned) {
+        return {};
+    }
+    if (!in_background) {
+        return load("");
+    }
+    loading_ = std::async(std::launch::async, [this] { return load(""); }).share();
+    return {};
 }
 
 Status LedgerView::reach(std::string_view key) {
-    return waiting_.empty() ? Status() : load(partition_of(key));
+    return options_.partitioned && !waiting_.empty() ? load(partition_of(key)) : Status();
 }
 
 Status LedgerView::load(const std::string& partition) {

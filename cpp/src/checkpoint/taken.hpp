@@ -1,6 +1,7 @@
 // The ledger of a target as a run sees it: all of it, or the days that the source has.
 #pragma once
 
+#include <future>
 #include <map>
 #include <shared_mutex>
 #include <string>
@@ -16,8 +17,10 @@ class LedgerView {
 public:
     LedgerView(const Options& options, Target& target) : options_(options), target_(target) {}
 
-    // The segments of what is committed; those of an undivided ledger are read now.
-    Status open(const std::vector<std::string>& segments);
+    // The segments of what is committed. Those of an undivided ledger are read now, or by a thread of their own: then
+    // ready() waits for it, and comes before find().
+    Status open(const std::vector<std::string>& segments, bool in_background);
+    Status ready() const { return loading_.valid() ? loading_.get() : Status(); }
     // Reads the segments that may know `key`, if that was not done yet. One thread; others may find() meanwhile what
     // was reached before, and pointers that it gave stay good.
     Status reach(std::string_view key);
@@ -33,6 +36,7 @@ private:
 
     const Options& options_;
     Target& target_;
+    std::shared_future<Status> loading_;
     bool empty_ = true;
     mutable std::shared_mutex mutex_;  // of taken_, where days come one by one
     std::map<std::string, Taken> taken_;
