@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <thread>
 
 #include "support.hpp"
 
@@ -63,6 +64,7 @@ public:
     std::vector<std::pair<std::string, File>> files;
     Status fails_after;
     unsigned cores = 4;
+    bool looks_slowly = false;
 
     Status list(const ListOptions&, const Interrupt&, const std::function<void(const Object&)>& each) override {
         for (const auto& file : files) {
@@ -71,6 +73,9 @@ public:
         return fails_after;
     }
     bool look_at(Object& object) override {
+        if (looks_slowly) {
+            std::this_thread::yield();
+        }
         const auto found = std::lower_bound(files.begin(), files.end(), object.key,
                                             [](const auto& file, std::string_view key) { return file.first < key; });
         object.looked_at = true;
@@ -88,10 +93,16 @@ public:
 class Parts final : public Target {
 public:
     std::map<std::string, std::string> parts;
+    bool slow = false;
     Status begin(Clock&, const Interrupt&) override { return {}; }
     Result<std::optional<std::string>> peek() override { return std::optional<std::string>(); }
     Result<std::string> fetch() override { return std::string(); }
-    Result<std::string> read_part(const std::string& name) override { return parts.at(name); }
+    Result<std::string> read_part(const std::string& name) override {
+        for (int i = 0; slow && i < 10'000; ++i) {
+            std::this_thread::yield();
+        }
+        return parts.at(name);
+    }
     Status write_part(const std::string&, std::string_view) override { return {}; }
     std::string scratch() override { return ""; }
     Status commit(const std::string&) override { return {}; }
@@ -181,6 +192,17 @@ TEST_P(Choosing, DaysOfTheLedgerAreReadWhileOthersAreJudged) {
     expect_all(60'000);
 }
 
+TEST_P(Choosing, ALedgerIsNotDestroyedWhileItIsRead) {
+    fill(600);
+    target.slow = true;
+    source->fails_after = Status(ErrorCode::io_error, "the listing broke");
+    source->files.clear();
+    LedgerView ledger(options, target);
+    ASSERT_TRUE(ledger.open({"seg-1.hgl"}, true).ok());
+    Summary summary;
+    EXPECT_EQ(choose(options, environment, {}, ledger, summary).status().code(), ErrorCode::io_error);
+}
+
 TEST_P(Choosing, ALedgerThatCannotBeReadIsAnError) {
     fill(30'000);
     target.parts["seg-1.hgl"].resize(1'000);
@@ -191,6 +213,21 @@ TEST_P(Choosing, ALedgerThatCannotBeReadIsAnError) {
         status = choose(options, environment, {}, ledger, summary).status();
     }
     EXPECT_EQ(status.code(), ErrorCode::corrupt_data);
+}
+
+TEST_P(Choosing, AnInterruptEndsItWhileFilesAreLookedAt) {
+    fill(60'000);
+    std::size_t polls = 0;
+    const auto caller = std::this_thread::get_id();
+    environment.interrupt = [&] {
+        EXPECT_EQ(std::this_thread::get_id(), caller);  // Python's signals belong to one thread
+        return ++polls == 3;
+    };
+    source->looks_slowly = true;
+    LedgerView ledger(options, target);
+    Summary summary;
+    EXPECT_EQ(choose(options, environment, {}, ledger, summary).status().code(), ErrorCode::interrupted);
+    EXPECT_EQ(polls, 3U);
 }
 
 TEST_P(Choosing, AListingThatFailsLeavesNoThreadBehind) {

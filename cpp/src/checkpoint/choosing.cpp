@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -16,6 +17,7 @@ namespace {
 constexpr std::size_t kMostThreads = 4;  // a file system does not gain from more
 constexpr std::size_t kKeysPerBatch = 4'096;
 constexpr std::size_t kMostWaiting = 16;  // batches
+constexpr std::size_t kKeysPerPoll = 256;
 
 enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
 
@@ -31,7 +33,9 @@ struct Batch {
 // everything.
 class Judges {
 public:
-    Judges(std::size_t threads, std::function<void(Batch&)> judge) : others_(threads - 1), judge_(std::move(judge)) {}
+    // The second argument of `judge`: whether it is called by the listing thread.
+    Judges(std::size_t threads, std::function<void(Batch&, bool)> judge)
+        : others_(threads - 1), judge_(std::move(judge)) {}
     ~Judges() { join(); }
     Judges(const Judges&) = delete;
     Judges& operator=(const Judges&) = delete;
@@ -73,7 +77,7 @@ private:
     void work(std::size_t waiting) {
         std::unique_lock lock(mutex_);
         while (ready_ - next_ > waiting) {
-            take(lock);
+            take(lock, true);
         }
     }
 
@@ -81,7 +85,7 @@ private:
         std::unique_lock lock(mutex_);
         while (!closed_) {
             if (next_ < ready_) {
-                take(lock);
+                take(lock, false);
             } else {
                 // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
                 changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
@@ -89,10 +93,10 @@ private:
         }
     }
 
-    void take(std::unique_lock<std::mutex>& lock) {
+    void take(std::unique_lock<std::mutex>& lock, bool listing) {
         auto& batch = batches_[next_++];
         lock.unlock();
-        judge_(batch);
+        judge_(batch, listing);
         lock.lock();
     }
 
@@ -111,7 +115,7 @@ private:
     static constexpr auto kPoll = std::chrono::milliseconds(50);
 
     std::size_t others_;
-    std::function<void(Batch&)> judge_;
+    std::function<void(Batch&, bool)> judge_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<Batch> batches_;  // whose elements stay where they are
@@ -131,7 +135,7 @@ public:
           summary_(summary),
           settle_(source_.writes_are_atomic() ? 0 : options.settle_us),
           threads_(std::clamp<std::size_t>(reading_threads(0, source_), 1, kMostThreads)),
-          judges_(threads_, [this](Batch& batch) { judge(batch); }) {
+          judges_(threads_, [this](Batch& batch, bool listing) { judge(batch, listing); }) {
         SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
         now_ = real.now_us();
     }
@@ -155,7 +159,11 @@ public:
         HG_RETURN_IF_ERROR(trouble);
         HG_RETURN_IF_ERROR(ledger_.ready());
         std::vector<KeyList> taken;
-        for (auto& batch : judges_.finish()) {
+        auto& judged = judges_.finish();
+        if (stopped_) {
+            return Status(ErrorCode::interrupted, "interrupted while listing " + source_.name());
+        }
+        for (auto& batch : judged) {
             summary_.known += batch.verdicts[static_cast<std::size_t>(Verdict::known)];
             summary_.deferred += batch.verdicts[static_cast<std::size_t>(Verdict::deferred)];
             summary_.vanished += batch.verdicts[static_cast<std::size_t>(Verdict::vanished)];
@@ -166,12 +174,20 @@ public:
     }
 
 private:
-    void judge(Batch& batch) const {
+    void judge(Batch& batch, bool listing) {
         if (!ledger_.ready().ok()) {
             return;  // execute() says so
         }
         KeyList taken;
+        std::size_t judged = 0;
         for (auto& object : batch.objects) {
+            // A look may be a round trip to a file server.
+            if (listing && ++judged % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
+                stopped_ = true;
+            }
+            if (stopped_) {
+                return;
+            }
             const auto verdict = judge(object);
             ++batch.verdicts[static_cast<std::size_t>(verdict)];
             if (verdict == Verdict::take) {
@@ -206,7 +222,8 @@ private:
     std::int64_t settle_;
     std::int64_t now_ = 0;
     std::size_t threads_;
-    Judges judges_;  // last: its threads use the rest
+    std::atomic<bool> stopped_{false};  // interrupted
+    Judges judges_;                     // last: its threads use the rest
 };
 
 }  // namespace

@@ -16,9 +16,12 @@ namespace headgate::checkpoint {
 class LedgerView {
 public:
     LedgerView(const Options& options, Target& target) : options_(options), target_(target) {}
+    ~LedgerView() { static_cast<void>(ready()); }  // its thread uses what is destroyed next
+    LedgerView(const LedgerView&) = delete;
+    LedgerView& operator=(const LedgerView&) = delete;
 
     // The segments of what is committed. Those of an undivided ledger are read now, or by a thread of their own: then
-    // ready() waits for it, and comes before find().
+    // ready() waits for it, and comes before find() and before any other use of the target.
     Status open(const std::vector<std::string>& segments, bool in_background);
     Status ready() const { return loading_.valid() ? loading_.get() : Status(); }
     // Reads the segments that may know `key`, if that was not done yet. One thread; others may find() meanwhile what

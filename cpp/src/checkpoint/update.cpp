@@ -89,7 +89,6 @@ private:
         }
         HG_ASSIGN(footer_, parse_footer(metadata.value(), target_.name()));
         HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, target_.name()));
-        HG_RETURN_IF_ERROR(ledger_.open(footer_.segments, reading_threads(options_.threads, source_) > 1));
         summary_.rows_before = footer_.rows;
         summary_.version = footer_.version;
         if (sort_ != SIZE_MAX && footer_.rows > 0) {
@@ -99,7 +98,7 @@ private:
             watermark_ = footer_.last_timestamp_us;
             summary_.last_timestamp_us = watermark_;
         }
-        return {};
+        return ledger_.open(footer_.segments, reading_threads(options_.threads, source_) > 1);
     }
 
     // The table may have been read from a temporary copy: errors name the table.

@@ -71,18 +71,17 @@ public:
         : path_(std::move(path)), file_(std::move(file)), empty_(std::move(empty)) {}
 
     Result<std::size_t> next() override {
-        HG_RETURN_IF_ERROR(begin());
-        do {
-            try {
-                auto batch = batches_->Next();
-                if (!batch.ok()) {
-                    return from_arrow(batch.status(), "cannot read " + path_, ErrorCode::corrupt_data);
-                }
-                batch_ = std::move(*batch);
-            } catch (const parquet::ParquetException& error) {
-                return Status(ErrorCode::corrupt_data, "cannot read " + path_ + ": " + error.what());
+        HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
+            if (!batches_) {
+                std::vector<int> groups(static_cast<std::size_t>(file_.reader->num_row_groups() - first_group_));
+                std::iota(groups.begin(), groups.end(), first_group_);
+                ARROW_ASSIGN_OR_RAISE(batches_, file_.reader->GetRecordBatchReader(groups));
             }
-        } while (batch_ != nullptr && batch_->num_rows() == 0);
+            do {
+                ARROW_ASSIGN_OR_RAISE(batch_, batches_->Next());
+            } while (batch_ != nullptr && batch_->num_rows() == 0);
+            return arrow::Status::OK();
+        }));
         return batch_ == nullptr ? 0 : static_cast<std::size_t>(batch_->num_rows());
     }
 
@@ -115,29 +114,48 @@ public:
     Result<std::int64_t> pass_units(checkpoint::TableWriter& writer, std::size_t column, std::int64_t bound,
                                     const std::function<Status()>& go_on) override {
         auto* const same = dynamic_cast<ParquetWriter*>(&writer);
-        const auto metadata = file_.reader->parquet_reader()->metadata();
         std::int64_t last = INT64_MIN;
         std::int64_t end = 0;
         std::vector<int> groups;
-        for (int i = 0; same != nullptr && i < metadata->num_row_groups(); ++i) {
-            const auto group = metadata->RowGroup(i);
-            const auto found = last_value(*group, column);
-            const auto stop = end_of(*group);
-            if (group->num_rows() != same->group_rows() || !found || *found > bound || !stop) {
-                break;
+        std::shared_ptr<parquet::FileMetaData> kept;
+        HG_RETURN_IF_ERROR(guarded([&] {
+            const auto metadata = file_.reader->parquet_reader()->metadata();
+            for (int i = 0; same != nullptr && i < metadata->num_row_groups(); ++i) {
+                const auto group = metadata->RowGroup(i);
+                const auto found = last_value(*group, column);
+                const auto stop = end_of(*group);
+                if (!is_full(*group, *same) || !found || *found > bound || !stop) {
+                    break;
+                }
+                groups.push_back(i);
+                last = *found;
+                end = std::max(end, *stop);
             }
-            groups.push_back(i);
-            last = *found;
-            end = std::max(end, *stop);
-        }
+            kept = metadata->Subset(groups);
+            return arrow::Status::OK();
+        }));
         if (!groups.empty()) {
-            HG_RETURN_IF_ERROR(same->adopt(*file_.input, end, metadata->Subset(groups), go_on));
+            HG_RETURN_IF_ERROR(same->adopt(*file_.input, end, std::move(kept), go_on));
             first_group_ = static_cast<int>(groups.size());
         }
         return last;
     }
 
 private:
+    template <class Call>
+    Status guarded(Call call) const {
+        try {
+            return from_arrow(call(), "cannot read " + path_, ErrorCode::corrupt_data);
+        } catch (const parquet::ParquetException& error) {
+            return {ErrorCode::corrupt_data, "cannot read " + path_ + ": " + error.what()};
+        }
+    }
+
+    // Small groups are not kept: they would stay small for ever.
+    static bool is_full(const parquet::RowGroupMetaData& group, const ParquetWriter& writer) {
+        return group.num_rows() == writer.group_rows() || group.total_byte_size() >= ParquetWriter::kGroupBytes / 2;
+    }
+
     // The greatest value of a sorted column, as its statistics have it; without a column the order does not matter.
     static std::optional<std::int64_t> last_value(const parquet::RowGroupMetaData& group, std::size_t column) {
         if (column == SIZE_MAX) {
@@ -164,20 +182,6 @@ private:
             end = std::max(end, begin + chunk->total_compressed_size());
         }
         return end;
-    }
-
-    Status begin() {
-        if (batches_) {
-            return {};
-        }
-        std::vector<int> groups(static_cast<std::size_t>(file_.reader->num_row_groups() - first_group_));
-        std::iota(groups.begin(), groups.end(), first_group_);
-        auto batches = file_.reader->GetRecordBatchReader(groups);
-        if (!batches.ok()) {
-            return from_arrow(batches.status(), "cannot read " + path_, ErrorCode::corrupt_data);
-        }
-        batches_ = std::move(*batches);
-        return {};
     }
 
     std::string path_;

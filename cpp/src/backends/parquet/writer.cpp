@@ -5,6 +5,7 @@
 #include <parquet/file_writer.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "convert.hpp"
 #include "headgate/base/file.hpp"
@@ -12,7 +13,6 @@
 namespace headgate::backends {
 namespace {
 
-constexpr std::int64_t kGroupBytes = 256 << 20;  // of a row group, before it is packed
 constexpr std::int64_t kCopyBytes = 1 << 20;
 
 // The rest of a file that has begun. Parquet's writer starts files only: it is told that it stands at the beginning,
@@ -24,9 +24,12 @@ public:
     bool closed() const override { return file_->closed(); }
     arrow::Result<std::int64_t> Tell() const override { return begun_ ? file_->Tell() : 0; }
     arrow::Status Write(const void* data, std::int64_t size) override {
-        const bool magic = !begun_;
+        if (begun_) {
+            return file_->Write(data, size);
+        }
         begun_ = true;
-        return magic ? arrow::Status::OK() : file_->Write(data, size);
+        const std::string_view magic(static_cast<const char*>(data), static_cast<std::size_t>(size));
+        return magic == "PAR1" ? arrow::Status::OK() : arrow::Status::NotImplemented("a file that begins otherwise");
     }
     using arrow::io::OutputStream::Write;
     arrow::Status Flush() override { return file_->Flush(); }

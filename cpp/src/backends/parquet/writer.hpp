@@ -16,6 +16,8 @@ namespace headgate::backends {
 
 class ParquetWriter final : public checkpoint::TableWriter {
 public:
+    static constexpr std::int64_t kGroupBytes = 256 << 20;  // of a row group, before it is packed
+
     static arrow::Result<std::unique_ptr<ParquetWriter>> create(std::shared_ptr<FileSystem> files,
                                                                 const std::string& path, const schema::Schema& schema,
                                                                 std::int64_t group_rows);
