@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import zlib
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow.parquet as pq
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from headgate.checkpoint import update, verify
 from headgate.checkpoint.schema import Timestamp
-from headgate.errors import InvalidInputError
+from headgate.errors import IntegrityError, InvalidInputError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 300_000
@@ -141,19 +143,58 @@ def test_a_table_of_kept_and_new_row_groups_is_one_file_for_other_readers(table,
     assert [value for (value,) in found] == expected.column("value").to_pylist()
 
 
-def test_a_table_with_page_indexes_is_written_anew(table, tmp_path):
-    """Those of the first releases had them: what they point to would not move along."""
+@pytest.mark.parametrize("sums", [None, "nonsense", "300:0 200:0", "4:0"])
+def test_row_groups_without_their_checksums_are_written_anew(table, tmp_path, sums):
+    """Tables of the first releases have none, and page indexes, which could not move along."""
     old = tmp_path / "old"
     shutil.copytree(table.parent, old, copy_function=shutil.copy2)
-    metadata = pq.ParquetFile(table).metadata.metadata
-    rows = pq.read_table(table)
-    pq.write_table(
-        rows.replace_schema_metadata({"headgate": metadata[b"headgate"]}), old / table.name, row_group_size=131_072,
-        write_page_index=True,
-    )  # fmt: skip
+    metadata = {"headgate": pq.ParquetFile(table).metadata.metadata[b"headgate"]}
+    if sums is not None:
+        metadata["headgate.row_groups"] = sums
+    rows = pq.read_table(table).replace_schema_metadata(metadata)
+    pq.write_table(rows, old / table.name, row_group_size=100_000, write_page_index=True)
     target = grown(old / table.name, tmp_path / "new", [ROWS + 1])
     assert not any(group.column(1).has_column_index for group in groups_of(target))
+    assert [group.num_rows for group in groups_of(target)] == [131_072, 131_072, ROWS + 1 - 2 * 131_072]
     assert pq.read_table(target).num_rows == ROWS + 1
+
+
+def sums_of(path):
+    text = pq.ParquetFile(path).metadata.metadata[b"headgate.row_groups"].decode()
+    return [(int(end), int(crc, 16)) for end, crc in (one.split(":") for one in text.split())]
+
+
+def test_the_file_has_the_checksums_of_its_row_groups_but_the_last(table, tmp_path):
+    target = grown(table, tmp_path, [ROWS + n for n in range(100_000)])
+    assert sums_of(target)[:2] == sums_of(table)
+    for path, count in ((table, 2), (target, 3)):
+        data, at = path.read_bytes(), 0
+        assert len(sums_of(path)) == count
+        for (end, crc), group in zip(sums_of(path), groups_of(path), strict=False):
+            assert (end, crc) == (end_of(group), zlib.crc32(data[at:end]))
+            at = end
+
+
+def test_damage_in_a_row_group_that_would_be_kept_is_refused(table, tmp_path):
+    """The table stays as it is, and verification finds the damage too."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(table.parent, damaged, copy_function=shutil.copy2)
+    target = damaged / table.name
+    data = bytearray(table.read_bytes())
+    data[sums_of(table)[0][0] + 1000] ^= 4
+    target.write_bytes(data)
+    (damaged / "logs" / "more.jsonl").write_text(
+        json.dumps({"sensor": "new", "at": (START + timedelta(days=9)).isoformat(), "value": 1})
+    )
+    ledger = sorted(path.name for path in Path(f"{target}.ledger").iterdir())
+    says = r"readings\.parquet: row group 1 does not have the checksum it was written with"
+    with pytest.raises(IntegrityError, match=says):
+        update(damaged / "logs", target, schema=Reading, settle_s=0)
+    assert target.read_bytes() == data
+    assert not list(damaged.glob("*.tmp-*"))
+    assert {path.name for path in Path(f"{target}.ledger").iterdir()} >= set(ledger)
+    with pytest.raises(IntegrityError, match=says):
+        verify(target, damaged / "logs", schema=Reading)
 
 
 def test_a_row_group_has_at_least_one_row(tmp_path):

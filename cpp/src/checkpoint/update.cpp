@@ -354,13 +354,17 @@ private:
 
     Status write_and_commit(const std::string& temporary, Footer& next) {
         std::unique_ptr<TableReader> old;
+        std::string path;
         if (!summary_.first_run) {
-            HG_ASSIGN(const auto path, target_.fetch());
+            HG_ASSIGN(path, target_.fetch());
             HG_ASSIGN(old, env_.table->open(path, *options_.schema));
         }
         HG_ASSIGN(const auto writer, env_.table->create(temporary, *options_.schema));
-        HG_ASSIGN(const auto last, runs_.merge_into(old.get(), *writer, [this] { return go_on(); }));
-        next.last_timestamp_us = last;
+        const auto last = runs_.merge_into(old.get(), *writer, [this] { return go_on(); });
+        if (!last.ok()) {
+            return old ? about_target(last.status(), path) : last.status();
+        }
+        next.last_timestamp_us = last.value();
         HG_RETURN_IF_ERROR(writer->finish({{kFooterKey, render_footer(next)}}));
         struct stat info {};
         if (::stat(temporary.c_str(), &info) == 0) {

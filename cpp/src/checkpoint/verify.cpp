@@ -57,6 +57,10 @@ private:
         const auto sort = options_.schema->index_of(options_.schema->sort_by);
         HG_ASSIGN(const auto path, env_.target->fetch());
         HG_ASSIGN(const auto reader, env_.table->open(path, *options_.schema));
+        const auto go_on = [this] {
+            return env_.interrupt && env_.interrupt() ? Status(ErrorCode::interrupted, "interrupted") : Status();
+        };
+        HG_RETURN_IF_ERROR(reader->check(go_on));
         std::vector<std::int64_t> times;
         std::int64_t last = INT64_MIN;
         while (true) {
@@ -72,9 +76,7 @@ private:
                     last = std::max(last, at);
                 }
             }
-            if (env_.interrupt && env_.interrupt()) {
-                return {ErrorCode::interrupted, "interrupted"};
-            }
+            HG_RETURN_IF_ERROR(go_on());
         }
     }
 

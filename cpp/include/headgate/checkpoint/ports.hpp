@@ -101,6 +101,8 @@ public:
     // Gives their last value, INT64_MIN when there were none.
     virtual Result<std::int64_t> pass_units(TableWriter& writer, std::size_t column, std::int64_t bound,
                                             const std::function<Status()>& go_on) = 0;
+    // Compares the bytes with the checksums that the file has of them: corrupt_data when they differ.
+    virtual Status check(const std::function<Status()>& go_on) = 0;
 };
 
 // How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.

@@ -20,6 +20,7 @@ using schema::Columns;
 using schema::Schema;
 
 constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
+constexpr std::int64_t kBytesPerCheck = 1 << 20;
 
 using Input = std::shared_ptr<arrow::io::RandomAccessFile>;
 
@@ -115,30 +116,49 @@ public:
                                     const std::function<Status()>& go_on) override {
         auto* const same = dynamic_cast<ParquetWriter*>(&writer);
         std::int64_t last = INT64_MIN;
-        std::int64_t end = 0;
+        auto sums = same == nullptr ? std::vector<GroupSum>() : this->sums();
         std::vector<int> groups;
         std::shared_ptr<parquet::FileMetaData> kept;
         HG_RETURN_IF_ERROR(guarded([&] {
             const auto metadata = file_.reader->parquet_reader()->metadata();
-            for (int i = 0; same != nullptr && i < metadata->num_row_groups(); ++i) {
-                const auto group = metadata->RowGroup(i);
+            for (std::size_t i = 0; i < sums.size() && i < static_cast<std::size_t>(metadata->num_row_groups()); ++i) {
+                const auto group = metadata->RowGroup(static_cast<int>(i));
                 const auto found = last_value(*group, column);
-                const auto stop = end_of(*group);
-                if (!is_full(*group, *same) || !found || *found > bound || !stop) {
+                if (!is_full(*group, *same) || !found || *found > bound) {
                     break;
                 }
-                groups.push_back(i);
+                groups.push_back(static_cast<int>(i));
                 last = *found;
-                end = std::max(end, *stop);
             }
             kept = metadata->Subset(groups);
             return arrow::Status::OK();
         }));
         if (!groups.empty()) {
-            HG_RETURN_IF_ERROR(same->adopt(*file_.input, end, std::move(kept), go_on));
+            sums.resize(groups.size());
+            HG_RETURN_IF_ERROR(same->adopt(*file_.input, path_, std::move(sums), std::move(kept), go_on));
             first_group_ = static_cast<int>(groups.size());
         }
         return last;
+    }
+
+    Status check(const std::function<Status()>& go_on) override {
+        const auto all = sums();
+        std::int64_t at = 0;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            std::uint32_t crc = 0;
+            while (at < all[i].end) {
+                HG_RETURN_IF_ERROR(go_on());
+                std::shared_ptr<arrow::Buffer> bytes;
+                HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
+                    ARROW_ASSIGN_OR_RAISE(bytes, file_.input->ReadAt(at, std::min(kBytesPerCheck, all[i].end - at)));
+                    return bytes->size() > 0 ? arrow::Status::OK() : arrow::Status::IOError("it was cut short");
+                }));
+                crc = crc32(crc, std::string_view(*bytes));
+                at += bytes->size();
+            }
+            HG_RETURN_IF_ERROR(same_sum(crc, all[i], i, path_));
+        }
+        return {};
     }
 
 private:
@@ -168,20 +188,11 @@ private:
         return whole ? std::optional(statistics->max()) : std::nullopt;
     }
 
-    // Where a row group's bytes end; nothing for one that points to more than its pages.
-    static std::optional<std::int64_t> end_of(const parquet::RowGroupMetaData& group) {
-        std::int64_t end = 0;
-        for (int c = 0; c < group.num_columns(); ++c) {
-            const auto chunk = group.ColumnChunk(c);
-            if (chunk->GetColumnIndexLocation() || chunk->GetOffsetIndexLocation() || chunk->bloom_filter_offset() ||
-                chunk->has_index_page()) {
-                return std::nullopt;
-            }
-            const auto begin =
-                chunk->has_dictionary_page() ? chunk->dictionary_page_offset() : chunk->data_page_offset();
-            end = std::max(end, begin + chunk->total_compressed_size());
-        }
-        return end;
+    // None for a file of the first releases, or of another writer.
+    std::vector<GroupSum> sums() const {
+        const auto stored = file_.reader->parquet_reader()->metadata()->key_value_metadata();
+        const auto found = stored ? stored->Get(kSumsKey) : arrow::Result<std::string>("");
+        return parse_sums(found.ok() ? *found : "");
     }
 
     std::string path_;

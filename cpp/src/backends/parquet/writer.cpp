@@ -15,30 +15,6 @@ namespace {
 
 constexpr std::int64_t kCopyBytes = 1 << 20;
 
-// The rest of a file that has begun. Parquet's writer starts files only: it is told that it stands at the beginning,
-// and its magic number, which is there already, is left out. From then on it hears the real positions.
-class Continued final : public arrow::io::OutputStream {
-public:
-    explicit Continued(std::shared_ptr<arrow::io::OutputStream> file) : file_(std::move(file)) {}
-    arrow::Status Close() override { return file_->Close(); }
-    bool closed() const override { return file_->closed(); }
-    arrow::Result<std::int64_t> Tell() const override { return begun_ ? file_->Tell() : 0; }
-    arrow::Status Write(const void* data, std::int64_t size) override {
-        if (begun_) {
-            return file_->Write(data, size);
-        }
-        begun_ = true;
-        const std::string_view magic(static_cast<const char*>(data), static_cast<std::size_t>(size));
-        return magic == "PAR1" ? arrow::Status::OK() : arrow::Status::NotImplemented("a file that begins otherwise");
-    }
-    using arrow::io::OutputStream::Write;
-    arrow::Status Flush() override { return file_->Flush(); }
-
-private:
-    std::shared_ptr<arrow::io::OutputStream> file_;
-    bool begun_ = false;
-};
-
 template <class Call>
 Status guarded(const std::string& path, Call call) {
     try {
@@ -65,6 +41,7 @@ arrow::Result<std::unique_ptr<ParquetWriter>> ParquetWriter::create(std::shared_
         out->file_ = out->held_;
     }
     out->files_ = std::move(files);
+    out->stream_ = std::make_shared<TableStream>(out->file_);
     auto properties = parquet::WriterProperties::Builder();
     properties.memory_pool(memory_pool());
     properties.compression(parquet::Compression::SNAPPY);
@@ -95,18 +72,34 @@ Status ParquetWriter::append(const std::shared_ptr<arrow::RecordBatch>& batch) {
     return guarded(path_, [&] { return write(batch); });
 }
 
-Status ParquetWriter::adopt(arrow::io::RandomAccessFile& file, std::int64_t end,
+Status same_sum(std::uint32_t crc, const GroupSum& sum, std::size_t group, const std::string& name) {
+    return crc == sum.crc
+               ? Status()
+               : Status(ErrorCode::corrupt_data, "cannot read " + name + ": row group " + std::to_string(group) +
+                                                     " does not have the checksum it was written with");
+}
+
+Status ParquetWriter::adopt(arrow::io::RandomAccessFile& file, const std::string& name, std::vector<GroupSum> sums,
                             std::shared_ptr<parquet::FileMetaData> metadata, const std::function<Status()>& go_on) {
-    for (std::int64_t at = 0; at < end; at += kCopyBytes) {
-        HG_RETURN_IF_ERROR(go_on());
-        HG_RETURN_IF_ERROR(guarded(path_, [&]() -> arrow::Status {
-            const auto size = std::min(kCopyBytes, end - at);
-            ARROW_ASSIGN_OR_RAISE(const auto bytes, file.ReadAt(at, size));
-            return bytes->size() == size ? file_->Write(bytes) : arrow::Status::IOError("the old table was cut short");
-        }));
+    std::int64_t at = 0;
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        std::uint32_t crc = 0;
+        while (at < sums[i].end) {
+            HG_RETURN_IF_ERROR(go_on());
+            const auto bytes = file.ReadAt(at, std::min(kCopyBytes, sums[i].end - at));
+            if (!bytes.ok() || (*bytes)->size() == 0) {
+                const auto why = bytes.ok() ? arrow::Status::IOError("it was cut short") : bytes.status();
+                return from_arrow(why, "cannot read " + name, ErrorCode::corrupt_data);
+            }
+            crc = crc32(crc, std::string_view(**bytes));
+            at += (*bytes)->size();
+            HG_RETURN_IF_ERROR(guarded(path_, [&] { return file_->Write(*bytes); }));
+        }
+        HG_RETURN_IF_ERROR(same_sum(crc, sums[i], i, name));
     }
+    sums_ = std::move(sums);
     adopted_ = std::move(metadata);
-    rest_ = std::make_shared<Continued>(file_);
+    stream_->go_on();
     return {};
 }
 
@@ -124,8 +117,8 @@ Status ParquetWriter::finish(const checkpoint::Metadata& metadata) {
 
 arrow::Status ParquetWriter::open() {
     const auto properties = parquet::ArrowWriterProperties::Builder().store_schema()->set_use_threads(true)->build();
-    ARROW_ASSIGN_OR_RAISE(writer_, parquet::arrow::FileWriter::Open(*type_, memory_pool(), rest_ ? rest_ : file_,
-                                                                    properties_, properties));
+    ARROW_ASSIGN_OR_RAISE(writer_,
+                          parquet::arrow::FileWriter::Open(*type_, memory_pool(), stream_, properties_, properties));
     return arrow::Status::OK();
 }
 
@@ -138,6 +131,10 @@ arrow::Status ParquetWriter::write(const std::shared_ptr<arrow::RecordBatch>& ba
     for (std::int64_t at = 0; at < batch->num_rows();) {
         if (filled_rows_ == 0 || filled_rows_ == group_rows_ || filled_bytes_ >= kGroupBytes) {
             ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+            if (filled_rows_ > 0) {  // of a group that is in the file now
+                ARROW_ASSIGN_OR_RAISE(const auto sum, stream_->cut());
+                sums_.push_back(sum);
+            }
             filled_rows_ = 0;
             filled_bytes_ = 0;
         }
@@ -158,6 +155,7 @@ arrow::Status ParquetWriter::close(const checkpoint::Metadata& metadata) {
     for (const auto& [key, value] : metadata) {
         stored->Append(key, value);
     }
+    stored->Append(kSumsKey, render_sums(sums_));  // without the last group's: it is written by Close()
     ARROW_RETURN_NOT_OK(writer_->AddKeyValueMetadata(stored));
     ARROW_RETURN_NOT_OK(writer_->Close());
     if (adopted_) {

@@ -9,8 +9,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "headgate/checkpoint/ports.hpp"
+#include "sums.hpp"
 
 namespace headgate::backends {
 
@@ -25,10 +27,10 @@ public:
 
     Status append(const schema::Columns& columns) override;
     Status append(const std::shared_ptr<arrow::RecordBatch>& batch);
-    // Before anything was appended: the first `end` bytes of another file with the row groups that `metadata`
-    // describes.
-    Status adopt(arrow::io::RandomAccessFile& file, std::int64_t end, std::shared_ptr<parquet::FileMetaData> metadata,
-                 const std::function<Status()>& go_on);
+    // Before anything was appended: the first row groups of another file, which have these sums and which `metadata`
+    // describes. corrupt_data when the bytes are not those that were written.
+    Status adopt(arrow::io::RandomAccessFile& file, const std::string& name, std::vector<GroupSum> sums,
+                 std::shared_ptr<parquet::FileMetaData> metadata, const std::function<Status()>& go_on);
     Status finish(const checkpoint::Metadata& metadata) override;
 
 private:
@@ -43,11 +45,15 @@ private:
     std::shared_ptr<arrow::io::OutputStream> file_;
     std::shared_ptr<parquet::WriterProperties> properties_;
     std::shared_ptr<parquet::FileMetaData> adopted_;
-    std::shared_ptr<arrow::io::OutputStream> rest_;       // of file_, behind what was adopted
+    std::shared_ptr<TableStream> stream_;                 // to file_
+    std::vector<GroupSum> sums_;                          // of the row groups that are in the file
     std::unique_ptr<parquet::arrow::FileWriter> writer_;  // from the first row on: it starts where the file has got to
     std::int64_t group_rows_ = 0;
     std::int64_t filled_rows_ = 0;  // of the row group that is being filled
     std::int64_t filled_bytes_ = 0;
 };
+
+// corrupt_data, naming the row group, when its bytes are not those that were written.
+Status same_sum(std::uint32_t crc, const GroupSum& sum, std::size_t group, const std::string& name);
 
 }  // namespace headgate::backends
