@@ -62,9 +62,11 @@ KeyList KeyList::merged(std::vector<KeyList> sorted, std::size_t threads) {
     std::size_t total = 0;
     Keys samples;  // a few of each list
     bool in_order = true;
+    std::string_view greatest;
     for (auto& list : sorted) {
         std::move(list.blocks_.begin(), list.blocks_.end(), std::back_inserter(out.blocks_));
-        in_order = in_order && (total == 0 || !(list.keys_.front() < (&list - 1)->keys_.back()));
+        in_order = in_order && greatest <= list.keys_.front();
+        greatest = list.keys_.back();
         total += list.keys_.size();
         for (std::size_t i = 0; i < list.keys_.size(); i += list.keys_.size() / 16 + 1) {
             samples.push_back(list.keys_[i]);

@@ -144,20 +144,29 @@ schema::Columns& SortedRuns::slab() {
     return slabs_.back();
 }
 
+void SortedRuns::hold(const schema::Columns& columns, std::size_t begin, std::size_t end) {
+    rows_ += static_cast<std::int64_t>(end - begin);
+    while (begin < end) {
+        auto& to = slab();
+        const auto stop = std::min(end, begin + kRowsPerSlab - to.rows);
+        to.append_range(columns, begin, stop);
+        begin = stop;
+    }
+}
+
 Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::size_t>* keep) {
-    if (keep != nullptr) {
-        for (const auto row : *keep) {
-            slab().append_range(columns, row, row + 1);
-        }
-        rows_ += static_cast<std::int64_t>(keep->size());
+    if (keep == nullptr) {
+        hold(columns, 0, columns.rows);
     } else {
-        for (std::size_t at = 0; at < columns.rows;) {
-            auto& to = slab();
-            const auto end = std::min(columns.rows, at + kRowsPerSlab - to.rows);
-            to.append_range(columns, at, end);
-            at = end;
+        for (std::size_t i = 0; i < keep->size();) {
+            const auto begin = (*keep)[i];
+            auto end = begin;  // of a stretch of neighbours
+            while (i < keep->size() && (*keep)[i] == end) {
+                ++i;
+                ++end;
+            }
+            hold(columns, begin, end);
         }
-        rows_ += static_cast<std::int64_t>(columns.rows);
     }
     const bool large = !slabs_.empty() && full_bytes_ + slabs_.back().memory_bytes() > options_.memory;
     return large && !options_.dry_run ? spill() : Status();

@@ -28,6 +28,7 @@ public:
 
 private:
     schema::Columns& slab();
+    void hold(const schema::Columns& columns, std::size_t begin, std::size_t end);
     std::vector<schema::RowAt> order() const;
     Status spill();
 

@@ -46,7 +46,6 @@ private:
     class Automaton;
 
     void prepare();
-    bool backtrack(std::string_view text, std::vector<Group>* groups) const;
 
     std::string text_;
     std::vector<Instruction> program_;

@@ -3,10 +3,22 @@
 #include <arrow/api.h>
 #include <arrow/util/crc32.h>
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
+#include "convert.hpp"
+
 namespace headgate::backends {
+namespace {
+
+constexpr std::int64_t kPieceBytes = 1 << 20;
+
+std::uint32_t crc32(std::uint32_t before, std::string_view more) {
+    return arrow::internal::crc32(before, more.data(), more.size());
+}
+
+}  // namespace
 
 std::string render_sums(const std::vector<GroupSum>& sums) {
     std::string out;
@@ -40,8 +52,29 @@ std::vector<GroupSum> parse_sums(std::string_view text) {
     return out;
 }
 
-std::uint32_t crc32(std::uint32_t before, std::string_view more) {
-    return arrow::internal::crc32(before, more.data(), more.size());
+Status read_groups(arrow::io::RandomAccessFile& file, const std::string& name, const std::vector<GroupSum>& sums,
+                   const std::function<Status()>& go_on,
+                   const std::function<Status(const std::shared_ptr<arrow::Buffer>&)>& each) {
+    std::int64_t at = 0;
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+        std::uint32_t crc = 0;
+        while (at < sums[i].end) {
+            HG_RETURN_IF_ERROR(go_on());
+            const auto bytes = file.ReadAt(at, std::min(kPieceBytes, sums[i].end - at));
+            if (!bytes.ok() || (*bytes)->size() == 0) {
+                const auto why = bytes.ok() ? arrow::Status::IOError("it was cut short") : bytes.status();
+                return from_arrow(why, "cannot read " + name, ErrorCode::corrupt_data);
+            }
+            crc = crc32(crc, std::string_view(**bytes));
+            at += (*bytes)->size();
+            HG_RETURN_IF_ERROR(each(*bytes));
+        }
+        if (crc != sums[i].crc) {
+            return {ErrorCode::corrupt_data, "cannot read " + name + ": row group " + std::to_string(i) +
+                                                 " does not have the checksum it was written with"};
+        }
+    }
+    return {};
 }
 
 arrow::Result<GroupSum> TableStream::cut() {

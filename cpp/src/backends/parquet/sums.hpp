@@ -4,10 +4,13 @@
 #include <arrow/io/api.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "headgate/base/status.hpp"
 
 namespace headgate::backends {
 
@@ -22,7 +25,11 @@ struct GroupSum {
 
 std::string render_sums(const std::vector<GroupSum>& sums);  // "END:CRC END:CRC", decimal and hexadecimal
 std::vector<GroupSum> parse_sums(std::string_view text);     // none when it is not that
-std::uint32_t crc32(std::uint32_t before, std::string_view more);
+// Reads the row groups that have these sums, a piece at a time, from the start of the file on. corrupt_data, naming the
+// row group, when the bytes are not those that were written; what `each` says ends it too.
+Status read_groups(arrow::io::RandomAccessFile& file, const std::string& name, const std::vector<GroupSum>& sums,
+                   const std::function<Status()>& go_on,
+                   const std::function<Status(const std::shared_ptr<arrow::Buffer>&)>& each);
 
 // What Parquet's writer writes to.
 class TableStream final : public arrow::io::OutputStream {

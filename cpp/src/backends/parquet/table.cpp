@@ -20,7 +20,6 @@ using schema::Columns;
 using schema::Schema;
 
 constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
-constexpr std::int64_t kBytesPerCheck = 1 << 20;
 
 using Input = std::shared_ptr<arrow::io::RandomAccessFile>;
 
@@ -142,23 +141,7 @@ public:
     }
 
     Status check(const std::function<Status()>& go_on) override {
-        const auto all = sums();
-        std::int64_t at = 0;
-        for (std::size_t i = 0; i < all.size(); ++i) {
-            std::uint32_t crc = 0;
-            while (at < all[i].end) {
-                HG_RETURN_IF_ERROR(go_on());
-                std::shared_ptr<arrow::Buffer> bytes;
-                HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
-                    ARROW_ASSIGN_OR_RAISE(bytes, file_.input->ReadAt(at, std::min(kBytesPerCheck, all[i].end - at)));
-                    return bytes->size() > 0 ? arrow::Status::OK() : arrow::Status::IOError("it was cut short");
-                }));
-                crc = crc32(crc, std::string_view(*bytes));
-                at += bytes->size();
-            }
-            HG_RETURN_IF_ERROR(same_sum(crc, all[i], i, path_));
-        }
-        return {};
+        return read_groups(*file_.input, path_, sums(), go_on, [](const auto&) { return Status(); });
     }
 
 private:

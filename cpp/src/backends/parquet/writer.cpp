@@ -13,8 +13,6 @@
 namespace headgate::backends {
 namespace {
 
-constexpr std::int64_t kCopyBytes = 1 << 20;
-
 template <class Call>
 Status guarded(const std::string& path, Call call) {
     try {
@@ -72,31 +70,11 @@ Status ParquetWriter::append(const std::shared_ptr<arrow::RecordBatch>& batch) {
     return guarded(path_, [&] { return write(batch); });
 }
 
-Status same_sum(std::uint32_t crc, const GroupSum& sum, std::size_t group, const std::string& name) {
-    return crc == sum.crc
-               ? Status()
-               : Status(ErrorCode::corrupt_data, "cannot read " + name + ": row group " + std::to_string(group) +
-                                                     " does not have the checksum it was written with");
-}
-
 Status ParquetWriter::adopt(arrow::io::RandomAccessFile& file, const std::string& name, std::vector<GroupSum> sums,
                             std::shared_ptr<parquet::FileMetaData> metadata, const std::function<Status()>& go_on) {
-    std::int64_t at = 0;
-    for (std::size_t i = 0; i < sums.size(); ++i) {
-        std::uint32_t crc = 0;
-        while (at < sums[i].end) {
-            HG_RETURN_IF_ERROR(go_on());
-            const auto bytes = file.ReadAt(at, std::min(kCopyBytes, sums[i].end - at));
-            if (!bytes.ok() || (*bytes)->size() == 0) {
-                const auto why = bytes.ok() ? arrow::Status::IOError("it was cut short") : bytes.status();
-                return from_arrow(why, "cannot read " + name, ErrorCode::corrupt_data);
-            }
-            crc = crc32(crc, std::string_view(**bytes));
-            at += (*bytes)->size();
-            HG_RETURN_IF_ERROR(guarded(path_, [&] { return file_->Write(*bytes); }));
-        }
-        HG_RETURN_IF_ERROR(same_sum(crc, sums[i], i, name));
-    }
+    HG_RETURN_IF_ERROR(read_groups(file, name, sums, go_on, [this](const std::shared_ptr<arrow::Buffer>& bytes) {
+        return guarded(path_, [&] { return file_->Write(bytes); });
+    }));
     sums_ = std::move(sums);
     adopted_ = std::move(metadata);
     stream_->go_on();

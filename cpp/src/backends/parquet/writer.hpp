@@ -53,7 +53,4 @@ private:
     std::int64_t filled_bytes_ = 0;
 };
 
-// corrupt_data, naming the row group, when its bytes are not those that were written.
-Status same_sum(std::uint32_t crc, const GroupSum& sum, std::size_t group, const std::string& name);
-
 }  // namespace headgate::backends
