@@ -213,7 +213,10 @@ def query_headgate(target, query):
     import pyarrow.compute
     import pyarrow.dataset  # noqa: F401 - as the peers': importing is not what is measured
 
+    from headgate._native import parquet
     from headgate.pipelines.visits import Visits
+
+    parquet()
 
     def run():
         events = Visits.read(target)

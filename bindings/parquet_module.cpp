@@ -262,6 +262,43 @@ py::dict verify(const py::object& source, const py::object& target, const std::s
     return out;
 }
 
+// The stream inside what has Arrow's PyCapsule interface.
+py::capsule arrow_stream(const py::object& rows) {
+    return rows.attr("__arrow_c_stream__")().cast<py::capsule>();
+}
+
+// For every column the value of each group, and how many rows each has.
+py::tuple count_groups(const py::object& rows) {
+    const auto capsule = arrow_stream(rows);
+    auto& stream = *capsule.get_pointer<ArrowArrayStream>();
+    const auto counted = take(interruptible([&] { return backends::count_groups(stream, signals()); }));
+    py::list columns;
+    for (std::size_t c = 0; c < counted.groups.columns(); ++c) {
+        py::list values;
+        for (std::size_t group = 0; group < counted.counts.size(); ++group) {
+            values.append(std::visit(
+                [](const auto& value) -> py::object {
+                    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::monostate>) {
+                        return py::none();
+                    } else {
+                        return py::cast(value);
+                    }
+                },
+                counted.groups.value(group, c)));
+        }
+        columns.append(values);
+    }
+    return py::make_tuple(columns, counted.counts);
+}
+
+// Row numbers, as int64 in the machine's order of bytes.
+py::bytes newest_rows(const py::object& rows) {
+    const auto capsule = arrow_stream(rows);
+    auto& stream = *capsule.get_pointer<ArrowArrayStream>();
+    const auto found = take(interruptible([&] { return backends::newest_rows(stream, signals()); }));
+    return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(std::int64_t)};
+}
+
 }  // namespace
 }  // namespace headgate::bindings
 
@@ -277,6 +314,8 @@ PYBIND11_MODULE(_parquet, module) {
     module.def("stored_plan", &stored_plan, py::arg("target"));
     module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),
                py::arg("rows_elsewhere") = py::none());
+    module.def("count_groups", &count_groups, py::arg("rows"));
+    module.def("newest_rows", &newest_rows, py::arg("rows"));
     module.def(
         "set_faults", [](const std::string& spec) { check(headgate::set_faults(spec)); }, py::arg("spec"));
 }

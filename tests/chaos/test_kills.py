@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 from headgate import _native
 from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
-from headgate.checkpoint import Checkpoint, update
+from headgate.checkpoint import Checkpoint, update, verify
 from headgate.ports import Item
 from headgate.testing.visits import write_wave
 
@@ -178,6 +179,30 @@ def test_a_checkpoint_killed_at_every_point_is_the_old_or_the_new_one(tmp_path, 
     assert run.adds_up() == []
     assert run.rows_total == first.good + second.good
     assert run.rows_added == (0 if committed else second.good)
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "point", ["checkpoint.while_keeping:kill:3", "file.before_rename:kill:1", "checkpoint.after_segments:kill:1",
+              "checkpoint.before_commit:kill:1", "checkpoint.after_commit:kill:1"]
+)  # fmt: skip
+def test_an_update_killed_while_it_keeps_row_groups_is_the_old_or_the_new_one(tmp_path, point):
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    first = write_wave(logs, 3000)
+    update(logs, target, settle_s=0, row_group_rows=500)
+    groups = [pq.read_table(target).slice(at, 500).to_pylist() for at in range(0, first.good, 500)]
+    second = write_wave(logs, 200, first=3000, seed=3)
+    script = "import sys; from headgate import _native; from headgate.checkpoint import update;" \
+             "_native.set_faults(sys.argv[3]); update(sys.argv[1], sys.argv[2], settle_s=0, row_group_rows=500)"  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", script, logs, target, point])
+    assert killed.returncode == -signal.SIGKILL
+    missing = 0 if point.startswith("checkpoint.after_commit") else second.good
+    assert pq.read_metadata(target).num_rows == first.good + second.good - missing
+    run = update(logs, target, settle_s=0, row_group_rows=500)
+    assert (run.adds_up(), run.rows_added, run.rows_total) == ([], missing, first.good + second.good)
+    rows = pq.read_table(target).to_pylist()
+    assert [rows[at : at + 500] for at in range(0, 2500, 500)] == groups[:5]
+    assert verify(target, logs).differences == []
     assert not list(tmp_path.glob("*.tmp-*"))
 
 

@@ -31,7 +31,7 @@ from headgate.errors import (
     NotFoundError,
     TransientError,
 )
-from headgate.pipelines.visits import VisitEvent
+from headgate.pipelines.visits import VisitEvent, Visits
 from headgate.testing.servers import S3Server
 from headgate.testing.visits import write_wave
 
@@ -110,6 +110,26 @@ def test_a_first_and_an_incremental_run_equal_those_on_disk(bucket, tmp_path):
     assert (report.differences, report.rows) == ([], wave.good + more.good)
     # The reject store is the only place with the whole key.
     assert rejected(TARGET, first.rejects[0].digest)[0]["problems"]
+
+
+def test_an_opened_checkpoint_never_answers_from_two_versions(bucket, tmp_path):
+    write_wave(tmp_path / "logs", 300)
+    upload(bucket, tmp_path / "logs")
+    update("s3://logs/prod", TARGET, row_group_rows=50)
+    events = Visits.read(TARGET)
+    counts = events.count_by("action")
+    assert Visits.read(TARGET).latest().count_by("action") == events.latest().count_by("action")
+
+    write_wave(tmp_path / "more", 60, first=5000, seed=3)
+    upload(bucket, tmp_path / "more")
+    update("s3://logs/prod", TARGET, row_group_rows=50)
+    for ask in (
+        lambda: events.count_by("action"), lambda: events.head(2), lambda: len(events.action("submit")),
+        events.latest, events.completeness, events.dataframe, lambda: events.sql("SELECT 1 AS one FROM events"),
+    ):  # fmt: skip
+        with pytest.raises(ConflictError, match=r"events\.parquet was committed anew .* read it again"):
+            ask()
+    assert len(Visits.read(TARGET)) > sum(row["count"] for row in counts)
 
 
 def test_keys_of_any_printable_text_come_through(bucket):
@@ -494,6 +514,20 @@ def test_a_missing_ledger_segment_is_corruption(s3):
 def test_expired_credentials_are_asked_for_again(s3):
     s3.faults = {("GET", "list"): [(400, "ExpiredToken")]}
     assert update(LOGS, OUT).rows_added == 12
+
+
+def test_queries_follow_credentials_that_change(bucket, tmp_path):
+    write_wave(tmp_path / "logs", 60)
+    upload(bucket, tmp_path / "logs")
+    update("s3://logs/prod", TARGET)
+    events = Visits.read(TARGET)
+    place = events._rows._place
+    first = place.filesystem()
+    assert place.filesystem() is first
+    counts = events.count_by("action")
+    place._filesystem = (("a role's key of an hour ago", "", ""), first)
+    assert events.count_by("action") == counts
+    assert place.filesystem() is not first
 
 
 def test_orphans_of_dead_runs_are_swept_when_nobody_can_need_them(s3, monkeypatch):

@@ -36,6 +36,7 @@ class S3Location:
         parts = urlsplit(url)
         self.bucket, self.key = parts.netloc, unquote(parts.path.removeprefix("/"))
         self.options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._filesystem: tuple[tuple[str, str, str], Any] | None = None
         unknown = sorted(set(self.options) - _OPTIONS)
         if not self.bucket or unknown:
             what = f"unknown option {unknown[0]!r}" if unknown else "no bucket"
@@ -90,15 +91,19 @@ class S3Location:
         }  # fmt: skip
 
     def filesystem(self) -> Any:
-        """Arrow's own S3 file system, for readers that want parts of a file."""
+        """Arrow's own S3 file system, for readers that want parts of a file; another one once credentials change."""
         from pyarrow import fs
 
-        access, secret, token = self.credentials()
-        parts = urlsplit(self.endpoint)
-        more = {"scheme": parts.scheme, "endpoint_override": parts.netloc} if self.endpoint else {}
-        return fs.S3FileSystem(
-            access_key=access, secret_key=secret, session_token=token or None, region=self.region, **more
-        )
+        found = self.credentials()
+        if self._filesystem is None or self._filesystem[0] != found:
+            access, secret, token = found
+            parts = urlsplit(self.endpoint)
+            more = {"scheme": parts.scheme, "endpoint_override": parts.netloc} if self.endpoint else {}
+            made = fs.S3FileSystem(
+                access_key=access, secret_key=secret, session_token=token or None, region=self.region, **more
+            )
+            self._filesystem = found, made
+        return self._filesystem[1]
 
     def call(self, name: str, shown: str | None = None, **arguments: Any) -> Any:
         """A method of the boto3 client, on this bucket, with its errors as ours; see `translated`."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from headgate.checkpoint._places import is_url, local_path, s3_location
+from headgate.checkpoint._groups import counted, key_of, newest, order_of, plain_type, values_of
 from headgate.checkpoint._rows import Rows, table_html
 from headgate.checkpoint._run import plan_of
-from headgate.errors import AccessError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
+from headgate.checkpoint._snapshot import Snapshot, open_snapshot
+from headgate.errors import InvalidInputError, needed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pyarrow import RecordBatchReader
+
+_Answer = TypeVar("_Answer")
 
 _SHOWN_ROWS = 10
 _EVERY = {"day": 10, "month": 7, "year": 4}  # characters of an ISO date
@@ -33,10 +38,17 @@ class Checkpoint:
     def __init__(self, rows: Any, where: Any = None, sort_by: str = "timestamp") -> None:
         import pyarrow.dataset as ds
 
-        self._dataset = rows if isinstance(rows, ds.Dataset) else ds.dataset(rows)
+        self._table: Any = None
+        if isinstance(rows, Snapshot):
+            self._rows = rows
+        elif isinstance(rows, ds.Dataset):
+            self._rows = Snapshot(rows)
+        else:
+            self._rows = Snapshot(ds.dataset(rows))
+            self._table = rows if where is None else None
         self._where = where
+        self._narrowed: frozenset[str] = frozenset()  # columns that `where` looks at
         self._sort_by = sort_by
-        self._table: Any = rows if where is None and not isinstance(rows, ds.Dataset) else None
 
     # --- making one
 
@@ -44,34 +56,14 @@ class Checkpoint:
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Open a checkpoint: a Parquet file on disk or s3://, or a Delta table (delta+file://, delta+s3://).
 
+        What was opened stays what it is: a commit that comes later changes no answer. A file on disk is held open for
+        that; an object on S3 is gone once it is replaced, and questions say so (ConflictError).
+
         Raises:
             InvalidInputError: kind not_found, there is no such file.
             IntegrityError: it is not a readable Parquet file.
         """
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-
-        if is_url(path, "delta+file") or is_url(path, "delta+s3"):
-            from headgate.checkpoint._delta import delta_dataset
-
-            return cls(delta_dataset(str(path)))
-        try:
-            if is_url(path, "s3"):
-                place = s3_location(path)
-                shown = place.url
-                place.call("head_object", Key=place.key)  # Arrow cannot tell a missing object from a refused one
-                file, filesystem = f"{place.bucket}/{place.key}", place.filesystem()
-                return cls(ds.dataset(file, format="parquet", filesystem=filesystem))
-            shown = local_path(path)
-            return cls(ds.dataset(shown, format="parquet"))
-        except (FileNotFoundError, NotFoundError):
-            message = f"checkpoint {shown} does not exist yet"
-            raise InvalidInputError(message, Kind.NOT_FOUND) from None
-        except AccessError:
-            raise
-        except (pa.ArrowInvalid, OSError) as error:
-            message = f"checkpoint {shown} cannot be read: {error}"
-            raise IntegrityError(message) from None
+        return cls(open_snapshot(path))
 
     @classmethod
     def empty(cls, schema: str | type[Any] = "visits") -> Self:
@@ -110,7 +102,10 @@ class Checkpoint:
     # --- what it is
 
     def __len__(self) -> int:
-        return int(self._dataset.count_rows(filter=self._where) if self._table is None else self._table.num_rows)
+        if self._table is not None:
+            return int(self._table.num_rows)
+        with self._rows.reading():
+            return int(self._dataset().count_rows(filter=self._where))
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         """Arrow's PyCapsule protocol: polars, DuckDB, pandas and pyarrow take the rows without a copy."""
@@ -133,12 +128,13 @@ class Checkpoint:
     @property
     def columns(self) -> list[str]:
         """The columns' names."""
-        return list(self._dataset.schema.names)
+        return list(self._rows.schema.names)
 
     def dataframe(self) -> Any:
         """The Arrow table; read now if it was not yet."""
         if self._table is None:
-            self._table = self._dataset.to_table(filter=self._where)
+            with self._rows.reading():
+                self._table = self._rows.dataset().to_table(filter=self._where)
         return self._table
 
     def select(self, *names: str) -> Any:
@@ -147,13 +143,15 @@ class Checkpoint:
             self._check(name)
         if self._table is not None:
             return self._table.select(list(names))
-        return self._dataset.to_table(columns=list(names), filter=self._where)
+        with self._rows.reading():
+            return self._rows.dataset().to_table(columns=list(names), filter=self._where)
 
     def head(self, rows: int) -> list[dict[str, Any]]:
         """The first rows as plain values."""
         if self._table is not None:
             return list(self._table.slice(0, rows).to_pylist())
-        return list(self._dataset.head(rows, filter=self._where).to_pylist())
+        with self._rows.reading():
+            return list(self._rows.dataset().head(rows, filter=self._where).to_pylist())
 
     def _check(self, name: str) -> None:
         if name not in self.columns:
@@ -165,48 +163,47 @@ class Checkpoint:
 
     # --- narrowing it
 
-    def _and(self, condition: Any) -> Self:
-        where = condition if self._where is None else self._where & condition
-        rows = self._dataset if self._table is None else self._table
-        return type(self)(rows, where if self._table is None else condition, self._sort_by)
+    def _and(self, column: str, condition: Any) -> Self:
+        if self._table is None:
+            where = condition if self._where is None else self._where & condition
+            out = type(self)(self._rows, where, self._sort_by)
+            out._narrowed = self._narrowed | {column}
+            return out
+        return type(self)(self._table, condition, self._sort_by)
 
     def filter(self, **equals: Any) -> Self:
         """Rows whose columns equal the values; a list means any of them, None means null."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         out = self
         for name, value in equals.items():
-            self._check(name)
-            field = pc.field(name)
+            field = self._plain(name)
             if value is None:
-                out = out._and(field.is_null())
+                out = out._and(name, field.is_null())
             elif isinstance(value, list | tuple | set):
-                kind = self._dataset.schema.field(name).type
+                kind = plain_type(self._kind(name))
                 some = [self._scalar(name, v).as_py() for v in value if v is not None]
                 either = field.isin(pa.array(some, kind))
-                out = out._and(either | field.is_null() if None in value else either)
+                out = out._and(name, either | field.is_null() if None in value else either)
             else:
-                out = out._and(field == self._scalar(name, value))
+                out = out._and(name, field == self._scalar(name, value))
         return out
 
     def between(self, column: str, start: Any = None, end: Any = None) -> Self:
         """Rows with start <= column < end; strings for visit_date, aware datetimes (or ISO text) for timestamps."""
-        import pyarrow.compute as pc
 
-        self._check(column)
-        field, out = pc.field(column), self
+        field, out = self._plain(column), self
         if start is not None:
-            out = out._and(field >= self._scalar(column, start))
+            out = out._and(column, field >= self._scalar(column, start))
         if end is not None:
-            out = out._and(field < self._scalar(column, end))
+            out = out._and(column, field < self._scalar(column, end))
         return out
 
     def _scalar(self, column: str, value: Any) -> Any:
         """The value in the column's type; text is taken as the command line gives it."""
         import pyarrow as pa
 
-        kind = self._dataset.schema.field(column).type
+        kind = plain_type(self._kind(column))
         try:
             if isinstance(value, str) and pa.types.is_timestamp(kind):
                 value = datetime.fromisoformat(value)
@@ -231,38 +228,88 @@ class Checkpoint:
         Args:
             every: "day", "month" or "year": also by that part of the time column, in the order of time.
         """
-        table = self.select(*dict.fromkeys((*columns, *((self._sort_by or "timestamp",) if every else ()))))
-        keys = list(columns)
+        keys = {name: self._key(name) for name in columns}
         if every is not None:
-            table = table.append_column(every, self._period(table, every))
-            keys = [every, *keys]
-        grouped = table.group_by(keys).aggregate([([], "count_all")])
-        rows = [{**{c: row[c] for c in keys}, "count": row["count_all"]} for row in grouped.to_pylist()]
+            keys = {every: self._period(every).cast("int64"), **keys}
+        if not keys:
+            return Rows([{"count": len(self)}] if len(self) else [])
+        found, counts = self._streamed(counted, keys, columns)
+        values = [self._shown(name, every, keys) for name, keys in zip(keys, found, strict=True)]
+        rows = [dict(zip((*keys, "count"), row, strict=True)) for row in zip(*values, counts, strict=True)]
         if every is not None:
             return Rows(sorted(rows, key=lambda row: tuple(str(row[c]) for c in keys)))
         return Rows(sorted(rows, key=lambda row: (-row["count"], *(str(row[c]) for c in keys))))
 
-    def _period(self, table: Any, every: str) -> Any:
+    def _streamed(
+        self, ask: Callable[[RecordBatchReader], _Answer], columns: Mapping[str, Any], coded: Iterable[str] = ()
+    ) -> _Answer:
+        """What `ask` makes of these expressions' batches; the text columns `coded` may come as dictionaries."""
+        import pyarrow.dataset as ds
+
+        with self._rows.reading():
+            rows = self._dataset(coded) if self._table is None else ds.dataset(self._table)
+            where = self._where if self._table is None else None
+            with rows.scanner(columns=dict(columns), filter=where).to_reader() as batches:
+                return ask(batches)
+
+    def _dataset(self, coded: Iterable[str] = ()) -> Any:
+        """The rows before `where`; text that it looks at, and the columns `coded`, may come as dictionaries."""
+        import pyarrow as pa
+
+        names = [name for name in {*coded, *self._narrowed} if pa.types.is_string(self._kind(name))]
+        return self._rows.dataset(names, self._where)
+
+    def _kind(self, name: str) -> Any:
+        self._check(name)
+        return self._rows.schema.field(name).type
+
+    def _key(self, name: str) -> Any:
+        return key_of(self._plain(name), plain_type(self._kind(name)))
+
+    def _plain(self, name: str) -> Any:
+        """An expression for the column; of a user's table with dictionaries, for what they stand for."""
+        import pyarrow.compute as pc
+
+        kind = self._kind(name)
+        return pc.field(name) if plain_type(kind) is kind else pc.field(name).cast(kind.value_type)
+
+    def _period(self, every: str) -> Any:
+        """The beginning of the day, month or year of the time column, as an expression."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         if every not in _EVERY:
             message = f"every: expected one of {', '.join(_EVERY)}, got {every!r}"
             raise InvalidInputError(message)
-        stamps = table.column(self._sort_by or "timestamp")
-        return pc.utf8_slice_codeunits(pc.strftime(stamps, format="%Y-%m-%d"), 0, _EVERY[every])
+        name = self._sort_by or "timestamp"
+        if not pa.types.is_timestamp(self._kind(name)):
+            message = f"there are no times in column {name!r} ({self._kind(name)})"
+            raise InvalidInputError(message)
+        stamps = pc.field(name).cast(pa.timestamp("us"))  # without a zone, which is UTC: much faster
+        return pc.floor_temporal(stamps, unit=every)
 
-    def latest_per(self, *columns: str, by: str = "timestamp") -> Self:
-        """The newest row of every combination of the columns (of equal ones the last in the file)."""
+    def _shown(self, name: str, every: str | None, keys: list[Any]) -> list[Any]:
+        """What the core's keys of a column stand for."""
         import pyarrow as pa
 
-        table = self.dataframe()
-        self._check(by)
-        numbered = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
-        order = numbered.sort_by([(by, "ascending"), ("_row", "ascending")])
-        place = order.append_column("_place", pa.array(range(order.num_rows), pa.int64()))
-        newest = place.group_by(list(columns)).aggregate([("_place", "max")]).column("_place_max")
-        rows = order.column("_row").take(newest).sort()
-        return type(self)(table.take(rows), sort_by=self._sort_by)
+        if name != every:
+            return values_of(keys, plain_type(self._kind(name)))
+        return [None if v is None else v.isoformat()[: _EVERY[every]] for v in values_of(keys, pa.timestamp("us"))]
+
+    def latest_per(self, *columns: str, by: str = "timestamp") -> Self:
+        """The newest row of every combination of the columns (of equal ones the last in the file).
+
+        Args:
+            by: what is largest in the newest row, a column of text, whole numbers or times; null is the smallest.
+        """
+        keys = {name: self._key(name) for name in columns}
+        keys["newest by"] = order_of(self._plain(by), plain_type(self._kind(by)))
+        rows = self._streamed(newest, keys, columns)
+        if self._table is not None:
+            return type(self)(self._table.take(rows), sort_by=self._sort_by)
+        with self._rows.reading():
+            table = self._rows.dataset().scanner(filter=self._where).take(rows)
+        return type(self)(table, sort_by=self._sort_by)
 
     def sql(self, query: str) -> Any:
         """The answer of DuckDB to a query over the table `events`, as an Arrow table.
@@ -276,14 +323,16 @@ class Checkpoint:
         """
         with needed("SQL needs DuckDB", "headgate[duckdb]"):
             import duckdb
-        source = self._dataset if self._where is None else self.dataframe()
+        source = self._rows.dataset() if self._where is None and self._table is None else self.dataframe()
         with duckdb.connect(config={"enable_external_access": "false"}) as connection:
             connection.register("events", source)
-            try:
-                return connection.sql(query).to_arrow_table()
-            except duckdb.Error as error:
-                message = f"SQL: {str(error).splitlines()[0]}"
-                raise InvalidInputError(message) from None
+            with self._rows.reading():
+                try:
+                    return connection.sql(query).to_arrow_table()
+                except duckdb.Error as error:
+                    self._rows.check()
+                    message = f"SQL: {str(error).splitlines()[0]}"
+                    raise InvalidInputError(message) from None
 
     def _repr_html_(self) -> str:
         count = len(self)

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "convert.hpp"
+#include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
 
 namespace headgate::backends {
@@ -72,9 +73,11 @@ Status ParquetWriter::append(const std::shared_ptr<arrow::RecordBatch>& batch) {
 
 Status ParquetWriter::adopt(arrow::io::RandomAccessFile& file, const std::string& name, std::vector<GroupSum> sums,
                             std::shared_ptr<parquet::FileMetaData> metadata, const std::function<Status()>& go_on) {
-    HG_RETURN_IF_ERROR(read_groups(file, name, sums, go_on, [this](const std::shared_ptr<arrow::Buffer>& bytes) {
+    const auto write = [this](const std::shared_ptr<arrow::Buffer>& bytes) -> Status {
+        HG_RETURN_IF_ERROR(fault_point("checkpoint.while_keeping"));
         return guarded(path_, [&] { return file_->Write(bytes); });
-    }));
+    };
+    HG_RETURN_IF_ERROR(read_groups(file, name, sums, go_on, write));
     sums_ = std::move(sums);
     adopted_ = std::move(metadata);
     stream_->go_on();

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from headgate.checkpoint import Checkpoint
+from headgate.checkpoint._groups import summarised
 from headgate.checkpoint._rows import Rows
 
 if TYPE_CHECKING:
@@ -83,19 +84,17 @@ class Visits(Checkpoint):
         Args:
             every: "day", "month" or "year" of the first submit.
         """
-        first: dict[tuple[Any, ...], str] = {}
-        passed: set[tuple[Any, ...]] = set()
-        table = self.select(*VISIT, "action", "timestamp")
-        period = self._period(table, every).to_pylist()
-        keys = zip(*(table.column(c).to_pylist() for c in VISIT), strict=True)
-        for key, action, when in zip(keys, table.column("action").to_pylist(), period, strict=True):
-            if action == "submit":
-                first[key] = min(first.get(key, when), when)
-            elif action == "pass-qc":
-                passed.add(key)
-        out: dict[str, dict[str, Any]] = {}
-        for key, when in first.items():
-            row = out.setdefault(when, {every: when, "submitted": 0, "passed": 0})
-            row["submitted"] += 1
-            row["passed"] += key in passed
-        return Rows({**row, "share": row["passed"] / row["submitted"]} for _, row in sorted(out.items()))
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        action, none = pc.field("action"), pa.scalar(None, pa.timestamp("us"))
+        columns = {name: pc.field(name).cast(pa.string()) for name in VISIT}
+        columns["submitted"] = pc.if_else(action == "submit", self._period(every), none)
+        columns["passed"] = action == "pass-qc"
+        visits = self._streamed(summarised(VISIT, {"submitted": "min", "passed": "any"}), columns, (*VISIT, "action"))
+        visits = visits.filter(pc.field("submitted").is_valid())
+        visits = visits.set_column(visits.column_names.index("passed"), "passed", visits["passed"].cast(pa.int64()))
+        periods = visits.group_by("submitted").aggregate([([], "count_all"), ("passed", "sum")]).sort_by("submitted")
+        names = self._shown(every, every, periods["submitted"].cast(pa.int64()).to_pylist())
+        counts = zip(names, periods["count_all"].to_pylist(), periods["passed_sum"].to_pylist(), strict=True)
+        return Rows({every: w, "submitted": n, "passed": p, "share": p / n} for w, n, p in counts)
