@@ -115,8 +115,67 @@ def test_the_command_asks_the_same(events):
     assert len(json.loads(latest)) == 5
     days = json.loads(command("query", events, "--days-to", "submit", "--format", "json").stdout)
     assert len(days) == checkpoint.actions()["submit"]
+    assert json.loads(command("query", events, "--latest", "--format", "json").stdout) == json.loads(
+        json.dumps(checkpoint.latest().dataframe().to_pylist(), default=str)
+    )
+    for words, expected in (
+        (("--qc", "center_label,packet"), checkpoint.qc_outcomes("center_label", "packet")),
+        (("--qc",), checkpoint.qc_outcomes()),
+        (("--completeness", "day"), checkpoint.completeness("day")),
+        (("--by", "action", "--every", "month"), checkpoint.count_by("action", every="month")),
+        (("--every", "day"), checkpoint.count_by(every="day")),
+        (("--where", "center_label=alpha", "--where", "center_label=beta", "--by", "center_label"),
+         checkpoint.center("alpha", "beta").count_by("center_label")),
+        (("--where", "packet=I", "--where", "packet=", "--by", "packet"), checkpoint.packet("I", None).count_by("packet")),
+        (("--from", "visit_date=2026-01-02", "--before", "visit_date=2026-01-04", "--by", "visit_date"),
+         checkpoint.visited("2026-01-02", "2026-01-04").count_by("visit_date")),
+    ):  # fmt: skip
+        assert expected, words
+        assert json.loads(command("query", events, *words, "--format", "json").stdout) == expected, words
+    refused = command("query", events, "--every", "day", "--qc")
+    assert (refused.returncode, "--every goes with --by" in refused.stderr) == (1, True)
+    assert "expected column=value" in command("query", events, "--from", "visit_date").stderr
     sql = command("query", events, "--sql", "SELECT 1 AS one", "--format", "csv").stdout
     assert sql == "one\n1\n"
+
+
+def test_a_terminal_shows_a_table_or_where_that_is_too_wide_a_line_for_each_value(monkeypatch, capsys):
+    from headgate.cli._checkpoint import _show
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    _show([{"center": "[b]x", "ok": True, "id": 12345, "count": 12345, "share": 2 / 3, "none": None}], "table")
+    shown = capsys.readouterr().out
+    assert all(cell in shown for cell in ("[b]x", "True", " 12345 ", "12,345", "0.6667"))
+    assert "None" not in shown
+    _show([{"center": "[b]x", "note": "word " * 20}], "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1 ")
+    assert lines[1] == "center  [b]x"
+    assert lines[2].startswith("note    word word")
+    for form, out in (("table", ""), ("csv", ""), ("json", "[]\n")):
+        _show([], form)
+        assert capsys.readouterr().out == out
+
+
+def test_the_time_of_other_schemas_is_known(tmp_path):
+    table = pa.table({
+        "name": ["a", "b", "a"], "seen": pa.array([3, 2, 1], pa.timestamp("us", "UTC")),
+        "at": pa.array([1, 2, 3], pa.timestamp("us", "UTC")),
+    })  # fmt: skip
+    path = tmp_path / "t.parquet"
+    pq.write_table(table, path, sorting_columns=[pq.SortingColumn(2)])
+    checkpoint = Checkpoint.read(path)
+    assert checkpoint.sort_by == "at"
+    assert checkpoint.get_last_processed_timestamp() == datetime(1970, 1, 1, 0, 0, 0, 3, UTC)
+    assert [row["at"].microsecond for row in checkpoint.latest_per("name").dataframe().to_pylist()] == [2, 3]
+    assert checkpoint.filter(name="a").count_by(every="year") == [{"year": "1970", "count": 2}]
+    shown = command("query", path, "--since", "1970-01-01T00:00:00.000002", "--by", "name", "--format", "json").stdout
+    assert json.loads(shown) == [{"name": "a", "count": 1}, {"name": "b", "count": 1}]
+    assert Checkpoint(table).sort_by == "seen"
+    assert Checkpoint(table.select(["name"])).sort_by == ""
+    with pytest.raises(InvalidInputError, match="not sorted by a time"):
+        Checkpoint(table.select(["name"])).count_by(every="day")
 
 
 def test_verify_and_the_reject_store_on_the_command_line(tmp_path):

@@ -28,6 +28,14 @@ class Snapshot:
         """The Arrow schema."""
         return self._dataset.schema
 
+    def sort_by(self) -> str:
+        """The column that the rows are sorted by, as far as one can tell; empty for none."""
+        import pyarrow as pa
+
+        if self.schema.get_field_index("timestamp") >= 0:
+            return "timestamp"
+        return next((field.name for field in self.schema if pa.types.is_timestamp(field.type)), "")
+
     def dataset(self, coded: Sequence[str] = (), where: Any = None) -> Any:
         """The Arrow dataset; the text columns `coded` come as dictionaries where that saves decoding them.
 
@@ -104,7 +112,14 @@ class _Parquet(Snapshot):
         return ds.FileSystemDataset(fragments, schema, files)
 
 
-class FileSnapshot(_Parquet):
+class _OneFile(_Parquet):
+    def sort_by(self) -> str:
+        metadata = next(self._dataset.get_fragments()).metadata
+        sorting = metadata.row_group(0).sorting_columns if metadata.num_row_groups else ()
+        return str(metadata.schema.column(sorting[0].column_index).path) if sorting else super().sort_by()
+
+
+class FileSnapshot(_OneFile):
     """A file on this machine. It is held open: a commit renames another file over its name."""
 
     def __init__(self, path: str) -> None:
@@ -118,7 +133,7 @@ class FileSnapshot(_Parquet):
         return files.make_fragment(self._file)
 
 
-class ObjectSnapshot(_Parquet):
+class ObjectSnapshot(_OneFile):
     """An object on S3. Its bytes are gone once it is replaced, so that every read asks afterwards whether it was."""
 
     def __init__(self, place: S3Location) -> None:

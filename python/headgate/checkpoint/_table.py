@@ -35,7 +35,7 @@ class Checkpoint:
         >>> events.filter(action="pass-qc").between("timestamp", "2024-01-01").count_by("action")  # doctest: +SKIP
     """
 
-    def __init__(self, rows: Any, where: Any = None, sort_by: str = "timestamp") -> None:
+    def __init__(self, rows: Any, where: Any = None, sort_by: str | None = None) -> None:
         import pyarrow.dataset as ds
 
         self._table: Any = None
@@ -97,7 +97,7 @@ class Checkpoint:
         more = Checkpoint.from_events(events, schema).dataframe()
         mine = self.dataframe()
         both = pa.concat_tables([mine.replace_schema_metadata(None), more.select(mine.column_names)])
-        return type(self)(_sorted(both, self._sort_by), sort_by=self._sort_by)
+        return type(self)(_sorted(both, self.sort_by), sort_by=self._sort_by)
 
     # --- what it is
 
@@ -123,7 +123,18 @@ class Checkpoint:
         """The newest timestamp (UTC), or None when there are no rows."""
         import pyarrow.compute as pc
 
-        return pc.max(self._column(self._sort_by or "timestamp")).as_py() if len(self) else None
+        return pc.max(self._column(self.sort_by)).as_py() if len(self) else None
+
+    @property
+    def sort_by(self) -> str:
+        """The column that the rows are sorted by, their time; empty when there is none.
+
+        A file says it itself; else it is `timestamp`, or the first column of times.
+        """
+        if self._sort_by is None:
+            with self._rows.reading():
+                self._sort_by = self._rows.sort_by()
+        return self._sort_by
 
     @property
     def columns(self) -> list[str]:
@@ -281,9 +292,11 @@ class Checkpoint:
         if every not in _EVERY:
             message = f"every: expected one of {', '.join(_EVERY)}, got {every!r}"
             raise InvalidInputError(message)
-        name = self._sort_by or "timestamp"
-        if not pa.types.is_timestamp(self._kind(name)):
-            message = f"there are no times in column {name!r} ({self._kind(name)})"
+        name = self.sort_by
+        if not name or not pa.types.is_timestamp(self._kind(name)):
+            message = (
+                f"the rows are not sorted by a time; expected one of the columns {', '.join(self.columns)} to be one"
+            )
             raise InvalidInputError(message)
         stamps = pc.field(name).cast(pa.timestamp("us"))  # without a zone, which is UTC: much faster
         return pc.floor_temporal(stamps, unit=every)
@@ -296,12 +309,14 @@ class Checkpoint:
             return values_of(keys, plain_type(self._kind(name)))
         return [None if v is None else v.isoformat()[: _EVERY[every]] for v in values_of(keys, pa.timestamp("us"))]
 
-    def latest_per(self, *columns: str, by: str = "timestamp") -> Self:
+    def latest_per(self, *columns: str, by: str | None = None) -> Self:
         """The newest row of every combination of the columns (of equal ones the last in the file).
 
         Args:
-            by: what is largest in the newest row, a column of text, whole numbers or times; null is the smallest.
+            by: what is largest in the newest row, a column of text, whole numbers or times (None: the one that the
+                rows are sorted by); null is the smallest.
         """
+        by = self.sort_by if by is None else by
         keys = {name: self._key(name) for name in columns}
         keys["newest by"] = order_of(self._plain(by), plain_type(self._kind(by)))
         rows = self._streamed(newest, keys, columns)

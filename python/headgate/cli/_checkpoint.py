@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headgate.checkpoint import CheckpointRun
 
 EXIT_OK, EXIT_DIFFERS = 0, 3
+_COUNTS = {"count", "submitted", "passed", "pass-qc", "not-pass-qc"}
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -35,15 +36,23 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     v.add_argument("--schema", default="visits", help="as for checkpoint (default: %(default)s)")
     q = add("query", query, "Count, list or query the events of a checkpoint.")
     q.add_argument("target")
-    q.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="an empty value means null")
-    q.add_argument("--since", metavar="TIME", help="timestamp at or after")
-    q.add_argument("--until", metavar="TIME", help="timestamp before")
+    where: dict[str, Any] = {"action": "append", "default": [], "metavar": "COLUMN=VALUE"}
+    q.add_argument("--where", **where, help="equal; an empty value means null, one column twice either value")
+    q.add_argument("--from", dest="at_least", **where, help="this value or a larger one")
+    q.add_argument("--before", **where, help="a smaller value")
+    q.add_argument("--since", metavar="TIME", help="time at or after")
+    q.add_argument("--until", metavar="TIME", help="time before")
     what = q.add_mutually_exclusive_group()
     what.add_argument("--by", metavar="COLUMNS", help="count by these, comma-separated")
     what.add_argument("--rows", type=int, metavar="N", help="the first N events")
-    what.add_argument("--latest", metavar="COLUMNS", help="the newest event of each combination of these")
+    what.add_argument("--latest", nargs="?", const="", metavar="COLUMNS",
+                      help="the newest event of each combination of these (default: of each visit)")  # fmt: skip
     what.add_argument("--days-to", metavar="ACTION", help="days from visit_date to this action, for every event")
+    what.add_argument("--qc", nargs="?", const="", metavar="COLUMNS", help="pass-qc against not-pass-qc, by these")
+    what.add_argument("--completeness", choices=("day", "month", "year"),
+                      help="visits by their first submit, and how many have passed since")  # fmt: skip
     what.add_argument("--sql", metavar="QUERY", help="DuckDB, over the table `events`")
+    q.add_argument("--every", choices=("day", "month", "year"), help="count by time too")
     q.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
@@ -112,19 +121,31 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def query(options: argparse.Namespace) -> int:
+    from headgate.errors import InvalidInputError
     from headgate.pipelines.visits import Visits
+    from headgate.pipelines.visits.queries import VISIT
 
+    asked = ("rows", "latest", "days_to", "qc", "completeness", "sql")
+    if options.every and any(getattr(options, name) is not None for name in asked):
+        message = "--every goes with --by, or alone; --completeness has its own period"
+        raise InvalidInputError(message)
     events = _narrowed(Visits.read(options.target), options)
     if options.sql:
         rows = events.sql(options.sql).to_pylist()
     elif options.rows is not None:
         rows = events.head(options.rows)
-    elif options.latest:
-        rows = events.latest_per(*options.latest.split(",")).dataframe().to_pylist()
+    elif options.latest is not None:
+        rows = events.latest_per(*(_columns(options.latest) or VISIT)).dataframe().to_pylist()
     elif options.days_to:
         rows = events.days_to(options.days_to).dataframe().to_pylist()
+    elif options.qc is not None:
+        rows = events.qc_outcomes(*_columns(options.qc))
+    elif options.completeness:
+        rows = events.completeness(options.completeness)
+    elif options.by or options.every:
+        rows = events.count_by(*_columns(options.by or ""), every=options.every)
     else:
-        rows = events.count_by(*options.by.split(",")) if options.by else [{"count": len(events)}]
+        rows = [{"count": len(events)}]
     _show(rows, options.format)
     return EXIT_OK
 
@@ -132,20 +153,37 @@ def query(options: argparse.Namespace) -> int:
 def _narrowed(events: Any, options: argparse.Namespace) -> Any:
     from headgate.errors import InvalidInputError
 
-    for condition in options.where:
-        column, separator, value = condition.partition("=")
-        if not separator:
-            message = f"--where {condition!r}: expected column=value"
-            raise InvalidInputError(message)
-        events = events.filter(**{column: value or None})
-    return events.between("timestamp", options.since, options.until) if options.since or options.until else events
+    def pairs(name: str, conditions: list[str]) -> list[tuple[str, str]]:
+        for condition in conditions:
+            if "=" not in condition:
+                message = f"{name} {condition!r}: expected column=value"
+                raise InvalidInputError(message)
+        return [(column, value) for column, _, value in (condition.partition("=") for condition in conditions)]
+
+    equal: dict[str, list[str | None]] = {}
+    for column, value in pairs("--where", options.where):
+        equal.setdefault(column, []).append(value or None)
+    for column, values in equal.items():
+        events = events.filter(**{column: values if len(values) > 1 else values[0]})
+    for column, value in pairs("--from", options.at_least):
+        events = events.between(column, start=value)
+    for column, value in pairs("--before", options.before):
+        events = events.between(column, end=value)
+    return events.between(events.sort_by, options.since, options.until) if options.since or options.until else events
+
+
+def _columns(text: str) -> list[str]:
+    return text.split(",") if text else []
 
 
 def _show(rows: list[dict[str, Any]], form: str) -> None:
     if form == "json":
         print(json.dumps(rows, indent=2, default=str))
         return
-    names = list(rows[0]) if rows else []
+    if not rows:
+        print("no rows", file=sys.stderr)
+        return
+    names = list(rows[0])
     if form == "csv":
         import csv
 
@@ -159,14 +197,33 @@ def _show(rows: list[dict[str, Any]], form: str) -> None:
             print("\t".join("" if v is None else str(v) for v in row.values()))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    console = Console(highlight=False)
+    cells = [[_cell(name, value) for name, value in row.items()] for row in rows]
+    widths = [max(len(row[at]) for row in [names, *cells]) for at in range(len(names))]
+    if sum(widths) + 3 * len(widths) + 1 > console.width:  # a line for each value, as psql's \x
+        longest = max(map(len, names))
+        for number, line in enumerate(cells, 1):
+            console.rule(f"{number}", align="left", style="dim")
+            for name, cell in zip(names, line, strict=True):
+                console.print(f"{name:<{longest}}  {cell}", markup=False)
+        return
     table = Table()
     for name in names:
         table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
-    for row in rows:
-        table.add_row(*("" if v is None else f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
-    Console().print(table)
+    for line in cells:
+        table.add_row(*map(escape, line))
+    console.print(table)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return str(round(value, 4))
+    return f"{value:,}" if name in _COUNTS and isinstance(value, int) else str(value)  # an id is not 1,234
 
 
 def show_reject(target: str, digest: str) -> int:
