@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
@@ -45,10 +45,10 @@ def parquet() -> ModuleType:
     if found is None or found.origin is None:
         message = f"checkpoints need pyarrow {_ARROW_MAJOR}.*: pip install 'pyarrow=={_ARROW_MAJOR}.*'"
         raise ConfigError(message, Kind.NOT_BUILT)
-    folder = Path(found.origin).parent
+    folder = os.path.dirname(found.origin)
     try:
         for name in ("libarrow.so", "libparquet.so"):
-            ctypes.CDLL(str(folder / f"{name}.{_ARROW_MAJOR}00"), mode=ctypes.RTLD_LOCAL)
+            ctypes.CDLL(os.path.join(folder, f"{name}.{_ARROW_MAJOR}00"), mode=ctypes.RTLD_LOCAL)
         from headgate import _parquet
     except (ImportError, OSError) as error:
         message = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 # schema name -> package with its plan.json, made from the pydantic model by tools/make_plans.py
@@ -30,7 +30,8 @@ PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 def shipped_plan(name: str) -> str:
     """The plan text of a shipped schema."""
     _, *folders = PLANS[name].split(".")
-    return Path(__file__).parent.joinpath(*folders, "plan.json").read_text(encoding="utf-8")
+    with open(os.path.join(os.path.dirname(__file__), *folders, "plan.json"), encoding="utf-8") as file:
+        return file.read()
 
 
 def resolve(reference: str, known: dict[str, str] | None = None) -> Any:

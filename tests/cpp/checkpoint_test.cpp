@@ -35,7 +35,7 @@ public:
             const auto id = row.at(0).get<std::string>();
             rows.columns[0].valid.push_back(1);
             rows.columns[0].bytes += id;
-            rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+            rows.columns[0].offsets.push_back(static_cast<schema::Offset>(rows.columns[0].bytes.size()));
             rows.columns[1].valid.push_back(1);
             rows.columns[1].numbers.push_back(row.at(1).get<std::int64_t>());
             ++rows.rows;
@@ -322,7 +322,7 @@ TEST_F(Engine, RunsOfAnySizeMergeToTheModelsOrder) {
                 model.emplace_back(at, id);
                 rows.columns[0].valid.push_back(1);
                 rows.columns[0].bytes += id;
-                rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+                rows.columns[0].offsets.push_back(static_cast<schema::Offset>(rows.columns[0].bytes.size()));
                 rows.columns[1].valid.push_back(1);
                 rows.columns[1].numbers.push_back(at);
                 ++rows.rows;
@@ -368,7 +368,7 @@ TEST_F(Engine, ManySlabsMergeAsOne) {
                 model.emplace_back(at, std::to_string(size) + ";");
                 rows.columns[0].valid.push_back(1);
                 rows.columns[0].bytes += model.back().second;
-                rows.columns[0].offsets.push_back(rows.columns[0].bytes.size());
+                rows.columns[0].offsets.push_back(static_cast<schema::Offset>(rows.columns[0].bytes.size()));
                 rows.columns[1].valid.push_back(1);
                 rows.columns[1].numbers.push_back(at);
                 ++rows.rows;

@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from headgate.checkpoint import Checkpoint, update, verify
+from headgate.errors import InvalidInputError
 
 GOOD = {
     "action": "submit", "study": "adrc", "pipeline_adcid": 42, "project_label": "ingest-form", "center_label": "alpha",
@@ -112,6 +115,8 @@ def test_large_and_packed_files(tmp_path):
     (logs / name(4, ending=".json.zst")).write_bytes(b"not zstd")
     (logs / name(5, ending=".json.gz")).write_bytes(gzip.compress(large))
     assert update(logs, tmp_path / "most.parquet", settle_s=0).problems == {"packing": 2}
+    with pytest.raises(InvalidInputError, match="max_file_bytes: expected 1 to 1073741824"):
+        update(logs, target, settle_s=0, max_file_bytes=2 << 30)
     run = update(logs, target, settle_s=0, max_file_bytes=10 << 20)
     assert run.problems == {"packing": 2, "too_large": 2}
     assert (run.rows_added, run.rejected_records) == (1, 4)

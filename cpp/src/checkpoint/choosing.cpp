@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <span>
 #include <thread>
 
 #include "headgate/base/text.hpp"
@@ -18,6 +19,7 @@ constexpr std::size_t kMostThreads = 4;  // a file system does not gain from mor
 constexpr std::size_t kKeysPerBatch = 4'096;
 constexpr std::size_t kMostWaiting = 16;  // batches
 constexpr std::size_t kKeysPerPoll = 256;
+constexpr std::size_t kKeysAhead = 32;  // whose ledger entries are fetched from memory together
 
 enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
 
@@ -179,16 +181,20 @@ private:
             return;  // execute() says so
         }
         KeyList taken;
-        std::size_t judged = 0;
-        for (auto& object : batch.objects) {
+        std::array<KeyDigest, kKeysAhead> digests;
+        for (std::size_t i = 0; i < batch.objects.size(); ++i) {
+            if (i % kKeysAhead == 0 && !ledger_.empty()) {
+                digest(std::span(batch.objects).subspan(i), digests);
+            }
             // A look may be a round trip to a file server.
-            if (listing && ++judged % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
+            if (listing && i % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
                 stopped_ = true;
             }
             if (stopped_) {
                 return;
             }
-            const auto verdict = judge(object);
+            auto& object = batch.objects[i];
+            const auto verdict = judge(object, digests[i % kKeysAhead]);
             ++batch.verdicts[static_cast<std::size_t>(verdict)];
             if (verdict == Verdict::take) {
                 taken.add(object.key);
@@ -199,8 +205,15 @@ private:
         batch.objects = {};
     }
 
-    Verdict judge(Object& object) const {
-        const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest_key(object.key));
+    void digest(std::span<const Object> objects, std::array<KeyDigest, kKeysAhead>& out) const {
+        for (std::size_t i = 0; i < std::min(objects.size(), out.size()); ++i) {
+            out[i] = digest_key(objects[i].key);
+            ledger_.expect(out[i]);
+        }
+    }
+
+    Verdict judge(Object& object, const KeyDigest& digest) const {
+        const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
         // A known name was judged when it was taken.
         if (known == nullptr && !options_.schema->accepts_name(without_packing(base_name(object.key)))) {
             return Verdict::ignored;

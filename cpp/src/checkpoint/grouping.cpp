@@ -1,20 +1,12 @@
 #include "headgate/checkpoint/grouping.hpp"
 
 #include <algorithm>
-#include <functional>
 
 namespace headgate::checkpoint {
 namespace {
 
 constexpr std::uint32_t kNone = UINT32_MAX;
 constexpr std::size_t kCells = 64 * 1024;  // a table of combinations that stays in the second cache
-
-// The finaliser of MurmurHash3 (Austin Appleby, public domain): every bit of the input changes the low bits.
-std::uint64_t mixed(std::uint64_t x) {
-    x = (x ^ (x >> 33)) * 0xFF51AFD7ED558CCDULL;
-    x = (x ^ (x >> 33)) * 0xC4CEB9FE1A85EC53ULL;
-    return x ^ (x >> 33);
-}
 
 bool valid(const KeyColumn& column, std::size_t row) {
     return column.valid.empty() || column.valid[row] != 0;
@@ -38,7 +30,7 @@ std::uint32_t Values::code(std::string_view text) {
         const auto* const other = std::get_if<std::string_view>(&values_[code]);
         return other != nullptr && *other == text;
     };
-    const auto [code, added] = index_.find(std::hash<std::string_view>()(text), equal);
+    const auto [code, added] = index_.find(hash_of(text), equal);
     if (added) {
         values_.emplace_back(std::string_view(texts_.emplace_back(text)));
     }

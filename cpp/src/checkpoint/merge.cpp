@@ -11,20 +11,19 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kRowsPerSlab = 16 * 1024;  // or less when rows are large:
-constexpr std::size_t kBytesPerSlab = 16U << 20U;
-constexpr std::size_t kRowsPerWrite = 16 * 1024;
+constexpr std::size_t kRowsPerWrite = 4 * 1024;
 constexpr std::size_t kBytesPerWrite = 64U << 20U;
 constexpr std::size_t kMovesPerLook = 256;  // how often the size is looked at
 
-// A sorted stream of rows: the old table, a spilled run, or the slabs in memory.
+// A sorted stream of rows: the old table, a spilled run, or those in memory.
 class Cursor {
 public:
     Cursor(TableReader* reader, std::size_t sort) : reader_(reader), sort_(sort) {}
     Cursor(std::unique_ptr<TableReader> reader, std::size_t sort)
         : owned_(std::move(reader)), reader_(owned_.get()), sort_(sort) {}
-    Cursor(std::vector<schema::Columns> slabs, std::vector<schema::RowAt> order, std::size_t sort)
-        : slabs_(std::move(slabs)), order_(std::move(order)), sort_(sort), end_(order_.size()) {}
+    Cursor(HeldRows held, std::size_t sort) : held_(std::move(held)), order_(held_->order(sort)), sort_(sort) {
+        end_ = order_.size();
+    }
 
     // Makes sure that there is a current row; false at the end.
     Result<bool> ready() {
@@ -41,9 +40,6 @@ public:
                 if (sort_ != SIZE_MAX) {
                     reader_->numbers(sort_, times_);
                 }
-            } else if (order_.empty() && next_slab_ < slabs_.size()) {
-                rows_ = std::exchange(slabs_[next_slab_++], {});
-                end_ = rows_.rows;
             } else {
                 return false;
             }
@@ -90,10 +86,10 @@ public:
         if (reader_ != nullptr && rows_.rows == 0) {
             reader_->columns(rows_);
         }
-        if (order_.empty()) {
-            out.append_range(rows_, at_, at_ + count);
+        if (held_) {
+            held_->copy(std::span(order_).subspan(at_, count), out);
         } else {
-            out.append_rows(slabs_, std::span(order_).subspan(at_, count));
+            out.append_range(rows_, at_, at_ + count);
         }
         at_ += count;
     }
@@ -106,52 +102,29 @@ private:
         if (sort_ == SIZE_MAX) {
             return INT64_MIN;
         }
-        if (reader_ != nullptr) {
-            return times_[i];
-        }
-        return order_.empty() ? rows_.columns[sort_].numbers[i]
-                              : slabs_[order_[i].part].columns[sort_].numbers[order_[i].row];
+        return held_ ? held_->number(sort_, order_[i]) : times_[i];
     }
 
     std::unique_ptr<TableReader> owned_;
     TableReader* reader_ = nullptr;
     std::vector<std::int64_t> times_;  // of the reader's rows
-    schema::Columns rows_;             // of the reader, or one slab
-    std::vector<schema::Columns> slabs_;
-    std::vector<schema::RowAt> order_;  // of the slabs' rows; empty: as they are, slab by slab
-    std::size_t next_slab_ = 0;
+    schema::Columns rows_;             // of the reader
+    std::optional<HeldRows> held_;
+    std::vector<schema::RowAt> order_;  // of the rows held
     std::size_t sort_;
     std::size_t at_ = 0;
-    std::size_t end_ = 0;  // of rows_, or of order_
+    std::size_t end_ = 0;  // of the reader's rows, or of order_
 };
 
 }  // namespace
 
 SortedRuns::SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
                        std::function<std::string()> folder)
-    : options_(options), table_(table), sort_(sort), folder_(std::move(folder)) {}
-
-// One with room for a row at least.
-schema::Columns& SortedRuns::slab() {
-    if (slabs_.empty() || slabs_.back().rows >= kRowsPerSlab || slabs_.back().memory_bytes() >= kBytesPerSlab) {
-        auto fresh = schema::Columns::like(*options_.schema);
-        if (!slabs_.empty()) {
-            full_bytes_ += slabs_.back().memory_bytes();
-            fresh.reserve_as(slabs_.back());
-        }
-        slabs_.push_back(std::move(fresh));
-    }
-    return slabs_.back();
-}
+    : options_(options), table_(table), sort_(sort), folder_(std::move(folder)), held_(*options.schema) {}
 
 void SortedRuns::hold(const schema::Columns& columns, std::size_t begin, std::size_t end) {
     rows_ += static_cast<std::int64_t>(end - begin);
-    while (begin < end) {
-        auto& to = slab();
-        const auto stop = std::min(end, begin + kRowsPerSlab - to.rows);
-        to.append_range(columns, begin, stop);
-        begin = stop;
-    }
+    held_.append(columns, begin, end);
 }
 
 Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::size_t>* keep) {
@@ -168,45 +141,14 @@ Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::si
             hold(columns, begin, end);
         }
     }
-    const bool large = !slabs_.empty() && full_bytes_ + slabs_.back().memory_bytes() > options_.memory;
+    const bool large = held_.rows() > 0 && held_.memory_bytes() > options_.memory;
     return large && !options_.dry_run ? spill() : Status();
-}
-
-// Of the rows held, by value and then as they came; nothing when they are in that order already.
-std::vector<schema::RowAt> SortedRuns::order() const {
-    if (sort_ == SIZE_MAX) {
-        return {};
-    }
-    struct Keyed {
-        std::int64_t value;
-        schema::RowAt at;
-    };
-    std::vector<Keyed> keyed;
-    for (std::uint32_t part = 0; part < slabs_.size(); ++part) {
-        const auto& values = slabs_[part].columns[sort_].numbers;
-        for (std::uint32_t row = 0; row < values.size(); ++row) {
-            keyed.push_back({values[row], {part, row}});
-        }
-    }
-    const auto before = [](const Keyed& a, const Keyed& b) { return a.value < b.value; };
-    if (std::is_sorted(keyed.begin(), keyed.end(), before)) {
-        return {};
-    }
-    std::stable_sort(keyed.begin(), keyed.end(), before);
-    std::vector<schema::RowAt> out;
-    out.reserve(keyed.size());
-    for (const auto& row : keyed) {
-        out.push_back(row.at);
-    }
-    return out;
 }
 
 Status SortedRuns::spill() {
     const auto path = folder_() + "/run-" + std::to_string(runs_.size());
     HG_ASSIGN(auto writer, table_.create(path, *options_.schema));
-    auto sorted = order();
-    Cursor rows(std::exchange(slabs_, {}), std::move(sorted), sort_);
-    full_bytes_ = 0;
+    Cursor rows(std::exchange(held_, HeldRows(*options_.schema)), sort_);
     auto out = schema::Columns::like(*options_.schema);
     while (true) {
         HG_ASSIGN(const bool more, rows.ready());
@@ -240,8 +182,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
         cursors.emplace_back(std::move(reader), sort_);
         ::unlink(run.c_str());  // the open file is enough, and nothing is left behind
     }
-    auto sorted = order();
-    cursors.emplace_back(std::exchange(slabs_, {}), std::move(sorted), sort_);
+    cursors.emplace_back(std::exchange(held_, HeldRows(*options_.schema)), sort_);
     auto out = schema::Columns::like(*options_.schema);
     std::int64_t last = INT64_MIN;
     if (old != nullptr) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "headgate/checkpoint/checkpoint.hpp"
+#include "held.hpp"
 
 namespace headgate::checkpoint {
 
@@ -27,17 +28,14 @@ public:
     Result<std::int64_t> merge_into(TableReader* old, TableWriter& writer, const std::function<Status()>& go_on);
 
 private:
-    schema::Columns& slab();
     void hold(const schema::Columns& columns, std::size_t begin, std::size_t end);
-    std::vector<schema::RowAt> order() const;
     Status spill();
 
     const Options& options_;
     const TableFile& table_;
     std::size_t sort_;
     std::function<std::string()> folder_;
-    std::vector<schema::Columns> slabs_;  // in the order of arrival; one large block would double to grow
-    std::size_t full_bytes_ = 0;          // of the slabs before the last one
+    HeldRows held_;
     std::vector<std::string> runs_;
     std::int64_t rows_ = 0;
     std::uint64_t spilled_ = 0;

@@ -41,6 +41,16 @@ struct ByKey {
 class Taken {
 public:
     const Entry* find(const KeyDigest& key) const;
+    // Makes the processor fetch what find() will look at; of millions of entries each lies where none was before.
+    void expect(const KeyDigest& key) const {
+        if (buckets_.empty()) {
+            return;
+        }
+        if (const std::size_t first = buckets_[ByKey::head(key) >> shift_]; first + 2 < entries_.size()) {
+            __builtin_prefetch(&entries_[first]);
+            __builtin_prefetch(&entries_[first + 2]);
+        }
+    }
     // `newer` replaces what is here under the same key; any order, the last of equal keys counts.
     void merge(std::vector<Entry> newer);
     // Makes find() look at one bucket of some entries, until the next merge.

@@ -52,6 +52,12 @@ Status LedgerView::load(const std::string& partition) {
     return {};
 }
 
+void LedgerView::expect(const KeyDigest& digest) const {
+    if (!options_.partitioned && !taken_.empty()) {
+        taken_.begin()->second.expect(digest);
+    }
+}
+
 const Entry* LedgerView::find(std::string_view key, const KeyDigest& digest) const {
     if (empty_) {
         return nullptr;

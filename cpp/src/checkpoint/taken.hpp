@@ -28,7 +28,9 @@ public:
     // was reached before, and pointers that it gave stay good.
     Status reach(std::string_view key);
     const Entry* find(std::string_view key, const KeyDigest& digest) const;
+    void expect(const KeyDigest& digest) const;  // a find() in a while
     bool empty() const { return empty_; }
+    void forget() { taken_.clear(); }  // once nothing is to be found any more
 
     std::string partition_of(std::string_view key) const;
     // "seg-7-0123456789ab@20240115.hgl" belongs to the partition 20240115, a name without '@' to the only one.

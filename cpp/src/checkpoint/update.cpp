@@ -208,7 +208,11 @@ private:
                     note_reject(file, bad);
                 }
             }
-            entries_[ledger_.partition_of(keys_[file.index])].push_back(file.entry);
+            auto& entries = entries_[ledger_.partition_of(keys_[file.index])];
+            if (entries.empty() && !options_.partitioned) {
+                entries.reserve(std::min(keys_.size(), kEntriesPerSegment));
+            }
+            entries.push_back(file.entry);
             ++held_entries_;
         }
         HG_RETURN_IF_ERROR(take_rows(piece.columns));
@@ -294,6 +298,8 @@ private:
     // leaves the old checkpoint and orphans (swept by a later run), after it the new one.
     Status commit() {
         auto next = footer_;
+        keys_ = {};  // what was read is in runs_ and entries_
+        ledger_.forget();
         if (!entries_.empty()) {
             HG_RETURN_IF_ERROR(compact(next));
             HG_RETURN_IF_ERROR(write_entries());

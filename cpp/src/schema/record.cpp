@@ -286,15 +286,15 @@ private:
                 case Type::string_list:
                     for (std::size_t n = 0; n < slot.count; ++n) {
                         column.bytes.append(slot.items[n]);
-                        column.item_offsets.push_back(column.bytes.size());
+                        column.item_offsets.push_back(static_cast<Offset>(column.bytes.size()));
                     }
-                    column.offsets.push_back(column.item_offsets.size() - 1);
+                    column.offsets.push_back(static_cast<Offset>(column.item_offsets.size() - 1));
                     break;
                 case Type::string:
                 case Type::date:
                 case Type::json:
                     column.bytes.append(slot.text);
-                    column.offsets.push_back(column.bytes.size());
+                    column.offsets.push_back(static_cast<Offset>(column.bytes.size()));
                     break;
                 default:
                     column.numbers.push_back(slot.number);

@@ -180,10 +180,10 @@ void Column::append_null() {
         case Type::string:
         case Type::date:
         case Type::json:
-            offsets.push_back(bytes.size());
+            offsets.push_back(static_cast<Offset>(bytes.size()));
             break;
         case Type::string_list:
-            offsets.push_back(item_offsets.size() - 1);
+            offsets.push_back(static_cast<Offset>(item_offsets.size() - 1));
             break;
         default:
             numbers.push_back(0);
@@ -205,7 +205,7 @@ void Column::append_range(const Column& other, std::size_t begin, std::size_t en
         case Type::string:
         case Type::date:
         case Type::json: {
-            const auto shift = bytes.size() - other.offsets[begin];  // wraps round, and back
+            const auto shift = static_cast<Offset>(bytes.size()) - other.offsets[begin];  // wraps round, and back
             bytes.append(other.bytes, other.offsets[begin], other.offsets[end] - other.offsets[begin]);
             for (auto i = begin + 1; i <= end; ++i) {
                 offsets.push_back(other.offsets[i] + shift);
@@ -215,8 +215,8 @@ void Column::append_range(const Column& other, std::size_t begin, std::size_t en
         case Type::string_list: {
             const auto first = other.offsets[begin];
             const auto last = other.offsets[end];
-            const auto shift = item_offsets.size() - 1 - first;
-            const auto byte_shift = bytes.size() - other.item_offsets[first];
+            const auto shift = static_cast<Offset>(item_offsets.size() - 1) - first;
+            const auto byte_shift = static_cast<Offset>(bytes.size()) - other.item_offsets[first];
             bytes.append(other.bytes, other.item_offsets[first], other.item_offsets[last] - other.item_offsets[first]);
             for (auto i = first + 1; i <= last; ++i) {
                 item_offsets.push_back(other.item_offsets[i] + byte_shift);
@@ -251,7 +251,8 @@ void Column::reserve_as(const Column& other) {
 }
 
 std::size_t Column::memory_bytes() const {
-    return valid.size() + 8 * (numbers.size() + reals.size() + offsets.size() + item_offsets.size()) + bytes.size();
+    return valid.size() + 8 * (numbers.size() + reals.size()) +
+           sizeof(Offset) * (offsets.size() + item_offsets.size()) + bytes.size();
 }
 
 Columns Columns::like(const Schema& schema) {
@@ -269,40 +270,35 @@ void Columns::append_range(const Columns& other, std::size_t begin, std::size_t 
     rows += end - begin;
 }
 
-void Columns::append_rows(std::span<const Columns> parts, std::span<const RowAt> which) {
-    for (std::size_t c = 0; c < columns.size(); ++c) {
-        auto& column = columns[c];
-        const auto from = [&](const RowAt& at) -> const Column& { return parts[at.part].columns[c]; };
-        if (column.type == Type::string_list) {
-            for (const auto& at : which) {
-                column.append_range(from(at), at.row, at.row + 1U);
-            }
-            continue;
-        }
+void Column::append_rows(std::span<const Column* const> parts, std::span<const RowAt> which) {
+    if (type == Type::string_list) {
         for (const auto& at : which) {
-            column.valid.push_back(from(at).valid[at.row]);
+            append_range(*parts[at.part], at.row, at.row + 1U);
         }
-        switch (column.type) {
-            case Type::float64:
-                for (const auto& at : which) {
-                    column.reals.push_back(from(at).reals[at.row]);
-                }
-                break;
-            case Type::string:
-            case Type::date:
-            case Type::json:
-                for (const auto& at : which) {
-                    column.bytes.append(from(at).text(at.row));
-                    column.offsets.push_back(column.bytes.size());
-                }
-                break;
-            default:
-                for (const auto& at : which) {
-                    column.numbers.push_back(from(at).numbers[at.row]);
-                }
-        }
+        return;
     }
-    rows += which.size();
+    for (const auto& at : which) {
+        valid.push_back(parts[at.part]->valid[at.row]);
+    }
+    switch (type) {
+        case Type::float64:
+            for (const auto& at : which) {
+                reals.push_back(parts[at.part]->reals[at.row]);
+            }
+            break;
+        case Type::string:
+        case Type::date:
+        case Type::json:
+            for (const auto& at : which) {
+                bytes.append(parts[at.part]->text(at.row));
+                offsets.push_back(static_cast<Offset>(bytes.size()));
+            }
+            break;
+        default:
+            for (const auto& at : which) {
+                numbers.push_back(parts[at.part]->numbers[at.row]);
+            }
+    }
 }
 
 void Columns::reserve_as(const Columns& other) {

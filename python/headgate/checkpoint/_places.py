@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from headgate.errors import ConfigError, InvalidInputError, Kind
 
@@ -21,11 +20,14 @@ def local_path(url: str | os.PathLike[str]) -> str:
         ConfigError: a scheme that this backend does not have.
     """
     text = os.fspath(url)
-    parts = urlsplit(text)
-    if parts.scheme == "file":
+    scheme, separator, _ = text.partition("://")
+    if text.startswith("file:"):
+        from urllib.parse import unquote, urlsplit
+
+        parts = urlsplit(text)
         return unquote(parts.netloc + parts.path)
-    if "://" in text:
-        message = f"{parts.scheme}:// is not supported here; expected a path or file:///path"
+    if separator:
+        message = f"{scheme}:// is not supported here; expected a path or file:///path"
         raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
     return text
 
@@ -86,6 +88,6 @@ def shown(url: str | os.PathLike[str]) -> str:
 def _local(url: str | os.PathLike[str]) -> str:
     text = os.fspath(url)
     if "://" in text and not text.startswith("file://"):
-        message = f"{urlsplit(text).scheme}:// is not supported here; {_EXPECTED}"
+        message = f"{text.partition('://')[0]}:// is not supported here; {_EXPECTED}"
         raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
     return local_path(text)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
@@ -19,10 +18,11 @@ if TYPE_CHECKING:
 Mode = Literal["ledger", "watermark"]
 Listing = Literal["full", "window"]
 INFER = "infer"
+_LARGEST_FILE = 1024**3  # an Arrow column of text ends at 2 GiB, and other records may wait beside those of one file
 
 
-@dataclass(frozen=True)
-class RejectedRecord:
+# Tuples: importing dataclasses would take a tenth of the time of a run that finds nothing new.
+class RejectedRecord(NamedTuple):
     """A refused record, as logs may show it: the name redacted, 12 hex digits of the key's digest."""
 
     name: str
@@ -31,8 +31,7 @@ class RejectedRecord:
     problems: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class CheckpointRun:
+class CheckpointRun(NamedTuple):
     """Every count of a run. `adds_up()` names the sums that must hold."""
 
     first_run: bool
@@ -66,8 +65,8 @@ class CheckpointRun:
     last_timestamp_us: int | None
     problems: dict[str, int]
     read_problems: dict[str, int]
-    rejects: list[RejectedRecord] = field(repr=False)
-    unread: list[RejectedRecord] = field(repr=False)
+    rejects: list[RejectedRecord]
+    unread: list[RejectedRecord]
     target: str = ""
     execution_time_ms: float = 0.0
 
@@ -86,7 +85,10 @@ class CheckpointRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the lists of examples."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rejects", "unread")}
+        return {name: value for name, value in self._asdict().items() if name not in ("rejects", "unread")}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
 def update(
@@ -128,7 +130,7 @@ def update(
         memory: bytes of rows held before a sorted run is spilled to disk.
         spill_dir: the folder for spilled runs; default: beside the target, or the temporary folder for S3.
         spill_limit: most bytes of spilled runs; more is an error, and nothing is written.
-        max_file_bytes: a larger file, packed or unpacked, is rejected with kind too_large.
+        max_file_bytes: a larger file, packed or unpacked, is rejected with kind too_large; at most 1 GiB.
         row_group_rows: rows of a row group of the table. Readers skip groups by their times, and an update writes anew
             only from the first group on that a new row falls into.
         sort_by: for "infer": the timestamp field to sort by; default: `timestamp` if every record has one.
@@ -150,6 +152,9 @@ def update(
     _one_of("listing", listing, ("full", "window"))
     if row_group_rows < 1:
         message = f"row_group_rows: expected at least 1, got {row_group_rows}"
+        raise InvalidInputError(message)
+    if not 0 < max_file_bytes <= _LARGEST_FILE:
+        message = f"max_file_bytes: expected 1 to {_LARGEST_FILE}, got {max_file_bytes}"
         raise InvalidInputError(message)
     started = time.monotonic()
     options = {

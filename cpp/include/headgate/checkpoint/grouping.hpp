@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <deque>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,6 +26,35 @@ struct KeyColumn {
 
     std::size_t values() const { return text ? texts.size() : numbers.size(); }
 };
+
+// The finaliser of MurmurHash3 (Austin Appleby, public domain): every bit of the input changes the low bits.
+constexpr std::uint64_t mixed(std::uint64_t x) {
+    x = (x ^ (x >> 33U)) * 0xFF51AFD7ED558CCDULL;
+    x = (x ^ (x >> 33U)) * 0xC4CEB9FE1A85EC53ULL;
+    return x ^ (x >> 33U);
+}
+
+// Columns have mostly short texts: two words, which may overlap, cover them.
+inline std::uint64_t hash_of(std::string_view text) {
+    const auto size = text.size();
+    if (size > 16) {
+        return std::hash<std::string_view>()(text);
+    }
+    std::uint64_t first = 0;
+    std::uint64_t last = 0;
+    if (size >= 8) {
+        std::memcpy(&first, text.data(), 8);
+        std::memcpy(&last, text.data() + size - 8, 8);
+    } else if (size >= 4) {
+        std::memcpy(&first, text.data(), 4);
+        std::memcpy(&last, text.data() + size - 4, 4);
+    } else {
+        for (const char c : text) {
+            first = first << 8U | static_cast<unsigned char>(c);
+        }
+    }
+    return mixed(first ^ mixed(last ^ size << 56U));
+}
 
 // Numbers given to hashes in the order in which they come; whoever asks compares what the numbers stand for.
 class HashIndex {

@@ -73,27 +73,32 @@ struct Schema {
     std::string day_of_name(std::string_view file_name) const;  // YYYYMMDD of the group `stamp`, or nothing
 };
 
+// A row of several columns or tables that belong together.
+struct RowAt {
+    std::uint32_t part;
+    std::uint32_t row;
+};
+
+// Into a column's bytes or items: as Arrow's, it holds less than 2 GiB. Those who fill columns hand them on long
+// before.
+using Offset = std::uint32_t;
+
 struct Column {
     Type type = Type::string;
     std::vector<std::uint8_t> valid;    // one byte per row
     std::vector<std::int64_t> numbers;  // int32, int64, boolean, timestamp
     std::vector<double> reals;
-    std::vector<std::uint64_t> offsets = {0};  // string, date, json: into bytes; string_list: into item_offsets
-    std::vector<std::uint64_t> item_offsets = {0};
+    std::vector<Offset> offsets = {0};  // string, date, json: into bytes; string_list: into item_offsets
+    std::vector<Offset> item_offsets = {0};
     std::string bytes;
     std::size_t rows() const { return valid.size(); }
     void append_null();
     void append_range(const Column& other, std::size_t begin, std::size_t end);
-    void clear();                          // keeps the memory
+    void append_rows(std::span<const Column* const> parts, std::span<const RowAt> which);  // those, in that order
+    void clear();                                                                          // keeps the memory
     void reserve_as(const Column& other);  // for about as much as the other one holds
     std::size_t memory_bytes() const;
     std::string_view text(std::size_t row) const;
-};
-
-// A row of several Columns that belong together.
-struct RowAt {
-    std::uint32_t part;
-    std::uint32_t row;
 };
 
 struct Columns {
@@ -101,7 +106,6 @@ struct Columns {
     std::size_t rows = 0;
     static Columns like(const Schema& schema);
     void append_range(const Columns& other, std::size_t begin, std::size_t end);
-    void append_rows(std::span<const Columns> parts, std::span<const RowAt> which);  // those, in that order
     void clear();
     void reserve_as(const Columns& other);
     std::size_t memory_bytes() const;

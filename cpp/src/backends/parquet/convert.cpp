@@ -34,6 +34,11 @@ std::shared_ptr<arrow::Buffer> wrap(const void* data, std::size_t bytes) {
     return std::make_shared<arrow::Buffer>(static_cast<const std::uint8_t*>(data), static_cast<std::int64_t>(bytes));
 }
 
+template <class T>
+std::shared_ptr<arrow::Buffer> wrap(const std::vector<T>& values) {
+    return wrap(values.data(), values.size() * sizeof(T));
+}
+
 // A bit per row; nothing when every row has a value.
 arrow::Result<std::shared_ptr<arrow::Buffer>> validity(const std::vector<std::uint8_t>& valid, std::int64_t& nulls) {
     nulls = std::count(valid.begin(), valid.end(), std::uint8_t{0});
@@ -81,7 +86,7 @@ void append_values(const arrow::Array& array, std::vector<std::int64_t>& to) {
     }
 }
 
-void append_text(const arrow::Array& array, std::string& bytes, std::vector<std::uint64_t>& offsets) {
+void append_text(const arrow::Array& array, std::string& bytes, std::vector<schema::Offset>& offsets) {
     const auto& text = static_cast<const arrow::StringArray&>(array);
     const auto first = text.value_offset(0);
     const auto shift = static_cast<std::int64_t>(bytes.size()) - first;
@@ -90,7 +95,7 @@ void append_text(const arrow::Array& array, std::string& bytes, std::vector<std:
         bytes.append(reinterpret_cast<const char*>(text.raw_data()) + first, size);
     }
     for (std::int64_t row = 1; row <= text.length(); ++row) {
-        offsets.push_back(static_cast<std::uint64_t>(text.value_offset(row) + shift));
+        offsets.push_back(static_cast<schema::Offset>(text.value_offset(row) + shift));
     }
 }
 
@@ -138,9 +143,9 @@ arrow::Result<std::shared_ptr<arrow::Array>> to_arrow(const Column& column) {
         }
         case Type::int64:
         case Type::timestamp:
-            return make({bits, wrap(column.numbers.data(), column.numbers.size() * sizeof(std::int64_t))});
+            return make({bits, wrap(column.numbers)});
         case Type::float64:
-            return make({bits, wrap(column.reals.data(), column.reals.size() * sizeof(double))});
+            return make({bits, wrap(column.reals)});
         case Type::boolean: {
             std::vector<std::uint8_t> set(column.numbers.begin(), column.numbers.end());
             std::int64_t unset = 0;
@@ -152,16 +157,15 @@ arrow::Result<std::shared_ptr<arrow::Array>> to_arrow(const Column& column) {
             return make({bits, values});
         }
         case Type::string_list: {
-            ARROW_ASSIGN_OR_RAISE(auto offsets, converted<std::int32_t>(column.offsets));
-            ARROW_ASSIGN_OR_RAISE(auto item_offsets, converted<std::int32_t>(column.item_offsets));
+            const auto offsets = wrap(column.offsets);
+            const auto item_offsets = wrap(column.item_offsets);
             auto items = arrow::ArrayData::Make(
                 arrow::utf8(), static_cast<std::int64_t>(column.item_offsets.size()) - 1,
                 {std::shared_ptr<arrow::Buffer>(), item_offsets, wrap(column.bytes.data(), column.bytes.size())}, 0);
             return arrow::MakeArray(arrow::ArrayData::Make(type, rows, {bits, offsets}, {items}, nulls));
         }
         default: {
-            ARROW_ASSIGN_OR_RAISE(auto offsets, converted<std::int32_t>(column.offsets));
-            return make({bits, offsets, wrap(column.bytes.data(), column.bytes.size())});
+            return make({bits, wrap(column.offsets), wrap(column.bytes.data(), column.bytes.size())});
         }
     }
 }
@@ -206,7 +210,7 @@ void append_array(const arrow::Array& array, Column& column) {
                 append_text(*items, column.bytes, column.item_offsets);
             }
             for (std::int64_t row = 1; row <= list.length(); ++row) {
-                column.offsets.push_back(static_cast<std::uint64_t>(list.value_offset(row) + shift));
+                column.offsets.push_back(static_cast<schema::Offset>(list.value_offset(row) + shift));
             }
             break;
         }
