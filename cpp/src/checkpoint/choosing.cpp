@@ -187,7 +187,7 @@ private:
                 digest(std::span(batch.objects).subspan(i), digests);
             }
             // A look may be a round trip to a file server.
-            if (listing && i % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
+            if (listing && (i + 1) % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
                 stopped_ = true;
             }
             if (stopped_) {
