@@ -16,20 +16,25 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kFilesPerBatch = 512;
-constexpr std::size_t kPieceBytes = 16U << 20U;   // a larger batch is handed over in pieces
-constexpr std::size_t kAheadBytes = 128U << 20U;  // of pieces that nobody has taken yet
+constexpr std::size_t kMostFilesPerBatch = 512;
+constexpr std::size_t kBatchesPerThread = 8;     // at least, where there are so many files: few files may be large ones
+constexpr std::size_t kPieceBytes = 8U << 20U;   // a larger batch is handed over in pieces
+constexpr std::size_t kAheadBytes = 64U << 20U;  // of pieces that nobody has taken yet
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
 // Where workers put their pieces and the caller takes them, batch by batch in order. A worker that is far ahead waits,
-// unless its batch is the one that the caller waits for.
+// unless the caller waits for it.
 class Exchange {
 public:
-    explicit Exchange(std::size_t batches) : batches_(batches) {}
+    Exchange(std::size_t files, std::size_t files_per_batch)
+        : files_per_batch_(files_per_batch), batches_((files + files_per_batch - 1) / files_per_batch) {}
+
+    std::size_t files_per_batch() const { return files_per_batch_; }
+    std::size_t batches() const { return batches_.size(); }
 
     void put(std::size_t batch, Piece piece, std::size_t bytes, bool last) {
         std::unique_lock lock(mutex_);
-        while (held_ + bytes > kAheadBytes && held_ > 0 && batch != current_ && !stopped_) {
+        while (held_ + bytes > kAheadBytes && held_ > 0 && (batch != current_ || ready()) && !stopped_) {
             changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
         }
         held_ += bytes;
@@ -107,6 +112,7 @@ private:
 
     std::mutex mutex_;
     std::condition_variable changed_;
+    const std::size_t files_per_batch_;
     std::vector<Slot> batches_;
     std::size_t current_ = 0;
     std::size_t held_ = 0;
@@ -151,11 +157,11 @@ private:
     std::optional<Wanted> next() {
         if (at_ == end_) {
             const auto batch = next_batch_.fetch_add(1);
-            if (batch * kFilesPerBatch >= keys_.size()) {
+            if (batch >= exchange_.batches()) {
                 return std::nullopt;
             }
-            at_ = batch * kFilesPerBatch;
-            end_ = std::min(keys_.size(), at_ + kFilesPerBatch);
+            at_ = batch * exchange_.files_per_batch();
+            end_ = std::min(keys_.size(), at_ + exchange_.files_per_batch());
         }
         const auto index = at_++;
         return Wanted{index, keys_[index]};
@@ -173,8 +179,8 @@ private:
             result.bytes = fetched.bytes.size();
             read(key, fetched.bytes, result);
         }
-        const auto batch = fetched.index / kFilesPerBatch;
-        const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * kFilesPerBatch);
+        const auto batch = fetched.index / exchange_.files_per_batch();
+        const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * exchange_.files_per_batch());
         done_.fetch_add(1, std::memory_order_relaxed);
         if (last || piece_.columns.memory_bytes() > kPieceBytes) {
             const auto bytes = piece_.columns.memory_bytes();
@@ -284,14 +290,14 @@ unsigned reading_threads(unsigned wanted, const Source& source) {
 
 Status read_files(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take) {
-    const auto batches = (keys.size() + kFilesPerBatch - 1) / kFilesPerBatch;
-    Exchange exchange(batches);
+    const std::size_t most = reading_threads(options.threads, *environment.source);
+    Exchange exchange(keys.size(),
+                      std::clamp<std::size_t>(keys.size() / (most * kBatchesPerThread), 1, kMostFilesPerBatch));
     std::atomic<std::size_t> next{0};
     std::atomic<std::size_t> done{0};
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
-    for (std::size_t i = std::min<std::size_t>(reading_threads(options.threads, *environment.source), batches); i > 0;
-         --i) {
+    for (std::size_t i = std::min(most, exchange.batches()); i > 0; --i) {
         threads.emplace_back([&] { Worker(options, keys, known, environment, exchange, next, done, stop).run(); });
     }
     Status status;

@@ -1,0 +1,137 @@
+// Files read by several threads: in the order of the list, few large ones too, and never far ahead of the caller.
+#include "checkpoint/reading.hpp"
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "support.hpp"
+
+namespace headgate::checkpoint {
+namespace {
+
+// Every file has the same records, one a line.
+class Repeated final : public Source {
+public:
+    explicit Repeated(std::string content, unsigned threads) : content_(std::move(content)), threads_(threads) {}
+
+    Status list(const ListOptions&, const Interrupt&, const std::function<void(const Object&)>&) override { return {}; }
+    bool look_at(Object&) override { return true; }
+    std::string name() const override { return "repeated"; }
+    bool writes_are_atomic() const override { return true; }
+    unsigned threads() const override { return threads_; }
+
+    Result<std::unique_ptr<Fetcher>> fetcher() override {
+        struct Reader final : Fetcher {
+            explicit Reader(Repeated& from) : source(from) {}
+            void run(const Next& next, const Got& got, const Interrupt& stop) override {
+                while (auto wanted = next()) {
+                    source.arrived();
+                    Fetched fetched;
+                    fetched.index = wanted->index;
+                    fetched.outcome = ReadOutcome::read;
+                    fetched.bytes = source.content_;
+                    got(fetched);
+                    if (stop()) {
+                        return;
+                    }
+                }
+            }
+            Repeated& source;
+        };
+        return std::unique_ptr<Fetcher>(std::make_unique<Reader>(*this));
+    }
+
+    // True once so many files were begun; false when that does not happen for a while.
+    bool wait_for_files(std::size_t files, std::chrono::milliseconds most) {
+        std::unique_lock lock(mutex_);
+        return changed_.wait_until(lock, std::chrono::steady_clock::now() + most, [&] { return begun_ >= files; });
+    }
+    std::size_t readers() const { return readers_.size(); }
+    std::size_t gather = 1;  // so many readers wait for each other before the first goes on
+
+private:
+    void arrived() {
+        std::unique_lock lock(mutex_);
+        ++begun_;
+        readers_.insert(std::this_thread::get_id());
+        changed_.notify_all();
+        changed_.wait_until(lock, std::chrono::steady_clock::now() + std::chrono::seconds(5),
+                            [&] { return readers_.size() >= gather; });
+    }
+
+    std::string content_;
+    unsigned threads_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::size_t begun_ = 0;
+    std::set<std::thread::id> readers_;
+};
+
+struct Reading {
+    Reading(std::size_t files, const std::string& content, unsigned threads)
+        : source(std::make_shared<Repeated>(content, threads)) {
+        options.schema =
+            schema::Schema::parse(R"({"format": 1, "name": "t", "fields": [{"name": "text", "type": "string"}]})")
+                .value();
+        environment.source = source;
+        for (std::size_t i = 0; i < files; ++i) {
+            keys.add("file-" + std::to_string(1000 + i) + ".jsonl");
+        }
+    }
+    Status run(const std::function<Status(Piece&)>& take) {
+        return read_files(
+            options, keys, [](auto, const auto&) { return nullptr; }, environment, take);
+    }
+    std::shared_ptr<Repeated> source;
+    Options options;
+    Environment environment;
+    KeyList keys;
+};
+
+std::string megabytes(std::size_t count) {
+    const auto line = R"({"text": ")" + std::string(1 << 16, 'x') + "\"}\n";
+    std::string out;
+    while (out.size() < count << 20U) {
+        out += line;
+    }
+    return out;
+}
+
+TEST(Reading, FewFilesAreSharedByTheThreads) {
+    Reading reading(8, megabytes(1), 4);
+    reading.source->gather = 4;
+    std::size_t expected = 0;
+    const auto status = reading.run([&](Piece& piece) {
+        for (const auto& file : piece.files) {
+            EXPECT_EQ(file.index, expected++);
+            EXPECT_EQ(file.records, 16U);
+        }
+        return Status();
+    });
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(expected, 8U);
+    EXPECT_EQ(reading.source->readers(), 4U);
+}
+
+TEST(Reading, ASlowCallerIsNotBuriedInRows) {
+    for (const unsigned threads : {1U, 3U}) {
+        Reading reading(60, megabytes(4), threads);  // 240 MiB; 64 may wait, and a piece or two in every thread's hands
+        std::size_t rows = 0;
+        bool first = true;
+        const auto status = reading.run([&](Piece& piece) {
+            if (std::exchange(first, false)) {
+                EXPECT_FALSE(reading.source->wait_for_files(40, std::chrono::milliseconds(300)));
+            }
+            rows += piece.columns.rows;
+            return Status();
+        });
+        EXPECT_TRUE(status.ok()) << status.message();
+        EXPECT_EQ(rows, 60U * 64U);
+    }
+}
+
+}  // namespace
+}  // namespace headgate::checkpoint
