@@ -7,6 +7,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "choosing.hpp"
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
@@ -300,6 +304,9 @@ private:
         auto next = footer_;
         keys_ = {};  // what was read is in runs_ and entries_
         ledger_.forget();
+#ifdef __GLIBC__
+        malloc_trim(0);  // what reading took would else stay in the threads' arenas
+#endif
         if (!entries_.empty()) {
             HG_RETURN_IF_ERROR(compact(next));
             HG_RETURN_IF_ERROR(write_entries());
