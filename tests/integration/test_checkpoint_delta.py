@@ -14,6 +14,7 @@ import pytest
 from headgate.checkpoint import Checkpoint, maintain, update, verify
 from headgate.checkpoint._delta import DeltaPlace
 from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
+from headgate.pipelines.visits import Visits
 from headgate.testing.servers import S3Server
 from headgate.testing.visits import write_wave
 
@@ -55,6 +56,32 @@ def test_a_table_holds_the_rows_of_the_file(target, tmp_path):
     assert maintain(target)["files_removed"] == 3
     assert multiset(Checkpoint.read(target)) == before
     assert update(logs, target, settle_s=0).taken_files == 0  # the ledger outlives the merge of files
+
+
+def test_a_table_answers_as_the_file_does_and_as_of_its_version(target, tmp_path):
+    logs, file = tmp_path / "logs", tmp_path / "e.parquet"
+    for first in (0, 400, 900):
+        write_wave(logs, 150, first=first, late=9, seed=first)
+        update(logs, file, settle_s=0, row_group_rows=40)
+        update(logs, target, settle_s=0)
+
+    def answers(events):
+        some = events.center("alpha", "beta").logged("2026-01-01T09:00:00")
+        return (
+            events.count_by("center_label", "action", "packet"), some.count_by("center_label", every="day"), len(some),
+            events.count_by("pipeline_adcid"), some.qc_outcomes("module"), events.completeness("day"),
+            some.completeness("day"), events.get_last_processed_timestamp(),
+            multiset(events.action("submit").latest_per("center_label", "ptid")),
+            len(events.visited("2030-01-01")), events.visited("2030-01-01").count_by("action"),
+        )  # fmt: skip
+
+    opened = Visits.read(target)
+    expected = answers(Visits.read(file))
+    assert answers(opened) == expected
+    write_wave(logs, 150, first=2000)
+    assert update(logs, target, settle_s=0).rows_added > 0
+    assert answers(opened) == expected
+    assert len(Visits.read(target)) > len(opened)
 
 
 def test_a_table_can_be_checked(target, tmp_path):

@@ -173,10 +173,8 @@ class TableSnapshot(_Parquet):
         self.shown = url.split("?", 1)[0]
         super().__init__(delta_dataset(url))
 
-    def _fragments(self, files: Any) -> list[Any]:
-        return [
-            files.make_fragment(f.path, f.filesystem, f.partition_expression) for f in self._dataset.get_fragments()
-        ]
+    def _fragment(self, files: Any, plain: Any) -> Any:
+        return files.make_fragment(plain.path, plain.filesystem, plain.partition_expression)
 
 
 def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
