@@ -33,19 +33,26 @@ void append_text(Column& column, std::string_view text) {
 }  // namespace
 
 std::optional<TextCodes::Code> TextCodes::code(std::string_view text) {
-    if (last_ < texts_.size() && texts_[last_] == text) {
+    if (last_ < values_.size() && this->text(last_) == text) {
         return last_;  // neighbours are alike
     }
-    if (texts_.size() == kMostTexts || text.size() > kMostTextBytes) {
+    if (values_.size() == kMostTexts || text.size() > kMostTextBytes) {
         return std::nullopt;
     }
-    const auto equal = [&](std::uint32_t code) { return texts_[code] == text; };
-    const auto [code, added] = index_.find(hash_of(text), equal);
-    if (added) {
-        texts_.push_back(kept_.emplace_back(text));
-        bytes_ += sizeof(std::string) + text.size() + 4 * sizeof(std::uint64_t) + sizeof(std::string_view);
+    const auto known = values_.size();
+    last_ = static_cast<Code>(values_.code(text));
+    if (values_.size() > known) {
+        bytes_ += sizeof(std::string) + text.size() + sizeof(Values::Value) + 2 * sizeof(std::uint64_t);
     }
-    return last_ = static_cast<Code>(code);
+    return last_;
+}
+
+std::size_t HeldRows::Slab::memory_bytes() const {
+    std::size_t out = columns.memory_bytes();
+    for (const auto& column : codes) {
+        out += column.size() * sizeof(TextCodes::Code);
+    }
+    return out;
 }
 
 HeldRows::HeldRows(const schema::Schema& schema)
@@ -60,15 +67,8 @@ HeldRows::HeldRows(const schema::Schema& schema)
 
 // One with room for a row at least.
 HeldRows::Slab& HeldRows::slab() {
-    const auto bytes = [](const Slab& slab) {
-        std::size_t out = slab.columns.memory_bytes();
-        for (const auto& codes : slab.codes) {
-            out += codes.size() * sizeof(TextCodes::Code);
-        }
-        return out;
-    };
     if (!slabs_.empty()) {
-        const auto used = bytes(slabs_.back());
+        const auto used = slabs_.back().memory_bytes();
         if (slabs_.back().columns.rows < kRowsPerSlab && used < kBytesPerSlab) {
             return slabs_.back();
         }
@@ -131,10 +131,7 @@ std::size_t HeldRows::memory_bytes() const {
         out += texts ? texts->memory_bytes() : 0;
     }
     if (!slabs_.empty()) {
-        out += slabs_.back().columns.memory_bytes();
-        for (const auto& codes : slabs_.back().codes) {
-            out += codes.size() * sizeof(TextCodes::Code);
-        }
+        out += slabs_.back().memory_bytes();
     }
     return out;
 }
@@ -142,7 +139,6 @@ std::size_t HeldRows::memory_bytes() const {
 std::vector<RowAt> HeldRows::order(std::size_t sort) const {
     std::vector<RowAt> out;
     out.reserve(rows_);
-    std::vector<Keyed> keyed;
     bool sorted = true;
     for (std::uint32_t part = 0; part < slabs_.size(); ++part) {
         for (std::uint32_t row = 0; row < slabs_[part].columns.rows; ++row) {
@@ -154,6 +150,7 @@ std::vector<RowAt> HeldRows::order(std::size_t sort) const {
     if (sorted) {
         return out;
     }
+    std::vector<Keyed> keyed;
     keyed.reserve(rows_);
     for (const auto& at : out) {
         keyed.push_back({number(sort, at), at});

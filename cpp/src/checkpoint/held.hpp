@@ -5,8 +5,8 @@
 #include <deque>
 #include <optional>
 #include <span>
-#include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "headgate/checkpoint/grouping.hpp"
@@ -20,21 +20,13 @@ public:
     using Code = std::uint16_t;
     static constexpr Code kNull = UINT16_MAX;
 
-    TextCodes() = default;
-    TextCodes(TextCodes&&) = default;
-    TextCodes& operator=(TextCodes&&) = default;
-    TextCodes(const TextCodes&) = delete;  // a copy's views would point into the original
-    TextCodes& operator=(const TextCodes&) = delete;
-
     // Nothing: a text too many.
     std::optional<Code> code(std::string_view text);
-    std::string_view text(Code code) const { return texts_[code]; }
+    std::string_view text(Code code) const { return std::get<std::string_view>(values_[code]); }
     std::size_t memory_bytes() const { return bytes_; }
 
 private:
-    HashIndex index_;
-    std::vector<std::string_view> texts_;
-    std::deque<std::string> kept_;  // what they are views of
+    Values values_;
     std::size_t bytes_ = 0;
     Code last_ = 0;
 };
@@ -60,6 +52,7 @@ private:
     struct Slab {
         schema::Columns columns;                          // the columns that are not coded
         std::vector<std::vector<TextCodes::Code>> codes;  // by column; empty: not coded here
+        std::size_t memory_bytes() const;
     };
 
     Slab& slab();
