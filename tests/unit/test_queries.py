@@ -170,6 +170,10 @@ def test_the_time_of_other_schemas_is_known(tmp_path):
     assert checkpoint.get_last_processed_timestamp() == datetime(1970, 1, 1, 0, 0, 0, 3, UTC)
     assert [row["at"].microsecond for row in checkpoint.latest_per("name").dataframe().to_pylist()] == [2, 3]
     assert checkpoint.filter(name="a").count_by(every="year") == [{"year": "1970", "count": 2}]
+    assert checkpoint.latest_per("name", by="seen").sort_by == "at"
+    read = Checkpoint.read(path)
+    assert len(read.dataframe()) == 3
+    assert read.filter(name="a").sort_by == "at"
     shown = command("query", path, "--since", "1970-01-01T00:00:00.000002", "--by", "name", "--format", "json").stdout
     assert json.loads(shown) == [{"name": "a", "count": 1}, {"name": "b", "count": 1}]
     assert Checkpoint(table).sort_by == "seen"

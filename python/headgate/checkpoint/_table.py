@@ -180,7 +180,7 @@ class Checkpoint:
             out = type(self)(self._rows, where, self._sort_by)
             out._narrowed = self._narrowed | {column}
             return out
-        return type(self)(self._table, condition, self._sort_by)
+        return type(self)(self._table, condition, self.sort_by)
 
     def filter(self, **equals: Any) -> Self:
         """Rows whose columns equal the values; a list means any of them, None means null."""
@@ -321,10 +321,10 @@ class Checkpoint:
         keys["newest by"] = order_of(self._plain(by), plain_type(self._kind(by)))
         rows = self._streamed(newest, keys, columns)
         if self._table is not None:
-            return type(self)(self._table.take(rows), sort_by=self._sort_by)
+            return type(self)(self._table.take(rows), sort_by=self.sort_by)
         with self._rows.reading():
             table = self._rows.dataset().scanner(filter=self._where).take(rows)
-        return type(self)(table, sort_by=self._sort_by)
+        return type(self)(table, sort_by=self.sort_by)
 
     def sql(self, query: str) -> Any:
         """The answer of DuckDB to a query over the table `events`, as an Arrow table.
