@@ -5,21 +5,26 @@
 #include "headgate/backends/parquet.hpp"
 #include "headgate/backends/s3.hpp"
 #include "headgate/base/fault.hpp"
+#include "headgate/base/scratch.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 
 namespace headgate::bindings {
 namespace {
 
-py::list to_list(const std::vector<checkpoint::Reject>& rejects) {
+constexpr std::size_t kRefusedBytes = 256U << 10U;  // of lines at a time
+
+// The next refused records as (name, digest, offset, problems), and where those after them begin; an empty list: the
+// end.
+py::tuple read_refused(const checkpoint::Refused& refused, std::uint64_t at) {
     py::list out;
-    for (const auto& reject : rejects) {
+    for (const auto& reject : take(refused.read(at, kRefusedBytes))) {
         py::list problems;
         for (const auto& problem : reject.problems) {
             problems.append(py::make_tuple(problem.field, problem.kind));
         }
         out.append(py::make_tuple(reject.name, reject.digest, reject.offset, problems));
     }
-    return out;
+    return py::make_tuple(out, at);
 }
 
 py::dict to_dict(const checkpoint::Summary& s) {
@@ -57,8 +62,9 @@ py::dict to_dict(const checkpoint::Summary& s) {
     put("read_problems", s.read_problems);
     out["last_timestamp_us"] =
         s.last_timestamp_us == INT64_MIN ? py::object(py::none()) : py::object(py::int_(s.last_timestamp_us));
-    out["first_rejects"] = to_list(s.first_rejects);
-    out["first_unreadable"] = to_list(s.first_unreadable);
+    // Python's wrapper only reads.
+    out["rejects"] = std::const_pointer_cast<checkpoint::Refused>(s.rejects);
+    out["unread"] = std::const_pointer_cast<checkpoint::Refused>(s.unread);
     return out;
 }
 
@@ -267,6 +273,20 @@ py::capsule arrow_stream(const py::object& rows) {
     return rows.attr("__arrow_c_stream__")().cast<py::capsule>();
 }
 
+// The bytes of a file that its name says is packed (.gz, .zst).
+py::bytes unpack(const std::string& name, const std::string& packed, std::size_t limit) {
+    std::string out;
+    {
+        const py::gil_scoped_release release;
+        static const auto unpacker = backends::make_unpacker();
+        if (const auto status = unpacker(name, packed, limit, out); !status.ok()) {
+            const py::gil_scoped_acquire acquire;
+            check(status);
+        }
+    }
+    return out;
+}
+
 // For every column the value of each group, and how many rows each has.
 py::tuple count_groups(const py::object& rows) {
     const auto capsule = arrow_stream(rows);
@@ -304,8 +324,20 @@ py::bytes newest_rows(const py::object& rows) {
 
 PYBIND11_MODULE(_parquet, module) {
     using namespace headgate::bindings;
+    using headgate::checkpoint::Refused;
     module.doc() = "headgate's Parquet checkpoint engine. Private: nothing here is a stable interface.";
     register_errors(module);
+    py::class_<Refused, std::shared_ptr<Refused>>(module, "Refused")
+        .def("__len__", &Refused::size)
+        .def("read", &read_refused, py::arg("at"));
+    py::class_<headgate::ScratchFolder>(module, "Scratch")
+        .def(py::init([](const std::string& parent) {
+                 headgate::SystemRandom random;
+                 return take(headgate::ScratchFolder::make(parent, random));
+             }),
+             py::arg("parent"))
+        .def_property_readonly("path", &headgate::ScratchFolder::path)
+        .def("remove", &headgate::ScratchFolder::remove);
     module.def("update", &update, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("options"),
                py::arg("progress"));
     module.def("stage", &stage, py::arg("source"), py::arg("parts"), py::arg("footer_file"), py::arg("out"),
@@ -314,6 +346,7 @@ PYBIND11_MODULE(_parquet, module) {
     module.def("stored_plan", &stored_plan, py::arg("target"));
     module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),
                py::arg("rows_elsewhere") = py::none());
+    module.def("unpack", &unpack, py::arg("name"), py::arg("packed"), py::arg("limit"));
     module.def("count_groups", &count_groups, py::arg("rows"));
     module.def("newest_rows", &newest_rows, py::arg("rows"));
     module.def(

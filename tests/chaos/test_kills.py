@@ -183,6 +183,27 @@ def test_a_checkpoint_killed_at_every_point_is_the_old_or_the_new_one(tmp_path, 
 
 
 @pytest.mark.parametrize(
+    "point", ["file.before_rename", "checkpoint.after_segments", "checkpoint.before_commit", "checkpoint.after_commit"]
+)
+def test_a_first_run_killed_at_every_point_is_none_or_the_new_one(tmp_path, point):
+    """With runs spilled: nothing of a killed one stays in the folder for them."""
+    logs, target, spill = tmp_path / "logs", tmp_path / "e.parquet", tmp_path / "spill"
+    wave = write_wave(logs, 3000)
+    script = "import sys; from headgate import _native; from headgate.checkpoint import update;" \
+             "_native.set_faults(sys.argv[4]); update(*sys.argv[1:3], settle_s=0, memory=100_000, spill_dir=sys.argv[3])"  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", script, logs, target, spill, f"{point}:kill:1"])
+    assert killed.returncode == -signal.SIGKILL
+    committed = point == "checkpoint.after_commit"
+    assert target.exists() == committed
+    assert len(list(spill.iterdir())) == 1
+    run = update(logs, target, settle_s=0, memory=100_000, spill_dir=spill)
+    assert (run.rows_added, run.rows_total, run.adds_up()) == (0 if committed else wave.good, wave.good, [])
+    assert committed or (run.spilled_bytes > 0 and list(spill.iterdir()) == [])
+    assert verify(target, logs).ok
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(
     "point", ["checkpoint.while_keeping:kill:3", "file.before_rename:kill:1", "checkpoint.after_segments:kill:1",
               "checkpoint.before_commit:kill:1", "checkpoint.after_commit:kill:1"]
 )  # fmt: skip

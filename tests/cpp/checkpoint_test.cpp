@@ -204,8 +204,10 @@ TEST_F(Engine, RemembersBadFilesAndNamesWhatIsWrong) {
     EXPECT_EQ(first.rejected_files, 1);
     EXPECT_EQ(first.records, 5);
     EXPECT_EQ(first.problems.at("json"), 1);
-    ASSERT_EQ(first.first_rejects.size(), 2U);
-    EXPECT_EQ(first.first_rejects[1].offset, text("x", 2).size() + 2);
+    ASSERT_EQ(first.rejects->size(), 2U);
+    std::uint64_t at = 0;
+    const auto rejects = first.rejects->read(at, 1U << 20U).value();
+    EXPECT_EQ(rejects.at(1).offset, text("x", 2).size() + 2);
     EXPECT_EQ(run().known, 3);
 }
 
@@ -482,6 +484,48 @@ TEST_F(Engine, InfersTheUnionAndKeepsWhatComesLater) {
     InferOptions by_id;
     by_id.sort_by = "id";
     EXPECT_EQ(infer(by_id, environment).status().code(), ErrorCode::invalid_input);
+}
+
+// Where ids are names, every record brings new ones.
+TEST_F(Engine, OfMoreFieldsThanColumnsTheFrequentOnesAreColumns) {
+    std::string lines;
+    for (int n = 0; n < 400; ++n) {
+        lines += '{';
+        for (int i = 0; i < 7; ++i) {
+            lines += "\"" + std::to_string(n * 7 + i) + "\": 1, ";
+        }
+        lines += n % 2 == 0 ? R"("half": "x", )" : "";
+        lines += R"("id": "a", "timestamp": "2024-01-01T00:00:00Z"})";
+        lines += '\n';
+    }
+    tests::write_file(source + "/1.jsonl", lines);
+    environment.source = make_folder_source(source);
+    InferOptions few;
+    few.max_columns = 3;
+    const auto plan = Json::parse(infer(few, environment).value());
+    std::vector<std::string> names;
+    for (const auto& field : plan.at("fields")) {
+        names.push_back(field.at("name"));
+    }
+    EXPECT_EQ(names, (std::vector<std::string>{"half", "id", "timestamp"}));
+    EXPECT_EQ(plan.at("sort_by"), "timestamp");
+
+    // One document alone may have more than are counted.
+    tests::write_file(source + "/1.jsonl", lines.substr(0, lines.find('\n')));
+    std::string large = R"({"timestamp": "2024-01-01T00:00:00Z")";
+    for (int i = 0; i < 1000; ++i) {
+        large += ", \"k" + std::to_string(i) + R"(": {"deep": [[]]})";
+    }
+    tests::write_file(source + "/2.json", large + "}");
+    EXPECT_EQ(Json::parse(infer(few, environment).value()).at("sort_by"), "timestamp");
+}
+
+TEST_F(Engine, AFieldThatIsTwiceInOneRecordIsNotInEveryRecord) {
+    tests::write_file(
+        source + "/1.jsonl",
+        "{\"timestamp\": \"2024-01-01T00:00:00Z\", \"timestamp\": \"2024-01-01T00:00:00Z\"}\n{\"id\": 1}\n");
+    environment.source = make_folder_source(source);
+    EXPECT_EQ(Json::parse(infer({}, environment).value()).at("sort_by"), "");
 }
 
 TEST(Taken, AnIndexFindsTheSameEntries) {

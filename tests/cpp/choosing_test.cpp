@@ -104,7 +104,7 @@ public:
         return parts.at(name);
     }
     Status write_part(const std::string&, std::string_view) override { return {}; }
-    std::string scratch() override { return ""; }
+    Result<std::string> scratch() override { return std::string(); }
     Status commit(const std::string&) override { return {}; }
     void sweep(const std::vector<std::string>&) override {}
     void end() override {}

@@ -116,6 +116,104 @@ TEST(Reading, FewFilesAreSharedByTheThreads) {
     EXPECT_EQ(reading.source->readers(), 4U);
 }
 
+// A line of two bytes would be a hundred in memory.
+TEST(Reading, AFileOfManyBadLinesComesInParts) {
+    constexpr std::size_t kLines = 200'000;
+    std::string content = "{\"text\": \"first\"}\n";
+    for (std::size_t i = 0; i < kLines; ++i) {
+        content += "x\n";
+    }
+    content += "{\"text\": \"last\"}\n";
+    Reading reading(2, content, 2);
+    std::vector<std::size_t> ended;
+    std::size_t parts = 0;
+    std::size_t rows = 0;
+    std::uint64_t expected = 18;
+    std::uint64_t records = 0;
+    const auto status = reading.run([&](Piece& piece) {
+        std::size_t bad = 0;
+        for (const auto& file : piece.files) {
+            ++parts;
+            records += file.records;
+            bad += file.bad.size();
+            for (const auto& one : file.bad) {
+                EXPECT_EQ(one.offset, expected);
+                expected += 2;
+            }
+            EXPECT_EQ(file.bytes, content.size());
+            if (!file.goes_on) {
+                ended.push_back(file.index);
+                EXPECT_EQ(file.entry.rows, 2U);
+                EXPECT_EQ(file.entry.flags, 0U);
+                expected = 18;
+            }
+        }
+        EXPECT_LE(bad, 20'000U);
+        rows += piece.columns.rows;
+        return Status();
+    });
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(ended, (std::vector<std::size_t>{0, 1}));
+    EXPECT_GE(parts, 2 * kLines / 20'000);
+    EXPECT_EQ(records, 2 * (kLines + 2));
+    EXPECT_EQ(rows, 4U);
+}
+
+TEST(Reading, AFileOfManyRowsComesInParts) {
+    Reading reading(1, megabytes(40), 1);
+    std::size_t pieces = 0;
+    std::size_t rows = 0;
+    const auto status = reading.run([&](Piece& piece) {
+        ++pieces;
+        rows += piece.columns.rows;
+        EXPECT_LE(piece.columns.memory_bytes(), 12U << 20U);
+        return Status();
+    });
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_GE(pieces, 4U);
+    EXPECT_EQ(rows, 640U);
+}
+
+TEST(Refused, LinesComeBackFromMemoryAndFromTheFile) {
+    tests::TemporaryFolder folder;
+    const auto schema = schema::Schema::parse(
+        R"({"format": 1, "name": "t", "fields": [{"name": "text", "type": "string"}], "file_names": ["e-(?P<id>.+)[.]json"], "private_groups": ["id"]})");
+    ASSERT_TRUE(schema.ok()) << schema.status().message();
+    Refused refused(schema.value());
+    std::uint64_t at = 0;
+    EXPECT_EQ(refused.read(at, 100).value().size(), 0U);
+    constexpr std::uint64_t kMany = 150'000;  // 13 MB
+    int asked = 0;
+    for (std::uint64_t n = 0; n < kMany; ++n) {
+        ASSERT_TRUE(refused
+                        .add("prod/e-" + std::to_string(n) + ".json", n, {{"text", "type"}, {"", "unknown"}},
+                             [&] {
+                                 ++asked;
+                                 return Result<std::string>(folder / "");
+                             })
+                        .ok());
+    }
+    EXPECT_EQ(asked, 1);  // for the one file
+    EXPECT_EQ(refused.size(), kMany);
+    for (const std::size_t bytes : {1U << 12U, 3U << 20U}) {
+        std::uint64_t n = 0;
+        for (at = 0;;) {
+            const auto some = refused.read(at, bytes).value();
+            if (some.empty()) {
+                break;
+            }
+            for (const auto& one : some) {
+                ASSERT_EQ(one.offset, n++);
+                ASSERT_EQ(one.name, "e-****.json");
+                ASSERT_EQ(one.problems.size(), 2U);
+            }
+        }
+        EXPECT_EQ(n, kMany);
+    }
+    at = 0;
+    EXPECT_TRUE(refused.lines(at, 1).value().starts_with(R"({"key":"prod/e-0.json")"));  // a whole one, however short
+}
+
 TEST(Reading, ASlowCallerIsNotBuriedInRows) {
     for (const unsigned threads : {1U, 3U}) {
         Reading reading(60, megabytes(4), threads);  // 240 MiB; 64 may wait, and a piece or two in every thread's hands

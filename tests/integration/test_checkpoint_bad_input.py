@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
 
-from headgate.checkpoint import Checkpoint, update, verify
+from headgate.checkpoint import Checkpoint, rejected, update, verify
 from headgate.errors import InvalidInputError
 
 GOOD = {
@@ -82,12 +84,93 @@ def test_every_kind_is_counted_and_the_run_goes_on(tmp_path):
     bad = sum(bool(kinds) for kinds in BODIES.values())
     assert (counts["rejected_records"], counts["rows_added"]) == (bad, len(BODIES) - bad)
     lines = [line for line in run.stderr.splitlines() if line.startswith("rejected ")]
-    assert len(lines) == min(bad, 20)
+    assert len(lines) == bad
     assert all("-ingest-form-****-01.json" in line for line in lines)
     assert "110001" not in run.stdout + run.stderr
     again = update(logs, target, settle_s=0)  # remembered, not read again
     assert (again.known, again.taken_files) == (len(BODIES), 0)
     assert verify(target, logs).ok
+
+
+def test_every_refused_record_has_its_line_however_many(tmp_path):
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    logs.mkdir()
+    for n in range(300):
+        (logs / name(n)).write_bytes(event(surprise=1, other=2) if n % 3 else event())
+    run = update(logs, target, settle_s=0)
+    assert (run.rejected_records, len(run.rejects), run.problems) == (200, 200, {"unknown": 200})  # once a record
+    rejects = list(run.rejects)
+    assert [reject.name for reject in rejects] == [
+        name(n).replace("110001", "****") for n in sorted(range(300), key=name) if n % 3
+    ]
+    assert len({reject.digest for reject in rejects}) == 200
+    assert (run.rejects[7], run.rejects[-1], run.rejects[5:190:40]) == (rejects[7], rejects[-1], rejects[5:190:40])
+    assert (run.rejects[:3], run.rejects[::-1], run.rejects[300:]) == (rejects[:3], rejects[::-1], [])
+    with pytest.raises(IndexError):
+        _ = run.rejects[200]
+    assert pickle.loads(pickle.dumps(run)).rejects == rejects
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, tmp_path / "n.parquet", "--settle", "0"]
+    for more, rows in ((["--dry-run"], 0), ([], 100)):  # a dry run says it too
+        done = subprocess.run([*command, *more], capture_output=True, text=True)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("rejected ")]
+        assert lines == [f"rejected {reject}" for reject in rejects]
+        assert (tmp_path / "n.parquet").exists() == bool(rows)
+    for n in range(300):
+        (logs / name(n)).write_bytes(event(packet="F"))
+        (logs / name(n)).chmod(0 if n else 0o644)
+    as_root = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    done = subprocess.run([*as_root, *command], capture_output=True, text=True)
+    unread = [line for line in done.stderr.splitlines() if line.startswith("not read ")]
+    assert len(set(unread)) == json.loads(done.stdout)["unreadable"] == 299
+    assert all(line.endswith(": permission_denied; the next run tries again") for line in unread)
+    assert "110001" not in done.stdout + done.stderr
+
+
+def test_a_file_of_bad_lines_takes_no_memory_and_leaves_nothing(tmp_path):
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    logs.mkdir()
+    (logs / "a.jsonl").write_bytes(b"x\n" * 1_000_000)
+    (logs / "b.csv").write_bytes(b"a\n1\n")  # no file of ours
+    (logs / "_SUCCESS").touch()
+    run = update(logs, target, schema=Count, settle_s=0)
+    assert (run.rejected_records, run.problems, run.ignored, run.committed) == (
+        1_000_000,
+        {"json": 1_000_000},
+        2,
+        False,
+    )
+    assert sum(1 for _ in run.rejects) == 1_000_000
+    assert run.rejects[999_999].offset == 1_999_998
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["logs"]
+    (logs / "b.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n{"n": true}\n'))
+    run = update(logs, target, schema=Count, settle_s=0)
+    assert (run.rows_added, len(run.rejects)) == (1, 1_000_001)
+    assert (run.rejects[-1].name, run.rejects[-1].offset) == ("b.jsonl.gz", 9)
+    assert len(rejected(target, run.rejects[0].digest)) == 1_000_000
+    assert update(logs, target, schema=Count, settle_s=0).known == 2
+
+
+class Count(BaseModel):
+    n: int
+
+
+def test_a_document_of_a_million_members_is_one_problem_of_each_kind(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    members = ", ".join(f'"k{n}": 1' for n in range(1_000_000))
+    (logs / name(1)).write_text('{"action": "submit", "action": 1, "action": 2, ' + members + "}")
+    run = update(logs, tmp_path / "e.parquet", settle_s=0)
+    assert run.problems["unknown"] == run.problems["duplicate"] == 1
+    inferred = update(logs, tmp_path / "i.parquet", schema="infer", settle_s=0)
+    assert (inferred.rejected_records, inferred.problems) == (1, {"duplicate": 1})
+
+
+def test_packed_files_have_their_redacted_names(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / name(1, ending=".json.gz")).write_bytes(b"no")
+    run = update(logs, tmp_path / "e.parquet", settle_s=0)
+    assert [reject.name for reject in run.rejects] == [name(1, "****", ending=".json.gz")]
 
 
 def test_names_with_blanks_and_ways_out_are_only_names(tmp_path):

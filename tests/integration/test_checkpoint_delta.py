@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from headgate.checkpoint import Checkpoint, maintain, update, verify
+from headgate.checkpoint import Checkpoint, maintain, rejected, update, verify
 from headgate.checkpoint._delta import DeltaPlace
 from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
 from headgate.pipelines.visits import Visits
@@ -181,6 +182,50 @@ def test_a_crash_before_the_append_is_taken_again(tmp_path, monkeypatch):
             update(logs, target, settle_s=0)
     assert len(Checkpoint.read(target)) == first.good
     assert update(logs, target, settle_s=0).rows_added == second.good
+
+
+@pytest.mark.parametrize("point", [
+    "checkpoint.after_segments", "checkpoint.before_commit", "checkpoint.after_commit", "delta.before_append",
+    "delta.after_append",
+])  # fmt: skip
+def test_a_run_killed_at_every_point_leaves_the_old_or_the_new_one(target, tmp_path, point):
+    logs, spill = tmp_path / "logs", tmp_path / "spill"
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0", "--spill-dir", spill]
+    good = 0
+    for first in (0, 1000):
+        wave = write_wave(logs, 60, first=first, seed=first)
+        killed = subprocess.run(command, capture_output=True, env={**os.environ, "HEADGATE_FAULTS": f"{point}:kill:1"})
+        assert killed.returncode == -9
+        assert len(list(spill.iterdir())) == 1  # its temporary folder, which the next run removes
+        committed = point == "delta.after_append"
+        if committed or good:
+            assert len(Checkpoint.read(target)) == good + (wave.good if committed else 0)
+        run = update(logs, target, settle_s=0, spill_dir=spill)
+        good += wave.good
+        assert (run.rows_total, run.rows_added, run.adds_up()) == (good, 0 if committed else wave.good, [])
+        assert len(Checkpoint.read(target)) == good
+        assert list(spill.iterdir()) == []
+    assert verify(target, logs).ok
+
+
+def test_the_reject_store_of_a_table_resolves_digests(target, tmp_path):
+    logs = tmp_path / "logs"
+    with pytest.raises(NotFoundError, match="does not exist yet"):
+        rejected(target, "0123456789ab")
+    waves = [write_wave(logs, 120)]
+    runs = [update(logs, target, settle_s=0)]
+    waves.append(write_wave(logs, 60, first=400, seed=3))
+    runs.append(update(logs, target, settle_s=0))
+    for wave, run in zip(waves, runs, strict=True):
+        assert len(run.rejects) == wave.bad > 0
+        for reject in run.rejects:
+            (found,) = rejected(target, reject.digest)
+            assert [(p["field"], p["kind"]) for p in found["problems"]] == reject.problems
+            assert (logs / found["key"]).exists()
+    command = [sys.executable, "-m", "headgate", "dlq", "show", runs[1].rejects[0].digest, "--target", target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == rejected(target, runs[1].rejects[0].digest)
 
 
 def test_inferred_schemas_keep_their_plan(tmp_path):

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,7 +20,10 @@ import boto3
 import pytest
 import requests
 
+from headgate._native import core, parquet
+from headgate._registry import shipped_plan
 from headgate.checkpoint import Checkpoint, CheckpointStore, S3EventRetriever, rejected, update, verify
+from headgate.checkpoint._places import source_place, target_place
 from headgate.errors import (
     AccessError,
     ConfigError,
@@ -307,7 +310,7 @@ class ScriptedS3:
     "stored-but-unanswered", one for each request; "always" repeats the last."""
 
     def __init__(self):
-        self.objects, self.faults, self.requests = {}, {}, []
+        self.objects, self.modified, self.faults, self.requests, self.queries = {}, {}, {}, [], []
         self.lock = threading.Lock()
         outer = self
 
@@ -356,6 +359,7 @@ class ScriptedS3:
                 self.objects.pop(key, None)
                 return self.send(handler, 204, b"")
             if not key:
+                self.queries.append(query)
                 return self.send(handler, 200, self.listing(query))
             if key not in self.objects:
                 return self.send(handler, 404, b"<Error><Code>NoSuchKey</Code></Error>")
@@ -397,9 +401,10 @@ class ScriptedS3:
         after = query.get("continuation-token") or query.get("start-after", "")
         keys = [k for k in keys if k > after]
         page, more = keys[:5], keys[5:]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        now = datetime.now(UTC)
         entries = "".join(
-            f"<Contents><Key>{escape(k)}</Key><LastModified>{now}</LastModified><ETag>{escape(self.etag(k))}</ETag>"
+            f"<Contents><Key>{escape(k)}</Key>"
+            f"<LastModified>{self.modified.get(k, now):%Y-%m-%dT%H:%M:%S.000Z}</LastModified><ETag>{escape(self.etag(k))}</ETag>"
             f"<Size>{len(self.objects[k])}</Size></Contents>"
             for k in page
         )
@@ -530,10 +535,64 @@ def test_queries_follow_credentials_that_change(bucket, tmp_path):
     assert place.filesystem() is not first
 
 
-def test_orphans_of_dead_runs_are_swept_when_nobody_can_need_them(s3, monkeypatch):
-    s3.put("out.parquet.ledger/seg-9-dead.hgl", b"x")
+def test_orphans_of_dead_runs_are_swept_when_nobody_can_need_them(s3):
+    parts = [f"out.parquet.ledger/{name}" for name in ("seg-9-dead.hgl", "seg-8-dead@20240115.hgl", "rej-9-dead.jsonl")]
+    for part in (*parts, "out.parquet.ledger.txt", "out.parquet.old"):
+        s3.put(part, b"x")
     update(LOGS, OUT)
-    assert "out.parquet.ledger/seg-9-dead.hgl" in s3.objects  # it is young: its run may still work
+    assert set(parts) < set(s3.objects)  # they are young: their run may still work
+    for key in s3.objects:
+        s3.modified[key] = datetime.now(UTC) - timedelta(hours=25)
+    s3.modified[parts[1]] = datetime.now(UTC) - timedelta(hours=23)
+    s3.put(f"prod/{_name(20)}", _event(20))
+    s3.faults = {("DELETE", parts[0]): [(403, "AccessDenied")]}
+    assert update(LOGS, OUT).rows_total == 13  # what cannot be removed harms nothing
+    s3.put(f"prod/{_name(21)}", _event(21))
+    assert set(parts[:2]) < set(s3.objects)
+    assert parts[2] not in s3.objects
+    assert update(LOGS, OUT).rows_total == 14
+    assert parts[0] not in s3.objects
+    assert {parts[1], "out.parquet.ledger.txt", "out.parquet.old"} < set(s3.objects)
+    assert verify(OUT, LOGS).ok  # what old commits wrote and the newest names is still there
+
+
+def test_a_windowed_listing_asks_for_names_until_a_day_has_passed(s3):
+    """After a full listing, ledger = source (decision 1)."""
+    s3.put(f"prod/{_name(30, day=1)}", _event(30, day=1))
+    hour_us = 3600 * 10**6
+    clock = core.ManualClock(1_705_312_800_000_000)
+
+    def run():
+        del s3.requests[:], s3.queries[:]
+        found = parquet().update(
+            source_place(LOGS), target_place(OUT), shipped_plan("visits"),
+            {"window_us": hour_us, "clock": clock}, None,
+        )  # fmt: skip
+        asked = {
+            query.get("start-after", "")
+            for query in s3.queries
+            if query["prefix"].startswith("prod/") and "continuation-token" not in query
+        }
+        return found["rows_added"], found["complete"], asked
+
+    def since(stamp):
+        return {f"prod/log-{action}-{stamp}" for action in ("submit", "pass-qc", "not-pass-qc", "delete")}
+
+    assert run() == (13, True, {""})  # the first run lists everything
+    s3.put(f"prod/{_name(31, day=1)}", _event(31, day=1))
+    s3.put(f"prod/{_name(32)}", _event(32))
+    clock.advance_us(11 * hour_us)
+    assert run() == (1, False, since("20240115-090011"))  # an hour before the newest event that it knows
+    clock.advance_us(11 * hour_us)
+    assert run() == (0, False, since("20240115-090032"))
+    clock.advance_us(2 * hour_us)  # a day since the last full one
+    assert run() == (1, True, {""})
+    assert verify(OUT, LOGS).ok
+    for _ in range(2):
+        clock.advance_us(23 * hour_us)
+        assert run()[:2] == (0, False)
+        clock.advance_us(hour_us)
+        assert run()[:2] == (0, True)  # it is remembered, though there was nothing new
 
 
 def test_places_that_cannot_be_are_named(s3, monkeypatch):

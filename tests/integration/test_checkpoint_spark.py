@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import sys
 from collections import Counter
 from datetime import UTC
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from headgate.checkpoint import Checkpoint, update, verify
+from headgate.pipelines.visits import VisitEvent
 from headgate.testing.visits import write_wave
 
 pytest.importorskip("pyspark")
@@ -27,6 +31,7 @@ def spark():
     if not jars:
         pytest.skip("Delta Lake's jars are not here; `tools/setup dev` fetches them")
     os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # executors import Lines
     session = (
         SparkSession.builder.master("local[2]").appName("headgate-test").config("spark.jars", ",".join(jars))
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
@@ -37,6 +42,14 @@ def spark():
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+class Lines(VisitEvent):
+    """Visit events in files of any name."""
+
+    headgate_name = "lines"
+    headgate_file_names = ()
+    headgate_private = ()
 
 
 def multiset(target):
@@ -69,6 +82,47 @@ def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
     changed.write_text(changed.read_text().replace('"gear_name"', ' "gear_name"'))
     assert update_with_spark(spark, f"file://{logs}", ours)["taken_files"] == 0
     assert update_with_spark(spark, f"file://{logs}", ours, rescan=True)["taken_files"] == 1
+
+
+@pytest.mark.xdist_group("spark")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_lines_and_packed_files_are_read_as_the_core_does(spark, tmp_path, caplog):
+    from headgate.checkpoint.spark import update_with_spark
+
+    logs, ours, theirs = tmp_path / "logs", f"delta+file://{tmp_path}/ours", f"delta+file://{tmp_path}/theirs"
+    write_wave(tmp_path / "wave", 60)
+    files = sorted(path for path in (tmp_path / "wave").rglob("*.json") if path.stat().st_size)
+    good = update(tmp_path / "wave", tmp_path / "w.parquet", schema=Lines, settle_s=0).rows_added
+    lines = b"\n".join(path.read_bytes() for path in files)
+    logs.mkdir()
+    for n, path in enumerate(files):
+        packed = [gzip.compress, lambda b: pa.compress(b, "zstd", asbytes=True), lambda b: b][n % 3](path.read_bytes())
+        (logs / f"{path.name}{('.gz', '.zst', '')[n % 3]}").write_bytes(packed)
+    (logs / "all.jsonl").write_bytes(lines)
+    (logs / "all.jsonl.gz").write_bytes(gzip.compress(lines))
+    (logs / "bad.jsonl.gz").write_bytes(gzip.compress(lines)[:-20])
+    (logs / "bad.json.zst").write_bytes(b"zstd?")
+    (logs / "other.csv").write_bytes(b"1,2")
+    one = update(logs, ours, schema=Lines, settle_s=0)
+    with caplog.at_level("WARNING", "headgate.checkpoint"):
+        two = update_with_spark(spark, f"file://{logs}", theirs, schema=Lines)
+    assert (two["taken_files"], two["rows_added"]) == (one.taken_files, one.rows_added)
+    assert one.rows_added == 3 * good
+    assert multiset(theirs) == multiset(ours)
+    assert one.problems["packing"] == 2
+    said = [record.getMessage() for record in caplog.records if record.name == "headgate.checkpoint"]
+    assert Counter(said) == Counter(f"rejected {reject}" for reject in one.rejects)
+    assert two["rejected_records"] == len(said) > 6
+    assert verify(theirs, logs, schema=Lines).differences == []
+
+    # Names of the grammar, packed: the participant is hidden.
+    caplog.clear()
+    target = f"delta+file://{tmp_path}/visits"
+    with caplog.at_level("WARNING", "headgate.checkpoint"):
+        three = update_with_spark(spark, f"file://{logs}", target)
+    assert three["rows_added"] == update(logs, tmp_path / "v.parquet", settle_s=0).rows_added > 40
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert ("-****-" in text, re.search("-1100[0-9]{2}-", text)) == (True, None)
 
 
 @pytest.mark.xdist_group("spark")

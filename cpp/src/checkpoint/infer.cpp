@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
@@ -18,6 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kFilesPerStep = 64;
+constexpr std::size_t kNamesPerColumn = 16;  // are counted: where ids are names, every record brings new ones
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
 enum Kind : unsigned {
@@ -35,10 +37,24 @@ enum Kind : unsigned {
 struct Seen {
     unsigned kinds = 0;
     std::uint64_t records = 0;
+    std::uint64_t last = 0;            // the number of the last of them: a name may come twice in one
     std::uint64_t first = UINT64_MAX;  // file and position of the first one: columns keep the order of the sender
 };
 
 using Fields = std::unordered_map<std::string, Seen>;
+using Named = std::pair<std::string, Seen>;
+
+// Leaves the `most` fields that the most records have; of equal ones those that came first.
+void keep_frequent(std::vector<Named>& fields, std::size_t most) {
+    if (fields.size() > most) {
+        std::nth_element(fields.begin(), fields.begin() + static_cast<std::ptrdiff_t>(most), fields.end(),
+                         [](const Named& a, const Named& b) {
+                             return std::tie(b.second.records, a.second.first, a.first) <
+                                    std::tie(a.second.records, b.second.first, b.first);
+                         });
+        fields.resize(most);
+    }
+}
 
 unsigned kind_of_text(std::string_view text) {
     if (text.size() == 10 && parse_date(text)) {
@@ -56,8 +72,11 @@ unsigned kind_of_integer(std::string_view token) {
 // The handler of one document: notes the kinds of its top-level members.
 class Notes {
 public:
+    explicit Notes(std::size_t most) : most_(most) {}
+
     void begin() {
         depth_ = 0;
+        ignored_ = false;
         is_object_ = false;
         members_.clear();
     }
@@ -72,7 +91,10 @@ public:
     bool end_array() { return close(); }
     bool key(std::string_view name) {
         if (depth_ == 1) {
-            members_.emplace_back(std::string(name), 0U);
+            ignored_ = members_.size() >= most_;
+            if (!ignored_) {
+                members_.emplace_back(std::string(name), 0U);
+            }
         }
         return true;
     }
@@ -95,7 +117,7 @@ private:
         if (depth_ == 1) {
             note(kind);
         } else if (depth_ > 1) {
-            members_.back().second |= kOther;  // deeper than a list of strings
+            note(kOther);  // deeper than a list of strings
         }
         ++depth_;
         return true;
@@ -105,20 +127,20 @@ private:
         return true;
     }
     bool value(unsigned kind) {
-        if (depth_ == 1) {
-            note(kind);
-        } else if (depth_ > 1) {
-            members_.back().second |= kOther;
+        if (depth_ > 0) {
+            note(depth_ == 1 ? kind : static_cast<unsigned>(kOther));
         }
         return true;
     }
     void note(unsigned kind) {
-        if (!members_.empty() && is_object_) {
+        if (!members_.empty() && is_object_ && !ignored_) {
             members_.back().second |= kind;
         }
     }
 
+    const std::size_t most_;  // members of a document; more stay in `_rest`
     std::size_t depth_ = 0;
+    bool ignored_ = false;  // the member that we are in
     bool is_object_ = false;
     std::vector<std::pair<std::string, unsigned>> members_;
 };
@@ -183,7 +205,7 @@ private:
         }
         Fields fields;
         std::uint64_t records = 0;
-        Notes notes;
+        Notes notes(most_names());
         std::string buffer;
         std::size_t at = 0;
         std::size_t end = 0;
@@ -213,8 +235,11 @@ private:
                     for (const auto& [name, kinds] : notes.members()) {
                         auto& seen = fields[name];
                         seen.kinds |= kinds;
-                        ++seen.records;
+                        seen.records += std::exchange(seen.last, records) == records ? 0 : 1;
                         seen.first = std::min(seen.first, position++);
+                    }
+                    if (fields.size() > most_names()) {
+                        forget_rare(fields);
                     }
                 });
             },
@@ -227,6 +252,16 @@ private:
             all.records += seen.records;
             all.first = std::min(all.first, seen.first);
         }
+    }
+
+    std::size_t most_names() const { return options_.max_columns * kNamesPerColumn; }
+
+    // What every record has is never among them. A name that comes again is counted anew, and typed by what comes then:
+    // values of another type go to `_rest`.
+    void forget_rare(Fields& fields) const {
+        std::vector<Named> kept(std::make_move_iterator(fields.begin()), std::make_move_iterator(fields.end()));
+        keep_frequent(kept, most_names() / 2);
+        fields = Fields(std::make_move_iterator(kept.begin()), std::make_move_iterator(kept.end()));
     }
 
     static const char* type_of(unsigned kinds) {
@@ -254,7 +289,9 @@ private:
     }
 
     Result<std::string> plan() {
-        std::vector<std::pair<std::string, Seen>> order(fields_.begin(), fields_.end());
+        fields_.erase("_rest");
+        std::vector<Named> order(fields_.begin(), fields_.end());
+        keep_frequent(order, options_.max_columns);
         std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
             return std::tie(a.second.first, a.first) < std::tie(b.second.first, b.first);
         });
@@ -262,9 +299,6 @@ private:
                  {"lenient", true}, {"fields", Json::array()}, {"file_names", {".+[.]jsonl?"}}};
         std::string sort_by;
         for (const auto& [name, seen] : order) {
-            if (name == "_rest" || out["fields"].size() == options_.max_columns) {
-                continue;
-            }
             const std::string type = type_of(seen.kinds);
             const bool always = seen.records == records_ && (seen.kinds & kNull) == 0;
             const bool wanted = options_.sort_by.empty() ? name == "timestamp" : name == options_.sort_by;

@@ -119,7 +119,7 @@ private:
 }  // namespace
 
 SortedRuns::SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
-                       std::function<std::string()> folder)
+                       std::function<Result<std::string>()> folder)
     : options_(options), table_(table), sort_(sort), folder_(std::move(folder)), held_(*options.schema) {}
 
 void SortedRuns::hold(const schema::Columns& columns, std::size_t begin, std::size_t end) {
@@ -146,7 +146,8 @@ Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::si
 }
 
 Status SortedRuns::spill() {
-    const auto path = folder_() + "/run-" + std::to_string(runs_.size());
+    HG_ASSIGN(const auto folder, folder_());
+    const auto path = folder + "/run-" + std::to_string(runs_.size());
     HG_ASSIGN(auto writer, table_.create(path, *options_.schema));
     Cursor rows(std::exchange(held_, HeldRows(*options_.schema)), sort_);
     auto out = schema::Columns::like(*options_.schema);
@@ -167,7 +168,7 @@ Status SortedRuns::spill() {
     }
     if (spilled_ > options_.spill_limit) {
         return {ErrorCode::disk_full, "sorting needs more than the " + std::to_string(options_.spill_limit) +
-                                          " bytes that spill_limit allows in " + folder_()};
+                                          " bytes that spill_limit allows in " + folder};
     }
     return {};
 }

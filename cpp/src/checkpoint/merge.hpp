@@ -16,7 +16,8 @@ class SortedRuns {
 public:
     // `sort` is the column to sort by, or SIZE_MAX for the order of arrival. Runs are spilled into the folder that
     // `folder` makes when it is first asked.
-    SortedRuns(const Options& options, const TableFile& table, std::size_t sort, std::function<std::string()> folder);
+    SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
+               std::function<Result<std::string>()> folder);
 
     // Takes the rows of `columns` that `keep` names (all when it is null).
     Status add(const schema::Columns& columns, const std::vector<std::size_t>* keep);
@@ -34,7 +35,7 @@ private:
     const Options& options_;
     const TableFile& table_;
     std::size_t sort_;
-    std::function<std::string()> folder_;
+    std::function<Result<std::string>()> folder_;
     HeldRows held_;
     std::vector<std::string> runs_;
     std::int64_t rows_ = 0;

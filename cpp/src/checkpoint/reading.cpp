@@ -19,6 +19,8 @@ namespace {
 constexpr std::size_t kMostFilesPerBatch = 512;
 constexpr std::size_t kBatchesPerThread = 8;     // at least, where there are so many files: few files may be large ones
 constexpr std::size_t kPieceBytes = 8U << 20U;   // a larger batch is handed over in pieces
+constexpr std::size_t kPieceBad = 16U << 10U;    // so are its bad records: a line of two bytes may be one
+constexpr std::size_t kBadBytes = 128;           // of memory, with its problem
 constexpr std::size_t kAheadBytes = 64U << 20U;  // of pieces that nobody has taken yet
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
@@ -168,55 +170,93 @@ private:
     }
 
     void got(const Fetched& fetched) {
-        auto& result = piece_.files.emplace_back();
-        const auto key = keys_[fetched.index];
-        result.index = fetched.index;
-        result.outcome = fetched.outcome;
-        result.error = fetched.error;
-        result.entry.key = digest_key(key);
+        begin(fetched);
         if (fetched.outcome == ReadOutcome::read) {
-            result.entry.tag = fetched.tag;
-            result.bytes = fetched.bytes.size();
-            read(key, fetched.bytes, result);
+            file().bytes = fetched.bytes.size();
+            read(fetched);
         }
         const auto batch = fetched.index / exchange_.files_per_batch();
         const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * exchange_.files_per_batch());
         done_.fetch_add(1, std::memory_order_relaxed);
-        if (last || piece_.columns.memory_bytes() > kPieceBytes) {
-            const auto bytes = piece_.columns.memory_bytes();
-            exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
+        if (last || is_full()) {
+            hand_over(batch, last);
         }
     }
 
-    void read(std::string_view key, std::string_view bytes, FileResult& result) {
-        const auto digest = hash::sha256(bytes);
-        std::memcpy(&result.entry.content, digest.data(), sizeof result.entry.content);
-        if (const auto* found = known_(key, result.entry.key);
-            found != nullptr && found->content == result.entry.content) {
-            const auto tag = result.entry.tag;
-            result.entry = *found;
-            result.entry.tag = tag;
-            result.same_content = true;
+    FileResult& file() { return piece_.files.back(); }
+
+    void begin(const Fetched& fetched) {
+        auto& result = piece_.files.emplace_back();
+        result.index = fetched.index;
+        result.outcome = fetched.outcome;
+        result.error = fetched.error;
+        result.entry.key = digest_key(keys_[fetched.index]);
+        result.entry.tag = fetched.tag;
+    }
+
+    bool is_full() const { return piece_.columns.memory_bytes() > kPieceBytes || bad_ > kPieceBad; }
+
+    void hand_over(std::size_t batch, bool last) {
+        const auto bytes = piece_.columns.memory_bytes() + std::exchange(bad_, 0) * kBadBytes;
+        exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
+    }
+
+    // What was read of the current file so far; its rest goes into a new piece.
+    void hand_over_part(const Fetched& fetched) {
+        auto entry = file().entry;
+        const auto bytes = file().bytes;
+        file().goes_on = true;
+        hand_over(fetched.index / exchange_.files_per_batch(), false);
+        begin(fetched);
+        file().entry = entry;
+        file().bytes = bytes;
+    }
+
+    void read(const Fetched& fetched) {
+        const auto key = keys_[fetched.index];
+        auto& entry = file().entry;
+        const auto digest = hash::sha256(fetched.bytes);
+        std::memcpy(&entry.content, digest.data(), sizeof entry.content);
+        if (const auto* found = known_(key, entry.key); found != nullptr && found->content == entry.content) {
+            entry = *found;
+            entry.tag = fetched.tag;
+            file().same_content = true;
             return;
         }
         std::string_view content;
-        if (const auto status = unpacked(key, bytes, options_.max_file_bytes, environment_.unpack, buffer_, content);
+        bool any_bad = false;
+        if (const auto status =
+                unpacked(key, fetched.bytes, options_.max_file_bytes, environment_.unpack, buffer_, content);
             !status.ok()) {
-            result.records = 1;
-            result.bad.push_back({0, {{"", status.code() == ErrorCode::message_too_large ? "too_large" : "packing"}}});
+            file().records = 1;
+            refuse(0, {{"", status.code() == ErrorCode::message_too_large ? "too_large" : "packing"}});
+            any_bad = true;
         } else {
+            std::uint64_t looked_at = 0;
             each_record(key, content, [&](std::string_view text, std::uint64_t offset) {
-                ++result.records;
+                if (bad_ > kPieceBad || offset - looked_at > kPieceBytes / 8) {
+                    looked_at = offset;
+                    if (is_full()) {
+                        hand_over_part(fetched);
+                    }
+                }
+                ++file().records;
                 const auto& problems = reader_.read(text, &piece_.columns);
                 if (problems.empty()) {
-                    ++result.entry.rows;
-                    result.drifted += reader_.drifted();
+                    ++file().entry.rows;
+                    file().drifted += reader_.drifted();
                 } else {
-                    result.bad.push_back({offset, problems});
+                    refuse(offset, problems);
+                    any_bad = true;
                 }
             });
         }
-        result.entry.flags = result.entry.rows == 0 && !result.bad.empty() ? 1U : 0U;
+        file().entry.flags = file().entry.rows == 0 && any_bad ? 1U : 0U;
+    }
+
+    void refuse(std::uint64_t offset, const std::vector<schema::Problem>& problems) {
+        file().bad.push_back({offset, problems});
+        ++bad_;
     }
 
     const Options& options_;
@@ -229,6 +269,7 @@ private:
     const std::atomic<bool>& stop_;
     schema::RecordReader reader_;
     Piece piece_;
+    std::size_t bad_ = 0;  // records of the piece
     std::string buffer_;
     std::size_t at_ = 0;
     std::size_t end_ = 0;
@@ -248,6 +289,12 @@ std::string_view without_packing(std::string_view name) {
         }
     }
     return name;
+}
+
+std::string shown_name(const schema::Schema& schema, std::string_view key) {
+    const auto name = base_name(key);
+    const auto inner = without_packing(name);
+    return schema.redact_name(inner) + std::string(name.substr(inner.size()));
 }
 
 Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,

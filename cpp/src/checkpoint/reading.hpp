@@ -25,11 +25,12 @@ struct FileResult {
     std::uint32_t drifted = 0;
     std::uint64_t bytes = 0;
     bool same_content = false;  // a known file whose content is what it was
+    bool goes_on = false;       // the rest of a large file comes in the next piece; counts and `bad` are of this part
     std::vector<BadRecord> bad;
     Status error;
 };
 
-// Files in the order of the list with their good records; a large batch comes in several pieces.
+// Files in the order of the list with their good records; a large batch or file comes in several pieces.
 struct Piece {
     std::vector<FileResult> files;
     schema::Columns columns;
@@ -51,6 +52,7 @@ void each_record(std::string_view key, std::string_view content,
 // The name that the schema judges: without folders and without the ending of a compression.
 std::string_view base_name(std::string_view key);
 std::string_view without_packing(std::string_view name);
+std::string shown_name(const schema::Schema& schema, std::string_view key);  // the name as logs may have it
 unsigned reading_threads(unsigned wanted, const Source& source);
 
 }  // namespace headgate::checkpoint

@@ -87,8 +87,8 @@ public:
         return write_file_durably(*files_, parts_ + "/" + name, bytes);
     }
 
-    std::string scratch() override {
-        static_cast<void>(files_->make_folders(scratch_));  // what cannot be written there says so itself
+    Result<std::string> scratch() override {
+        HG_RETURN_IF_ERROR(files_->make_folders(scratch_));
         return scratch_;
     }
 
@@ -173,7 +173,7 @@ public:
     Status write_part(const std::string& name, std::string_view bytes) override {
         return parts_->write_part(name, bytes);
     }
-    std::string scratch() override { return parent_folder(out_); }
+    Result<std::string> scratch() override { return parent_folder(out_); }
     Status commit(const std::string& path) override {
         return ::rename(path.c_str(), out_.c_str()) == 0 ? Status() : status_from_errno(errno, "cannot write " + out_);
     }

@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -15,6 +15,7 @@
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
+#include "headgate/base/scratch.hpp"
 #include "headgate/base/text.hpp"
 #include "merge.hpp"
 #include "reading.hpp"
@@ -26,7 +27,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
-constexpr std::size_t kMostRejectsShown = 20;
 constexpr std::size_t kEntriesPerSegment = 1'000'000;
 constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
 constexpr std::int64_t kBackOffUs = 20'000;  // base of the jittered wait after a lost race
@@ -43,15 +43,9 @@ public:
           sort_(options.schema->index_of(options.schema->sort_by)),
           write_id_(environment.random->token_hex()),
           ledger_(options, *environment.target),
-          runs_(options, *environment.table, sort_, [this] { return spill_folder(); }) {}
-    ~Run() {
-        if (!spill_folder_.empty() && !options_.spill_dir.empty()) {
-            std::error_code ignored;
-            std::filesystem::remove_all(spill_folder_, ignored);
-        }
-    }
-    Run(const Run&) = delete;
-    Run& operator=(const Run&) = delete;
+          runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),
+          rejects_(std::make_shared<Refused>(options.schema)),
+          unread_(std::make_shared<Refused>(options.schema)) {}
 
     Result<Summary> execute() {
         HG_RETURN_IF_ERROR(load());
@@ -59,8 +53,8 @@ public:
         HG_RETURN_IF_ERROR(read_files(
             options_, keys_, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
             [this](Piece& piece) -> Status { return take(piece); }));
-        if (keys_.size() > 0 && unread_ == static_cast<std::int64_t>(keys_.size()) && unread_ > 0) {
-            return Status(first_error_.code(), "none of the " + std::to_string(unread_) + " new files in " +
+        if (unread_->size() > 0 && unread_->size() == keys_.size()) {
+            return Status(first_error_.code(), "none of the " + std::to_string(unread_->size()) + " new files in " +
                                                    source_.name() + " could be read: " + first_error_.message());
         }
         summary_.rows_added = runs_.rows();
@@ -75,6 +69,8 @@ public:
         struct rusage usage {};
         getrusage(RUSAGE_SELF, &usage);
         summary_.memory_high_water = usage.ru_maxrss * 1024LL;
+        summary_.rejects = rejects_;
+        summary_.unread = unread_;
         return std::move(summary_);
     }
 
@@ -130,8 +126,7 @@ private:
     }
 
     Status choose_files() {
-        SystemClock real;
-        const auto now = real.now_us();
+        const auto now = env_.clock->now_us();
         const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
         Window window;
         window.on = options_.window_us > 0 && !due && !options_.schema->listing_prefixes.empty() &&
@@ -147,89 +142,72 @@ private:
         return {};
     }
 
-    Reject redacted(const FileResult& file) const {
-        return {options_.schema->redact_name(base_name(keys_[file.index])),
-                to_hex(file.entry.key.data(), file.entry.key.size()).substr(0, 12),
-                0,
-                {}};
-    }
-
-    void note_reject(const FileResult& file, const BadRecord& bad) {
+    Status note_reject(const FileResult& file, const BadRecord& bad) {
         for (const auto& problem : bad.problems) {
             ++summary_.problems[problem.kind];
         }
-        Json line{{"key", keys_[file.index]}, {"offset", bad.offset}, {"problems", Json::array()}};
-        for (const auto& problem : bad.problems) {
-            line["problems"].push_back({{"field", problem.field}, {"kind", problem.kind}});
-        }
-        reject_lines_ += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-        if (summary_.first_rejects.size() < kMostRejectsShown) {
-            auto& shown = summary_.first_rejects.emplace_back(redacted(file));
-            shown.offset = bad.offset;
-            shown.problems = bad.problems;
-        }
+        return rejects_->add(keys_[file.index], bad.offset, bad.problems, [this] { return spill_folder(); });
     }
 
-    void note_unread(const FileResult& file) {
+    Status note_unread(const FileResult& file) {
         if (file.outcome == ReadOutcome::vanished) {
             ++summary_.vanished;
-            return;
+            return {};
         }
         ++summary_.unreadable;
-        ++unread_;
         summary_.complete = false;
         summary_.archived += file.outcome == ReadOutcome::archived ? 1 : 0;
-        ++summary_.read_problems[file.outcome == ReadOutcome::archived ? "archived"
-                                                                       : std::string(error_kind(file.error.code()))];
+        const std::string kind(file.outcome == ReadOutcome::archived ? "archived" : error_kind(file.error.code()));
+        ++summary_.read_problems[kind];
         if (first_error_.ok()) {
             first_error_ = file.error;
         }
-        if (summary_.first_unreadable.size() < kMostRejectsShown) {
-            summary_.first_unreadable.push_back(redacted(file));
-        }
+        return unread_->add(keys_[file.index], 0, {{"", kind}}, [this] { return spill_folder(); });
     }
 
     Status take(Piece& piece) {
         for (const auto& file : piece.files) {
             if (file.outcome != ReadOutcome::read) {
-                note_unread(file);
+                HG_RETURN_IF_ERROR(note_unread(file));
                 continue;
             }
-            ++summary_.taken_files;
-            summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
-            if (file.same_content) {
-                ++summary_.touched;
-            } else {
-                if (const auto* known = ledger_.find(keys_[file.index], file.entry.key); known != nullptr) {
-                    ++summary_.changed;
-                    footer_.superseded += known->rows;
-                }
-                summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
-                summary_.records += file.records;
-                summary_.drifted += file.drifted;
-                summary_.rejected_records += static_cast<std::int64_t>(file.bad.size());
-                for (const auto& bad : file.bad) {
-                    note_reject(file, bad);
-                }
+            summary_.records += file.records;
+            summary_.drifted += file.drifted;
+            summary_.rejected_records += static_cast<std::int64_t>(file.bad.size());
+            for (const auto& bad : file.bad) {
+                HG_RETURN_IF_ERROR(note_reject(file, bad));
             }
-            auto& entries = entries_[ledger_.partition_of(keys_[file.index])];
-            if (entries.empty() && !options_.partitioned) {
-                entries.reserve(std::min(keys_.size(), kEntriesPerSegment));
+            if (!file.goes_on) {
+                note_read(file);
             }
-            entries.push_back(file.entry);
-            ++held_entries_;
         }
         HG_RETURN_IF_ERROR(take_rows(piece.columns));
         if (options_.dry_run) {
             entries_.clear();
-            reject_lines_.clear();
             return {};
         }
         // Segments that are full are written now, so that memory stays flat; nobody sees them before the commit.
-        if (held_entries_ >= kEntriesPerSegment) {
-            HG_RETURN_IF_ERROR(write_entries());
+        return held_entries_ >= kEntriesPerSegment ? write_entries() : Status();
+    }
+
+    void note_read(const FileResult& file) {
+        ++summary_.taken_files;
+        summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
+        if (file.same_content) {
+            ++summary_.touched;
+        } else {
+            if (const auto* known = ledger_.find(keys_[file.index], file.entry.key); known != nullptr) {
+                ++summary_.changed;
+                footer_.superseded += known->rows;
+            }
+            summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
         }
-        return reject_lines_.size() >= kRejectBytesPerPart ? write_rejects() : Status();
+        auto& entries = entries_[ledger_.partition_of(keys_[file.index])];
+        if (entries.empty() && !options_.partitioned) {
+            entries.reserve(std::min(keys_.size(), kEntriesPerSegment));
+        }
+        entries.push_back(file.entry);
+        ++held_entries_;
     }
 
     Status take_rows(const schema::Columns& columns) {
@@ -275,22 +253,27 @@ private:
         return {};
     }
 
-    Status write_rejects() {
-        reject_parts_.push_back(part_name("rej-", reject_parts_.size(), ".jsonl"));
-        HG_RETURN_IF_ERROR(target_.write_part(reject_parts_.back(), reject_lines_));
-        reject_lines_.clear();
-        return {};
+    // Read back rather than written meanwhile: a run that commits nothing leaves none behind.
+    Status write_rejects(Footer& next) {
+        std::uint64_t at = 0;
+        for (std::size_t n = 0;; ++n) {
+            HG_ASSIGN(const auto lines, rejects_->lines(at, kRejectBytesPerPart));
+            if (lines.empty()) {
+                return {};
+            }
+            next.rejects.push_back(part_name("rej-", n, ".jsonl"));
+            HG_RETURN_IF_ERROR(target_.write_part(next.rejects.back(), lines));
+        }
     }
 
-    std::string spill_folder() {
-        if (spill_folder_.empty()) {
-            if (options_.spill_dir.empty()) {
-                return spill_folder_ = target_.scratch();
-            }
-            spill_folder_ = options_.spill_dir + "/headgate-spill-" + write_id_;
-            static_cast<void>(make_folders(spill_folder_));  // what cannot be written there says so itself
+    Result<std::string> spill_folder() {
+        if (options_.spill_dir.empty()) {
+            return target_.scratch();
         }
-        return spill_folder_;
+        if (!spill_folder_) {
+            HG_ASSIGN(spill_folder_, ScratchFolder::make(options_.spill_dir, *env_.random));
+        }
+        return spill_folder_->path();
     }
 
     Status go_on() const {
@@ -311,18 +294,16 @@ private:
             HG_RETURN_IF_ERROR(compact(next));
             HG_RETURN_IF_ERROR(write_entries());
         }
-        if (!reject_lines_.empty()) {
-            HG_RETURN_IF_ERROR(write_rejects());
-        }
+        HG_RETURN_IF_ERROR(write_rejects(next));
         next.segments.insert(next.segments.end(), entry_parts_.begin(), entry_parts_.end());
-        next.rejects.insert(next.rejects.end(), reject_parts_.begin(), reject_parts_.end());
         next.schema = options_.schema->name;
         next.plan = options_.plan;
         next.version = footer_.version + 1;
         next.write_id = write_id_;
         next.rows = summary_.rows_before + runs_.rows();
         HG_RETURN_IF_ERROR(fault_point("checkpoint.after_segments"));
-        const auto temporary = target_.scratch() + "/table-" + write_id_.substr(0, 12);
+        HG_ASSIGN(const auto scratch, target_.scratch());
+        const auto temporary = scratch + "/table-" + write_id_.substr(0, 12);
         if (auto status = write_and_commit(temporary, next); !status.ok()) {
             ::unlink(temporary.c_str());
             return status;
@@ -413,15 +394,14 @@ private:
     Footer footer_;
     LedgerView ledger_;
     KeyList keys_;
+    std::optional<ScratchFolder> spill_folder_;  // outlives what lies in it
     SortedRuns runs_;
     std::map<std::string, std::vector<Entry>> entries_;  // by partition
     std::size_t held_entries_ = 0;
     std::vector<std::string> entry_parts_;
-    std::vector<std::string> reject_parts_;
-    std::string reject_lines_;
-    std::string spill_folder_;
+    std::shared_ptr<Refused> rejects_;
+    std::shared_ptr<Refused> unread_;
     std::int64_t watermark_ = INT64_MIN;
-    std::int64_t unread_ = 0;
     Status first_error_;
     bool windowed_ = false;
 };

@@ -114,7 +114,7 @@ private:
 
     void example(std::string_view key) {
         if (report_.examples.size() < kMostExamples) {
-            report_.examples.push_back(options_.schema->redact_name(base_name(key)));
+            report_.examples.push_back(shown_name(*options_.schema, key));
         }
     }
 

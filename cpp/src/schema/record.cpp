@@ -28,6 +28,7 @@ public:
         problems_.clear();
         for (auto& slot : slots_) {
             slot.got = Got::absent;
+            slot.twice = false;
             slot.count = 0;
         }
         depth_ = 0;
@@ -82,13 +83,14 @@ public:
         }
         current_ = find(name);
         if (current_ == kNone) {
-            if (schema_->forbid_unknown) {
-                problems_.push_back({"", "unknown"});  // the name is the sender's text: it may hold anything
+            if (schema_->forbid_unknown && !unknown_) {  // once: a document may have millions
+                problems_.push_back({"", "unknown"});    // the name is the sender's text: it may hold anything
             }
             unknown_ = true;
             return true;
         }
-        if (slots_[current_].got != Got::absent) {
+        if (slots_[current_].got != Got::absent && !slots_[current_].twice) {
+            slots_[current_].twice = true;
             problems_.push_back({schema_->fields[current_].name, "duplicate"});
         }
         if (schema_->fields[current_].type == Type::json) {

@@ -133,7 +133,8 @@ std::size_t Schema::index_of(std::string_view field) const {
 }
 
 bool Schema::accepts_name(std::string_view file_name) const {
-    return !any_file_name || any_file_name->matches(file_name);
+    return any_file_name ? any_file_name->matches(file_name)
+                         : file_name.ends_with(".json") || file_name.ends_with(".jsonl");
 }
 
 std::string Schema::redact_name(std::string_view file_name) const {

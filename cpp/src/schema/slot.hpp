@@ -13,6 +13,7 @@ enum class Got : std::uint8_t { absent, null, string, integer, real, boolean, li
 
 struct Slot {
     Got got = Got::absent;
+    bool twice = false;  // came again
     bool boolean = false;
     std::string text;                // string, number token, or canonical JSON
     std::vector<std::string> items;  // list of strings

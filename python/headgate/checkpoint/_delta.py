@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from headgate._native import parquet
+from headgate._native import core, parquet
 from headgate.checkpoint._places import s3_location, source_place
 from headgate.checkpoint._run import INFER, plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConfigError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from headgate.backends.s3 import S3Location
 
@@ -93,12 +93,29 @@ class DeltaPlace:
                 raise
             return found
 
+    def footer(self) -> dict[str, Any]:
+        """What the last append's manifest says.
+
+        Raises:
+            NotFoundError: there is no such table, or nothing was appended yet.
+        """
+        table = self.table()
+        version = _version(table, self)
+        if table is None or not version:
+            message = f"checkpoint {self.uri} does not exist yet"
+            raise NotFoundError(message)
+        return dict(json.loads(self.read_manifest(version)))
+
+    def part(self, name: str) -> bytes:
+        """One of the ledger's files."""
+        name = f"{_BASE}.ledger/{name}"
+        if self.s3 is None:
+            return Path(self.uri, name).read_bytes()
+        return self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}")
+
     def read_manifest(self, version: int) -> str:
-        name = f"{_BASE}.ledger/manifest-{version}.json"
         try:
-            if self.s3 is None:
-                return Path(self.uri, name).read_text()
-            return str(self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}").decode())
+            return self.part(f"manifest-{version}.json").decode()
         except (FileNotFoundError, NotFoundError):
             message = f"{self.uri}: the manifest of append {version} is missing"
             raise IntegrityError(message) from None
@@ -149,7 +166,6 @@ def update_delta(
 ) -> dict[str, Any]:
     """`update` for a delta+ target; the counts of the run that won."""
     import random
-    import tempfile
 
     place, origin = DeltaPlace(target), source_place(source)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -157,7 +173,7 @@ def update_delta(
         version = _version(table, place)
         footer = place.read_manifest(version) if version else ""
         plan = _plan(schema, footer, origin, sort_by, options["threads"])
-        with tempfile.TemporaryDirectory(prefix="headgate-", dir=options["spill_dir"] or None) as scratch:
+        with _scratch(options["spill_dir"]) as scratch:
             found, won = _attempt(place, table, version, footer, plan, origin, options, progress, scratch)
         found["attempts"] = attempt
         if won:
@@ -165,6 +181,18 @@ def update_delta(
         time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - jitter
     message = f"{place.uri}: lost the race for the append {_ATTEMPTS} times; run again"
     raise ConflictError(message)
+
+
+@contextlib.contextmanager
+def _scratch(parent: str = "") -> Iterator[str]:
+    """A folder that the next run removes if this one is killed."""
+    import tempfile
+
+    folder = parquet().Scratch(parent or tempfile.gettempdir())
+    try:
+        yield folder.path
+    finally:
+        folder.remove()
 
 
 def _version(table: Any | None, place: DeltaPlace) -> int:
@@ -206,10 +234,12 @@ def _attempt(
         manifest = rows.metadata.metadata[_FOOTER].decode()
         append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         place.write_manifest(append, manifest)
+        core.fault_point("delta.before_append")
         batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
         into = table or place.create(columns)
         # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
         won = _version(into, place) == version and _append(place, into, append, batches, found["rows_added"])
+    core.fault_point("delta.after_append")
     return found, won
 
 
@@ -263,8 +293,6 @@ def verify_delta(
     target: str, source: Any, schema: str | type[Any], progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
     """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
-    import tempfile
-
     place = DeltaPlace(target)
     table = place.table()
     version = _version(table, place)
@@ -277,7 +305,7 @@ def verify_delta(
         message = f"{place.uri} has no inferred schema; name the one it was made with"
         raise InvalidInputError(message)
     rows = sum(batch.num_rows for batch in table.to_pyarrow_dataset().to_batches())
-    with tempfile.TemporaryDirectory(prefix="headgate-") as scratch:
+    with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")
         _write_footer(told, arrow_schema(json.loads(plan)), footer)
         goal = {"footer_file": told, "parts": place.parts}

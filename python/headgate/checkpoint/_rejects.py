@@ -23,7 +23,7 @@ def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]
     This is the only place that gives the key, which may hold a personal id; logs and results carry the digest.
 
     Args:
-        target: the Parquet file, on disk or s3://bucket/key.
+        target: the Parquet file, on disk or s3://bucket/key, or a Delta table.
         digest: the 12 hex digits of a log line, or more.
 
     Returns:
@@ -53,8 +53,14 @@ def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]
 
 
 def _segments(target: str | os.PathLike[str]) -> Iterator[str]:
-    names = json.loads(_footer(target))["rejects"]
-    for name in names:
+    if os.fspath(target).startswith("delta+"):
+        from headgate.checkpoint._delta import DeltaPlace
+
+        table = DeltaPlace(os.fspath(target))
+        for name in table.footer()["rejects"]:
+            yield table.part(name).decode()
+        return
+    for name in json.loads(_footer(target))["rejects"]:
         if is_url(target, "s3"):
             place = s3_location(target)
             yield place.get(f"{place.key}.ledger/{name}", f"{place.url}.ledger/{name}").decode()

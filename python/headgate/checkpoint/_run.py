@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple, overload
 
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
 from headgate.checkpoint._places import shown, source_place, target_place
 from headgate.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Mode = Literal["ledger", "watermark"]
 Listing = Literal["full", "window"]
@@ -23,12 +22,60 @@ _LARGEST_FILE = 1024**3  # an Arrow column of text ends at 2 GiB, and other reco
 
 # Tuples: importing dataclasses would take a tenth of the time of a run that finds nothing new.
 class RejectedRecord(NamedTuple):
-    """A refused record, as logs may show it: the name redacted, 12 hex digits of the key's digest."""
+    """A refused record or an unreadable file, as logs may show it.
+
+    The name is redacted, `digest` is 12 hex digits of the key's (`headgate dlq show` resolves it), `offset` where the
+    record begins in its file (bytes), and `problems` are (field, kind); the field of a whole record or file is "".
+    """
 
     name: str
     digest: str
     offset: int
     problems: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        problems = ", ".join(f"{field or 'record'}: {kind}" for field, kind in self.problems)
+        return f"{self.name} ({self.digest}) at byte {self.offset}: {problems}"
+
+
+class Refusals(Sequence[RejectedRecord]):
+    """All that a run refused, in the order of its files; read from where the core keeps it, so that it takes no memory.
+
+    Example:
+        >>> for reject in run.rejects:                           # doctest: +SKIP
+        ...     print(reject.name, reject.offset, reject.problems)
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[RejectedRecord]:
+        records, at = self._found.read(0)
+        while records:
+            yield from (RejectedRecord(*record) for record in records)
+            records, at = self._found.read(at)
+
+    @overload
+    def __getitem__(self, at: int) -> RejectedRecord: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[RejectedRecord]: ...
+    def __getitem__(self, at: int | slice) -> RejectedRecord | list[RejectedRecord]:
+        if isinstance(at, slice):
+            wanted = range(len(self))[at]
+            first = islice(self, max(wanted, default=-1) + 1)
+            return list(first)[at] if wanted.step < 0 else [*islice(first, wanted.start, None, wanted.step)]
+        return next(islice(self, range(len(self))[at], None))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} records>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
 
 
 class CheckpointRun(NamedTuple):
@@ -65,8 +112,8 @@ class CheckpointRun(NamedTuple):
     last_timestamp_us: int | None
     problems: dict[str, int]
     read_problems: dict[str, int]
-    rejects: list[RejectedRecord]
-    unread: list[RejectedRecord]
+    rejects: Sequence[RejectedRecord]
+    unread: Sequence[RejectedRecord]
     target: str = ""
     execution_time_ms: float = 0.0
 
@@ -84,7 +131,7 @@ class CheckpointRun(NamedTuple):
         return [text for text, holds in checks.items() if not holds]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the lists of examples."""
+        """Plain values, without what was refused."""
         return {name: value for name, value in self._asdict().items() if name not in ("rejects", "unread")}
 
     def __repr__(self) -> str:
@@ -176,8 +223,7 @@ def update(
 
 
 def _answer(found: dict[str, Any], target: str, started: float) -> CheckpointRun:
-    rejects = [RejectedRecord(*reject) for reject in found.pop("first_rejects")]
-    unread = [RejectedRecord(*one) for one in found.pop("first_unreadable")]
+    rejects, unread = Refusals(found.pop("rejects")), Refusals(found.pop("unread"))
     elapsed = round((time.monotonic() - started) * 1000, 1)
     return CheckpointRun(**found, rejects=rejects, unread=unread, target=target, execution_time_ms=elapsed)
 

@@ -141,7 +141,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[st
         if text in rules:
             out.append((rules[text].field, f"rule:{rules[text].name}"))
         elif found["type"] == "extra_forbidden":
-            out.append(("", "unknown"))  # the name is the sender's text: it may hold anything
+            if ("", "unknown") not in out:  # once: a document may have millions, and the name may hold anything
+                out.append(("", "unknown"))
         else:
             out.append((field, _kind_of(found["type"], found["input"], text, model.model_fields.get(field))))
     return out

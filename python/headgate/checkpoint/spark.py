@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import random
 import re
@@ -17,17 +18,19 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from headgate._native import core
+from headgate._native import core, parquet
 from headgate._registry import resolve
 from headgate.checkpoint._delta import _RANDOM_BITS, DeltaPlace, _version, commit
-from headgate.checkpoint._run import plan_of
+from headgate.checkpoint._run import RejectedRecord, plan_of
 from headgate.checkpoint._table import arrow_schema
-from headgate.errors import ConflictError, InvalidInputError
+from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+log = logging.getLogger("headgate.checkpoint")
 _ATTEMPTS = 20
+_MOST_BYTES = 256 * 1024**2  # of a file, packed or not: `update`'s default
 _MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs/formats.md
 _MODELS = {"visits": "headgate.pipelines.visits:VisitEvent", "news": "headgate.pipelines.market.models:NewsItem"}
 
@@ -44,7 +47,8 @@ def update_with_spark(
         schema: "visits", "news", or a pydantic model class that the executors can import.
         rescan: read known files again too, and take those whose content changed. Without it a known name is not opened.
 
-    Spark does not list empty files; a run of `update` on the same table counts them as rejected.
+    Spark does not list empty files; a run of `update` on the same table counts them as rejected. Every refused record
+    is logged as a warning of `headgate.checkpoint`, with the redacted name.
 
     Returns:
         taken_files, rows_added, rejected_records, rows_total, attempts.
@@ -75,10 +79,18 @@ def update_with_spark(
         won = _append(spark, place, table, found, plan, append, counts["rows_added"])
         found["frame"].unpersist()
         if won:
+            _log_rejects(plan, found["files"])
             return {**counts, "rows_total": footer["rows"], "attempts": attempt}
         time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - jitter
     message = f"{target}: lost the race for the append {_ATTEMPTS} times; run again"
     raise ConflictError(message)
+
+
+def _log_rejects(plan: str, files: list[tuple[str, int, str, int]]) -> None:
+    for key, _, bad, _ in files:
+        for offset, problems in json.loads(bad):
+            name, digest = _shown(plan, _base(key)), hashlib.sha256(key.encode()).hexdigest()[:12]
+            log.warning("rejected %s", RejectedRecord(name, digest, offset, [(f, k) for f, k in problems]))
 
 
 def _first_footer(plan: str) -> dict[str, Any]:
@@ -99,9 +111,7 @@ def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tup
     patterns = [re.compile(pattern) for pattern in json.loads(plan)["file_names"]]
     keys = {path: _key(path, root) for path in names}
     chosen = {
-        path: key
-        for path, key in keys.items()
-        if (not patterns or any(p.fullmatch(_base(key)) for p in patterns)) and (rescan or _digest(key) not in known)
+        path: key for path, key in keys.items() if _is_ours(key, patterns) and (rescan or _digest(key) not in known)
     }
     columns = t.StructType([
         t.StructField("key", t.StringType()), t.StructField("content", t.LongType()),
@@ -123,7 +133,10 @@ def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tup
             if before.get(key) == content:
                 continue
             good, bad = [], []
-            for offset, text in _records(key, bytes(row.content)):
+            packing, unpacked = _unpacked(key, bytes(row.content))
+            if packing:
+                bad.append([0, [["", packing]]])
+            for offset, text in _records(key, unpacked):
                 problems = validator.problems(text)
                 if problems:
                     bad.append([offset, [[field, kind] for field, kind in problems]])
@@ -141,8 +154,39 @@ def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tup
     return {"files": found.collect(), "frame": frame}
 
 
-def _records(key: str, content: bytes) -> Iterator[tuple[int, bytes]]:
-    if not key.endswith(".jsonl"):
+def _is_ours(key: str, patterns: list[re.Pattern[str]]) -> bool:
+    """As the core judges names: without the ending of a compression."""
+    name = _without_packing(_base(key))
+    if not patterns:
+        return name.endswith((".json", ".jsonl"))
+    return any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def _without_packing(key: str) -> str:
+    return key.removesuffix(".gz") if key.endswith(".gz") else key.removesuffix(".zst")
+
+
+def _shown(plan: str, name: str) -> str:
+    inner = _without_packing(name)
+    return core.redact_name(plan, inner) + name[len(inner) :]
+
+
+def _unpacked(key: str, content: bytes) -> tuple[str, bytes | None]:
+    """What is wrong with the file as such, or nothing; and its bytes, without their compression."""
+    if len(content) > _MOST_BYTES:
+        return "too_large", None
+    if key == _without_packing(key):
+        return "", content
+    try:
+        return "", parquet().unpack(key, content, _MOST_BYTES)
+    except HeadgateError as error:
+        return "too_large" if error.kind == Kind.MESSAGE_TOO_LARGE else "packing", None
+
+
+def _records(key: str, content: bytes | None) -> Iterator[tuple[int, bytes]]:
+    if content is None:
+        return
+    if not _without_packing(key).endswith(".jsonl"):
         yield 0, content
         return
     offset = 0

@@ -83,10 +83,9 @@ def checkpoint(options: argparse.Namespace) -> int:
         )  # fmt: skip
     print(json.dumps(run.to_dict(), indent=2))
     for reject in run.rejects:
-        problems = ", ".join(f"{name or 'record'}: {kind}" for name, kind in reject.problems)
-        print(f"rejected {reject.name} ({reject.digest}) at byte {reject.offset}: {problems}", file=sys.stderr)
+        print(f"rejected {reject}", file=sys.stderr)
     for one in run.unread:
-        print(f"not read {one.name} ({one.digest}); the next run tries again", file=sys.stderr)
+        print(f"not read {one.name} ({one.digest}): {one.problems[0][1]}; the next run tries again", file=sys.stderr)
     if not options.quiet:
         print(_sentence(run, dry_run=options.dry_run), file=sys.stderr)
     wrong = run.adds_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import HeadgateError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 _SERVICE, _NAMESPACE = "event-log-checkpoint", "EventLogCheckpoint"
+_MOST_NAMED = 20  # in an answer, which has a limit of 6 MB; the log names every one
 _REQUIRED = ("source_bucket", "checkpoint_bucket", "checkpoint_key")
 
 
@@ -84,7 +86,9 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
             problems=[f"{field or 'record'}: {kind}" for field, kind in reject.problems],
         )  # fmt: skip
     for one in run.unread:
-        observer.warning("file not read; the next run tries again", file=one.name, digest=one.digest)
+        observer.warning(
+            "file not read; the next run tries again", file=one.name, digest=one.digest, reason=one.problems[0][1]
+        )
     failed = run.rejected_records + run.unreadable
     tried = run.rows_added + failed
     for name, value, unit in (
@@ -115,7 +119,7 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
         "complete": run.complete,
     }
     if failed:
-        files = [r.name for r in (*run.rejects, *run.unread)]
+        files = [r.name for r in islice(chain(run.unread, run.rejects), _MOST_NAMED)]
         answer["details"] = {"failed_files": files, "error_count": failed}
     return answer
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "headgate/checkpoint/ports.hpp"
+#include "headgate/checkpoint/refused.hpp"
 
 namespace headgate::checkpoint {
 
@@ -31,13 +32,6 @@ struct Options {
     bool rescan = false;                                  // read every file again, whatever its tag says
     bool dry_run = false;
     int attempts = 50;  // of losing the race for the commit
-};
-
-struct Reject {
-    std::string name;          // redacted
-    std::string digest;        // 12 hex digits of the key's digest
-    std::uint64_t offset = 0;  // of the record in its file, bytes
-    std::vector<schema::Problem> problems;
 };
 
 // Every count of a run. listed = ignored + deferred + known + vanished + unreadable + taken_files, and
@@ -74,8 +68,8 @@ struct Summary {
     std::int64_t last_timestamp_us = INT64_MIN;
     std::map<std::string, std::int64_t> problems;       // by kind
     std::map<std::string, std::int64_t> read_problems;  // of unreadable files, by error kind
-    std::vector<Reject> first_rejects;                  // at most 20
-    std::vector<Reject> first_unreadable;               // at most 20; no problems, the digest tells which
+    std::shared_ptr<const Refused> rejects;             // every refused record
+    std::shared_ptr<const Refused> unread;              // every unreadable file, its error kind as the one problem
 };
 
 using Progress = std::function<void(std::int64_t done, std::int64_t total)>;  // called on the calling thread only

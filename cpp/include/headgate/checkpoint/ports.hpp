@@ -127,7 +127,7 @@ public:
     virtual Result<std::string> fetch() = 0;  // the same file with its rows
     virtual Result<std::string> read_part(const std::string& name) = 0;
     virtual Status write_part(const std::string& name, std::string_view bytes) = 0;
-    virtual std::string scratch() = 0;  // a folder for temporary files, on the file system of the next table
+    virtual Result<std::string> scratch() = 0;  // a folder for temporary files, on the file system of the next table
     // The one conditional write: `path` becomes the table if what peek() saw is still there (else version_conflict).
     virtual Status commit(const std::string& path) = 0;
     virtual void sweep(const std::vector<std::string>& named_parts) = 0;  // parts nobody names, left by dead runs

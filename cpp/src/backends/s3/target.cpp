@@ -10,6 +10,7 @@
 
 #include "client.hpp"
 #include "headgate/base/file.hpp"
+#include "headgate/base/scratch.hpp"
 #include "headgate/base/text.hpp"
 
 namespace headgate::backends {
@@ -25,10 +26,7 @@ constexpr std::int64_t kOrphanUs = 86'400'000'000;  // a part that nobody names 
 class S3Target final : public checkpoint::Target {
 public:
     S3Target(std::shared_ptr<Shared> shared, std::string key, const std::string& scratch_parent)
-        : shared_(std::move(shared)),
-          client_(shared_),
-          key_(std::move(key)),
-          scratch_(scratch_parent + "/headgate-" + shared_->random->token_hex()) {}
+        : shared_(std::move(shared)), client_(shared_), key_(std::move(key)), scratch_parent_(scratch_parent) {}
     ~S3Target() override { S3Target::end(); }
     S3Target(const S3Target&) = delete;
     S3Target& operator=(const S3Target&) = delete;
@@ -59,8 +57,8 @@ public:
             std::from_chars(total.data(), total.data() + total.size(), size_);
         }
         // A file of the right size with its end in place is enough to read a footer from.
-        HG_RETURN_IF_ERROR(make_folders(scratch_));
-        const auto path = scratch_ + "/peek";
+        HG_ASSIGN(const auto folder, scratch());
+        const auto path = folder + "/peek";
         const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         if (!file.ok() || ::ftruncate(file.get(), static_cast<off_t>(size_)) != 0) {
             return status_from_errno(errno, "cannot write " + path);
@@ -78,8 +76,8 @@ public:
     }
 
     Result<std::string> fetch() override {
-        HG_RETURN_IF_ERROR(make_folders(scratch_));
-        auto path = scratch_ + "/table";
+        HG_ASSIGN(const auto folder, scratch());
+        auto path = folder + "/table";
         const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         if (!file.ok()) {
             return status_from_errno(errno, "cannot write " + path);
@@ -112,9 +110,11 @@ public:
         return answer.ok() ? Status() : about(answer.status());
     }
 
-    std::string scratch() override {
-        static_cast<void>(make_folders(scratch_));  // what cannot be written there says so itself
-        return scratch_;
+    Result<std::string> scratch() override {
+        if (!scratch_) {
+            HG_ASSIGN(scratch_, ScratchFolder::make(scratch_parent_, *shared_->random));
+        }
+        return scratch_->path();
     }
 
     Status commit(const std::string& path) override {
@@ -157,10 +157,7 @@ public:
         }
     }
 
-    void end() override {
-        std::error_code ignored;
-        std::filesystem::remove_all(scratch_, ignored);
-    }
+    void end() override { scratch_.reset(); }
 
     bool may_race() const override { return true; }
     std::string name() const override { return "s3://" + shared_->options.bucket + "/" + key_; }
@@ -205,7 +202,8 @@ private:
     std::shared_ptr<Shared> shared_;
     Client client_;
     std::string key_;
-    std::string scratch_;
+    std::string scratch_parent_;
+    std::optional<ScratchFolder> scratch_;
     std::string etag_;
     std::uint64_t size_ = 0;
     Interrupt interrupt_;
