@@ -6,6 +6,37 @@ namespace headgate::bindings {
 
 using namespace schema;
 
+namespace {
+
+class Validator {
+public:
+    explicit Validator(std::shared_ptr<const Schema> schema)
+        : schema_(std::move(schema)), reader_(schema_), columns_(Columns::like(*schema_)) {}
+
+    py::list problems(const py::bytes& text) { return read(text, nullptr); }
+
+    py::object row(const py::bytes& text) {
+        columns_.clear();
+        auto found = read(text, &columns_);
+        return found.empty() ? py::object(py::str(row_as_json(*schema_, columns_, 0))) : py::object(found);
+    }
+
+private:
+    py::list read(const py::bytes& text, Columns* columns) {
+        py::list out;
+        for (const auto& problem : reader_.read(std::string_view(text), columns)) {
+            out.append(py::make_tuple(problem.field, problem.kind));
+        }
+        return out;
+    }
+
+    std::shared_ptr<const Schema> schema_;
+    RecordReader reader_;
+    Columns columns_;
+};
+
+}  // namespace
+
 void register_schema(py::module_& module) {
     py::class_<Pattern>(module, "Pattern")
         .def(py::init([](const std::string& text) { return take(Pattern::compile(text)); }), py::arg("text"))
@@ -26,18 +57,12 @@ void register_schema(py::module_& module) {
             py::arg("text"), "The named groups, or None.")
         .def("matches", py::overload_cast<std::string_view>(&Pattern::matches, py::const_), py::arg("text"),
              "Whether the whole text matches; faster than fullmatch.");
-    py::class_<RecordReader>(module, "Validator")
-        .def(py::init([](const std::string& plan) { return RecordReader(take(Schema::parse(plan))); }), py::arg("plan"))
-        .def(
-            "problems",
-            [](RecordReader& self, const py::bytes& text) {
-                py::list out;
-                for (const auto& problem : self.read(std::string_view(text), nullptr)) {
-                    out.append(py::make_tuple(problem.field, problem.kind));
-                }
-                return out;
-            },
-            py::arg("text"), "(field, kind) of everything wrong with one JSON record.");
+    py::class_<Validator>(module, "Validator")
+        .def(py::init([](const std::string& plan) { return Validator(take(Schema::parse(plan))); }), py::arg("plan"))
+        .def("problems", &Validator::problems, py::arg("text"),
+             "(field, kind) of everything wrong with one JSON record.")
+        .def("row", &Validator::row, py::arg("text"),
+             "A valid record as the engine's row, as JSON; else its problems.");
     module.def(
         "redact_name",
         [](const std::string& plan, const std::string& name) { return take(Schema::parse(plan))->redact_name(name); },

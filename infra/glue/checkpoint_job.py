@@ -2,7 +2,7 @@
 
 Job arguments: --source s3a://bucket/prefix --target delta+s3://bucket/prefix [--schema visits|news|module:Model]
 [--rescan].
-Glue: --additional-python-modules with headgate's wheel (it brings pydantic) and deltalake, --datalake-formats delta.
+Glue: --additional-python-modules with headgate's wheel and deltalake, --datalake-formats delta.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ConfigDict, Field
 
 from headgate.checkpoint import Checkpoint, update, verify
+from headgate.checkpoint.schema import JsonValue
 from headgate.pipelines.visits import VisitEvent
 from headgate.testing.visits import write_wave
 
@@ -31,7 +33,6 @@ def spark():
     if not jars:
         pytest.skip("Delta Lake's jars are not here; `tools/setup dev` fetches them")
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # executors import Lines
     session = (
         SparkSession.builder.master("local[2]").appName("headgate-test").config("spark.jars", ",".join(jars))
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
@@ -45,11 +46,15 @@ def spark():
 
 
 class Lines(VisitEvent):
-    """Visit events in files of any name."""
+    """Visit events in files of any name, with more members."""
 
+    model_config = ConfigDict(extra="allow")
     headgate_name = "lines"
     headgate_file_names = ()
     headgate_private = ()
+    more: JsonValue = Field(default_factory=dict, alias="details")
+    tags: list[str] | None = None
+    score: float | None = None
 
 
 def multiset(target):
@@ -103,11 +108,18 @@ def test_lines_and_packed_files_are_read_as_the_core_does(spark, tmp_path, caplo
     (logs / "bad.jsonl.gz").write_bytes(gzip.compress(lines)[:-20])
     (logs / "bad.json.zst").write_bytes(b"zstd?")
     (logs / "other.csv").write_bytes(b"1,2")
+    event = {**VisitEvent.from_json(files[0].read_bytes()).model_dump(mode="json"), "comment": "?"}
+    for n, more in enumerate([
+        {"details": {"b": [1.50, "é\u2028"], "a": None}, "tags": ["", '"'], "score": 1e-7, "timestamp": "0001-01-01T00:00:00Z"},
+        {"details": "text", "tags": [], "score": 3, "zz": {"y": 10**30, "x": "\x00"}, "timestamp": "9999-12-31T23:59:59.999999Z"},
+        {"details": None, "tags": None, "center_label": "a\nb"},
+    ]):  # fmt: skip
+        (logs / f"more-{n}.json").write_text(json.dumps({**event, **more}))
     one = update(logs, ours, schema=Lines, settle_s=0)
     with caplog.at_level("WARNING", "headgate.checkpoint"):
         two = update_with_spark(spark, f"file://{logs}", theirs, schema=Lines)
     assert (two["taken_files"], two["rows_added"]) == (one.taken_files, one.rows_added)
-    assert one.rows_added == 3 * good
+    assert one.rows_added == 3 * good + 3
     assert multiset(theirs) == multiset(ours)
     assert one.problems["packing"] == 2
     said = [record.getMessage() for record in caplog.records if record.name == "headgate.checkpoint"]

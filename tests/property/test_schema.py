@@ -5,14 +5,25 @@ from __future__ import annotations
 import copy
 import json
 import re
+from enum import Enum
+from typing import Annotated, Literal
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from headgate import _core
 from headgate._registry import shipped_plan
-from headgate.checkpoint.schema import problems_of
+from headgate.checkpoint.schema import (
+    DateText,
+    DigitsInt,
+    JsonValue,
+    Timestamp,
+    Trimmed,
+    Unpadded,
+    compile_model,
+    problems_of,
+)
 from headgate.pipelines.visits import VisitEvent
 from headgate.pipelines.visits.models import FILE_NAMES
 
@@ -56,6 +67,70 @@ def agree(text: str) -> None:
 def test_validator_and_pydantic_agree(changes, removed):
     event = {k: v for k, v in {**copy.deepcopy(GOOD), **changes}.items() if k not in removed}
     agree(json.dumps(event))
+
+
+class Colour(Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+# What a field of a user's model may be, and values that it takes; others get the odd ones.
+FIELDS = {
+    "str": (str, ["", "x", " é "]),
+    "short": (Annotated[str, StringConstraints(min_length=1, max_length=3)], ["abc", "é"]),
+    "pattern": (Annotated[str, StringConstraints(pattern=r"^[a-c]{1,2}(-[0-9]+)?$")], ["a", "bc-12"]),
+    "trimmed": (Annotated[Trimmed, StringConstraints(min_length=1)], [" a ", "b"]),
+    "unpadded": (Unpadded, ["a b"]),
+    "literal": (Literal["UDS", "dicom"], ["UDS"]),
+    "enum": (Colour, ["red"]),
+    "int": (int, [0, -1, 2**53]),
+    "small": (Annotated[int, Field(ge=-1, lt=43)], [-1, 42]),
+    "digits": (Annotated[DigitsInt, Field(gt=0, le=2**31 - 1)], ["42", 7]),
+    "float": (float, [0, 1.5, -1e300]),
+    "unit": (Annotated[float, Field(ge=0, le=1)], [0, 1, 0.5]),
+    "bool": (bool, [True, False]),
+    "timestamp": (Timestamp, ["2024-01-15T10:00:00Z", "2024-01-15T10:00:00.5+02:00"]),
+    "date": (DateText, ["2024-02-29"]),
+    "list": (list[str], [[], ["a", ""]]),
+    "tickers": (
+        Annotated[list[Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]], Field(min_length=1, max_length=2)],
+        [["A"], ["ABCDE", "Z"]],
+    ),
+    "any": (JsonValue, [None, [], {"a": [1]}]),
+}
+
+
+@st.composite
+def models(draw):
+    """A model of a few such fields, and a record for it: often good, often not."""
+    chosen = draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, max_size=5, unique=True))
+    fields, record = {}, {}
+    for name in chosen:
+        kind, good = FIELDS[name]
+        optional, alias = draw(st.booleans()), f"{name}Of" if draw(st.booleans()) else None
+        default = draw(st.sampled_from([..., None, good[0]] if optional else [..., good[0]]))
+        if name in ("timestamp", "enum") and default is not ...:
+            default = None if optional else ...
+        fields[name] = (kind | None if optional else kind, Field(default, alias=alias))
+        if draw(st.integers(0, 5)):
+            record[alias or name] = draw(st.one_of(st.sampled_from(good), ODD))
+    extra = draw(st.sampled_from(["forbid", "ignore", "allow"]))
+    record |= {draw(st.sampled_from(["other", "Of"])): 1} if draw(st.integers(0, 3)) == 0 else {}
+    return create_model("Model", __config__=ConfigDict(extra=extra, strict=True), **fields), record
+
+
+@settings(max_examples=3000, deadline=None)
+@given(models())
+def test_validator_and_any_model_agree(model_and_record):
+    """Every compiled constraint, judged as strictly as pydantic judges JSON."""
+    model, record = model_and_record
+    text = json.dumps(record)
+    found = []
+    try:
+        model.model_validate_json(text)
+    except ValidationError as error:
+        found = problems_of(error, model)
+    assert sorted(_core.Validator(json.dumps(compile_model(model))).problems(text.encode())) == sorted(found), text
 
 
 @settings(max_examples=500, deadline=None)

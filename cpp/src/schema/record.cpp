@@ -18,7 +18,7 @@ public:
         for (const auto& field : schema_->fields) {
             Slot fallback;
             if (field.default_json) {
-                parse_default(*field.default_json, fallback);
+                parse_default(*field.default_json, field.type, fallback);
             }
             defaults_.push_back(std::move(fallback));
         }
@@ -168,7 +168,7 @@ private:
         const auto count = schema_->rest == SIZE_MAX ? fields.size() : schema_->rest;  // a member "_rest" is unknown
         for (std::size_t n = 0; n < count; ++n) {
             const auto i = expected_ + n < count ? expected_ + n : expected_ + n - count;
-            if (fields[i].name == name) {
+            if (fields[i].key == name || (!fields[i].keys.empty() && contains(fields[i].keys, name))) {
                 expected_ = i + 1 < count ? i + 1 : 0;
                 return i;
             }

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+#include <set>
+
+#include "slot.hpp"
 
 namespace headgate::schema {
 namespace {
@@ -20,6 +23,12 @@ Status bad_plan(const std::string& what) {
 
 Status parse_field(const Json& plan, Field& field) {
     field.name = plan.at("name").get<std::string>();
+    field.keys = plan.value("keys", std::vector<std::string>{field.name});
+    if (field.keys.empty()) {
+        return bad_plan("field '" + field.name + "' has no member of a record");
+    }
+    field.key = field.keys.front();
+    field.keys.erase(field.keys.begin());
     const auto type = std::find(kTypes.begin(), kTypes.end(), plan.at("type").get<std::string>());
     const auto blanks = std::find(kBlanks.begin(), kBlanks.end(), plan.value("blanks", "keep"));
     if (type == kTypes.end() || blanks == kBlanks.end()) {
@@ -46,6 +55,13 @@ Status parse_field(const Json& plan, Field& field) {
     }
     if (plan.contains("values")) {
         field.values = plan.at("values").get<std::vector<std::string>>();
+    }
+    if (field.default_json) {
+        Slot slot;
+        parse_default(*field.default_json, field.type, slot);
+        if (const auto kind = slot.got == Got::null ? "" : check_slot(field, slot); !kind.empty()) {
+            return bad_plan("field '" + field.name + "': its own default is refused (" + std::string(kind) + ")");
+        }
     }
     return {};
 }
@@ -76,12 +92,22 @@ Status parse_plan(const Json& plan, Schema& schema) {
     for (const auto& entry : plan.at("fields")) {
         HG_RETURN_IF_ERROR(parse_field(entry, schema.fields.emplace_back()));
     }
+    std::set<std::string> keys;
+    for (const auto& field : schema.fields) {
+        bool once = keys.insert(field.key).second;
+        for (const auto& other : field.keys) {
+            once = keys.insert(other).second && once;
+        }
+        if (!once) {
+            return bad_plan("field '" + field.name + "' shares a member of a record with another one");
+        }
+    }
     if (extra == "rest") {
         if (schema.index_of("_rest") != SIZE_MAX) {
             return bad_plan("the column _rest is for unknown fields");
         }
         Field rest;
-        rest.name = "_rest";
+        rest.name = rest.key = "_rest";
         rest.type = Type::json;
         rest.required = false;
         rest.nullable = true;

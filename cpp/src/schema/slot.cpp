@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "headgate/base/text.hpp"
+#include "headgate/json/canonical.hpp"
+#include "headgate/json/reader.hpp"
 
 namespace headgate::schema {
 namespace {
@@ -103,20 +106,31 @@ bool contains(const std::vector<std::string>& values, std::string_view value) {
     return std::find(values.begin(), values.end(), value) != values.end();
 }
 
-void parse_default(const std::string& text, Slot& slot) {
-    if (text == "null") {
+void parse_default(const std::string& text, Type type, Slot& slot) {
+    const auto value = nlohmann::json::parse(text);
+    if (value.is_null()) {
         slot.got = Got::null;
-    } else if (text == "true" || text == "false") {
+    } else if (type == Type::json) {
+        json::CanonicalWriter writer(json::BigIntegers::exact);
+        static_cast<void>(json::parse_json(text, writer));
+        slot.got = Got::json;
+        slot.text = writer.view();
+    } else if (value.is_boolean()) {
         slot.got = Got::boolean;
-        slot.boolean = text == "true";
-    } else if (text == "[]") {
-        slot.got = Got::list;
-    } else if (text.front() == '"') {
+        slot.boolean = value.get<bool>();
+    } else if (value.is_string()) {
         slot.got = Got::string;
-        slot.text = text.substr(1, text.size() - 2);
-    } else {
-        slot.got = text.find_first_of(".eE") == std::string::npos ? Got::integer : Got::real;
+        slot.text = value.get<std::string>();
+    } else if (value.is_number()) {
+        slot.got = value.is_number_integer() ? Got::integer : Got::real;
         slot.text = text;
+    } else {
+        slot.got = value.is_array() ? Got::list : Got::other;
+        for (const auto& item : value) {
+            slot.got = item.is_string() ? slot.got : Got::other;
+            slot.items.push_back(item.is_string() ? item.get<std::string>() : "");
+            ++slot.count;
+        }
     }
 }
 

@@ -24,7 +24,7 @@ struct Slot {
 
 bool contains(const std::vector<std::string>& values, std::string_view value);
 // The default of a plan, JSON text.
-void parse_default(const std::string& text, Slot& slot);
+void parse_default(const std::string& text, Type type, Slot& slot);
 // Checks what is there (not absent, not null) and fills `number` and `real`; the kind of the problem, or nothing.
 std::string_view check_slot(const Field& field, Slot& slot);
 

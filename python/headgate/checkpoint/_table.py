@@ -81,7 +81,7 @@ class Checkpoint:
 
         plan = json.loads(plan_of(schema))
         columns = arrow_schema(plan)
-        rows = [event if isinstance(event, dict) else event.model_dump() for event in events]
+        rows = _rows_of(events, plan)
         try:
             table = pa.Table.from_pylist(rows, schema=columns)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -370,6 +370,26 @@ def arrow_schema(plan: dict[str, Any]) -> Any:
     }  # fmt: skip
     fields = [pa.field(f["name"], types.get(f["type"], pa.string())) for f in plan["fields"]]
     return pa.schema([*fields, pa.field("_rest", pa.string())] if plan.get("extra") == "rest" else fields)
+
+
+def _rows_of(events: Iterable[Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Models as the core writes them (what they allow besides goes to `_rest`); dicts are rows already."""
+    from headgate._native import core
+
+    validator = core.Validator(json.dumps(plan))
+    members = {field["name"]: field.get("keys", [field["name"]])[0] for field in plan["fields"]}
+    times = [field["name"] for field in plan["fields"] if field["type"] == "timestamp"]
+
+    def row_of(event: Any) -> dict[str, Any]:
+        fields = event.model_dump(mode="json")
+        row = validator.row(json.dumps({members.get(name, name): value for name, value in fields.items()}).encode())
+        if not isinstance(row, str):
+            message = f"events: {', '.join(f'{field}: {kind}' for field, kind in row)}"
+            raise InvalidInputError(message)
+        out: dict[str, Any] = json.loads(row)
+        return out | {name: datetime.fromisoformat(out[name]) for name in times if out[name] is not None}
+
+    return [event if isinstance(event, dict) else row_of(event) for event in events]
 
 
 def _sorted(table: Any, by: str) -> Any:

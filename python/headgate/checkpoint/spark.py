@@ -1,7 +1,7 @@
 """The same job on Spark: reads the same logs into the same Delta table, under the same ledger (docs/checkpoints.md).
 
-For clusters (EMR, Glue, Kubernetes) whose logs no single machine should read. The cluster's Python needs headgate,
-pydantic and, on the driver, deltalake; Delta Lake's jar is needed only to read the table with Spark.
+For clusters (EMR, Glue, Kubernetes) whose logs no single machine should read. The cluster's Python needs headgate and,
+on the driver, deltalake; Delta Lake's jar is needed only to read the table with Spark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
-from headgate._registry import resolve
 from headgate.checkpoint._delta import _RANDOM_BITS, DeltaPlace, _version, commit
 from headgate.checkpoint._run import RejectedRecord, plan_of
 from headgate.checkpoint._table import arrow_schema
@@ -32,7 +31,6 @@ log = logging.getLogger("headgate.checkpoint")
 _ATTEMPTS = 20
 _MOST_BYTES = 256 * 1024**2  # of a file, packed or not: `update`'s default
 _MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs/formats.md
-_MODELS = {"visits": "headgate.pipelines.visits:VisitEvent", "news": "headgate.pipelines.market.models:NewsItem"}
 
 
 def update_with_spark(
@@ -44,7 +42,7 @@ def update_with_spark(
         spark: a SparkSession.
         source: a folder or URL that Spark and the driver name alike (file:///..., s3a://bucket/prefix).
         target: delta+file:///folder or delta+s3://bucket/prefix, as for `update`.
-        schema: "visits", "news", or a pydantic model class that the executors can import.
+        schema: "visits", "news", or a pydantic model class.
         rescan: read known files again too, and take those whose content changed. Without it a known name is not opened.
 
     Spark does not list empty files; a run of `update` on the same table counts them as rejected. Every refused record
@@ -62,14 +60,13 @@ def update_with_spark(
         812004
     """
     plan = plan_of(schema)
-    model = _MODELS.get(schema, "") if isinstance(schema, str) else f"{schema.__module__}:{schema.__qualname__}"
     for attempt in range(1, _ATTEMPTS + 1):
         place = DeltaPlace(target)
         table = place.table() or place.create(arrow_schema(json.loads(plan)))
         version = _version(table, place)
         footer = json.loads(place.read_manifest(version)) if version else _first_footer(plan)
         known = _known(place, footer)
-        found = _read(spark, source, plan, model, known, rescan)
+        found = _read(spark, source, plan, known, rescan)
         if not found["files"]:
             found["frame"].unpersist()
             return {"taken_files": 0, "rows_added": 0, "rejected_records": 0, "rows_total": footer["rows"],
@@ -101,7 +98,7 @@ def _first_footer(plan: str) -> dict[str, Any]:
 # --- reading, on the executors
 
 
-def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tuple[int, int]], rescan: bool) -> Any:
+def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]], rescan: bool) -> Any:
     """Files that are new: their ledger entries and rejects on the driver, their rows in a frame."""
     from pyspark.sql import types as t
 
@@ -120,11 +117,11 @@ def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tup
     if not chosen:
         return {"files": [], "frame": spark.createDataFrame([], columns)}
     old = {key: known[_digest(key)][0] for key in chosen.values() if _digest(key) in known}
-    shared = spark.sparkContext.broadcast((plan, model, chosen, old))
+    shared = spark.sparkContext.broadcast((plan, chosen, old))
 
     def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str]]:
-        plan_text, model_name, keys_by_path, before = shared.value
-        validator, record = core.Validator(plan_text), resolve(model_name)
+        plan_text, keys_by_path, before = shared.value
+        validator = core.Validator(plan_text)
         for row in part:
             key = keys_by_path.get(row.path)
             if key is None:
@@ -137,11 +134,11 @@ def _read(spark: Any, source: str, plan: str, model: str, known: dict[bytes, tup
             if packing:
                 bad.append([0, [["", packing]]])
             for offset, text in _records(key, unpacked):
-                problems = validator.problems(text)
-                if problems:
-                    bad.append([offset, [[field, kind] for field, kind in problems]])
+                row_or_problems = validator.row(text)
+                if isinstance(row_or_problems, str):
+                    good.append(row_or_problems)
                 else:
-                    good.append(record.model_validate_json(text).model_dump_json())
+                    bad.append([offset, [[field, kind] for field, kind in row_or_problems]])
             yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad)
 
     # Many small files in one task: Spark would make a task of nearly each.
@@ -338,4 +335,6 @@ def _write_files(spark: Any, place: DeltaPlace, found: Any, plan: str, append: i
 def _spark_schema(plan: dict[str, Any]) -> str:
     types = {"int32": "int", "int64": "bigint", "float64": "double", "bool": "boolean", "timestamp": "timestamp",
              "string_list": "array<string>"}  # fmt: skip
-    return ", ".join(f"`{field['name']}`: {types.get(field['type'], 'string')}" for field in plan["fields"])
+    fields = [(field["name"], types.get(field["type"], "string")) for field in plan["fields"]]
+    fields += [("_rest", "string")] if plan["extra"] == "rest" else []
+    return ", ".join(f"`{name}`: {kind}" for name, kind in fields)

@@ -23,6 +23,8 @@ enum class Blanks : std::uint8_t { keep, trim, refuse };  // outer blanks of a s
 
 struct Field {
     std::string name;
+    std::string key;                // the member of a record that holds it
+    std::vector<std::string> keys;  // and others that may, instead
     Type type = Type::string;
     bool required = true;
     bool nullable = false;
@@ -110,6 +112,9 @@ struct Columns {
     void reserve_as(const Columns& other);
     std::size_t memory_bytes() const;
 };
+
+// A row as a JSON object: times as ISO 8601 in UTC, `json` columns as the text that they are.
+std::string row_as_json(const Schema& schema, const Columns& columns, std::size_t row);
 
 // Reads one JSON document and, when it is valid, appends one row. One per thread; keeps its buffers.
 class RecordReader {
