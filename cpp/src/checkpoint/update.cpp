@@ -222,7 +222,7 @@ private:
                 ++footer_.skipped;
                 continue;
             }
-            summary_.late_rows += times[row] < watermark_ ? 1 : 0;
+            summary_.late_rows += times[row] < watermark_ && times[row] != schema::kNoTime ? 1 : 0;
             keep.push_back(row);
         }
         return runs_.add(columns, keep.size() == columns.rows ? nullptr : &keep);

@@ -213,7 +213,7 @@ void Column::append_null() {
             offsets.push_back(static_cast<Offset>(item_offsets.size() - 1));
             break;
         default:
-            numbers.push_back(0);
+            numbers.push_back(type == Type::timestamp ? kNoTime : 0);
     }
 }
 

@@ -393,10 +393,13 @@ def _rows_of(events: Iterable[Any], plan: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _sorted(table: Any, by: str) -> Any:
-    """Stably by that column."""
+    """Stably by that column, rows without a value first."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if not by or table.num_rows == 0:
         return table
-    numbered = table.append_column("_row", pa.array(range(table.num_rows), pa.int64()))
-    return numbered.sort_by([(by, "ascending"), ("_row", "ascending")]).drop_columns(["_row"])
+    keys = pa.table({
+        "at": pc.fill_null(table.column(by).cast(pa.int64()), -(2**63)), "row": pa.array(range(table.num_rows)),
+    })  # fmt: skip
+    return table.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("row", "ascending")]))

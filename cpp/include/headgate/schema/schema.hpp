@@ -85,6 +85,9 @@ struct RowAt {
 // before.
 using Offset = std::uint32_t;
 
+// Stands in `numbers` where a timestamp is null: before every time, so that rows without one are first.
+constexpr std::int64_t kNoTime = INT64_MIN;
+
 struct Column {
     Type type = Type::string;
     std::vector<std::uint8_t> valid;    // one byte per row

@@ -79,7 +79,9 @@ void append_values(const arrow::Array& array, std::vector<std::int64_t>& to) {
             const auto first = to.size() - static_cast<std::size_t>(array.length());
             for (std::int64_t row = 0; row < array.length(); ++row) {
                 if (array.IsNull(row)) {
-                    to[first + static_cast<std::size_t>(row)] = 0;  // Arrow leaves anything there
+                    // Arrow leaves anything there.
+                    to[first + static_cast<std::size_t>(row)] =
+                        std::is_same_v<ArrayType, arrow::TimestampArray> ? schema::kNoTime : 0;
                 }
             }
         }

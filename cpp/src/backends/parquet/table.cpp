@@ -166,9 +166,13 @@ private:
         }
         const auto chunk = group.ColumnChunk(static_cast<int>(column));
         const auto statistics = std::dynamic_pointer_cast<parquet::Int64Statistics>(chunk->statistics());
-        const bool whole =
-            statistics && statistics->HasMinMax() && statistics->HasNullCount() && statistics->null_count() == 0;
-        return whole ? std::optional(statistics->max()) : std::nullopt;
+        if (!statistics || !statistics->HasNullCount()) {
+            return std::nullopt;
+        }
+        if (statistics->null_count() == group.num_rows()) {
+            return schema::kNoTime;
+        }
+        return statistics->HasMinMax() ? std::optional(statistics->max()) : std::nullopt;
     }
 
     // None for a file of the first releases, or of another writer.
