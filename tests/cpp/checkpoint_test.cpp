@@ -73,7 +73,7 @@ private:
             columns(out);
             return writer.append(out);
         }
-        Result<std::int64_t> pass_units(TableWriter&, std::size_t, std::int64_t,
+        Result<std::int64_t> pass_units(TableWriter&, std::size_t, std::int64_t, std::int64_t,
                                         const std::function<Status()>&) override {
             return INT64_MIN;
         }

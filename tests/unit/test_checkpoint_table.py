@@ -48,10 +48,20 @@ def table(tmp_path_factory):
     return folder / "readings.parquet"
 
 
+def laid_out(rows):
+    """The row groups of so many rows that are written at once."""
+    groups = []
+    while rows:
+        groups.append(131_072 if rows >= 131_072 else min(rows, max(1024, rows - rows // 4)))
+        rows -= groups[-1]
+    return groups
+
+
 def test_row_groups_are_large_and_sorted(table):
     metadata = pq.ParquetFile(table).metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    assert [group.num_rows for group in groups] == [131_072, 131_072, ROWS - 2 * 131_072]
+    # The newest rows lie in small ones, where late events tear open little.
+    assert [group.num_rows for group in groups] == laid_out(ROWS) == [131_072, 131_072, 28_392, 7_098, 1_775, 591]
     bounds = [(group.column(1).statistics.min, group.column(1).statistics.max) for group in groups]
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(bounds))
 
@@ -107,7 +117,9 @@ def end_of(group):
 @pytest.mark.parametrize(
     ("seconds", "kept"),
     [
-        ([ROWS, ROWS + 5], 2),  # after everything
+        ([ROWS, ROWS + 5], 6),  # after everything
+        ([ROWS + n for n in range(600)], 5),  # more than the last group has: they become one
+        ([ROWS, ROWS // 2 - 1000], 4),  # late, by less than the last groups are long
         ([ROWS, 70_000], 1),  # into the second row group
         ([65_535], 1),  # as new as the last row of the first group: it comes after it
         ([65_534], 0),
@@ -120,7 +132,8 @@ def test_an_update_keeps_the_bytes_of_row_groups_before_the_new_rows(table, tmp_
     groups = groups_of(target)
     end = end_of(groups_of(table)[kept - 1]) if kept else 4
     assert target.read_bytes()[:end] == old[:end]
-    assert [group.num_rows for group in groups] == [131_072, 131_072, ROWS + len(seconds) - 2 * 131_072]
+    before = laid_out(ROWS)[:kept]
+    assert [group.num_rows for group in groups] == before + laid_out(ROWS + len(seconds) - sum(before))
     model = [(n // 2, n) for n in pq.read_table(table).column("value").to_pylist()]
     model += [(s, ROWS + i) for i, s in enumerate(seconds)]
     model.sort(key=lambda row: row[0])  # stable: old rows first
@@ -155,7 +168,7 @@ def test_row_groups_without_their_checksums_are_written_anew(table, tmp_path, su
     pq.write_table(rows, old / table.name, row_group_size=100_000, write_page_index=True)
     target = grown(old / table.name, tmp_path / "new", [ROWS + 1])
     assert not any(group.column(1).has_column_index for group in groups_of(target))
-    assert [group.num_rows for group in groups_of(target)] == [131_072, 131_072, ROWS + 1 - 2 * 131_072]
+    assert [group.num_rows for group in groups_of(target)] == laid_out(ROWS + 1)
     assert pq.read_table(target).num_rows == ROWS + 1
 
 
@@ -164,13 +177,13 @@ def sums_of(path):
     return [(int(end), int(crc, 16)) for end, crc in (one.split(":") for one in text.split())]
 
 
-def test_the_file_has_the_checksums_of_its_row_groups_but_the_last(table, tmp_path):
-    target = grown(table, tmp_path, [ROWS + n for n in range(100_000)])
-    assert sums_of(target)[:2] == sums_of(table)
-    for path, count in ((table, 2), (target, 3)):
+@pytest.mark.parametrize("new", [1, 100_000])
+def test_the_file_has_the_checksums_of_its_row_groups(table, tmp_path, new):
+    target = grown(table, tmp_path, [ROWS + n for n in range(new)])
+    assert sums_of(target)[:2] == sums_of(table)[:2]
+    for path in (table, target):
         data, at = path.read_bytes(), 0
-        assert len(sums_of(path)) == count
-        for (end, crc), group in zip(sums_of(path), groups_of(path), strict=False):
+        for (end, crc), group in zip(sums_of(path), groups_of(path), strict=True):
             assert (end, crc) == (end_of(group), zlib.crc32(data[at:end]))
             at = end
 
@@ -195,6 +208,33 @@ def test_damage_in_a_row_group_that_would_be_kept_is_refused(table, tmp_path):
     assert {path.name for path in Path(f"{target}.ledger").iterdir()} >= set(ledger)
     with pytest.raises(IntegrityError, match=says):
         verify(target, damaged / "logs", schema=Reading)
+
+
+def test_small_row_groups_become_large_ones_as_they_get_more(tmp_path):
+    """A binary counter: after n updates of one size as many groups as n has ones, each row written once per doubling."""
+    logs, target = tmp_path / "logs", tmp_path / "r.parquet"
+    logs.mkdir()
+    for n in range(1, 71):
+        lines = [
+            {"sensor": "s", "at": (START + timedelta(seconds=3 * n + i)).isoformat(), "value": i} for i in range(3)
+        ]
+        (logs / f"{n:03}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        old = target.read_bytes() if n > 1 else b""
+        update(logs, target, schema=Reading, settle_s=0, row_group_rows=96)
+        groups = [group.num_rows for group in groups_of(target)]
+        full, rest = divmod(n, 32)
+        assert groups == [96] * full + [3 << bit for bit in range(4, -1, -1) if rest >> bit & 1]
+        kept = len(groups) - 1
+        assert target.read_bytes()[: sums_of(target)[kept - 1][0]] == old[: sums_of(target)[kept - 1][0]] or not kept
+    assert [row["value"] for row in pq.read_table(target).to_pylist()] == [0, 1, 2] * 70
+    assert verify(target, logs, schema=Reading).ok
+    # A late one tears open what comes after it, and only that.
+    (logs / "late.jsonl").write_text(
+        json.dumps({"sensor": "s", "at": (START + timedelta(seconds=200)).isoformat(), "value": 9})
+    )
+    update(logs, target, schema=Reading, settle_s=0, row_group_rows=96)
+    assert [group.num_rows for group in groups_of(target)] == [96, 96, 19]
+    assert verify(target, logs, schema=Reading).ok
 
 
 def test_a_row_group_has_at_least_one_row(tmp_path):

@@ -186,7 +186,9 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
     cursors.emplace_back(std::exchange(held_, HeldRows(*options_.schema)), sort_);
     auto out = schema::Columns::like(*options_.schema);
     std::int64_t last = INT64_MIN;
-    if (old != nullptr) {
+    if (old == nullptr) {
+        writer.expect(rows_);
+    } else {
         std::int64_t first = INT64_MAX;
         for (auto& cursor : std::span(cursors).subspan(1)) {
             HG_ASSIGN(const bool more, cursor.ready());
@@ -194,7 +196,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
                 first = std::min(first, cursor.value());
             }
         }
-        HG_ASSIGN(last, old->pass_units(writer, sort_, first, go_on));
+        HG_ASSIGN(last, old->pass_units(writer, sort_, first, rows_, go_on));
     }
     const auto flush = [&]() -> Status {
         if (sort_ != SIZE_MAX) {

@@ -81,6 +81,7 @@ public:
 class TableWriter {
 public:
     virtual ~TableWriter() = default;
+    virtual void expect(std::int64_t /*rows*/) {}               // before the first append: so many will come
     virtual Status append(const schema::Columns& columns) = 0;  // some thousand rows: no unit of the file
     virtual Status finish(const Metadata& metadata) = 0;        // synced when it returns
 };
@@ -98,9 +99,10 @@ public:
     virtual Status pass_on(TableWriter& writer) const = 0;
     // Before the first next(), and before anything was appended to `writer`: hands over, as bytes, the leading parts of
     // the file whose values of `column` (SIZE_MAX: in whatever order) are at most `bound`; next() goes on after them.
-    // Gives their last value, INT64_MIN when there were none.
+    // `rows` new ones will be appended: parts that are not larger than what comes after them are left to become one
+    // with it. Gives the last value handed over, INT64_MIN when there was none.
     virtual Result<std::int64_t> pass_units(TableWriter& writer, std::size_t column, std::int64_t bound,
-                                            const std::function<Status()>& go_on) = 0;
+                                            std::int64_t rows, const std::function<Status()>& go_on) = 0;
     // Compares the bytes with the checksums that the file has of them: corrupt_data when they differ.
     virtual Status check(const std::function<Status()>& go_on) = 0;
 };

@@ -112,7 +112,7 @@ public:
     }
 
     Result<std::int64_t> pass_units(checkpoint::TableWriter& writer, std::size_t column, std::int64_t bound,
-                                    const std::function<Status()>& go_on) override {
+                                    std::int64_t rows, const std::function<Status()>& go_on) override {
         auto* const same = dynamic_cast<ParquetWriter*>(&writer);
         std::int64_t last = INT64_MIN;
         auto sums = same == nullptr ? std::vector<GroupSum>() : this->sums();
@@ -120,16 +120,30 @@ public:
         std::shared_ptr<parquet::FileMetaData> kept;
         HG_RETURN_IF_ERROR(guarded([&] {
             const auto metadata = file_.reader->parquet_reader()->metadata();
+            rows += metadata->num_rows();
             for (std::size_t i = 0; i < sums.size() && i < static_cast<std::size_t>(metadata->num_row_groups()); ++i) {
                 const auto group = metadata->RowGroup(static_cast<int>(i));
                 const auto found = last_value(*group, column);
-                if (!is_full(*group, *same) || !found || *found > bound) {
+                if (!found || *found > bound) {
                     break;
                 }
                 groups.push_back(static_cast<int>(i));
-                last = *found;
+                rows -= group->num_rows();
+            }
+            // Small ones as a binary counter: of updates of one size each row is written anew once for every doubling,
+            // and a file has few of them.
+            for (; !groups.empty(); groups.pop_back()) {
+                const auto group = metadata->RowGroup(groups.back());
+                if (is_full(*group, *same) || group->num_rows() > rows) {
+                    last = *last_value(*group, column);
+                    break;
+                }
+                rows += group->num_rows();
             }
             kept = metadata->Subset(groups);
+            if (same != nullptr) {
+                same->expect(rows);
+            }
             return arrow::Status::OK();
         }));
         if (!groups.empty()) {
@@ -154,7 +168,6 @@ private:
         }
     }
 
-    // Small groups are not kept: they would stay small for ever.
     static bool is_full(const parquet::RowGroupMetaData& group, const ParquetWriter& writer) {
         return group.num_rows() == writer.group_rows() || group.total_byte_size() >= ParquetWriter::kGroupBytes / 2;
     }

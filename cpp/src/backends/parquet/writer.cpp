@@ -5,6 +5,7 @@
 #include <parquet/file_writer.h>
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 
 #include "convert.hpp"
@@ -103,6 +104,25 @@ arrow::Status ParquetWriter::open() {
     return arrow::Status::OK();
 }
 
+// Puts the row group that is being filled into the file.
+arrow::Status ParquetWriter::next_group() {
+    ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
+    if (filled_rows_ > 0) {
+        ARROW_ASSIGN_OR_RAISE(const auto sum, stream_->cut());
+        sums_.push_back(sum);
+        ++written_groups_;
+    }
+    expected_rows_ -= filled_rows_;
+    filled_rows_ = 0;
+    filled_bytes_ = 0;
+    // The newest rows lie in small groups: late events mostly fall among those, and tear open no more than that.
+    const bool last = expected_rows_ < group_rows_;
+    wanted_rows_ =
+        last ? std::clamp(expected_rows_ - expected_rows_ / 4, std::min(kSmallGroupRows, group_rows_), group_rows_)
+             : group_rows_;
+    return arrow::Status::OK();
+}
+
 // Fills row groups to the last row.
 arrow::Status ParquetWriter::write(const std::shared_ptr<arrow::RecordBatch>& batch) {
     if (!writer_) {
@@ -110,16 +130,10 @@ arrow::Status ParquetWriter::write(const std::shared_ptr<arrow::RecordBatch>& ba
     }
     const auto bytes = arrow::util::TotalBufferSize(*batch) / std::max<std::int64_t>(batch->num_rows(), 1);
     for (std::int64_t at = 0; at < batch->num_rows();) {
-        if (filled_rows_ == 0 || filled_rows_ == group_rows_ || filled_bytes_ >= kGroupBytes) {
-            ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
-            if (filled_rows_ > 0) {  // of a group that is in the file now
-                ARROW_ASSIGN_OR_RAISE(const auto sum, stream_->cut());
-                sums_.push_back(sum);
-            }
-            filled_rows_ = 0;
-            filled_bytes_ = 0;
+        if (filled_rows_ == wanted_rows_ || filled_bytes_ >= kGroupBytes) {
+            ARROW_RETURN_NOT_OK(next_group());
         }
-        const auto rows = std::min(batch->num_rows() - at, group_rows_ - filled_rows_);
+        const auto rows = std::min(batch->num_rows() - at, wanted_rows_ - filled_rows_);
         ARROW_RETURN_NOT_OK(writer_->WriteRecordBatch(*batch->Slice(at, rows)));
         at += rows;
         filled_rows_ += rows;
@@ -132,19 +146,26 @@ arrow::Status ParquetWriter::close(const checkpoint::Metadata& metadata) {
     if (!writer_) {
         ARROW_RETURN_NOT_OK(open());
     }
+    if (filled_rows_ > 0) {
+        ARROW_RETURN_NOT_OK(next_group());  // so that the last one's sum is known; the empty one is named by no reader
+    }
     auto stored = std::make_shared<arrow::KeyValueMetadata>();
     for (const auto& [key, value] : metadata) {
         stored->Append(key, value);
     }
-    stored->Append(kSumsKey, render_sums(sums_));  // without the last group's: it is written by Close()
+    stored->Append(kSumsKey, render_sums(sums_));
     ARROW_RETURN_NOT_OK(writer_->AddKeyValueMetadata(stored));
     ARROW_RETURN_NOT_OK(writer_->Close());
-    if (adopted_) {
-        // The footer that Close() wrote knows the new row groups only: one for all of them comes after it, and readers
-        // start from the last. An update that adopts this file's row groups leaves the first one behind.
+    if (!sums_.empty()) {
+        // The footer that Close() wrote has the new row groups and the empty one: one of all those with rows comes
+        // after it, and readers start from the last. An update that adopts this file's row groups leaves both behind.
         const auto all = writer_->metadata()->Subset({});
-        all->AppendRowGroups(*adopted_);
-        all->AppendRowGroups(*writer_->metadata());
+        if (adopted_) {
+            all->AppendRowGroups(*adopted_);
+        }
+        std::vector<int> groups(written_groups_);
+        std::iota(groups.begin(), groups.end(), 0);
+        all->AppendRowGroups(*writer_->metadata()->Subset(groups));
         parquet::WriteFileMetaData(*all, file_.get());
     }
     return file_->Close();

@@ -18,12 +18,15 @@ namespace headgate::backends {
 
 class ParquetWriter final : public checkpoint::TableWriter {
 public:
+    static constexpr std::int64_t kSmallGroupRows = 1024;
     static constexpr std::int64_t kGroupBytes = 256 << 20;  // of a row group, before it is packed
 
     static arrow::Result<std::unique_ptr<ParquetWriter>> create(std::shared_ptr<FileSystem> files,
                                                                 const std::string& path, const schema::Schema& schema,
                                                                 std::int64_t group_rows);
     std::int64_t group_rows() const { return group_rows_; }
+
+    void expect(std::int64_t rows) override { expected_rows_ = rows; }
 
     Status append(const schema::Columns& columns) override;
     Status append(const std::shared_ptr<arrow::RecordBatch>& batch);
@@ -35,6 +38,7 @@ public:
 
 private:
     arrow::Status open();
+    arrow::Status next_group();
     arrow::Status write(const std::shared_ptr<arrow::RecordBatch>& batch);
     arrow::Status close(const checkpoint::Metadata& metadata);
 
@@ -49,7 +53,10 @@ private:
     std::vector<GroupSum> sums_;                          // of the row groups that are in the file
     std::unique_ptr<parquet::arrow::FileWriter> writer_;  // from the first row on: it starts where the file has got to
     std::int64_t group_rows_ = 0;
-    std::int64_t filled_rows_ = 0;  // of the row group that is being filled
+    std::size_t written_groups_ = 0;          // by us, not adopted
+    std::int64_t expected_rows_ = INT64_MAX;  // that are not in the file yet
+    std::int64_t wanted_rows_ = 0;            // of the row group that is being filled
+    std::int64_t filled_rows_ = 0;            // of the row group that is being filled
     std::int64_t filled_bytes_ = 0;
 };
 
