@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 import headgate
+from headgate.checkpoint import update, verify
+from headgate.errors import StorageFullError
+from headgate.testing.visits import write_wave
 
 
 def run(*arguments, cwd=None, env=None, prefix=()):
@@ -73,32 +77,59 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     one_sentence(run("status", cwd=tmp_path), "headgate-data")
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
-    from headgate.testing.visits import write_wave
-
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], capture_output=True)
+@pytest.fixture
+def small(tmp_path):
+    """A disk of 300 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
     if mount.returncode != 0:
         pytest.skip("needs CAP_SYS_ADMIN to mount a small file system")
-    try:
-        write_wave(tmp_path / "logs", 200)
-        assert run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0").returncode == 0
-        before = (small / "e.parquet").read_bytes()
-        write_wave(tmp_path / "logs", 20_000, first=200, seed=5)
-        result = run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0")
-        one_sentence(result, "[disk_full]")
-        assert (small / "e.parquet").read_bytes() == before
-        assert not list(small.glob("*.tmp-*"))
-        (small / "headgate.toml").write_text('[backends]\nstore = "sqlite:///h.db"\n')
-        filler = (small / "filler").open("wb", buffering=0)
-        with pytest.raises(OSError):
-            while True:
-                filler.write(b"x" * 4096)
-        filler.close()
-        one_sentence(run("status", "--config", small / "headgate.toml"), "[disk_full]")
-    finally:
-        subprocess.run(["umount", small], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, small):
+    write_wave(tmp_path / "logs", 200)
+    assert run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0").returncode == 0
+    before = (small / "e.parquet").read_bytes()
+    write_wave(tmp_path / "logs", 20_000, first=200, seed=5)
+    result = run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0")
+    one_sentence(result, "[disk_full]")
+    assert (small / "e.parquet").read_bytes() == before
+    assert not list(small.glob("*.tmp-*"))
+    (small / "headgate.toml").write_text('[backends]\nstore = "sqlite:///h.db"\n')
+    filler = (small / "filler").open("wb", buffering=0)
+    with pytest.raises(OSError):
+        while True:
+            filler.write(b"x" * 4096)
+    filler.close()
+    one_sentence(run("status", "--config", small / "headgate.toml"), "[disk_full]")
+
+
+@pytest.mark.parametrize("what", ["rows", "refused records"])
+def test_a_full_disk_for_what_waits_writes_nothing(tmp_path, small, what):
+    """Sorted runs of rows, and the lines of refused records, lie there until the commit."""
+    logs, target = tmp_path / "logs", tmp_path / "e.parquet"
+    logs.mkdir()
+    if what == "rows":
+        write_wave(logs, 40_000)
+    else:
+        (logs / "a.jsonl").write_bytes(b'{"n": 1}\n' + b"x\n" * 100_000)
+    options = {"schema": "visits" if what == "rows" else Numbers, "settle_s": 0, "memory": 1_000_000}
+    with pytest.raises(StorageFullError):
+        update(logs, target, spill_dir=small, **options)
+    assert (list(small.iterdir()), target.exists()) == ([], False)
+    if what == "rows":
+        with pytest.raises(StorageFullError, match="more than the 1000 bytes that spill_limit allows"):
+            update(logs, target, spill_limit=1000, **options)
+    done = update(logs, target, **options)
+    assert done.rows_added > 0
+    assert verify(target, logs, schema=options["schema"]).ok
+
+
+class Numbers(BaseModel):
+    n: int
 
 
 def test_a_port_in_use(tmp_path):

@@ -46,6 +46,8 @@ public:
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),
           rejects_(std::make_shared<Refused>(options.schema)),
           unread_(std::make_shared<Refused>(options.schema)) {}
+    Run(const Run&) = delete;
+    Run& operator=(const Run&) = delete;
 
     Result<Summary> execute() {
         HG_RETURN_IF_ERROR(load());
