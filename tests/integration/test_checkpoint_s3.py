@@ -23,7 +23,7 @@ import requests
 from headgate._native import core, parquet
 from headgate._registry import shipped_plan
 from headgate.checkpoint import Checkpoint, CheckpointStore, S3EventRetriever, rejected, update, verify
-from headgate.checkpoint._places import source_place, target_place
+from headgate.checkpoint._places import s3_location, source_place, target_place
 from headgate.errors import (
     AccessError,
     ConfigError,
@@ -305,12 +305,18 @@ def _event(n, day=15, packet="I"):
     }).encode()  # fmt: skip
 
 
+_ASSUMED = b"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
+<AccessKeyId>ASSUMED</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>
+<Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"""  # of STS
+
+
 class ScriptedS3:
     """An S3 in memory whose answers can be told: `faults[(method, key)]` is a list of (status, code), "cut", "drop" or
     "stored-but-unanswered", one for each request; "always" repeats the last."""
 
     def __init__(self):
         self.objects, self.modified, self.faults, self.requests, self.queries = {}, {}, {}, [], []
+        self.keys, self.scopes = set(), set()  # of the requests' signatures
         self.lock = threading.Lock()
         outer = self
 
@@ -323,7 +329,7 @@ class ScriptedS3:
             def do_GET(self):
                 outer.answer(self)
 
-            do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815 - the names are of http.server
+            do_PUT = do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815 - the names are of http.server
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -344,6 +350,11 @@ class ScriptedS3:
         query = {k: v[0] for k, v in parse_qs(parts.query, keep_blank_values=True).items()}
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         with self.lock:
+            key_id, _, scope = re.search("Credential=([^,]+)", handler.headers["Authorization"])[1].partition("/")
+            self.keys.add(key_id)
+            self.scopes.add(scope)
+            if handler.command == "POST":
+                return self.send(handler, 200, _ASSUMED)
             self.requests.append((handler.command, key or "list"))
             faults = self.faults.get((handler.command, key or "list"), [])
             fault = faults[0] if faults else None
@@ -519,6 +530,54 @@ def test_a_missing_ledger_segment_is_corruption(s3):
 def test_expired_credentials_are_asked_for_again(s3):
     s3.faults = {("GET", "list"): [(400, "ExpiredToken")]}
     assert update(LOGS, OUT).rows_added == 12
+
+
+def test_profiles_endpoints_and_roles_resolve_as_boto3_does(s3, tmp_path, monkeypatch):
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT_URL", "DEFAULT_REGION", "REGION"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    (tmp_path / "credentials").write_text("[reader]\naws_access_key_id=READER\naws_secret_access_key=s\n")
+    (tmp_path / "config").write_text(f"""
+[profile reader]
+region = eu-west-3
+endpoint_url = {s3.endpoint}
+[profile role]
+role_arn = arn:aws:iam::123456789012:role/logs
+source_profile = reader
+region = eu-west-3
+endpoint_url = {s3.endpoint}
+[profile rotating]
+credential_process = {sys.executable} {tmp_path / "keys.py"}
+region = eu-west-3
+endpoint_url = {s3.endpoint}
+""")
+    (tmp_path / "keys.py").write_text(f"""
+import json, pathlib
+count = pathlib.Path({str(tmp_path / "count")!r})
+n = len(count.read_text()) if count.exists() else 0
+count.write_text("x" * (n + 1))
+print(json.dumps({{"Version": 1, "AccessKeyId": f"ROTATED{{n}}", "SecretAccessKey": "s", "SessionToken": "t",
+                  "Expiration": "2020-01-01T00:00:00Z" if n == 0 else "2999-01-01T00:00:00Z"}}))
+""")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for profile, keys in (("reader", {"READER"}), ("role", {"READER", "ASSUMED"})):
+        s3.keys.clear()
+        target = tmp_path / f"{profile}.parquet"
+        assert update(f"{LOGS}?profile={profile}", target).rows_added == 12
+        assert s3.keys == keys  # the role's is asked for with the profile's
+        assert all(scope.endswith("/eu-west-3/s3/aws4_request") or "/sts/" in scope for scope in s3.scopes)
+    monkeypatch.setenv("AWS_PROFILE", "rotating")
+    s3.keys.clear()
+    assert update(LOGS, tmp_path / "rotating.parquet").rows_added == 12
+    assert s3.keys
+    assert max(s3.keys) > "ROTATED0"  # what had expired was asked for anew, while running or before
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert s3_location("s3://b/k?region=us-east-1").endpoint == "https://s3-fips.us-east-1.amazonaws.com"
+    monkeypatch.delenv("AWS_USE_FIPS_ENDPOINT")
+    assert s3_location("s3://b/k?region=us-east-1").endpoint == ""
+    assert s3_location("s3://b/k?region=eu-west-3").endpoint == ""
 
 
 def test_queries_follow_credentials_that_change(bucket, tmp_path):

@@ -58,9 +58,10 @@ class S3Location:
 
     @property
     def endpoint(self) -> str:
-        """Empty for AWS itself."""
-        found = str(self.client.meta.endpoint_url)
-        return "" if (urlsplit(found).hostname or "").endswith(".amazonaws.com") else found
+        """Empty for AWS's usual one, which the core makes from bucket and region; FIPS and dual-stack ones are said."""
+        found = str(self.client.meta.endpoint_url).replace("aws-global", self.region)
+        usual = ("s3.amazonaws.com", f"s3.{self.region}.amazonaws.com")
+        return "" if urlsplit(found).hostname in usual else found
 
     @property
     def region(self) -> str:
