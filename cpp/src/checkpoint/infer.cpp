@@ -158,6 +158,7 @@ public:
         }));
         keys_.sort();
         HG_RETURN_IF_ERROR(read());
+        fields_.erase("_rest");
         if (fields_.empty()) {
             return Status(ErrorCode::invalid_input,
                           "no schema can be inferred: there is no JSON object in a .json or "
@@ -289,7 +290,6 @@ private:
     }
 
     Result<std::string> plan() {
-        fields_.erase("_rest");
         std::vector<Named> order(fields_.begin(), fields_.end());
         keep_frequent(order, options_.max_columns);
         std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {

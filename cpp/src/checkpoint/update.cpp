@@ -40,7 +40,7 @@ public:
           env_(environment),
           source_(*environment.source),
           target_(*environment.target),
-          sort_(options.schema->index_of(options.schema->sort_by)),
+          sort_(options.schema->sort_column()),
           write_id_(environment.random->token_hex()),
           ledger_(options, *environment.target),
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),

@@ -54,7 +54,7 @@ private:
     }
 
     Status read_table() {
-        const auto sort = options_.schema->index_of(options_.schema->sort_by);
+        const auto sort = options_.schema->sort_column();
         HG_ASSIGN(const auto path, env_.target->fetch());
         HG_ASSIGN(const auto reader, env_.table->open(path, *options_.schema));
         const auto go_on = [this] {

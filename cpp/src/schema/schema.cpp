@@ -91,6 +91,7 @@ Status parse_plan(const Json& plan, Schema& schema) {
     schema.sort_by = plan.value("sort_by", "");
     for (const auto& entry : plan.at("fields")) {
         HG_RETURN_IF_ERROR(parse_field(entry, schema.fields.emplace_back()));
+        schema.fields.back().exact = schema.lenient;  // `_rest` has them to the last digit
     }
     std::set<std::string> keys;
     for (const auto& field : schema.fields) {
@@ -126,7 +127,7 @@ Status parse_plan(const Json& plan, Schema& schema) {
     }
     schema.private_groups = plan.value("private_groups", std::vector<std::string>{});
     schema.listing_prefixes = plan.value("listing_prefixes", std::vector<std::string>{});
-    const auto sort = schema.index_of(schema.sort_by);
+    const auto sort = schema.sort_column();
     if (!schema.sort_by.empty() && (sort == SIZE_MAX || schema.fields[sort].type != Type::timestamp)) {
         return bad_plan("sort_by must name a timestamp field");
     }

@@ -31,12 +31,22 @@ std::string_view check_integer(const Field& field, Slot& slot) {
     return fits && in_range(field, static_cast<double>(slot.number)) ? "" : "range";
 }
 
+// Whether a double holds the integer as it is.
+bool is_exact(std::string_view digits) {
+    constexpr std::int64_t kMost = 1LL << 53;
+    std::int64_t value = 0;
+    const auto error = std::from_chars(digits.data(), digits.data() + digits.size(), value).ec;
+    return error == std::errc{} && value >= -kMost && value <= kMost;
+}
+
 std::string_view check_real(const Field& field, Slot& slot) {
     if (slot.got != Got::integer && slot.got != Got::real) {
         return "type";
     }
-    const auto error = std::from_chars(slot.text.data(), slot.text.data() + slot.text.size(), slot.real).ec;
-    return error == std::errc{} && in_range(field, slot.real) ? "" : "range";
+    const auto* const end = slot.text.data() + slot.text.size();
+    const auto error = std::from_chars(slot.text.data(), end, slot.real).ec;
+    const bool kept = !field.exact || slot.got != Got::integer || is_exact(slot.text);
+    return error == std::errc{} && kept && in_range(field, slot.real) ? "" : "range";
 }
 
 std::string_view check_boolean(Slot& slot) {

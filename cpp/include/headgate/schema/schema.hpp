@@ -29,6 +29,7 @@ struct Field {
     bool required = true;
     bool nullable = false;
     bool digits = false;  // an integer field that also takes a string of digits
+    bool exact = false;   // a float64 field that refuses integers which it would round
     Blanks blanks = Blanks::keep;
     std::optional<std::string> default_json;  // canonical text
     std::size_t min_length = 0;               // code points; items for string_list
@@ -70,6 +71,7 @@ struct Schema {
 
     static Result<std::shared_ptr<const Schema>> parse(std::string_view plan_json);
     std::size_t index_of(std::string_view field) const;  // SIZE_MAX when there is none
+    std::size_t sort_column() const { return sort_by.empty() ? SIZE_MAX : index_of(sort_by); }  // a name may be ""
     bool accepts_name(std::string_view file_name) const;
     std::string redact_name(std::string_view file_name) const;
     std::string day_of_name(std::string_view file_name) const;  // YYYYMMDD of the group `stamp`, or nothing

@@ -46,7 +46,7 @@ arrow::Result<std::unique_ptr<ParquetWriter>> ParquetWriter::create(std::shared_
     properties.memory_pool(memory_pool());
     properties.compression(parquet::Compression::SNAPPY);
     properties.disable_write_page_index();  // it lies behind the row groups: adopted ones could not keep theirs
-    if (const auto sort = schema.index_of(schema.sort_by); sort != SIZE_MAX) {
+    if (const auto sort = schema.sort_column(); sort != SIZE_MAX) {
         properties.set_sorting_columns({{static_cast<std::int32_t>(sort), false, true}});  // nulls first
         // Sorted timestamps are near each other and seldom equal: their differences are small, and a dictionary of
         // them is larger than they are (Parquet's encodings.md, "Delta Encoding").
