@@ -21,6 +21,10 @@ public:
         return found.empty() ? py::object(py::str(row_as_json(*schema_, columns_, 0))) : py::object(found);
     }
 
+    bool accepts_name(const std::string& key) const { return schema_->accepts_name(key); }
+    std::string shown_name(const std::string& key) const { return schema_->shown_name(key); }
+    std::string day_of_name(const std::string& key) const { return schema_->day_of_name(key); }
+
 private:
     py::list read(const py::bytes& text, Columns* columns) {
         py::list out;
@@ -61,12 +65,10 @@ void register_schema(py::module_& module) {
         .def(py::init([](const std::string& plan) { return Validator(take(Schema::parse(plan))); }), py::arg("plan"))
         .def("problems", &Validator::problems, py::arg("text"),
              "(field, kind) of everything wrong with one JSON record.")
-        .def("row", &Validator::row, py::arg("text"),
-             "A valid record as the engine's row, as JSON; else its problems.");
-    module.def(
-        "redact_name",
-        [](const std::string& plan, const std::string& name) { return take(Schema::parse(plan))->redact_name(name); },
-        py::arg("plan"), py::arg("name"));
+        .def("row", &Validator::row, py::arg("text"), "A valid record as the engine's row, as JSON; else its problems.")
+        .def("accepts_name", &Validator::accepts_name, py::arg("key"), "Whether a file of this key is read at all.")
+        .def("shown_name", &Validator::shown_name, py::arg("key"), "The file's name as logs may have it.")
+        .def("day_of_name", &Validator::day_of_name, py::arg("key"), "YYYYMMDD of its stamp, or nothing.");
 }
 
 }  // namespace headgate::bindings

@@ -178,5 +178,5 @@ def test_file_names_of_the_grammar_are_accepted_and_redacted(action, adcid, proj
     patterns = [_core.Pattern(p) for p in FILE_NAMES]
     groups = next(g for p in patterns if (g := p.fullmatch(name)) is not None)
     assert (groups["action"], groups["ptid"], groups["visit"]) == (action, ptid, visit)
-    redacted = _core.redact_name(shipped_plan("visits"), name)
+    redacted = _core.Validator(shipped_plan("visits")).shown_name(name)
     assert redacted == f"log-{action}-20240115-100000-{adcid}-{project}-****-{visit}.json"

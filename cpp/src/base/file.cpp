@@ -99,6 +99,21 @@ Status sync_file(const std::string& path) {
     return ::fsync(file.get()) == 0 ? Status() : status_from_errno(errno, "cannot sync " + path);
 }
 
+Status write_at(const FileDescriptor& file, std::uint64_t at, std::string_view bytes, std::string_view what) {
+    while (!bytes.empty()) {
+        const auto wrote = ::pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
+        if (wrote < 0 && errno == EINTR) {
+            continue;
+        }
+        if (wrote < 0) {
+            return status_from_errno(errno, "cannot write " + std::string(what));
+        }
+        at += static_cast<std::uint64_t>(wrote);
+        bytes.remove_prefix(static_cast<std::size_t>(wrote));
+    }
+    return {};
+}
+
 namespace {
 
 namespace fs = std::filesystem;

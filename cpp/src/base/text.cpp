@@ -84,6 +84,11 @@ bool take_zone(std::string_view& text, std::int64_t& offset) noexcept {
 
 }  // namespace
 
+std::string_view base_name(std::string_view path) noexcept {
+    const auto slash = path.rfind('/');
+    return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
 std::string to_hex(const std::uint8_t* bytes, std::size_t size) {
     static constexpr std::string_view digits = "0123456789abcdef";
     std::string out(size * 2, '0');

@@ -215,7 +215,7 @@ private:
     Verdict judge(Object& object, const KeyDigest& digest) const {
         const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
         // A known name was judged when it was taken.
-        if (known == nullptr && !options_.schema->accepts_name(without_packing(base_name(object.key)))) {
+        if (known == nullptr && !options_.schema->accepts_name(object.key)) {
             return Verdict::ignored;
         }
         if (!object.looked_at && (known != nullptr || settle_ > 0) && !source_.look_at(object)) {

@@ -151,7 +151,7 @@ public:
 
     Result<std::string> execute() {
         HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [this](const Object& object) {
-            const auto name = without_packing(base_name(object.key));
+            const auto name = schema::without_packing(object.key);
             if (name.ends_with(".json") || name.ends_with(".jsonl")) {
                 keys_.add(object.key);
             }

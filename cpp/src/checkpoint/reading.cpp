@@ -277,32 +277,12 @@ private:
 
 }  // namespace
 
-std::string_view base_name(std::string_view key) {
-    const auto slash = key.rfind('/');
-    return slash == std::string_view::npos ? key : key.substr(slash + 1);
-}
-
-std::string_view without_packing(std::string_view name) {
-    for (const std::string_view ending : {".gz", ".zst"}) {
-        if (name.ends_with(ending)) {
-            return name.substr(0, name.size() - ending.size());
-        }
-    }
-    return name;
-}
-
-std::string shown_name(const schema::Schema& schema, std::string_view key) {
-    const auto name = base_name(key);
-    const auto inner = without_packing(name);
-    return schema.redact_name(inner) + std::string(name.substr(inner.size()));
-}
-
 Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,
                 std::string& buffer, std::string_view& out) {
     if (bytes.size() > limit) {
         return {ErrorCode::message_too_large, "larger than the limit"};
     }
-    if (without_packing(key).size() == key.size()) {
+    if (schema::without_packing(key).size() == key.size()) {
         out = bytes;
         return {};
     }
@@ -316,7 +296,7 @@ Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit,
 
 void each_record(std::string_view key, std::string_view content,
                  const std::function<void(std::string_view, std::uint64_t)>& each) {
-    if (!without_packing(key).ends_with(".jsonl")) {
+    if (!schema::without_packing(key).ends_with(".jsonl")) {
         each(content, 0);
         return;
     }

@@ -49,10 +49,6 @@ Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit,
                 std::string& buffer, std::string_view& out);
 void each_record(std::string_view key, std::string_view content,
                  const std::function<void(std::string_view record, std::uint64_t offset)>& each);
-// The name that the schema judges: without folders and without the ending of a compression.
-std::string_view base_name(std::string_view key);
-std::string_view without_packing(std::string_view name);
-std::string shown_name(const schema::Schema& schema, std::string_view key);  // the name as logs may have it
 unsigned reading_threads(unsigned wanted, const Source& source);
 
 }  // namespace headgate::checkpoint

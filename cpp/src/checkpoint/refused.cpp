@@ -46,17 +46,8 @@ Status Refused::add(std::string_view key, std::uint64_t offset, const std::vecto
         HG_ASSIGN(const auto where, folder());
         HG_ASSIGN(file_, nameless_file(where));
     }
-    for (std::string_view rest = held_; !rest.empty();) {
-        const auto wrote = ::pwrite(file_.get(), rest.data(), rest.size(), static_cast<off_t>(in_file_));
-        if (wrote < 0 && errno == EINTR) {
-            continue;
-        }
-        if (wrote < 0) {
-            return status_from_errno(errno, "cannot write down refused records");
-        }
-        in_file_ += static_cast<std::uint64_t>(wrote);
-        rest.remove_prefix(static_cast<std::size_t>(wrote));
-    }
+    HG_RETURN_IF_ERROR(write_at(file_, in_file_, held_, "refused records"));
+    in_file_ += held_.size();
     held_.clear();
     return {};
 }
@@ -102,7 +93,7 @@ Result<std::vector<Reject>> Refused::read(std::uint64_t& at, std::size_t bytes) 
         const auto key = line.at("key").get<std::string>();
         const auto digest = digest_key(key);
         auto& reject = out.emplace_back();
-        reject.name = shown_name(*schema_, key);
+        reject.name = schema_->shown_name(key);
         reject.digest = to_hex(digest.data(), digest.size()).substr(0, 12);
         reject.offset = line.at("offset").get<std::uint64_t>();
         for (const auto& problem : line.at("problems")) {

@@ -2,7 +2,6 @@
 
 #include <mutex>
 
-#include "reading.hpp"
 
 namespace headgate::checkpoint {
 
@@ -12,7 +11,7 @@ std::string LedgerView::partition_of_part(const std::string& name) {
 }
 
 std::string LedgerView::partition_of(std::string_view key) const {
-    return options_.partitioned ? options_.schema->day_of_name(without_packing(base_name(key))) : "";
+    return options_.partitioned ? options_.schema->day_of_name(key) : "";
 }
 
 Status LedgerView::open(const std::vector<std::string>& segments, bool in_background) {

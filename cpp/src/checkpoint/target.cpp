@@ -8,8 +8,8 @@
 #include <set>
 
 #include "headgate/base/file.hpp"
+#include "headgate/base/text.hpp"
 #include "headgate/checkpoint/ports.hpp"
-#include "reading.hpp"
 
 namespace headgate::checkpoint {
 namespace {

@@ -83,7 +83,7 @@ private:
     Status read_source() {
         KeyList keys;
         HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&](const Object& object) {
-            if (options_.schema->accepts_name(without_packing(base_name(object.key)))) {
+            if (options_.schema->accepts_name(object.key)) {
                 keys.add(object.key);
             }
         }));
@@ -114,7 +114,7 @@ private:
 
     void example(std::string_view key) {
         if (report_.examples.size() < kMostExamples) {
-            report_.examples.push_back(shown_name(*options_.schema, key));
+            report_.examples.push_back(options_.schema->shown_name(key));
         }
     }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "headgate/base/text.hpp"
 #include "slot.hpp"
 
 namespace headgate::schema {
@@ -159,12 +160,25 @@ std::size_t Schema::index_of(std::string_view field) const {
     return SIZE_MAX;
 }
 
-bool Schema::accepts_name(std::string_view file_name) const {
+std::string_view without_packing(std::string_view name) {
+    for (const std::string_view ending : {".gz", ".zst"}) {
+        if (name.ends_with(ending)) {
+            return name.substr(0, name.size() - ending.size());
+        }
+    }
+    return name;
+}
+
+bool Schema::accepts_name(std::string_view key) const {
+    const auto file_name = without_packing(base_name(key));
     return any_file_name ? any_file_name->matches(file_name)
                          : file_name.ends_with(".json") || file_name.ends_with(".jsonl");
 }
 
-std::string Schema::redact_name(std::string_view file_name) const {
+std::string Schema::shown_name(std::string_view key) const {
+    const auto packed = base_name(key);
+    const auto file_name = without_packing(packed);
+    const auto packing = packed.substr(file_name.size());
     std::string out(file_name);
     for (const auto& pattern : file_names) {
         std::vector<Pattern::Group> groups;
@@ -178,13 +192,14 @@ std::string Schema::redact_name(std::string_view file_name) const {
                 out.replace(group.begin, group.end - group.begin, "****");
             }
         }
-        return out;
+        return out.append(packing);
     }
-    return private_groups.empty() ? out : "****";
+    return (private_groups.empty() ? out : "****").append(packing);
 }
 
-std::string Schema::day_of_name(std::string_view file_name) const {
+std::string Schema::day_of_name(std::string_view key) const {
     static constexpr std::size_t kDay = 8;
+    const auto file_name = without_packing(base_name(key));
     for (const auto& pattern : file_names) {
         std::vector<Pattern::Group> groups;
         if (!pattern.matches(file_name, groups)) {

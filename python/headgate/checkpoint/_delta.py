@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -39,6 +41,19 @@ def _deltalake() -> Any:
     with needed("delta+ targets need deltalake", "headgate[delta]"):
         import deltalake
     return deltalake
+
+
+@dataclass(frozen=True)
+class State:
+    """A table as it is at one moment: None, 0 and "" before the first append."""
+
+    table: Any | None
+    version: int
+    footer: str
+
+    def next_append(self) -> int:
+        """A version that no other run will take."""
+        return ((self.version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
 
 
 class DeltaPlace:
@@ -93,18 +108,23 @@ class DeltaPlace:
                 raise
             return found
 
+    def state(self) -> State:
+        """The table, and what the manifest of its last append says."""
+        table = self.table()
+        version = version_of(table, self)
+        return State(table, version, self._read_manifest(version) if version else "")
+
     def footer(self) -> dict[str, Any]:
         """What the last append's manifest says.
 
         Raises:
             NotFoundError: there is no such table, or nothing was appended yet.
         """
-        table = self.table()
-        version = _version(table, self)
-        if table is None or not version:
+        state = self.state()
+        if not state.footer:
             message = f"checkpoint {self.uri} does not exist yet"
             raise NotFoundError(message)
-        return dict(json.loads(self.read_manifest(version)))
+        return dict(json.loads(state.footer))
 
     def part(self, name: str) -> bytes:
         """One of the ledger's files."""
@@ -113,25 +133,28 @@ class DeltaPlace:
             return Path(self.uri, name).read_bytes()
         return self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}")
 
-    def read_manifest(self, version: int) -> str:
+    def _read_manifest(self, version: int) -> str:
         try:
             return self.part(f"manifest-{version}.json").decode()
         except (FileNotFoundError, NotFoundError):
             message = f"{self.uri}: the manifest of append {version} is missing"
             raise IntegrityError(message) from None
 
-    def write_manifest(self, version: int, text: str) -> None:
+    def write_part(self, name: str, body: bytes) -> None:
         """A new one: never over another run's."""
-        name = f"{_BASE}.ledger/manifest-{version}.json"
+        name = f"{_BASE}.ledger/{name}"
         if self.s3 is None:
             path = Path(self.uri, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x") as file:
-                file.write(text)
+            with path.open("xb") as file:
+                file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            self.s3.call("put_object", Key=f"{self.prefix}{name}", Body=text.encode(), IfNoneMatch="*")
+            self.s3.call("put_object", Key=f"{self.prefix}{name}", Body=body, IfNoneMatch="*")
+
+    def write_manifest(self, version: int, text: str) -> None:
+        self.write_part(f"manifest-{version}.json", text.encode())
 
     def parts_there(self) -> list[tuple[str, float]]:
         """What lies in the ledger's folder, and when it was written (seconds since the epoch)."""
@@ -169,12 +192,10 @@ def update_delta(
 
     place, origin = DeltaPlace(target), source_place(source)
     for attempt in range(1, _ATTEMPTS + 1):
-        table = place.table()
-        version = _version(table, place)
-        footer = place.read_manifest(version) if version else ""
-        plan = _plan(schema, footer, origin, sort_by, options["threads"])
+        state = place.state()
+        plan = _plan(schema, state.footer, origin, sort_by, options["threads"])
         with _scratch(options["spill_dir"]) as scratch:
-            found, won = _attempt(place, table, version, footer, plan, origin, options, progress, scratch)
+            found, won = _attempt(place, state, plan, origin, options, progress, scratch)
         found["attempts"] = attempt
         if won:
             return found
@@ -195,7 +216,12 @@ def _scratch(parent: str = "") -> Iterator[str]:
         folder.remove()
 
 
-def _version(table: Any | None, place: DeltaPlace) -> int:
+def version_of(table: Any | None, place: DeltaPlace) -> int:
+    """Of the last append; 0 before the first.
+
+    Raises:
+        IntegrityError: the table has rows, and no append of headgate's.
+    """
     if table is None:
         return 0
     version = table.transaction_version(APPLICATION)
@@ -215,30 +241,28 @@ def _plan(schema: str | type[Any], footer: str, origin: Any, sort_by: str, threa
 
 
 def _attempt(
-    place: DeltaPlace, table: Any, version: int, footer: str, plan: str, origin: Any, options: dict[str, Any],
+    place: DeltaPlace, state: State, plan: str, origin: Any, options: dict[str, Any],
     progress: Callable[[int, int], None] | None, scratch: str,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
-    import secrets
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = arrow_schema(json.loads(plan))
     told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
-    if footer:
-        _write_footer(told, columns, footer)
-    found = parquet().stage(origin, place.parts, told if footer else "", out, plan, options, progress)
+    if state.footer:
+        _write_footer(told, columns, state.footer)
+    found = parquet().stage(origin, place.parts, told if state.footer else "", out, plan, options, progress)
     if not found["committed"]:
         return found, True
     with pq.ParquetFile(out) as rows:
         manifest = rows.metadata.metadata[_FOOTER].decode()
-        append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        append = state.next_append()
         place.write_manifest(append, manifest)
         core.fault_point("delta.before_append")
         batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
-        into = table or place.create(columns)
+        into = state.table or place.create(columns)
         # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
-        won = _version(into, place) == version and _append(place, into, append, batches, found["rows_added"])
+        won = version_of(into, place) == state.version and _append(place, into, append, batches, found["rows_added"])
     core.fault_point("delta.after_append")
     return found, won
 
@@ -294,20 +318,18 @@ def verify_delta(
 ) -> dict[str, Any]:
     """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
     place = DeltaPlace(target)
-    table = place.table()
-    version = _version(table, place)
-    if table is None or not version:
+    state = place.state()
+    if state.table is None or not state.footer:
         message = f"{place.uri} does not exist"
         raise NotFoundError(message)
-    footer = place.read_manifest(version)
-    plan = json.loads(footer).get("plan", "") if schema == INFER else plan_of(schema)
+    plan = json.loads(state.footer).get("plan", "") if schema == INFER else plan_of(schema)
     if not plan:
         message = f"{place.uri} has no inferred schema; name the one it was made with"
         raise InvalidInputError(message)
-    rows = sum(batch.num_rows for batch in table.to_pyarrow_dataset().to_batches())
+    rows = sum(batch.num_rows for batch in state.table.to_pyarrow_dataset().to_batches())
     with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")
-        _write_footer(told, arrow_schema(json.loads(plan)), footer)
+        _write_footer(told, arrow_schema(json.loads(plan)), state.footer)
         goal = {"footer_file": told, "parts": place.parts}
         found: dict[str, Any] = parquet().verify(source, goal, plan, progress, rows)
         return found
@@ -355,16 +377,17 @@ def maintain(target: str, *, retention_h: float = _WEEK_H) -> dict[str, Any]:
     )
     return {
         "files_added": merged["numFilesAdded"], "files_removed": merged["numFilesRemoved"], "vacuumed": len(gone),
-        "ledger_removed": _sweep(place, _version(place.table(), place), time.time() - retention_h * 3600),
+        "ledger_removed": _sweep(place, time.time() - retention_h * 3600),
     }  # fmt: skip
 
 
-def _sweep(place: DeltaPlace, version: int, before_s: float) -> int:
+def _sweep(place: DeltaPlace, before_s: float) -> int:
     """Remove what the last append's manifest does not name: older manifests, and parts of runs that lost or died."""
-    if not version:
+    state = place.state()
+    if not state.footer:
         return 0
-    footer = json.loads(place.read_manifest(version))
-    named = {f"manifest-{version}.json", *footer["segments"], *footer["rejects"]}
+    footer = json.loads(state.footer)
+    named = {f"manifest-{state.version}.json", *footer["segments"], *footer["rejects"]}
     gone = [name for name, modified_s in place.parts_there() if name not in named and modified_s < before_s]
     for name in gone:
         place.remove_part(name)

@@ -20,6 +20,11 @@ INFER = "infer"
 _LARGEST_FILE = 1024**3  # an Arrow column of text ends at 2 GiB, and other records may wait beside those of one file
 
 
+def shown_problems(problems: list[tuple[str, str]]) -> list[str]:
+    """(field, kind) as logs and answers say it."""
+    return [f"{field or 'record'}: {kind}" for field, kind in problems]
+
+
 # Tuples: importing dataclasses would take a tenth of the time of a run that finds nothing new.
 class RejectedRecord(NamedTuple):
     """A refused record or an unreadable file, as logs may show it.
@@ -34,8 +39,7 @@ class RejectedRecord(NamedTuple):
     problems: list[tuple[str, str]]
 
     def __str__(self) -> str:
-        problems = ", ".join(f"{field or 'record'}: {kind}" for field, kind in self.problems)
-        return f"{self.name} ({self.digest}) at byte {self.offset}: {problems}"
+        return f"{self.name} ({self.digest}) at byte {self.offset}: {', '.join(shown_problems(self.problems))}"
 
 
 class Refusals(Sequence[RejectedRecord]):

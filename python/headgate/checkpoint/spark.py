@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
-import re
 import secrets
 import struct
 import time
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
-from headgate.checkpoint._delta import _RANDOM_BITS, DeltaPlace, _version, commit
+from headgate.checkpoint._delta import DeltaPlace, commit
 from headgate.checkpoint._run import RejectedRecord, plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
@@ -62,18 +60,19 @@ def update_with_spark(
     plan = plan_of(schema)
     for attempt in range(1, _ATTEMPTS + 1):
         place = DeltaPlace(target)
-        table = place.table() or place.create(arrow_schema(json.loads(plan)))
-        version = _version(table, place)
-        footer = json.loads(place.read_manifest(version)) if version else _first_footer(plan)
+        if (state := place.state()).table is None:
+            place.create(arrow_schema(json.loads(plan)))
+            state = place.state()
+        footer = json.loads(state.footer) if state.footer else _first_footer(plan)
         known = _known(place, footer)
         found = _read(spark, source, plan, known, rescan)
         if not found["files"]:
             found["frame"].unpersist()
             return {"taken_files": 0, "rows_added": 0, "rejected_records": 0, "rows_total": footer["rows"],
                     "attempts": attempt}  # fmt: skip
-        append = ((version >> _RANDOM_BITS) + 1) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-        counts = _write_parts(place, footer, found, known, append)
-        won = _append(spark, place, table, found, plan, append, counts["rows_added"])
+        append = state.next_append()
+        counts = _write_parts(place, footer, found, known, append, plan)
+        won = _append(spark, place, state.table, found, plan, append, counts["rows_added"])
         found["frame"].unpersist()
         if won:
             _log_rejects(plan, found["files"])
@@ -84,9 +83,10 @@ def update_with_spark(
 
 
 def _log_rejects(plan: str, files: list[tuple[str, int, str, int]]) -> None:
+    validator = core.Validator(plan)
     for key, _, bad, _ in files:
+        name, digest = validator.shown_name(key), _digest(key).hex()[:12]
         for offset, problems in json.loads(bad):
-            name, digest = _shown(plan, _base(key)), hashlib.sha256(key.encode()).hexdigest()[:12]
             log.warning("rejected %s", RejectedRecord(name, digest, offset, [(f, k) for f, k in problems]))
 
 
@@ -105,11 +105,9 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
     files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
     root = _root(source)
     names = [row.path for row in files.select("path").collect()]
-    patterns = [re.compile(pattern) for pattern in json.loads(plan)["file_names"]]
+    accepts_name = core.Validator(plan).accepts_name
     keys = {path: _key(path, root) for path in names}
-    chosen = {
-        path: key for path, key in keys.items() if _is_ours(key, patterns) and (rescan or _digest(key) not in known)
-    }
+    chosen = {path: key for path, key in keys.items() if accepts_name(key) and (rescan or _digest(key) not in known)}
     columns = t.StructType([
         t.StructField("key", t.StringType()), t.StructField("content", t.LongType()),
         t.StructField("rows", t.StringType()), t.StructField("bad", t.StringType()),
@@ -151,21 +149,8 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
     return {"files": found.collect(), "frame": frame}
 
 
-def _is_ours(key: str, patterns: list[re.Pattern[str]]) -> bool:
-    """As the core judges names: without the ending of a compression."""
-    name = _without_packing(_base(key))
-    if not patterns:
-        return name.endswith((".json", ".jsonl"))
-    return any(pattern.fullmatch(name) for pattern in patterns)
-
-
 def _without_packing(key: str) -> str:
     return key.removesuffix(".gz") if key.endswith(".gz") else key.removesuffix(".zst")
-
-
-def _shown(plan: str, name: str) -> str:
-    inner = _without_packing(name)
-    return core.redact_name(plan, inner) + name[len(inner) :]
 
 
 def _unpacked(key: str, content: bytes) -> tuple[str, bytes | None]:
@@ -204,10 +189,6 @@ def _key(path: str, root: str) -> str:
     return unquote(f"{parts.netloc}{parts.path}").lstrip("/").removeprefix(root)
 
 
-def _base(key: str) -> str:
-    return key.rsplit("/", 1)[-1]
-
-
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()[:16]
 
@@ -215,31 +196,11 @@ def _digest(key: str) -> bytes:
 # --- the ledger, on the driver
 
 
-def _part(place: DeltaPlace, name: str, body: bytes | None = None) -> bytes:
-    if place.s3 is None:
-        from pathlib import Path
-
-        path = Path(place.uri, "_headgate.ledger", name)
-        if body is None:
-            return path.read_bytes()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        return body
-    key = f"{place.prefix}_headgate.ledger/{name}"
-    if body is None:
-        return place.s3.get(key, f"{place.uri}/_headgate.ledger/{name}")
-    place.s3.call("put_object", Key=key, Body=body)
-    return body
-
-
 def _known(place: DeltaPlace, footer: dict[str, Any]) -> dict[bytes, tuple[int, int]]:
     """Key digest -> (content digest, rows) of everything taken."""
     out = {}
     for name in footer["segments"]:
-        body = _part(place, name)
+        body = place.part(name)
         if body[:4] != _MAGIC or hashlib.sha256(body[:-32]).digest() != body[-32:]:
             message = f"ledger segment {name} is damaged"
             raise InvalidInputError(message, "corrupt_data")
@@ -256,16 +217,16 @@ def _segment(entries: list[tuple[bytes, int, int, int]]) -> bytes:
 
 
 def _write_parts(
-    place: DeltaPlace, footer: dict[str, Any], found: Any, known: dict[bytes, tuple[int, int]], append: int
+    place: DeltaPlace, footer: dict[str, Any], found: Any, known: dict[bytes, tuple[int, int]], append: int, plan: str
 ) -> dict[str, int]:
     """Segments, rejects and manifest of an append; `footer` becomes the new one."""
     days: dict[str, list[tuple[bytes, int, int, int]]] = {}
     rejects, rows = [], 0
+    day_of_name = core.Validator(plan).day_of_name
     for key, content, bad_text, count in found["files"]:
         bad = json.loads(bad_text)
-        day = next((p for p in _base(key).split("-") if len(p) >= 8 and p[:8].isdigit()), "")[:8]
         digest = _digest(key)
-        days.setdefault(day, []).append((digest, content, count, 1 if bad and not count else 0))
+        days.setdefault(day_of_name(key), []).append((digest, content, count, 1 if bad and not count else 0))
         rows += count
         footer["superseded"] += known.get(digest, (0, 0))[1]
         rejects += [
@@ -277,11 +238,11 @@ def _write_parts(
     stem = f"{footer['version']}-{footer['write_id'][:12]}"
     for n, (day, entries) in enumerate(sorted(days.items())):
         name = f"seg-{stem}{f'-{n}' if n else ''}{f'@{day}' if day else ''}.hgl"
-        _part(place, name, _segment(entries))
+        place.write_part(name, _segment(entries))
         footer["segments"].append(name)
     if rejects:
         name = f"rej-{stem}.jsonl"
-        _part(place, name, "".join(json.dumps(r) + "\n" for r in rejects).encode())
+        place.write_part(name, "".join(json.dumps(r) + "\n" for r in rejects).encode())
         footer["rejects"].append(name)
     place.write_manifest(append, json.dumps(footer))
     return {"taken_files": len(found["files"]), "rows_added": rows, "rejected_records": len(rejects)}

@@ -78,12 +78,13 @@ def _run(event: Json) -> CheckpointRun:
 
 def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
     from headgate._native import core
+    from headgate.checkpoint._run import shown_problems
 
     elapsed = round((time.monotonic() - started) * 1000, 1)
     for reject in run.rejects:
         observer.warning(
             "record rejected", file=reject.name, digest=reject.digest, offset=reject.offset,
-            problems=[f"{field or 'record'}: {kind}" for field, kind in reject.problems],
+            problems=shown_problems(reject.problems),
         )  # fmt: skip
     for one in run.unread:
         observer.warning(

@@ -74,6 +74,8 @@ std::shared_ptr<FileSystem> real_files();
 Result<std::string> read_file(const std::string& path);
 Status make_folders(const std::string& path);
 Status sync_file(const std::string& path);
+// All of the bytes from byte `at` of the file on; `what` is named when it fails: "cannot write <what>".
+Status write_at(const FileDescriptor& file, std::uint64_t at, std::string_view bytes, std::string_view what);
 std::string parent_folder(const std::string& path);
 
 // Temporary file beside `path`, write, fsync, then rename (or, with `if_absent`, link: already_exists when `path` is

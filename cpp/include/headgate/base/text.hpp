@@ -9,6 +9,7 @@
 
 namespace headgate {
 
+std::string_view base_name(std::string_view path) noexcept;  // what comes after the last slash
 std::string to_hex(const std::uint8_t* bytes, std::size_t size);
 
 // Length in bytes of the well-formed UTF-8 sequence at `at` (Unicode 15, table 3-7), or 0. `text[at]` must be >= 0x80.

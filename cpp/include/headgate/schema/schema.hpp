@@ -72,10 +72,14 @@ struct Schema {
     static Result<std::shared_ptr<const Schema>> parse(std::string_view plan_json);
     std::size_t index_of(std::string_view field) const;  // SIZE_MAX when there is none
     std::size_t sort_column() const { return sort_by.empty() ? SIZE_MAX : index_of(sort_by); }  // a name may be ""
-    bool accepts_name(std::string_view file_name) const;
-    std::string redact_name(std::string_view file_name) const;
-    std::string day_of_name(std::string_view file_name) const;  // YYYYMMDD of the group `stamp`, or nothing
+
+    // Of a key the schema judges the name: without folders, and without the ending of a compression.
+    bool accepts_name(std::string_view key) const;
+    std::string shown_name(std::string_view key) const;   // as logs may have it
+    std::string day_of_name(std::string_view key) const;  // YYYYMMDD of the group `stamp`, or nothing
 };
+
+std::string_view without_packing(std::string_view name);  // x.json of x.json.gz and of x.json.zst
 
 // A row of several columns or tables that belong together.
 struct RowAt {

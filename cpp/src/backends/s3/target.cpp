@@ -63,7 +63,7 @@ public:
         if (!file.ok() || ::ftruncate(file.get(), static_cast<off_t>(size_)) != 0) {
             return status_from_errno(errno, "cannot write " + path);
         }
-        HG_RETURN_IF_ERROR(write_at(file, size_ - tail.size(), tail));
+        HG_RETURN_IF_ERROR(write_at(file, size_ - tail.size(), tail, "a temporary file"));
         // The last eight bytes of Parquet are the footer's length (little endian) and "PAR1".
         if (tail.size() >= 8 && tail.substr(tail.size() - 4) == "PAR1" && tail.size() < size_) {
             std::uint32_t footer = 0;
@@ -167,21 +167,6 @@ private:
 
     Status about(const Status& status) const { return {status.code(), name() + ": " + status.message()}; }
 
-    static Status write_at(const FileDescriptor& file, std::uint64_t at, std::string_view bytes) {
-        while (!bytes.empty()) {
-            const auto wrote = ::pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
-            if (wrote < 0 && errno == EINTR) {
-                continue;
-            }
-            if (wrote < 0) {
-                return status_from_errno(errno, "cannot write a temporary file");
-            }
-            at += static_cast<std::uint64_t>(wrote);
-            bytes.remove_prefix(static_cast<std::size_t>(wrote));
-        }
-        return {};
-    }
-
     Status download(const FileDescriptor& file, std::uint64_t begin, std::uint64_t end) {
         for (auto at = begin; at < end; at += kRange) {
             const auto last = std::min(end, at + kRange) - 1;
@@ -194,7 +179,7 @@ private:
             if (answer.value().body.size() != last - at + 1) {
                 return {ErrorCode::malformed_response, name() + ": S3 sent another range than was asked for"};
             }
-            HG_RETURN_IF_ERROR(write_at(file, at, answer.value().body));
+            HG_RETURN_IF_ERROR(write_at(file, at, answer.value().body, "a temporary file"));
         }
         return {};
     }

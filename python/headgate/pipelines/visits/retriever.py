@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from headgate._native import core
+from headgate._registry import shipped_plan
+from headgate.checkpoint._run import shown_problems
 from headgate.checkpoint.schema import problems_of
 from headgate.errors import AccessError, HeadgateError, InvalidInputError
 from headgate.pipelines.visits.models import FILE_NAMES, VisitEvent
@@ -19,18 +22,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.checkpoint")
 _THREADS = 16
+_VISITS = core.Validator(shipped_plan("visits"))
 _NAMES = [re.compile(pattern) for pattern in FILE_NAMES]
 
 
 def redacted(key: str) -> str:
-    """The key as logs may show it: the participant id is hidden."""
-    name = key.rsplit("/", 1)[-1]
-    for pattern in _NAMES:
-        if found := pattern.fullmatch(name):
-            if "ptid" in found.groupdict():
-                return name[: found.start("ptid")] + "****" + name[found.end("ptid") :]
-            return name
-    return "****"
+    """The file's name as logs may show it: the participant id is hidden."""
+    return _VISITS.shown_name(key)
 
 
 class S3EventRetriever:
@@ -116,5 +114,5 @@ class S3EventRetriever:
 def _problems(error: Exception) -> list[str]:
     """Fields and kinds; never a value, which may be personal."""
     if isinstance(error, ValidationError):
-        return [f"{field or 'record'}: {kind}" for field, kind in problems_of(error, VisitEvent)]
+        return shown_problems(problems_of(error, VisitEvent))
     return [error.kind.value] if isinstance(error, HeadgateError) else ["json"]
