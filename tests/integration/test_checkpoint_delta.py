@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from headgate.checkpoint import Checkpoint, maintain, rejected, update, verify
 from headgate.checkpoint._delta import DeltaPlace
 from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
-from headgate.pipelines.visits import Visits
+from headgate.pipelines.visits import VisitEvent, Visits
 from headgate.testing.servers import S3Server
 from headgate.testing.visits import write_wave
 
@@ -257,3 +258,43 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
         update(logs, target, settle_s=0)
     with pytest.raises(ConfigError, match="expected delta"):
         update(logs, "delta+gs://b/t", settle_s=0)
+
+
+class Undated(VisitEvent):
+    """The same events; only the names of their files are read differently."""
+
+    headgate_file_names = (r"log-.*\.json",)
+
+
+class Dated(VisitEvent):
+    headgate_file_names = (r"log-[a-z-]+-(?P<stamp>[0-9]{8})-.*\.json",)
+
+
+class DatedByVisit(VisitEvent):
+    headgate_file_names = (r"log-.*-[0-9]{6}-(?P<stamp>[0-9]{8})\.json",)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([Undated, Dated, DatedByVisit])))
+def test_a_schema_that_reads_other_days_in_names_takes_nothing_twice(tmp_path, order):
+    """The ledger is divided by the day of the name: what is known has to be found whatever day it was written under."""
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    logs.mkdir()
+
+    def log_events(first):
+        for n in range(first, first + 20):
+            day = n % 3 + 1
+            (logs / f"log-submit-2024011{day}-1000{n:02}-42-ingest-form-1100{n:02}-2024020{day}.json").write_text(json.dumps(
+                {"action": "submit", "study": "adrc", "pipeline_adcid": 42, "project_label": "ingest-form",
+                 "center_label": "alpha", "gear_name": "form-scheduler", "ptid": f"1100{n:02}", "visit_date": f"2024-02-0{day}",
+                 "visit_number": "01", "datatype": "form", "module": "UDS", "packet": "I",
+                 "timestamp": f"2024-01-1{day}T10:00:{n:02}Z"}
+            ))  # fmt: skip
+
+    total = 0
+    for n, schema in enumerate((*order, *order)):
+        log_events(20 * n if n < 3 else 0)
+        total += 20 if n < 3 else 0
+        run = update(logs, target, schema=schema, settle_s=0)
+        assert (run.rows_total, run.known + run.taken_files, run.changed) == (total, total, 0), schema
+        assert verify(target, logs, schema=schema).differences == []
+    assert Checkpoint.read(target).get_event_count() == total == 60

@@ -2,6 +2,7 @@
 
 #include <mutex>
 
+#include "headgate/base/text.hpp"
 
 namespace headgate::checkpoint {
 
@@ -17,7 +18,12 @@ std::string LedgerView::partition_of(std::string_view key) const {
 Status LedgerView::open(const std::vector<std::string>& segments, bool in_background) {
     empty_ = segments.empty();
     for (const auto& name : segments) {
-        waiting_[partition_of_part(name)].push_back(name);
+        const auto& partition = *partitions_.insert(partition_of_part(name)).first;
+        waiting_[partition].push_back(name);
+        if (!partition.empty()) {
+            lengths_.insert(partition.size());
+            firsts_.set(static_cast<unsigned char>(partition.front()));
+        }
     }
     if (options_.partitioned) {
         return {};
@@ -29,11 +35,37 @@ Status LedgerView::open(const std::vector<std::string>& segments, bool in_backgr
     return {};
 }
 
-Status LedgerView::reach(std::string_view key) {
-    return options_.partitioned && !waiting_.empty() ? load(partition_of(key)) : Status();
+std::vector<std::string_view> LedgerView::others_of(std::string_view key) const {
+    std::vector<std::string_view> out;
+    const auto name = base_name(key);
+    for (const auto length : lengths_) {
+        for (std::size_t at = 0; at + length <= name.size(); ++at) {
+            if (!firsts_.test(static_cast<unsigned char>(name[at]))) {
+                continue;
+            }
+            if (const auto found = partitions_.find(name.substr(at, length)); found != partitions_.end()) {
+                out.push_back(*found);
+            }
+        }
+    }
+    if (const auto found = partitions_.find(std::string_view()); found != partitions_.end()) {
+        out.push_back(*found);
+    }
+    return out;
 }
 
-Status LedgerView::load(const std::string& partition) {
+Status LedgerView::reach(std::string_view key) {
+    if (!options_.partitioned || waiting_.empty()) {
+        return {};
+    }
+    HG_RETURN_IF_ERROR(load(partition_of(key)));
+    for (const auto& partition : others_of(key)) {
+        HG_RETURN_IF_ERROR(load(partition));
+    }
+    return {};
+}
+
+Status LedgerView::load(std::string_view partition) {
     const auto found = waiting_.find(partition);
     if (found == waiting_.end()) {
         return {};
@@ -45,9 +77,9 @@ Status LedgerView::load(const std::string& partition) {
         taken.merge(std::move(entries));
     }
     taken.index();
-    waiting_.erase(found);
     const std::unique_lock lock(mutex_);
     taken_.emplace(partition, std::move(taken));
+    waiting_.erase(found);
     return {};
 }
 
@@ -61,13 +93,24 @@ const Entry* LedgerView::find(std::string_view key, const KeyDigest& digest) con
     if (empty_) {
         return nullptr;
     }
-    const auto partition = partition_of(key);
-    std::shared_lock lock(mutex_, std::defer_lock);
-    if (options_.partitioned) {
-        lock.lock();
+    const auto in = [&](std::string_view partition) -> const Entry* {
+        const auto found = taken_.find(partition);
+        return found == taken_.end() ? nullptr : found->second.find(digest);
+    };
+    if (!options_.partitioned) {
+        return in("");
     }
-    const auto found = taken_.find(partition);
-    return found == taken_.end() ? nullptr : found->second.find(digest);
+    const auto partition = partition_of(key);
+    const std::shared_lock lock(mutex_);
+    if (const auto* found = in(partition); found != nullptr) {
+        return found;
+    }
+    for (const auto& other : others_of(key)) {
+        if (const auto* found = in(other); found != nullptr) {
+            return found;
+        }
+    }
+    return nullptr;
 }
 
 }  // namespace headgate::checkpoint

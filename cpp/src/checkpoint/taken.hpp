@@ -1,8 +1,10 @@
 // The ledger of a target as a run sees it: all of it, or the days that the source has.
 #pragma once
 
+#include <bitset>
 #include <future>
 #include <map>
+#include <set>
 #include <shared_mutex>
 #include <string>
 #include <string_view>
@@ -37,15 +39,21 @@ public:
     static std::string partition_of_part(const std::string& name);
 
 private:
-    Status load(const std::string& partition);
+    Status load(std::string_view partition);
+    // Partitions besides its own that may know `key`: a run whose schema found the day elsewhere in names, or nowhere,
+    // wrote it down under another part of the name, or under none.
+    std::vector<std::string_view> others_of(std::string_view key) const;
 
     const Options& options_;
     Target& target_;
     std::shared_future<Status> loading_;
     bool empty_ = true;
     mutable std::shared_mutex mutex_;  // of taken_, where days come one by one
-    std::map<std::string, Taken> taken_;
-    std::map<std::string, std::vector<std::string>> waiting_;  // parts not read yet
+    std::map<std::string, Taken, std::less<>> taken_;
+    std::map<std::string, std::vector<std::string>, std::less<>> waiting_;  // parts not read yet
+    std::set<std::string, std::less<>> partitions_;                         // of all parts
+    std::set<std::size_t> lengths_;                                         // of their names, "" left out
+    std::bitset<256> firsts_;                                               // bytes that these begin with
 };
 
 }  // namespace headgate::checkpoint
