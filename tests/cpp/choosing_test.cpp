@@ -10,7 +10,16 @@
 namespace headgate::checkpoint {
 namespace {
 
-TEST(KeyList, MergedListsAreOneSortedList) {
+std::vector<std::string> texts(const SortedKeys& keys, std::size_t begin, std::size_t end) {
+    const auto list = keys.range(begin, end);
+    std::vector<std::string> out;
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        out.emplace_back(list[i]);
+    }
+    return out;
+}
+
+TEST(SortedKeys, MergedListsAreOneSortedList) {
     SeededRandom random(11);
     for (int round = 0; round < 300; ++round) {
         std::vector<KeyList> lists(random.next() % 9);
@@ -24,15 +33,12 @@ TEST(KeyList, MergedListsAreOneSortedList) {
             list.sort();
         }
         std::sort(model.begin(), model.end());
-        const auto merged = KeyList::merged(std::move(lists), 1 + round % 3);
-        ASSERT_EQ(merged.size(), model.size());
-        for (std::size_t i = 0; i < model.size(); ++i) {
-            ASSERT_EQ(merged[i], model[i]) << "round " << round;
-        }
+        const auto merged = SortedKeys::merged(std::move(lists), 1 + round % 3);
+        ASSERT_EQ(texts(merged, 0, merged.size()), model) << "round " << round;
     }
 }
 
-TEST(KeyList, ManyKeysAreMergedByThreads) {
+TEST(SortedKeys, ManyKeysAreMergedByThreads) {
     SeededRandom random(12);
     std::vector<KeyList> lists(40);
     std::vector<std::string> model;
@@ -44,10 +50,81 @@ TEST(KeyList, ManyKeysAreMergedByThreads) {
         list.sort();
     }
     std::sort(model.begin(), model.end());
-    const auto merged = KeyList::merged(std::move(lists), 4);
-    ASSERT_EQ(merged.size(), model.size());
-    for (std::size_t i = 0; i < model.size(); ++i) {
-        ASSERT_EQ(merged[i], model[i]);
+    const auto merged = SortedKeys::merged(std::move(lists), 4);
+    ASSERT_EQ(texts(merged, 0, merged.size()), model);
+    for (int round = 0; round < 200; ++round) {
+        const auto begin = random.next() % model.size();
+        const auto end = std::min<std::size_t>(model.size(), begin + random.next() % 700);
+        ASSERT_EQ(texts(merged, begin, end), std::vector(model.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                         model.begin() + static_cast<std::ptrdiff_t>(end)));
+    }
+}
+
+TEST(SortedKeys, AnyBytesOfAnyLengthComeBack) {
+    SeededRandom random(13);
+    for (int round = 0; round < 100; ++round) {
+        std::vector<std::string> model = {""};
+        for (auto n = random.next() % 300; n > 0; --n) {
+            // Parts of others, and more: shared lengths and rests on both sides of what one byte counts to.
+            const auto& other = model[random.next() % model.size()];
+            auto key = other.substr(0, random.next() % (other.size() + 1));
+            for (auto more = random.next() % 300; more > 0; --more) {
+                key.push_back(static_cast<char>(random.next() % 3 == 0 ? random.next() : 0xFF));
+            }
+            model.push_back(key);
+        }
+        std::sort(model.begin(), model.end());
+        std::vector<KeyList> lists(1);
+        for (const auto& key : model) {
+            lists[0].add(key);
+        }
+        const auto sorted = SortedKeys::merged(std::move(lists), 2);
+        ASSERT_EQ(texts(sorted, 0, sorted.size()), model) << "round " << round;
+    }
+}
+
+TEST(SortedKeys, AStretchIsKeptUntilItsReaderIsDoneWithIt) {
+    std::vector<KeyList> lists(1);
+    for (int i = 1000; i < 2000; ++i) {
+        lists[0].add("key-" + std::to_string(i));
+    }
+    const auto keys = SortedKeys::merged(std::move(lists), 1);
+    OpenStretches open(keys);
+    open.open(100, 200);
+    open.open(500, 503);  // another reader has what is between
+    EXPECT_EQ(open[100], "key-1100");
+    EXPECT_EQ(open[199], "key-1199");
+    EXPECT_EQ(open[502], "key-1502");
+    const auto held = open.oldest();
+    open.close_before(199);
+    EXPECT_EQ(open[199], "key-1199");
+    open.close_before(200);
+    EXPECT_EQ(open[500], "key-1500");
+    EXPECT_EQ((*open.oldest())[0], "key-1500");
+    EXPECT_EQ((*held)[99], "key-1199");
+    open.close_before(503);
+    open.open(999, 1000);
+    EXPECT_EQ(open[999], "key-1999");
+}
+
+TEST(Segment, EntriesAreSortedByKey) {
+    SeededRandom random(14);
+    for (const std::size_t count : {0, 1, 2, 15, 16, 17, 33, 1000, 70'000}) {
+        std::vector<Entry> entries(count);
+        for (auto& entry : entries) {
+            // Evenly spread, or nearly all in one place.
+            entry.key[count % 2 == 0 ? 0 : 3] = static_cast<std::uint8_t>(random.next());
+            entry.key[1] = static_cast<std::uint8_t>(random.next() % 3);
+            entry.key[15] = static_cast<std::uint8_t>(random.next());
+            entry.tag = random.next();
+        }
+        auto model = entries;
+        const auto whole = [](const Entry& entry) { return std::pair(entry.key, entry.tag); };
+        sort_by_key(entries);
+        ASSERT_TRUE(std::is_sorted(entries.begin(), entries.end(), ByKey())) << count;
+        std::ranges::sort(model, {}, whole);
+        std::ranges::sort(entries, {}, whole);
+        ASSERT_TRUE(std::ranges::equal(entries, model, {}, whole, whole)) << count;
     }
 }
 
@@ -164,10 +241,7 @@ protected:
         Summary summary;
         const auto keys = choose(options, environment, {}, ledger, summary);
         ASSERT_TRUE(keys.ok()) << keys.status().message();
-        ASSERT_EQ(keys.value().size(), wanted.size());
-        for (std::size_t i = 0; i < wanted.size(); ++i) {
-            ASSERT_EQ(keys.value()[i], wanted[i]);
-        }
+        ASSERT_EQ(texts(keys.value(), 0, keys.value().size()), wanted);
         EXPECT_EQ(summary.listed, files);
         EXPECT_EQ(summary.known, files / 6);
         EXPECT_EQ(summary.deferred, files / 6);

@@ -77,9 +77,11 @@ struct Reading {
             schema::Schema::parse(R"({"format": 1, "name": "t", "fields": [{"name": "text", "type": "string"}]})")
                 .value();
         environment.source = source;
+        std::vector<KeyList> lists(1);
         for (std::size_t i = 0; i < files; ++i) {
-            keys.add("file-" + std::to_string(1000 + i) + ".jsonl");
+            lists[0].add("file-" + std::to_string(1000 + i) + ".jsonl");
         }
+        keys = SortedKeys::merged(std::move(lists), 1);
     }
     Status run(const std::function<Status(Piece&)>& take) {
         return read_files(
@@ -88,7 +90,7 @@ struct Reading {
     std::shared_ptr<Repeated> source;
     Options options;
     Environment environment;
-    KeyList keys;
+    SortedKeys keys;
 };
 
 std::string megabytes(std::size_t count) {

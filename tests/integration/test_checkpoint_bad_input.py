@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from headgate.checkpoint import Checkpoint, rejected, update, verify
 from headgate.errors import InvalidInputError
+from headgate.testing.visits import write_wave
 
 GOOD = {
     "action": "submit", "study": "adrc", "pipeline_adcid": 42, "project_label": "ingest-form", "center_label": "alpha",
@@ -230,3 +231,17 @@ def test_files_without_permission_are_tried_again(tmp_path):
     assert refused.returncode == 1
     assert "none of the 5 new files" in refused.stderr
     assert "[permission_denied]" in refused.stderr
+
+
+def test_a_run_leaves_the_descriptors_of_the_process_alone(tmp_path):
+    """Its readers have descriptors of their own; those of everything else stay open, and none is left behind."""
+    logs = tmp_path / "logs"
+    wave = write_wave(logs, 200)
+    come, go = os.pipe()
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert update(logs, tmp_path / "events.parquet", settle_s=0, threads=4).rows_added == wave.good
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.write(go, b"still here")
+    os.close(go)
+    assert (os.read(come, 99), os.read(come, 99)) == (b"still here", b"")  # no copy of the other end is open anywhere
+    os.close(come)

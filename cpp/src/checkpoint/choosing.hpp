@@ -13,8 +13,8 @@ struct Window {
 };
 
 // Lists, and gives (sorted) what is new or may have changed; counts the rest in `summary`.
-Result<KeyList> choose(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-                       Summary& summary);
+Result<SortedKeys> choose(const Options& options, const Environment& environment, const Window& window,
+                          LedgerView& ledger, Summary& summary);
 
 // "20240115-100000", as event files are named.
 std::string compact_stamp(std::int64_t us);

@@ -150,13 +150,17 @@ public:
     Inferrer(const InferOptions& options, const Environment& environment) : options_(options), env_(environment) {}
 
     Result<std::string> execute() {
-        HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [this](const Object& object) {
+        KeyList keys;
+        HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&keys](const Object& object) {
             const auto name = schema::without_packing(object.key);
             if (name.ends_with(".json") || name.ends_with(".jsonl")) {
-                keys_.add(object.key);
+                keys.add(object.key);
             }
         }));
-        keys_.sort();
+        keys.sort();
+        std::vector<KeyList> lists;
+        lists.push_back(std::move(keys));
+        keys_ = SortedKeys::merged(std::move(lists), reading_threads(options_.threads, *env_.source));
         HG_RETURN_IF_ERROR(read());
         fields_.erase("_rest");
         if (fields_.empty()) {
@@ -208,6 +212,7 @@ private:
         std::uint64_t records = 0;
         Notes notes(most_names());
         std::string buffer;
+        OpenStretches open(keys_);
         std::size_t at = 0;
         std::size_t end = 0;
         fetcher.value()->run(
@@ -215,13 +220,17 @@ private:
                 if (at == end) {
                     at = next_.fetch_add(kFilesPerStep);
                     end = std::min(keys_.size(), at + kFilesPerStep);
+                    if (at < end) {
+                        open.open(at, end);
+                    }
                 }
-                return at < end ? std::optional(Wanted{at, keys_[at++]}) : std::nullopt;
+                return at < end ? std::optional(Wanted{at, open[at++]}) : std::nullopt;
             },
             [&](const Fetched& fetched) {
                 // What cannot be read or parsed is counted by the run itself.
                 std::string_view content;
-                const auto key = keys_[fetched.index];
+                open.close_before(fetched.index);
+                const auto key = open[fetched.index];
                 if (fetched.outcome != ReadOutcome::read ||
                     !unpacked(key, fetched.bytes, options_.max_file_bytes, env_.unpack, buffer, content).ok()) {
                     return;
@@ -318,7 +327,7 @@ private:
 
     const InferOptions& options_;
     const Environment& env_;
-    KeyList keys_;
+    SortedKeys keys_;
     std::atomic<std::size_t> next_{0};
     std::atomic<bool> stop_{false};
     bool interrupted_ = false;

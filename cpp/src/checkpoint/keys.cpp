@@ -1,7 +1,9 @@
 #include "keys.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
+#include <string>
 #include <thread>
 
 namespace headgate::checkpoint {
@@ -10,6 +12,8 @@ namespace {
 constexpr std::size_t kSmallestBlock = 4U << 10U;
 constexpr std::size_t kLargestBlock = 256U << 10U;
 constexpr std::size_t kKeysPerThread = 20'000;
+constexpr std::size_t kKeysPerGroup = 64;
+constexpr std::size_t kCodedBlock = 64U << 10U;
 
 using Keys = std::vector<std::string_view>;
 
@@ -36,6 +40,43 @@ void merge_stretches(Keys::iterator begin, std::vector<std::ptrdiff_t> ends) {
     }
 }
 
+// Calls `work` with 0 to parts - 1, each on a thread of its own; the caller's is one of them.
+void in_threads(std::size_t parts, const std::function<void(std::size_t)>& work) {
+    std::vector<std::thread> others;
+    for (std::size_t part = 1; part < parts; ++part) {
+        others.emplace_back([&work, part] { work(part); });
+    }
+    work(0);
+    for (auto& thread : others) {
+        thread.join();
+    }
+}
+
+std::size_t shared_prefix(std::string_view a, std::string_view b) {
+    const auto most = std::min(a.size(), b.size());
+    return static_cast<std::size_t>(
+        std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(most), b.begin()).first - a.begin());
+}
+
+// Seven bits a byte, the lowest first; the last byte has its top bit clear.
+void put_length(std::string& out, std::size_t length) {
+    for (; length >= 0x80; length >>= 7U) {
+        out.push_back(static_cast<char>(length | 0x80));
+    }
+    out.push_back(static_cast<char>(length));
+}
+
+std::size_t take_length(const char*& from) {
+    std::size_t out = 0;
+    for (int shift = 0;; shift += 7) {
+        const auto byte = static_cast<unsigned char>(*from++);
+        out |= static_cast<std::size_t>(byte & 0x7FU) << shift;
+        if (byte < 0x80) {
+            return out;
+        }
+    }
+}
+
 }  // namespace
 
 void KeyList::add(std::string_view key) {
@@ -56,15 +97,46 @@ void KeyList::sort() {
     }
 }
 
-KeyList KeyList::merged(std::vector<KeyList> sorted, std::size_t threads) {
+// A part of the keys; its first one begins a group.
+struct SortedKeys::Coded {
+    std::vector<std::unique_ptr<char[]>> blocks;
+    std::vector<const char*> groups;
+};
+
+SortedKeys::Coded SortedKeys::code(const std::string_view* begin, const std::string_view* end) {
+    Coded out;
+    std::string group;
+    std::size_t room = 0;
+    char* to = nullptr;
+    while (begin != end) {
+        group.clear();
+        std::string_view before;
+        for (std::size_t i = 0; i < kKeysPerGroup && begin != end; ++i, ++begin) {
+            const auto shared = shared_prefix(before, *begin);
+            put_length(group, shared);
+            put_length(group, begin->size() - shared);
+            group.append(begin->substr(shared));
+            before = *begin;
+        }
+        if (group.size() > room) {
+            room = std::max(group.size(), kCodedBlock);
+            out.blocks.push_back(std::make_unique_for_overwrite<char[]>(room));
+            to = out.blocks.back().get();
+        }
+        out.groups.push_back(to);
+        to = std::copy(group.begin(), group.end(), to);
+        room -= group.size();
+    }
+    return out;
+}
+
+SortedKeys SortedKeys::merged(std::vector<KeyList> sorted, std::size_t threads) {
     std::erase_if(sorted, [](const KeyList& list) { return list.keys_.empty(); });
-    KeyList out;
     std::size_t total = 0;
     Keys samples;  // a few of each list
     bool in_order = true;
     std::string_view greatest;
-    for (auto& list : sorted) {
-        std::move(list.blocks_.begin(), list.blocks_.end(), std::back_inserter(out.blocks_));
+    for (const auto& list : sorted) {
         in_order = in_order && greatest <= list.keys_.front();
         greatest = list.keys_.back();
         total += list.keys_.size();
@@ -72,43 +144,89 @@ KeyList KeyList::merged(std::vector<KeyList> sorted, std::size_t threads) {
             samples.push_back(list.keys_[i]);
         }
     }
-    out.keys_.resize(total);
+    const auto parts = std::clamp<std::size_t>(total / kKeysPerThread, 1, std::max<std::size_t>(threads, 1));
+    Keys keys(total);
     if (in_order) {
-        auto to = out.keys_.begin();
+        auto to = keys.begin();
         for (const auto& list : sorted) {
             to = std::copy(list.keys_.begin(), list.keys_.end(), to);
         }
-        return out;
-    }
-    // Each thread merges the keys between two of the samples.
-    std::sort(samples.begin(), samples.end());
-    const auto parts = std::clamp<std::size_t>(total / kKeysPerThread, 1, threads);
-    std::vector<std::thread> others;
-    std::vector<std::size_t> at(sorted.size(), 0);
-    auto to = out.keys_.begin();
-    for (std::size_t part = 1; part <= parts; ++part) {
-        std::vector<std::ptrdiff_t> ends;
-        const auto begin = to;
-        for (std::size_t i = 0; i < sorted.size(); ++i) {
-            const auto& keys = sorted[i].keys_;
-            const auto first = keys.begin() + static_cast<std::ptrdiff_t>(at[i]);
-            const auto last = part == parts
-                                  ? keys.end()
-                                  : std::lower_bound(first, keys.end(), samples[samples.size() * part / parts]);
-            to = std::copy(first, last, to);
-            at[i] = static_cast<std::size_t>(last - keys.begin());
-            ends.push_back(to - begin);
+    } else {
+        // Each thread merges the keys between two of the samples.
+        std::sort(samples.begin(), samples.end());
+        std::vector<std::size_t> at(sorted.size(), 0);
+        std::vector<std::vector<std::ptrdiff_t>> ends(parts);
+        std::vector<Keys::iterator> begins;
+        auto to = keys.begin();
+        for (std::size_t part = 0; part < parts; ++part) {
+            begins.push_back(to);
+            for (std::size_t i = 0; i < sorted.size(); ++i) {
+                const auto& list = sorted[i].keys_;
+                const auto first = list.begin() + static_cast<std::ptrdiff_t>(at[i]);
+                const auto last = part + 1 == parts ? list.end()
+                                                    : std::lower_bound(first, list.end(),
+                                                                       samples[samples.size() * (part + 1) / parts]);
+                to = std::copy(first, last, to);
+                at[i] = static_cast<std::size_t>(last - list.begin());
+                ends[part].push_back(to - begins[part]);
+            }
         }
-        if (part < parts) {
-            others.emplace_back(merge_stretches, begin, std::move(ends));
-        } else {
-            merge_stretches(begin, std::move(ends));
+        for (auto& list : sorted) {
+            list.keys_ = {};  // the texts are needed, these no longer
         }
+        in_threads(parts, [&](std::size_t part) { merge_stretches(begins[part], std::move(ends[part])); });
     }
-    for (auto& thread : others) {
-        thread.join();
+    std::vector<Coded> coded(parts);
+    const auto groups = (total + kKeysPerGroup - 1) / kKeysPerGroup;
+    in_threads(parts, [&](std::size_t part) {
+        const auto bound = [&](std::size_t n) { return std::min(total, groups * n / parts * kKeysPerGroup); };
+        coded[part] = code(keys.data() + bound(part), keys.data() + bound(part + 1));
+    });
+    SortedKeys out;
+    out.size_ = total;
+    for (auto& part : coded) {
+        std::move(part.blocks.begin(), part.blocks.end(), std::back_inserter(out.blocks_));
+        out.groups_.insert(out.groups_.end(), part.groups.begin(), part.groups.end());
     }
     return out;
+}
+
+KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
+    KeyList out;
+    out.keys_.reserve(end - begin);
+    std::string key;
+    const char* from = nullptr;
+    for (auto i = begin - begin % kKeysPerGroup; i < end; ++i) {
+        if (i % kKeysPerGroup == 0) {
+            from = groups_[i / kKeysPerGroup];
+        }
+        key.resize(take_length(from));
+        const auto rest = take_length(from);
+        key.append(from, rest);
+        from += rest;
+        if (i >= begin) {
+            out.add(key);
+        }
+    }
+    return out;
+}
+
+void OpenStretches::open(std::size_t begin, std::size_t end) {
+    open_.push_back({begin, std::make_shared<const KeyList>(keys_.range(begin, end))});
+}
+
+std::string_view OpenStretches::operator[](std::size_t index) const {
+    auto stretch = open_.begin();
+    while (index - stretch->begin >= stretch->keys->size()) {
+        ++stretch;
+    }
+    return (*stretch->keys)[index - stretch->begin];
+}
+
+void OpenStretches::close_before(std::size_t index) {
+    while (!open_.empty() && open_.front().begin + open_.front().keys->size() <= index) {
+        open_.pop_front();
+    }
 }
 
 }  // namespace headgate::checkpoint

@@ -74,6 +74,7 @@ public:
         }
         piece.files.clear();
         piece.columns.clear();
+        piece.keys.reset();
         const std::lock_guard lock(mutex_);
         spare_.push_back(std::move(piece));
     }
@@ -126,11 +127,12 @@ private:
 // One per thread: its fetcher, its parser, and the piece it fills.
 class Worker {
 public:
-    Worker(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+    Worker(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
            Exchange& exchange, std::atomic<std::size_t>& next_batch, std::atomic<std::size_t>& done,
            const std::atomic<bool>& stop)
         : options_(options),
           keys_(keys),
+          open_(keys),
           known_(known),
           environment_(environment),
           exchange_(exchange),
@@ -153,7 +155,7 @@ public:
 private:
     Piece empty() const {
         auto piece = exchange_.spare();
-        return piece ? std::move(*piece) : Piece{{}, schema::Columns::like(*options_.schema)};
+        return piece ? std::move(*piece) : Piece{{}, schema::Columns::like(*options_.schema), {}};
     }
 
     std::optional<Wanted> next() {
@@ -164,9 +166,10 @@ private:
             }
             at_ = batch * exchange_.files_per_batch();
             end_ = std::min(keys_.size(), at_ + exchange_.files_per_batch());
+            open_.open(at_, end_);
         }
         const auto index = at_++;
-        return Wanted{index, keys_[index]};
+        return Wanted{index, open_[index]};
     }
 
     void got(const Fetched& fetched) {
@@ -181,6 +184,7 @@ private:
         if (last || is_full()) {
             hand_over(batch, last);
         }
+        open_.close_before(fetched.index + 1);
     }
 
     FileResult& file() { return piece_.files.back(); }
@@ -190,7 +194,8 @@ private:
         result.index = fetched.index;
         result.outcome = fetched.outcome;
         result.error = fetched.error;
-        result.entry.key = digest_key(keys_[fetched.index]);
+        result.key = open_[fetched.index];
+        result.entry.key = digest_key(result.key);
         result.entry.tag = fetched.tag;
     }
 
@@ -198,6 +203,7 @@ private:
 
     void hand_over(std::size_t batch, bool last) {
         const auto bytes = piece_.columns.memory_bytes() + std::exchange(bad_, 0) * kBadBytes;
+        piece_.keys = open_.oldest();
         exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
     }
 
@@ -213,7 +219,7 @@ private:
     }
 
     void read(const Fetched& fetched) {
-        const auto key = keys_[fetched.index];
+        const auto key = file().key;
         auto& entry = file().entry;
         const auto digest = hash::sha256(fetched.bytes);
         std::memcpy(&entry.content, digest.data(), sizeof entry.content);
@@ -260,7 +266,8 @@ private:
     }
 
     const Options& options_;
-    const KeyList& keys_;
+    const SortedKeys& keys_;
+    OpenStretches open_;
     const Known& known_;
     const Environment& environment_;
     Exchange& exchange_;
@@ -315,7 +322,7 @@ unsigned reading_threads(unsigned wanted, const Source& source) {
     return threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
 }
 
-Status read_files(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+Status read_files(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take) {
     const std::size_t most = reading_threads(options.threads, *environment.source);
     Exchange exchange(keys.size(),

@@ -19,6 +19,7 @@ struct BadRecord {
 
 struct FileResult {
     std::size_t index = 0;  // into the list of keys
+    std::string_view key;   // of the piece's keys
     ReadOutcome outcome = ReadOutcome::failed;
     Entry entry;
     std::uint32_t records = 0;
@@ -34,6 +35,7 @@ struct FileResult {
 struct Piece {
     std::vector<FileResult> files;
     schema::Columns columns;
+    std::shared_ptr<const KeyList> keys;
 };
 
 // What was taken of a key before, or nullptr. Called by several threads.
@@ -41,7 +43,7 @@ using Known = std::function<const Entry*(std::string_view key, const KeyDigest& 
 
 // Calls `take` on the calling thread, piece by piece in the order of `keys`. ErrorCode::interrupted when the interrupt
 // says so; the workers are joined before it returns.
-Status read_files(const Options& options, const KeyList& keys, const Known& known, const Environment& environment,
+Status read_files(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take);
 
 // The content of a file, unpacked when its name says that it is packed, as one record or one a line.

@@ -17,7 +17,8 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeader = 16;
 constexpr std::size_t kEntry = 40;
 constexpr std::size_t kTrailer = 32;
-constexpr std::size_t kEntriesPerBucket = 4;
+constexpr std::size_t kEntriesPerBucket = 4;    // where they are looked for
+constexpr std::size_t kEntriesPerStretch = 16;  // where they are sorted
 static_assert(sizeof(Entry) == kEntry && std::is_trivially_copyable_v<Entry> &&
                   std::endian::native == std::endian::little,
               "an entry is written as it lies in memory");
@@ -46,6 +47,35 @@ KeyDigest digest_key(std::string_view key) {
     KeyDigest out{};
     std::copy_n(full.begin(), out.size(), out.begin());
     return out;
+}
+
+// Digests are spread evenly: put where their first bits say, entries are nearly sorted.
+void sort_by_key(std::vector<Entry>& entries) {
+    const auto bits = static_cast<int>(std::bit_width(entries.size() / kEntriesPerStretch));
+    if (bits == 0 || entries.size() > UINT32_MAX) {
+        std::sort(entries.begin(), entries.end(), ByKey());
+        return;
+    }
+    const auto stretch_of = [shift = 64 - bits](const Entry& entry) { return ByKey::head(entry.key) >> shift; };
+    std::vector<std::uint32_t> ends(std::size_t{1} << bits);
+    for (const auto& entry : entries) {
+        ++ends[stretch_of(entry)];
+    }
+    std::partial_sum(ends.begin(), ends.end(), ends.begin());
+    std::vector<std::uint32_t> at(ends.size());
+    std::copy(ends.begin(), ends.end() - 1, at.begin() + 1);
+    for (std::size_t stretch = 0; stretch < ends.size(); ++stretch) {
+        const auto begin = stretch == 0 ? 0 : ends[stretch - 1];
+        while (at[stretch] < ends[stretch]) {
+            auto& entry = entries[at[stretch]];
+            if (const auto other = stretch_of(entry); other == stretch) {
+                ++at[stretch];
+            } else {
+                std::swap(entry, entries[at[other]++]);
+            }
+        }
+        std::sort(entries.begin() + begin, entries.begin() + ends[stretch], ByKey());
+    }
 }
 
 std::string write_segment(const std::vector<Entry>& entries) {

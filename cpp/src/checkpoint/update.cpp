@@ -33,6 +33,13 @@ constexpr std::int64_t kBackOffUs = 20'000;  // base of the jittered wait after 
 constexpr std::int64_t kMostBackOffUs = 2'000'000;
 
 // One attempt: load what is committed, read what is new, commit. A loser of the race starts again with a new one.
+// What other threads freed would else stay in their arenas, unused.
+void return_freed_memory() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 class Run {
 public:
     Run(const Options& options, const Environment& environment)
@@ -141,6 +148,7 @@ private:
         }
         windowed_ = window.on;
         HG_ASSIGN(keys_, choose(options_, env_, window, ledger_, summary_));
+        return_freed_memory();  // of the names as they were listed
         return {};
     }
 
@@ -148,7 +156,7 @@ private:
         for (const auto& problem : bad.problems) {
             ++summary_.problems[problem.kind];
         }
-        return rejects_->add(keys_[file.index], bad.offset, bad.problems, [this] { return spill_folder(); });
+        return rejects_->add(file.key, bad.offset, bad.problems, [this] { return spill_folder(); });
     }
 
     Status note_unread(const FileResult& file) {
@@ -164,7 +172,7 @@ private:
         if (first_error_.ok()) {
             first_error_ = file.error;
         }
-        return unread_->add(keys_[file.index], 0, {{"", kind}}, [this] { return spill_folder(); });
+        return unread_->add(file.key, 0, {{"", kind}}, [this] { return spill_folder(); });
     }
 
     Status take(Piece& piece) {
@@ -198,13 +206,13 @@ private:
         if (file.same_content) {
             ++summary_.touched;
         } else {
-            if (const auto* known = ledger_.find(keys_[file.index], file.entry.key); known != nullptr) {
+            if (const auto* known = ledger_.find(file.key, file.entry.key); known != nullptr) {
                 ++summary_.changed;
                 footer_.superseded += known->rows;
             }
             summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
         }
-        auto& entries = entries_[ledger_.partition_of(keys_[file.index])];
+        auto& entries = entries_[ledger_.partition_of(file.key)];
         if (entries.empty() && !options_.partitioned) {
             entries.reserve(std::min(keys_.size(), kEntriesPerSegment));
         }
@@ -245,7 +253,7 @@ private:
 
     Status write_entries() {
         for (auto& [partition, entries] : entries_) {
-            std::sort(entries.begin(), entries.end(), ByKey());
+            sort_by_key(entries);
             const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
             entry_parts_.push_back(part_name("seg-", entry_parts_.size(), ending));
             HG_RETURN_IF_ERROR(target_.write_part(entry_parts_.back(), write_segment(entries)));
@@ -289,9 +297,7 @@ private:
         auto next = footer_;
         keys_ = {};  // what was read is in runs_ and entries_
         ledger_.forget();
-#ifdef __GLIBC__
-        malloc_trim(0);  // what reading took would else stay in the threads' arenas
-#endif
+        return_freed_memory();
         if (!entries_.empty()) {
             HG_RETURN_IF_ERROR(compact(next));
             HG_RETURN_IF_ERROR(write_entries());
@@ -395,7 +401,7 @@ private:
     Summary summary_;
     Footer footer_;
     LedgerView ledger_;
-    KeyList keys_;
+    SortedKeys keys_;
     std::optional<ScratchFolder> spill_folder_;  // outlives what lies in it
     SortedRuns runs_;
     std::map<std::string, std::vector<Entry>> entries_;  // by partition

@@ -88,22 +88,25 @@ private:
             }
         }));
         keys.sort();
+        std::vector<KeyList> lists;
+        lists.push_back(std::move(keys));
+        const auto sorted = SortedKeys::merged(std::move(lists), reading_threads(options_.threads, *env_.source));
         const Known known = [this](std::string_view, const KeyDigest& digest) { return taken_.find(digest); };
         std::int64_t found = 0;
-        HG_RETURN_IF_ERROR(read_files(options_, keys, known, env_, [&](Piece& piece) -> Status {
+        HG_RETURN_IF_ERROR(read_files(options_, sorted, known, env_, [&](Piece& piece) -> Status {
             for (const auto& file : piece.files) {
                 ++report_.checked_files;
                 const bool taken = taken_.find(file.entry.key) != nullptr;
                 found += taken ? 1 : 0;
                 if (file.outcome != ReadOutcome::read) {
                     ++report_.unreadable;
-                    example(keys[file.index]);
+                    example(file.key);
                 } else if (!taken) {
                     ++report_.pending;
-                    example(keys[file.index]);
+                    example(file.key);
                 } else if (!file.same_content) {
                     ++report_.changed;
-                    example(keys[file.index]);
+                    example(file.key);
                 }
             }
             return {};
