@@ -1,7 +1,6 @@
 // headgate._parquet: the only extension that needs Arrow. It shares no C++ type with _core, only plain data.
 #include "seams.hpp"
 
-#include "headgate/backends/curl.hpp"
 #include "headgate/backends/parquet.hpp"
 #include "headgate/backends/s3.hpp"
 #include "headgate/base/fault.hpp"
@@ -152,7 +151,7 @@ private:
         curl.max_body = max_body_;
         curl.max_idle_connections = static_cast<long>(out.in_flight);
         curl.decode = false;  // an object's bytes are what was stored
-        out.transport = [curl, clock = clock] { return backends::make_curl_transport(curl, clock); };
+        out.transport = [make = load_curl(), curl, clock = clock] { return make(curl, clock); };
         return out;
     }
 

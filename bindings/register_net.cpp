@@ -2,7 +2,6 @@
 
 #include <atomic>
 
-#include "headgate/backends/curl.hpp"
 #include "headgate/net/failover.hpp"
 
 namespace headgate::bindings {
@@ -172,7 +171,7 @@ void register_net(py::module_& module) {
             options.max_redirects = max_redirects;
             options.max_body = max_body;
             options.max_per_host = max_per_host;
-            return backends::make_curl_transport(options, std::move(clock));
+            return load_curl()(options, std::move(clock));
         },
         py::arg("ca_file"), py::arg("user_agent"), py::arg("clock"), py::arg("connect_timeout_us") = 5'000'000,
         py::arg("max_redirects") = 3, py::arg("max_body") = 32 * 1024 * 1024, py::arg("max_per_host") = 8);

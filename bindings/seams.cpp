@@ -264,4 +264,17 @@ std::shared_ptr<Clock> python_clock(py::object object) {
     return std::make_shared<PythonClock>(std::move(object));
 }
 
+MakeCurl load_curl() {
+    try {
+        const auto function = py::module_::import("headgate._curl").attr(kCurlFunction).cast<py::capsule>();
+        return reinterpret_cast<MakeCurl>(function.get_pointer<void>());
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_ImportError)) {
+            throw;
+        }
+        throw StatusError{{ErrorCode::not_built, "headgate's HTTP transport cannot be loaded: it needs libcurl (" +
+                                                     py::str(error.value()).cast<std::string>() + ")"}};
+    }
+}
+
 }  // namespace headgate::bindings

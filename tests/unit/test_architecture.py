@@ -129,7 +129,7 @@ def test_the_environment_is_read_at_the_top_only():
     assert readers <= {"config", "handlers", "cli"}
 
 
-@pytest.mark.parametrize("extension", ["_core", "_parquet"])
+@pytest.mark.parametrize("extension", ["_core", "_parquet", "_curl"])
 def test_extensions_export_their_entry_point_only(extension):
     (file,) = Path(headgate.__file__).parent.glob(f"{extension}.*.so")
     output = subprocess.run(["nm", "-D", "--defined-only", file], check=True, capture_output=True, text=True).stdout
@@ -138,7 +138,7 @@ def test_extensions_export_their_entry_point_only(extension):
 
 
 def test_no_extension_carries_a_path_of_the_build_machine():
-    for extension in ("_core", "_parquet"):
+    for extension in ("_core", "_parquet", "_curl"):
         (file,) = Path(headgate.__file__).parent.glob(f"{extension}.*.so")
         dynamic = subprocess.run(["readelf", "-d", file], check=True, capture_output=True, text=True).stdout
         assert "RPATH" not in dynamic
@@ -160,6 +160,42 @@ def test_import_is_light():
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert json.loads(output) == []
+
+
+def test_libcurl_is_loaded_by_the_first_transport_only(tmp_path):
+    code = f"""
+from pathlib import Path
+import headgate, headgate.resilience
+from headgate.checkpoint import update
+from headgate.testing.visits import write_wave
+
+def loaded():
+    return "libcurl" in open("/proc/self/maps").read()
+
+write_wave(Path({str(tmp_path / "logs")!r}), 40)
+update({str(tmp_path / "logs")!r}, {str(tmp_path / "events.parquet")!r}, settle_s=0)
+before = loaded()
+headgate.resilience.HttpClient()
+print(before, loaded())
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["False", "True"]
+
+
+def test_a_missing_libcurl_is_one_sentence():
+    code = """
+import sys
+sys.modules["headgate._curl"] = None
+from headgate.errors import ConfigError
+from headgate.resilience import HttpClient
+try:
+    HttpClient()
+except ConfigError as error:
+    print(error.kind.value, error)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.startswith("not_built headgate's HTTP transport cannot be loaded: it needs libcurl (")
+    assert output.count("\n") == 1
 
 
 def import_ms(statement: str) -> float:
