@@ -195,10 +195,13 @@ KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
     KeyList out;
     out.keys_.reserve(end - begin);
     std::string key;
-    const char* from = nullptr;
+    if (begin >= end) {
+        return out;
+    }
+    const char* from = groups_[begin / kKeysPerGroup];
     for (auto i = begin - begin % kKeysPerGroup; i < end; ++i) {
         if (i % kKeysPerGroup == 0) {
-            from = groups_[i / kKeysPerGroup];
+            from = groups_[i / kKeysPerGroup];  // perhaps in another block
         }
         key.resize(take_length(from));
         const auto rest = take_length(from);
