@@ -182,7 +182,11 @@ private:
             if (name.front() == '.') {
                 continue;
             }
-            key = below.empty() ? std::string(name) : below + "/" + std::string(name);
+            key.assign(below);
+            if (!below.empty()) {
+                key += '/';
+            }
+            key += name;
             auto type = entry->d_type;
             if (type == DT_UNKNOWN || type == DT_LNK) {
                 struct stat info {};

@@ -7,14 +7,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include "choosing.hpp"
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
+#include "headgate/base/memory.hpp"
 #include "headgate/base/scratch.hpp"
 #include "headgate/base/text.hpp"
 #include "merge.hpp"
@@ -33,13 +30,6 @@ constexpr std::int64_t kBackOffUs = 20'000;  // base of the jittered wait after 
 constexpr std::int64_t kMostBackOffUs = 2'000'000;
 
 // One attempt: load what is committed, read what is new, commit. A loser of the race starts again with a new one.
-// What other threads freed would else stay in their arenas, unused.
-void return_freed_memory() {
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
-}
-
 class Run {
 public:
     Run(const Options& options, const Environment& environment)

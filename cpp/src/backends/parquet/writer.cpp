@@ -11,6 +11,7 @@
 #include "convert.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
+#include "headgate/base/memory.hpp"
 
 namespace headgate::backends {
 namespace {
@@ -111,6 +112,9 @@ arrow::Status ParquetWriter::next_group() {
         ARROW_ASSIGN_OR_RAISE(const auto sum, stream_->cut());
         sums_.push_back(sum);
         ++written_groups_;
+        if (filled_rows_ == group_rows_) {
+            return_freed_memory();  // Arrow's threads have written a column each
+        }
     }
     expected_rows_ -= filled_rows_;
     filled_rows_ = 0;
