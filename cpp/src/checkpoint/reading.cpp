@@ -180,7 +180,7 @@ private:
         }
         const auto batch = fetched.index / exchange_.files_per_batch();
         const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * exchange_.files_per_batch());
-        done_.fetch_add(1, std::memory_order_relaxed);
+        ++finished_;
         if (last || is_full()) {
             hand_over(batch, last);
         }
@@ -203,6 +203,8 @@ private:
 
     void hand_over(std::size_t batch, bool last) {
         const auto bytes = piece_.columns.memory_bytes() + std::exchange(bad_, 0) * kBadBytes;
+        // Not file by file: the threads would wait for each other's counting.
+        done_.fetch_add(std::exchange(finished_, 0), std::memory_order_relaxed);
         piece_.keys = open_.oldest();
         exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
     }
@@ -276,7 +278,8 @@ private:
     const std::atomic<bool>& stop_;
     schema::RecordReader reader_;
     Piece piece_;
-    std::size_t bad_ = 0;  // records of the piece
+    std::size_t bad_ = 0;       // records of the piece
+    std::size_t finished_ = 0;  // files that are not in done_ yet
     std::string buffer_;
     std::size_t at_ = 0;
     std::size_t end_ = 0;

@@ -1,9 +1,11 @@
 #include "segment.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <iterator>
 #include <numeric>
+#include <tuple>
 #include <type_traits>
 
 #include "headgate/hash/identity.hpp"
@@ -17,8 +19,8 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeader = 16;
 constexpr std::size_t kEntry = 40;
 constexpr std::size_t kTrailer = 32;
-constexpr std::size_t kEntriesPerBucket = 4;    // where they are looked for
-constexpr std::size_t kEntriesPerStretch = 16;  // where they are sorted
+constexpr std::size_t kEntriesPerBucket = 4;
+constexpr std::size_t kFewEntries = 32;
 static_assert(sizeof(Entry) == kEntry && std::is_trivially_copyable_v<Entry> &&
                   std::endian::native == std::endian::little,
               "an entry is written as it lies in memory");
@@ -40,6 +42,36 @@ T take(std::string_view& in) {
     return static_cast<T>(value);
 }
 
+// Entries with the same first bytes, by the next one: each goes where that says ("American flag sort"), and those that
+// are few are compared. Digests are spread evenly: two bytes of a hundred thousand leave one or two of a kind.
+void sort_from(std::span<Entry> entries, std::size_t byte) {
+    if (entries.size() <= kFewEntries || byte == std::tuple_size_v<KeyDigest>) {
+        std::sort(entries.begin(), entries.end(), ByKey());
+        return;
+    }
+    std::array<std::size_t, 256> begins{};
+    std::array<std::size_t, 256> ends{};
+    for (const auto& entry : entries) {
+        ++ends[entry.key[byte]];
+    }
+    std::partial_sum(ends.begin(), ends.end(), ends.begin());
+    std::copy(ends.begin(), ends.end() - 1, begins.begin() + 1);
+    auto at = begins;
+    for (std::size_t value = 0; value < at.size(); ++value) {
+        while (at[value] < ends[value]) {
+            auto& entry = entries[at[value]];
+            if (const std::size_t other = entry.key[byte]; other == value) {
+                ++at[value];
+            } else {
+                std::swap(entry, entries[at[other]++]);
+            }
+        }
+    }
+    for (std::size_t value = 0; value < at.size(); ++value) {
+        sort_from(entries.subspan(begins[value], ends[value] - begins[value]), byte + 1);
+    }
+}
+
 }  // namespace
 
 KeyDigest digest_key(std::string_view key) {
@@ -49,33 +81,8 @@ KeyDigest digest_key(std::string_view key) {
     return out;
 }
 
-// Digests are spread evenly: put where their first bits say, entries are nearly sorted.
-void sort_by_key(std::vector<Entry>& entries) {
-    const auto bits = static_cast<int>(std::bit_width(entries.size() / kEntriesPerStretch));
-    if (bits == 0 || entries.size() > UINT32_MAX) {
-        std::sort(entries.begin(), entries.end(), ByKey());
-        return;
-    }
-    const auto stretch_of = [shift = 64 - bits](const Entry& entry) { return ByKey::head(entry.key) >> shift; };
-    std::vector<std::uint32_t> ends(std::size_t{1} << bits);
-    for (const auto& entry : entries) {
-        ++ends[stretch_of(entry)];
-    }
-    std::partial_sum(ends.begin(), ends.end(), ends.begin());
-    std::vector<std::uint32_t> at(ends.size());
-    std::copy(ends.begin(), ends.end() - 1, at.begin() + 1);
-    for (std::size_t stretch = 0; stretch < ends.size(); ++stretch) {
-        const auto begin = stretch == 0 ? 0 : ends[stretch - 1];
-        while (at[stretch] < ends[stretch]) {
-            auto& entry = entries[at[stretch]];
-            if (const auto other = stretch_of(entry); other == stretch) {
-                ++at[stretch];
-            } else {
-                std::swap(entry, entries[at[other]++]);
-            }
-        }
-        std::sort(entries.begin() + begin, entries.begin() + ends[stretch], ByKey());
-    }
+void sort_by_key(std::span<Entry> entries) {
+    sort_from(entries, 0);
 }
 
 std::string write_segment(const std::vector<Entry>& entries) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -65,7 +66,7 @@ private:
 };
 
 KeyDigest digest_key(std::string_view key);
-void sort_by_key(std::vector<Entry>& entries);  // not stable
+void sort_by_key(std::span<Entry> entries);  // not stable
 std::string write_segment(const std::vector<Entry>& entries);
 Result<std::vector<Entry>> read_segment(std::string_view bytes, const std::string& name);
 
