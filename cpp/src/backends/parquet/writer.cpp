@@ -112,10 +112,8 @@ arrow::Status ParquetWriter::next_group() {
         ARROW_ASSIGN_OR_RAISE(const auto sum, stream_->cut());
         sums_.push_back(sum);
         ++written_groups_;
-        if (filled_rows_ == group_rows_) {
-            return_freed_memory();  // Arrow's threads have written a column each
-        }
     }
+    const bool was_full = filled_rows_ == group_rows_;
     expected_rows_ -= filled_rows_;
     filled_rows_ = 0;
     filled_bytes_ = 0;
@@ -124,6 +122,9 @@ arrow::Status ParquetWriter::next_group() {
     wanted_rows_ =
         last ? std::clamp(expected_rows_ - expected_rows_ / 4, std::min(kSmallGroupRows, group_rows_), group_rows_)
              : group_rows_;
+    if (was_full && wanted_rows_ < group_rows_) {
+        return_freed_memory();  // of Arrow's threads: the groups that follow need less
+    }
     return arrow::Status::OK();
 }
 
