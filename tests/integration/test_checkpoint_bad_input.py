@@ -234,7 +234,7 @@ def test_files_without_permission_are_tried_again(tmp_path):
 
 
 def test_a_run_leaves_the_descriptors_of_the_process_alone(tmp_path):
-    """Its readers have descriptors of their own; those of everything else stay open, and none is left behind."""
+    """None of others is closed or copied, none of its own is left behind."""
     logs = tmp_path / "logs"
     wave = write_wave(logs, 200)
     come, go = os.pipe()

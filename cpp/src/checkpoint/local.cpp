@@ -2,7 +2,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,28 +24,11 @@ std::int64_t nanoseconds(const struct timespec& time) {
     return time.tv_sec * 1'000'000'000LL + time.tv_nsec;
 }
 
-// Descriptors of the calling thread alone, from here to its end: where threads share them, every open, read and close
-// takes turns with those of the others. Where the kernel cannot (Linux before 5.9), they go on sharing.
-bool own_descriptors() {
-#if defined(__linux__) && defined(SYS_close_range)
-    constexpr unsigned kUnshare = 2;  // CLOSE_RANGE_UNSHARE: what is closed was not copied first
-    // Never the main thread, to which everything else of the process belongs.
-    return ::syscall(SYS_gettid) != ::getpid() && ::syscall(SYS_close_range, STDERR_FILENO + 1U, ~0U, kUnshare) == 0;
-#else
-    return false;
-#endif
-}
-
 class FolderFetcher final : public Fetcher {
 public:
-    FolderFetcher(std::string path, FileDescriptor folder) : path_(std::move(path)), folder_(std::move(folder)) {}
+    explicit FolderFetcher(FileDescriptor folder) : folder_(std::move(folder)) {}
 
-    // On a thread that does nothing else.
     void run(const Next& next, const Got& got, const Interrupt& stop) override {
-        folder_ = {};
-        own_descriptors();
-        folder_ = FileDescriptor(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        const int error = folder_.ok() ? 0 : errno;
         while (!stop()) {
             const auto wanted = next();
             if (!wanted) {
@@ -55,11 +37,7 @@ public:
             Fetched fetched;
             fetched.index = wanted->index;
             key_.assign(wanted->key);
-            if (error == 0) {
-                load(fetched);
-            } else {
-                failed(error, fetched);
-            }
+            load(fetched);
             got(fetched);
         }
     }
@@ -106,7 +84,6 @@ private:
                                                                          : ReadOutcome::failed;
     }
 
-    std::string path_;
     FileDescriptor folder_;
     std::string key_;
     std::string bytes_;
@@ -141,7 +118,7 @@ public:
 
     Result<std::unique_ptr<Fetcher>> fetcher() override {
         HG_ASSIGN(auto folder, open());
-        return std::unique_ptr<Fetcher>(std::make_unique<FolderFetcher>(folder_, std::move(folder)));
+        return std::unique_ptr<Fetcher>(std::make_unique<FolderFetcher>(std::move(folder)));
     }
 
     std::string name() const override { return folder_; }
