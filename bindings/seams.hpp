@@ -1,5 +1,4 @@
-// The core's seams filled from Python: files, HTTP and time. Both extensions that work have them; they share no C++
-// type.
+// The core's seams filled from Python: files, HTTP and time. _core and _parquet have them; they share no C++ type.
 #pragma once
 
 #include "py.hpp"

@@ -77,12 +77,13 @@ struct Reading {
             schema::Schema::parse(R"({"format": 1, "name": "t", "fields": [{"name": "text", "type": "string"}]})")
                 .value();
         environment.source = source;
-        std::vector<KeyList> lists(1);
+        KeyList list;
         for (std::size_t i = 0; i < files; ++i) {
-            lists[0].add("file-" + std::to_string(1000 + i) + ".jsonl");
+            list.add(name(i));
         }
-        keys = SortedKeys::merged(std::move(lists), 1);
+        keys = SortedKeys::of(std::move(list), 1);
     }
+    static std::string name(std::size_t i) { return "file-" + std::to_string(1000 + i) + ".jsonl"; }
     Status run(const std::function<Status(Piece&)>& take) {
         return read_files(
             options, keys, [](auto, const auto&) { return nullptr; }, environment, take);
@@ -108,7 +109,7 @@ TEST(Reading, FewFilesAreSharedByTheThreads) {
     std::size_t expected = 0;
     const auto status = reading.run([&](Piece& piece) {
         for (const auto& file : piece.files) {
-            EXPECT_EQ(file.index, expected++);
+            EXPECT_EQ(file.key, Reading::name(expected++));
             EXPECT_EQ(file.records, 16U);
         }
         return Status();
@@ -127,7 +128,7 @@ TEST(Reading, AFileOfManyBadLinesComesInParts) {
     }
     content += "{\"text\": \"last\"}\n";
     Reading reading(2, content, 2);
-    std::vector<std::size_t> ended;
+    std::vector<std::string> ended;
     std::size_t parts = 0;
     std::size_t rows = 0;
     std::uint64_t expected = 18;
@@ -144,7 +145,7 @@ TEST(Reading, AFileOfManyBadLinesComesInParts) {
             }
             EXPECT_EQ(file.bytes, content.size());
             if (!file.goes_on) {
-                ended.push_back(file.index);
+                ended.emplace_back(file.key);
                 EXPECT_EQ(file.entry.rows, 2U);
                 EXPECT_EQ(file.entry.flags, 0U);
                 expected = 18;
@@ -155,7 +156,7 @@ TEST(Reading, AFileOfManyBadLinesComesInParts) {
         return Status();
     });
     EXPECT_TRUE(status.ok()) << status.message();
-    EXPECT_EQ(ended, (std::vector<std::size_t>{0, 1}));
+    EXPECT_EQ(ended, (std::vector<std::string>{Reading::name(0), Reading::name(1)}));
     EXPECT_GE(parts, 2 * kLines / 20'000);
     EXPECT_EQ(records, 2 * (kLines + 2));
     EXPECT_EQ(rows, 4U);

@@ -157,10 +157,7 @@ public:
                 keys.add(object.key);
             }
         }));
-        keys.sort();
-        std::vector<KeyList> lists;
-        lists.push_back(std::move(keys));
-        keys_ = SortedKeys::merged(std::move(lists), reading_threads(options_.threads, *env_.source));
+        keys_ = SortedKeys::of(std::move(keys), reading_threads(options_.threads, *env_.source));
         HG_RETURN_IF_ERROR(read());
         fields_.erase("_rest");
         if (fields_.empty()) {

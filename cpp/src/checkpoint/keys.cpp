@@ -191,6 +191,13 @@ SortedKeys SortedKeys::merged(std::vector<KeyList> sorted, std::size_t threads) 
     return out;
 }
 
+SortedKeys SortedKeys::of(KeyList keys, std::size_t threads) {
+    keys.sort();
+    std::vector<KeyList> lists;
+    lists.push_back(std::move(keys));
+    return merged(std::move(lists), threads);
+}
+
 KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
     KeyList out;
     out.keys_.reserve(end - begin);

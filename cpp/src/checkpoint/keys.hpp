@@ -31,6 +31,7 @@ class SortedKeys {
 public:
     // All keys of lists that are sorted each.
     static SortedKeys merged(std::vector<KeyList> sorted, std::size_t threads);
+    static SortedKeys of(KeyList keys, std::size_t threads);  // keys in any order
 
     std::size_t size() const { return size_; }
     KeyList range(std::size_t begin, std::size_t end) const;

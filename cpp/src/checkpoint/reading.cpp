@@ -191,7 +191,6 @@ private:
 
     void begin(const Fetched& fetched) {
         auto& result = piece_.files.emplace_back();
-        result.index = fetched.index;
         result.outcome = fetched.outcome;
         result.error = fetched.error;
         result.key = open_[fetched.index];

@@ -18,8 +18,7 @@ struct BadRecord {
 };
 
 struct FileResult {
-    std::size_t index = 0;  // into the list of keys
-    std::string_view key;   // of the piece's keys
+    std::string_view key;  // of the piece's keys
     ReadOutcome outcome = ReadOutcome::failed;
     Entry entry;
     std::uint32_t records = 0;

@@ -87,10 +87,7 @@ private:
                 keys.add(object.key);
             }
         }));
-        keys.sort();
-        std::vector<KeyList> lists;
-        lists.push_back(std::move(keys));
-        const auto sorted = SortedKeys::merged(std::move(lists), reading_threads(options_.threads, *env_.source));
+        const auto sorted = SortedKeys::of(std::move(keys), reading_threads(options_.threads, *env_.source));
         const Known known = [this](std::string_view, const KeyDigest& digest) { return taken_.find(digest); };
         std::int64_t found = 0;
         HG_RETURN_IF_ERROR(read_files(options_, sorted, known, env_, [&](Piece& piece) -> Status {
