@@ -1,8 +1,10 @@
 // The engine on a table in memory-like files: a plain text format stands in for Parquet, so no Arrow is needed.
 #include <sys/stat.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 
+#include "bucket.hpp"
 #include "checkpoint/merge.hpp"
 #include "checkpoint/segment.hpp"
 #include "headgate/base/fault.hpp"
@@ -129,7 +131,7 @@ protected:
     }
     // The ports are opened for every run, as a new process would.
     Result<Summary> update() {
-        environment.source = make_folder_source(source);
+        environment.source = bucket ? bucket : make_folder_source(source);
         environment.target = make_file_target(target);
         return checkpoint::update(options, environment);
     }
@@ -152,6 +154,7 @@ protected:
     }
     tests::TemporaryFolder folder;
     std::string source;
+    std::shared_ptr<tests::Bucket> bucket;  // instead of the folder
     std::string target;
     Options options;
     Environment environment;
@@ -297,6 +300,126 @@ TEST_F(Engine, AnInterruptEndsTheRunAndWritesNothing) {
     environment.interrupt = [] { return true; };
     EXPECT_EQ(update().status().code(), ErrorCode::interrupted);
     EXPECT_NE(access(target.c_str(), F_OK), 0);
+}
+
+TEST_F(Engine, ReadsTheFirstObjectsWhileOthersAreListed) {
+    bucket = std::make_shared<tests::Bucket>();
+    bucket->page = 300;
+    for (int i = 0; i < 1'000; ++i) {
+        bucket->objects["e-" + std::to_string(1'000 + i) + ".json"] = text("x", i % 50);
+    }
+    bucket->before_page = [&](std::size_t page) {
+        return bucket->wait_for_reads(page * 300) ? Status() : Status(ErrorCode::timeout, "nobody reads");
+    };
+    std::int64_t most = 0;
+    environment.progress = [&](std::int64_t done, std::int64_t total) {
+        EXPECT_LE(done, total);
+        most = std::max(most, done);
+    };
+    const auto first = run();
+    EXPECT_EQ(first.listed, 1'000);
+    EXPECT_EQ(first.rows_added, 1'000);
+    EXPECT_EQ(most, 1'000);
+    bucket->before_page = nullptr;
+    bucket->objects["e-1500a.json"] = text("y", 7);
+    const auto second = run();
+    EXPECT_EQ(second.known, 1'000);
+    EXPECT_EQ(second.rows_added, 1);
+    EXPECT_EQ(bucket->listings(), 2U);
+    EXPECT_EQ(bucket->reads(), 1'001U);
+}
+
+// The model: a source that is listed whole before anything is read.
+TEST_F(Engine, AListingInWhateverOrderGivesTheSameTable) {
+    SeededRandom random(21);
+    for (int round = 0; round < 30; ++round) {
+        std::string expected;
+        for (const int kind : {0, 1, 2}) {
+            SeededRandom same(static_cast<std::uint64_t>(round));
+            bucket = std::make_shared<tests::Bucket>();
+            bucket->page = 1 + random.next() % 40;
+            bucket->says_in_order = kind != 0;
+            bucket->shuffle = kind == 2 ? 1 + random.next() : 0;
+            target = folder / ("t-" + std::to_string(round) + "-" + std::to_string(kind));
+            std::int64_t listed = 0;
+            for (int wave = 0; wave < 3; ++wave) {
+                for (auto n = same.next() % 150; n > 0; --n) {
+                    const auto id = std::to_string(same.next() % 300);
+                    bucket->objects[(same.next() % 9 == 0 ? "o-" : "e-") + id + ".json"] =
+                        text(id + ";", static_cast<int>(same.next() % 9));
+                }
+                const auto before = bucket->listings();
+                const auto done = run();
+                EXPECT_EQ(done.attempts, 1);
+                EXPECT_EQ(done.listed, static_cast<std::int64_t>(bucket->objects.size()));
+                EXPECT_EQ(done.listed, done.ignored + done.known + done.taken_files);
+                EXPECT_LE(bucket->listings() - before, kind == 2 ? 2U : 1U);
+                listed += done.listed;
+            }
+            if (kind == 0) {
+                expected = ids();
+            }
+            EXPECT_EQ(ids(), expected) << "round " << round << ", kind " << kind;
+            EXPECT_GT(listed, 0);
+        }
+    }
+}
+
+TEST_F(Engine, AListingThatBreaksOffWritesNothing) {
+    bucket = std::make_shared<tests::Bucket>();
+    bucket->page = 100;
+    for (int i = 0; i < 1'000; ++i) {
+        bucket->objects["e-" + std::to_string(1'000 + i) + ".json"] = text("x", i);
+    }
+    bucket->before_page = [&](std::size_t page) {
+        if (page == 5) {
+            bucket->wait_for_reads(400);
+            return Status(ErrorCode::permission_denied, "no further");
+        }
+        return Status();
+    };
+    EXPECT_EQ(update().status().code(), ErrorCode::permission_denied);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
+    // An interrupt ends it as well, though another thread lists; and Python's signals belong to one.
+    const auto caller = std::this_thread::get_id();
+    std::atomic<bool> interrupted = false;
+    bucket->before_page = [&](std::size_t page) {
+        const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        while (page == 5 && !interrupted && std::chrono::steady_clock::now() < until) {
+            std::this_thread::yield();
+        }
+        return Status();
+    };
+    environment.interrupt = [&] {
+        EXPECT_EQ(std::this_thread::get_id(), caller);
+        interrupted = bucket->reads() >= 800;  // with those of the run before
+        return interrupted.load();
+    };
+    EXPECT_EQ(update().status().code(), ErrorCode::interrupted);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
+}
+
+// What two prefixes of names list is listed once: "e-" stands before all of "e-x-" that is newer.
+TEST_F(Engine, NamesUnderSeveralPrefixesAreTakenOnce) {
+    auto plan = Json::parse(kPlan);
+    for (const auto& prefixes : {R"(["e-", "e-x-"])", R"(["e-x-", "e-", "e-"])", R"(["e-x-", "e-y-"])"}) {
+        plan["listing_prefixes"] = Json::parse(prefixes);
+        options.schema = schema::Schema::parse(plan.dump()).value();
+        options.window_us = 1'000'000;
+        for (const bool in_order : {false, true}) {
+            bucket = std::make_shared<tests::Bucket>();
+            bucket->says_in_order = in_order;
+            target = folder / (std::string(prefixes) + (in_order ? "1" : "0"));
+            bucket->objects["e-x-19700101-000010.json"] = text("a", 10);
+            run();
+            bucket->objects["e-x-19700101-000020.json"] = text("b", 20);
+            bucket->objects["e-y-19700101-000030.json"] = text("c", 30);
+            const auto second = run();
+            EXPECT_FALSE(second.complete);
+            EXPECT_EQ(second.listed, second.known + second.taken_files);
+            EXPECT_EQ(ids(), "abc") << prefixes;
+        }
+    }
 }
 
 TEST_F(Engine, RefusesAnotherSchemasCheckpoint) {

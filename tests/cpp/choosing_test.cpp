@@ -5,16 +5,32 @@
 #include <map>
 #include <thread>
 
+#include "bucket.hpp"
 #include "support.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
-std::vector<std::string> texts(const SortedKeys& keys, std::size_t begin, std::size_t end) {
-    const auto list = keys.range(begin, end);
+std::vector<std::string> texts(const KeyList& list) {
     std::vector<std::string> out;
     for (std::size_t i = 0; i < list.size(); ++i) {
         out.emplace_back(list[i]);
+    }
+    return out;
+}
+
+std::vector<std::string> texts(const SortedKeys& keys, std::size_t begin, std::size_t end) {
+    return texts(keys.range(begin, end));
+}
+
+// What is left of it.
+std::vector<std::string> texts(ReadingList& list) {
+    std::vector<std::string> out;
+    for (std::size_t number = 0; const auto stretch = list.next(); ++number) {
+        EXPECT_EQ(stretch->number, number);
+        EXPECT_EQ(stretch->begin, out.size());
+        const auto some = texts(*stretch->keys);
+        out.insert(out.end(), some.begin(), some.end());
     }
     return out;
 }
@@ -83,28 +99,106 @@ TEST(SortedKeys, AnyBytesOfAnyLengthComeBack) {
     }
 }
 
-TEST(SortedKeys, AStretchIsKeptUntilItsReaderIsDoneWithIt) {
-    std::vector<KeyList> lists(1);
-    for (int i = 1000; i < 2000; ++i) {
-        lists[0].add("key-" + std::to_string(i));
+TEST(SortedKeys, AppendedOnesComeBackWhileOthersAreAppended) {
+    SeededRandom random(15);
+    for (int round = 0; round < 20; ++round) {
+        std::vector<std::string> model(random.next() % 700);
+        for (auto& key : model) {
+            key = "key-" + std::to_string(random.next() % 100'000) + std::string(random.next() % 200, 'x');
+        }
+        std::sort(model.begin(), model.end());
+        SortedKeys keys;
+        while (keys.size() < model.size()) {
+            for (auto n = random.next() % 90; n > 0 && keys.size() < model.size(); --n) {
+                keys.append(model[keys.size()]);
+            }
+            const auto begin = random.next() % (keys.size() + 1);
+            const auto end = begin + random.next() % (keys.size() - begin + 1);
+            ASSERT_EQ(texts(keys, begin, end), std::vector(model.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                           model.begin() + static_cast<std::ptrdiff_t>(end)));
+        }
+        ASSERT_EQ(texts(keys, 0, keys.size()), model);
     }
-    const auto keys = SortedKeys::merged(std::move(lists), 1);
-    OpenStretches open(keys);
-    open.open(100, 200);
-    open.open(500, 503);  // another reader has what is between
-    EXPECT_EQ(open[100], "key-1100");
-    EXPECT_EQ(open[199], "key-1199");
-    EXPECT_EQ(open[502], "key-1502");
-    const auto held = open.oldest();
-    open.close_before(199);
-    EXPECT_EQ(open[199], "key-1199");
-    open.close_before(200);
-    EXPECT_EQ(open[500], "key-1500");
-    EXPECT_EQ((*open.oldest())[0], "key-1500");
-    EXPECT_EQ((*held)[99], "key-1199");
-    open.close_before(503);
-    open.open(999, 1000);
-    EXPECT_EQ(open[999], "key-1999");
+}
+
+KeyList numbered(int begin, int end) {
+    KeyList out;
+    for (int i = begin; i < end; ++i) {
+        out.add("key-" + std::to_string(10'000 + i));
+    }
+    return out;
+}
+
+TEST(ReadingList, IsHandedOutInOrderWhileItGrows) {
+    using std::chrono::milliseconds;
+    ReadingList list(2);
+    EXPECT_EQ(list.readers(), 2U);
+    EXPECT_EQ(list.any_within(milliseconds(1)), std::nullopt);
+    EXPECT_FALSE(list.next());
+    EXPECT_FALSE(list.finished());
+    std::vector<std::string> got;
+    std::size_t stretches = 0;
+    const auto take = [&] {
+        const auto stretch = list.next();
+        ASSERT_TRUE(stretch);
+        EXPECT_EQ(stretch->number, stretches++);
+        EXPECT_EQ(stretch->begin, got.size());
+        const auto some = texts(*stretch->keys);
+        got.insert(got.end(), some.begin(), some.end());
+    };
+    list.add(numbered(0, 1));
+    EXPECT_EQ(list.any_within(milliseconds(1)), true);
+    take();
+    EXPECT_FALSE(list.next());
+    list.add(numbered(1, 1'000));
+    while (got.size() < 1'000) {
+        take();
+    }
+    EXPECT_EQ(stretches, 1U + 17U);  // of 62, an eighth of a reader's share, and what is left
+    list.add(numbered(1'000, 1'010));
+    list.close();
+    EXPECT_FALSE(list.finished());
+    take();
+    EXPECT_EQ(list.finished(), stretches);
+    EXPECT_EQ(list.any_within(milliseconds(1)), false);
+    EXPECT_EQ(got, texts(numbered(0, 1'010)));
+    EXPECT_EQ(list.size(), 1'010U);
+}
+
+TEST(ReadingList, ACancelledOneIsFinished) {
+    ReadingList list(2);
+    list.add(numbered(0, 100));
+    ASSERT_TRUE(list.next());
+    list.cancel();
+    EXPECT_FALSE(list.next());
+    EXPECT_EQ(list.finished(), 1U);
+}
+
+TEST(ReadingList, NoMoreReadersThanFiles) {
+    EXPECT_EQ(ReadingList(numbered(0, 3), 8).readers(), 3U);
+    EXPECT_EQ(ReadingList(numbered(0, 0), 8).readers(), 0U);
+    EXPECT_EQ(ReadingList(numbered(0, 100), 8).readers(), 8U);
+}
+
+TEST(ReadingList, AStretchIsKeptUntilItsReaderIsDoneWithIt) {
+    ReadingList list(numbered(0, 48), 2);
+    OpenStretches open;
+    open.open(*list.next());
+    list.next();  // another reader has it
+    open.open(*list.next());
+    EXPECT_EQ(open[0], "key-10000");
+    EXPECT_EQ(open[2], "key-10002");
+    EXPECT_EQ(open[8], "key-10008");
+    const auto held = open.oldest().keys;
+    open.close_before(2);
+    EXPECT_EQ(open[2], "key-10002");
+    open.close_before(3);
+    EXPECT_EQ(open[6], "key-10006");
+    EXPECT_EQ((*open.oldest().keys)[0], "key-10006");
+    EXPECT_EQ((*held)[2], "key-10002");
+    open.close_before(9);
+    open.open(*list.next());
+    EXPECT_EQ(open[11], "key-10011");
 }
 
 TEST(Segment, EntriesAreSortedByKey) {
@@ -130,7 +224,8 @@ TEST(Segment, EntriesAreSortedByKey) {
 
 constexpr std::int64_t kOld = 1'000'000;
 
-// Names and what a look at them says; "gone" files vanish between the listing and the look.
+// Names and what a look at them says, or the listing when it is in order; "gone" files vanish between the listing and
+// the look.
 class Listed final : public Source {
 public:
     struct File {
@@ -142,13 +237,22 @@ public:
     Status fails_after;
     unsigned cores = 4;
     bool looks_slowly = false;
+    bool in_order = false;
 
     Status list(const ListOptions&, const Interrupt&, const std::function<void(const Object&)>& each) override {
         for (const auto& file : files) {
-            each(Object{file.first});
+            if (in_order && file.second.gone) {
+                continue;
+            }
+            Object object{file.first};
+            if (in_order) {
+                look_at(object);
+            }
+            each(object);
         }
         return fails_after;
     }
+    bool lists_in_order() const override { return in_order; }
     bool look_at(Object& object) override {
         if (looks_slowly) {
             std::this_thread::yield();
@@ -162,7 +266,7 @@ public:
     }
     Result<std::unique_ptr<Fetcher>> fetcher() override { return Status(ErrorCode::unsupported_version, "not here"); }
     std::string name() const override { return "listed"; }
-    bool writes_are_atomic() const override { return false; }
+    bool writes_are_atomic() const override { return in_order; }
     unsigned threads() const override { return cores; }
 };
 
@@ -189,9 +293,9 @@ public:
     std::string name() const override { return "parts"; }
 };
 
-class Choosing : public testing::TestWithParam<unsigned> {
+class Judging : public testing::TestWithParam<unsigned> {
 protected:
-    Choosing() {
+    Judging() {
         options.schema = schema::Schema::parse(R"({"format": 1, "name": "t", "file_names":
             ["log-(?P<stamp>[0-9]{8}-[0-9]{6})-[0-9]+\\.json"], "fields": [{"name": "id", "type": "string"}]})")
                              .value();
@@ -219,7 +323,7 @@ protected:
             file.modified_us = kind == 3 ? INT64_MAX / 2 : kOld;
             file.gone = kind == 4;
             source->files.emplace_back(key, file);
-            if (kind == 0 || kind == 2) {
+            if (kind == 0 || kind == 2 || (kind == 3 && source->in_order)) {
                 wanted.push_back(key);
             }
         }
@@ -239,14 +343,26 @@ protected:
         }
         ASSERT_TRUE(ledger.open(names, GetParam() > 1).ok());
         Summary summary;
-        const auto keys = choose(options, environment, {}, ledger, summary);
-        ASSERT_TRUE(keys.ok()) << keys.status().message();
-        ASSERT_EQ(texts(keys.value(), 0, keys.value().size()), wanted);
-        EXPECT_EQ(summary.listed, files);
+        ReadingList list(GetParam());
+        const auto status = choose(ledger, summary, list);
+        ASSERT_TRUE(status.ok()) << status.message();
+        ASSERT_TRUE(list.finished() || list.any_within(std::chrono::milliseconds(0)).value());
+        ASSERT_EQ(texts(list), wanted);
+        EXPECT_EQ(summary.listed, source->in_order ? files / 6 * 5 : files);
         EXPECT_EQ(summary.known, files / 6);
-        EXPECT_EQ(summary.deferred, files / 6);
-        EXPECT_EQ(summary.vanished, files / 6);
+        EXPECT_EQ(summary.deferred, source->in_order ? 0 : files / 6);
+        EXPECT_EQ(summary.vanished, source->in_order ? 0 : files / 6);
         EXPECT_EQ(summary.ignored, files / 6);
+    }
+    Status choose(LedgerView& ledger, Summary& summary, ReadingList& list) {
+        Choosing choosing(options, environment, {}, ledger, true, list);
+        HG_RETURN_IF_ERROR(choosing.begin());
+        return choosing.finish(summary);
+    }
+    Status choose(LedgerView& ledger) {
+        Summary summary;
+        ReadingList list(GetParam());
+        return choose(ledger, summary, list);
     }
     Options options;
     Environment environment;
@@ -255,41 +371,64 @@ protected:
     std::vector<std::string> wanted;
 };
 
-TEST_P(Choosing, EveryFileIsJudgedOnce) {
+TEST_P(Judging, EveryFileIsJudgedOnce) {
     fill(120'000);
     expect_all(120'000);
 }
 
-TEST_P(Choosing, DaysOfTheLedgerAreReadWhileOthersAreJudged) {
+TEST_P(Judging, DaysOfTheLedgerAreReadWhileOthersAreJudged) {
     options.partitioned = true;
     fill(60'000);
     expect_all(60'000);
 }
 
-TEST_P(Choosing, ALedgerIsNotDestroyedWhileItIsRead) {
+TEST_P(Judging, AListingInOrderIsJudgedAsItComes) {
+    source->in_order = true;
+    fill(60'000);
+    expect_all(60'000);
+}
+
+TEST_P(Judging, AListingInOrderReachesTheDaysOfTheLedger) {
+    source->in_order = true;
+    options.partitioned = true;
+    fill(30'000);
+    expect_all(30'000);
+}
+
+TEST_P(Judging, ALedgerThatCannotBeReadEndsAListingInOrder) {
+    source->in_order = true;
+    fill(6'000);
+    target.parts["seg-1.hgl"].resize(1'000);
+    LedgerView ledger(options, target);
+    static_cast<void>(ledger.open({"seg-1.hgl"}, true));
+    ReadingList list(GetParam());
+    Summary summary;
+    EXPECT_EQ(choose(ledger, summary, list).code(), ErrorCode::corrupt_data);
+    EXPECT_EQ(list.finished(), 0U);
+}
+
+TEST_P(Judging, ALedgerIsNotDestroyedWhileItIsRead) {
     fill(600);
     target.slow = true;
     source->fails_after = Status(ErrorCode::io_error, "the listing broke");
     source->files.clear();
     LedgerView ledger(options, target);
     ASSERT_TRUE(ledger.open({"seg-1.hgl"}, true).ok());
-    Summary summary;
-    EXPECT_EQ(choose(options, environment, {}, ledger, summary).status().code(), ErrorCode::io_error);
+    EXPECT_EQ(choose(ledger).code(), ErrorCode::io_error);
 }
 
-TEST_P(Choosing, ALedgerThatCannotBeReadIsAnError) {
+TEST_P(Judging, ALedgerThatCannotBeReadIsAnError) {
     fill(30'000);
     target.parts["seg-1.hgl"].resize(1'000);
     LedgerView ledger(options, target);
-    Summary summary;
     auto status = ledger.open({"seg-1.hgl"}, GetParam() > 1);
     if (status.ok()) {
-        status = choose(options, environment, {}, ledger, summary).status();
+        status = choose(ledger);
     }
     EXPECT_EQ(status.code(), ErrorCode::corrupt_data);
 }
 
-TEST_P(Choosing, AnInterruptEndsItWhileFilesAreLookedAt) {
+TEST_P(Judging, AnInterruptEndsItWhileFilesAreLookedAt) {
     fill(60'000);
     std::size_t polls = 0;
     const auto caller = std::this_thread::get_id();
@@ -299,21 +438,18 @@ TEST_P(Choosing, AnInterruptEndsItWhileFilesAreLookedAt) {
     };
     source->looks_slowly = true;
     LedgerView ledger(options, target);
-    Summary summary;
-    EXPECT_EQ(choose(options, environment, {}, ledger, summary).status().code(), ErrorCode::interrupted);
+    EXPECT_EQ(choose(ledger).code(), ErrorCode::interrupted);
     EXPECT_EQ(polls, 3U);
 }
 
-TEST_P(Choosing, AListingThatFailsLeavesNoThreadBehind) {
+TEST_P(Judging, AListingThatFailsLeavesNoThreadBehind) {
     fill(60'000);
     source->fails_after = Status(ErrorCode::io_error, "the listing broke");
     LedgerView ledger(options, target);
-    Summary summary;
-    const auto keys = choose(options, environment, {}, ledger, summary);
-    EXPECT_EQ(keys.status().code(), ErrorCode::io_error);
+    EXPECT_EQ(choose(ledger).code(), ErrorCode::io_error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Threads, Choosing, testing::Values(1U, 2U, 4U));
+INSTANTIATE_TEST_SUITE_P(Threads, Judging, testing::Values(1U, 2U, 4U));
 
 }  // namespace
 }  // namespace headgate::checkpoint

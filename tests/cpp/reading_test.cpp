@@ -27,10 +27,10 @@ public:
         struct Reader final : Fetcher {
             explicit Reader(Repeated& from) : source(from) {}
             void run(const Next& next, const Got& got, const Interrupt& stop) override {
-                while (auto wanted = next()) {
+                for (Wanted wanted; next(wanted) == Coming::file;) {
                     source.arrived();
                     Fetched fetched;
-                    fetched.index = wanted->index;
+                    fetched.index = wanted.index;
                     fetched.outcome = ReadOutcome::read;
                     fetched.bytes = source.content_;
                     got(fetched);
@@ -77,21 +77,20 @@ struct Reading {
             schema::Schema::parse(R"({"format": 1, "name": "t", "fields": [{"name": "text", "type": "string"}]})")
                 .value();
         environment.source = source;
-        KeyList list;
         for (std::size_t i = 0; i < files; ++i) {
-            list.add(name(i));
+            keys.add(name(i));
         }
-        keys = SortedKeys::of(std::move(list), 1);
     }
     static std::string name(std::size_t i) { return "file-" + std::to_string(1000 + i) + ".jsonl"; }
     Status run(const std::function<Status(Piece&)>& take) {
+        ReadingList list(std::move(keys), reading_threads(options.threads, *source));
         return read_files(
-            options, keys, [](auto, const auto&) { return nullptr; }, environment, take);
+            options, list, [](auto, const auto&) { return nullptr; }, environment, take);
     }
     std::shared_ptr<Repeated> source;
     Options options;
     Environment environment;
-    SortedKeys keys;
+    KeyList keys;
 };
 
 std::string megabytes(std::size_t count) {

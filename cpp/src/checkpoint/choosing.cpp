@@ -19,15 +19,18 @@ constexpr std::size_t kMostThreads = 4;  // a file system does not gain from mor
 constexpr std::size_t kKeysPerBatch = 4'096;
 constexpr std::size_t kMostWaiting = 16;  // batches
 constexpr std::size_t kKeysPerPoll = 256;
+constexpr std::size_t kKeysPerHandOver = 100;
 constexpr std::size_t kKeysAhead = 32;  // whose ledger entries are fetched from memory together
 
 enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
+
+using Counts = std::array<std::int64_t, 5>;
 
 // Listed objects; once they are judged, the sorted keys of those to take.
 struct Batch {
     KeyList keys;
     std::vector<Object> objects;
-    std::array<std::int64_t, 5> verdicts{};  // how many of each
+    Counts verdicts{};  // how many of each
 };
 
 // Judging what was listed (for a known file in a folder that is asking for its size and time) takes longer than
@@ -127,58 +130,159 @@ private:
     std::vector<std::thread> threads_;
 };
 
-class Chooser {
+}  // namespace
+
+class Choosing::Chooser {
 public:
-    Chooser(const Options& options, const Environment& environment, LedgerView& ledger, Summary& summary)
+    Chooser(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+            bool in_order, ReadingList& out)
         : options_(options),
           env_(environment),
+          window_(window),
           source_(*environment.source),
           ledger_(ledger),
-          summary_(summary),
+          out_(out),
           settle_(source_.writes_are_atomic() ? 0 : options.settle_us),
           threads_(std::clamp<std::size_t>(reading_threads(0, source_), 1, kMostThreads)),
           judges_(threads_, [this](Batch& batch, bool listing) { judge(batch, listing); }) {
         SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
         now_ = real.now_us();
+        prefixes_ = window.on ? options.schema->listing_prefixes : std::vector<std::string>{""};
+        std::sort(prefixes_.begin(), prefixes_.end());
+        const auto nested = [](const auto& a, const auto& b) { return b.starts_with(a); };
+        in_order_ = in_order && source_.lists_in_order() && settle_ == 0 &&
+                    std::adjacent_find(prefixes_.begin(), prefixes_.end(), nested) == prefixes_.end();
+    }
+    ~Chooser() {
+        stopped_ = true;
+        join();
+    }
+    Chooser(const Chooser&) = delete;
+    Chooser& operator=(const Chooser&) = delete;
+
+    Status begin() {
+        if (!in_order_) {
+            return choose_from_all();
+        }
+        thread_ = std::thread([this] {
+            status_ = choose_in_order();
+            if (status_.ok()) {
+                out_.close();
+            } else {
+                out_.cancel();
+            }
+        });
+        return {};
     }
 
-    Result<SortedKeys> execute(const Window& window) {
+    Status finish(Summary& summary) {
+        join();
+        summary.listed += listed_;
+        summary.known += count(Verdict::known);
+        summary.deferred += count(Verdict::deferred);
+        summary.vanished += count(Verdict::vanished);
+        summary.ignored += count(Verdict::ignored);
+        return status_;
+    }
+
+    bool was_deceived() const { return deceived_; }
+
+private:
+    Status list(const Interrupt& interrupt, const std::function<void(const Object&)>& each) {
+        for (std::size_t i = 0; i < prefixes_.size(); ++i) {
+            HG_RETURN_IF_ERROR(source_.list({prefixes_[i], after(i)}, interrupt, [&](const Object& object) {
+                // Of prefixes that begin with each other, the first that lists a name does.
+                for (std::size_t j = 0; j < i; ++j) {
+                    if (object.key.starts_with(prefixes_[j]) && object.key > after(j)) {
+                        return;
+                    }
+                }
+                ++listed_;
+                each(object);
+            }));
+        }
+        return {};
+    }
+
+    std::string after(std::size_t prefix) const { return window_.on ? prefixes_[prefix] + window_.stamp : ""; }
+
+    Status choose_from_all() {
         Status trouble;
-        const auto each = [&](const Object& object) {
-            ++summary_.listed;
+        HG_RETURN_IF_ERROR(list(env_.interrupt, [&](const Object& object) {
             if (trouble.ok()) {
                 trouble = ledger_.reach(object.key);
                 judges_.add(object);
             }
-        };
-        if (window.on) {
-            for (const auto& prefix : options_.schema->listing_prefixes) {
-                HG_RETURN_IF_ERROR(source_.list({prefix, prefix + window.stamp}, env_.interrupt, each));
-            }
-        } else {
-            HG_RETURN_IF_ERROR(source_.list({}, env_.interrupt, each));
-        }
+        }));
         HG_RETURN_IF_ERROR(trouble);
         HG_RETURN_IF_ERROR(ledger_.ready());
         std::vector<KeyList> taken;
         auto& judged = judges_.finish();
         if (stopped_) {
-            return Status(ErrorCode::interrupted, "interrupted while listing " + source_.name());
+            return {ErrorCode::interrupted, "interrupted while listing " + source_.name()};
         }
         for (auto& batch : judged) {
-            summary_.known += batch.verdicts[static_cast<std::size_t>(Verdict::known)];
-            summary_.deferred += batch.verdicts[static_cast<std::size_t>(Verdict::deferred)];
-            summary_.vanished += batch.verdicts[static_cast<std::size_t>(Verdict::vanished)];
-            summary_.ignored += batch.verdicts[static_cast<std::size_t>(Verdict::ignored)];
+            for (std::size_t i = 0; i < verdicts_.size(); ++i) {
+                verdicts_[i] += batch.verdicts[i];
+            }
             taken.push_back(std::move(batch.keys));
         }
-        return SortedKeys::merged(std::move(taken), threads_);
+        out_.add(SortedKeys::merged(std::move(taken), threads_));
+        out_.close();
+        return {};
     }
 
-private:
+    // Judging what a listing said everything of costs nothing beside the listing.
+    Status choose_in_order() {
+        Status trouble;
+        std::string last;
+        KeyList taken;
+        const auto hand_over = [&] {
+            out_.add(taken);
+            taken = {};
+        };
+        const auto stop = [&] { return stopped_ || !trouble.ok(); };
+        const auto listed = list(stop, [&](const Object& object) {
+            if (!trouble.ok()) {
+                return;
+            }
+            trouble = listed_ == 1 ? ledger_.ready() : in_order_after(last, object.key);
+            if (trouble.ok()) {
+                trouble = ledger_.reach(object.key);
+            }
+            last = object.key;
+            auto judged = object;
+            const auto verdict = judge(judged, digest_key(object.key));
+            ++verdicts_[static_cast<std::size_t>(verdict)];
+            if (verdict == Verdict::take) {
+                taken.add(object.key);
+            }
+            if (taken.size() == kKeysPerHandOver) {
+                hand_over();
+            }
+        });
+        HG_RETURN_IF_ERROR(trouble);
+        HG_RETURN_IF_ERROR(listed);
+        hand_over();
+        return ledger_.ready();
+    }
+
+    Status in_order_after(std::string_view before, std::string_view key) {
+        deceived_ = key <= before;
+        return deceived_ ? Status(ErrorCode::malformed_response, source_.name() + " is not listed in order") : Status();
+    }
+
+    void join() {
+        if (thread_.joinable()) {
+            thread_.join();
+        }
+    }
+
+    std::int64_t count(Verdict verdict) const { return verdicts_[static_cast<std::size_t>(verdict)]; }
+
     void judge(Batch& batch, bool listing) {
         if (!ledger_.ready().ok()) {
-            return;  // execute() says so
+            return;  // choose_from_all() says so
         }
         std::vector<std::string_view> taken;
         std::array<KeyDigest, kKeysAhead> digests;
@@ -234,21 +338,40 @@ private:
 
     const Options& options_;
     const Environment& env_;
+    const Window window_;
     Source& source_;
     LedgerView& ledger_;
-    Summary& summary_;
+    ReadingList& out_;
+    std::vector<std::string> prefixes_;  // sorted
+    bool in_order_ = false;
+    bool deceived_ = false;
     std::int64_t settle_;
     std::int64_t now_ = 0;
     std::size_t threads_;
-    std::atomic<bool> stopped_{false};  // interrupted
-    Judges judges_;                     // last: its threads use the rest
+    std::int64_t listed_ = 0;
+    Counts verdicts_{};
+    std::atomic<bool> stopped_{false};
+    Status status_;
+    Judges judges_;  // its threads use the rest
+    std::thread thread_;
 };
 
-}  // namespace
+Choosing::Choosing(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+                   bool in_order, ReadingList& out)
+    : chooser_(std::make_unique<Chooser>(options, environment, window, ledger, in_order, out)) {}
 
-Result<SortedKeys> choose(const Options& options, const Environment& environment, const Window& window,
-                          LedgerView& ledger, Summary& summary) {
-    return Chooser(options, environment, ledger, summary).execute(window);
+Choosing::~Choosing() = default;
+
+Status Choosing::begin() {
+    return chooser_->begin();
+}
+
+Status Choosing::finish(Summary& summary) {
+    return chooser_->finish(summary);
+}
+
+bool Choosing::was_deceived() const {
+    return chooser_->was_deceived();
 }
 
 std::string compact_stamp(std::int64_t us) {

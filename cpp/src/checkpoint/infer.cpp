@@ -18,7 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kFilesPerStep = 64;
 constexpr std::size_t kNamesPerColumn = 16;  // are counted: where ids are names, every record brings new ones
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
@@ -157,8 +156,8 @@ public:
                 keys.add(object.key);
             }
         }));
-        keys_ = SortedKeys::of(std::move(keys), reading_threads(options_.threads, *env_.source));
-        HG_RETURN_IF_ERROR(read());
+        ReadingList list(std::move(keys), reading_threads(options_.threads, *env_.source));
+        HG_RETURN_IF_ERROR(read(list));
         fields_.erase("_rest");
         if (fields_.empty()) {
             return Status(ErrorCode::invalid_input,
@@ -170,12 +169,12 @@ public:
     }
 
 private:
-    Status read() {
-        std::size_t running = std::min<std::size_t>(reading_threads(options_.threads, *env_.source), keys_.size());
+    Status read(ReadingList& list) {
+        std::size_t running = list.readers();
         std::vector<std::thread> threads;
         for (std::size_t i = running; i > 0; --i) {
-            threads.emplace_back([this, &running] {
-                work();
+            threads.emplace_back([this, &list, &running] {
+                work(list);
                 const std::lock_guard lock(mutex_);
                 --running;
                 finished_.notify_all();
@@ -198,7 +197,7 @@ private:
         return interrupted_ ? Status(ErrorCode::interrupted, "interrupted; nothing was written") : error_;
     }
 
-    void work() {
+    void work(ReadingList& list) {
         auto fetcher = env_.source->fetcher();
         if (!fetcher.ok()) {
             const std::lock_guard lock(mutex_);
@@ -209,19 +208,23 @@ private:
         std::uint64_t records = 0;
         Notes notes(most_names());
         std::string buffer;
-        OpenStretches open(keys_);
+        OpenStretches open;
         std::size_t at = 0;
         std::size_t end = 0;
         fetcher.value()->run(
-            [&]() -> std::optional<Wanted> {
+            [&](Wanted& out) {
                 if (at == end) {
-                    at = next_.fetch_add(kFilesPerStep);
-                    end = std::min(keys_.size(), at + kFilesPerStep);
-                    if (at < end) {
-                        open.open(at, end);
+                    auto stretch = list.next();
+                    if (!stretch) {
+                        return Fetcher::Coming::nothing;
                     }
+                    at = stretch->begin;
+                    end = at + stretch->keys->size();
+                    open.open(std::move(*stretch));
                 }
-                return at < end ? std::optional(Wanted{at, open[at++]}) : std::nullopt;
+                out = {at, open[at]};
+                ++at;
+                return Fetcher::Coming::file;
             },
             [&](const Fetched& fetched) {
                 // What cannot be read or parsed is counted by the run itself.
@@ -324,8 +327,6 @@ private:
 
     const InferOptions& options_;
     const Environment& env_;
-    SortedKeys keys_;
-    std::atomic<std::size_t> next_{0};
     std::atomic<bool> stop_{false};
     bool interrupted_ = false;
     std::mutex mutex_;

@@ -14,6 +14,8 @@ constexpr std::size_t kLargestBlock = 256U << 10U;
 constexpr std::size_t kKeysPerThread = 20'000;
 constexpr std::size_t kKeysPerGroup = 64;
 constexpr std::size_t kCodedBlock = 64U << 10U;
+constexpr std::size_t kLongestStretch = 512;
+constexpr std::size_t kStretchesPerReader = 8;  // at least, where there are so many files: few files may be large ones
 
 using Keys = std::vector<std::string_view>;
 
@@ -77,6 +79,14 @@ std::size_t take_length(const char*& from) {
     }
 }
 
+// As the part that it shares with the one before, and the rest.
+void put_key(std::string& out, std::string_view before, std::string_view key) {
+    const auto shared = shared_prefix(before, key);
+    put_length(out, shared);
+    put_length(out, key.size() - shared);
+    out.append(key.substr(shared));
+}
+
 }  // namespace
 
 void KeyList::add(std::string_view key) {
@@ -97,37 +107,43 @@ void KeyList::sort() {
     }
 }
 
-// A part of the keys; its first one begins a group.
-struct SortedKeys::Coded {
-    std::vector<std::unique_ptr<char[]>> blocks;
-    std::vector<const char*> groups;
-};
+void SortedKeys::Coded::put(const std::string& group) {
+    if (group.size() > room) {
+        room = std::max(group.size(), kCodedBlock);
+        blocks.push_back(std::make_unique_for_overwrite<char[]>(room));
+        end = blocks.back().get();
+    }
+    groups.push_back(end);
+    end = std::copy(group.begin(), group.end(), end);
+    room -= group.size();
+}
 
 SortedKeys::Coded SortedKeys::code(const std::string_view* begin, const std::string_view* end) {
     Coded out;
     std::string group;
-    std::size_t room = 0;
-    char* to = nullptr;
     while (begin != end) {
         group.clear();
         std::string_view before;
         for (std::size_t i = 0; i < kKeysPerGroup && begin != end; ++i, ++begin) {
-            const auto shared = shared_prefix(before, *begin);
-            put_length(group, shared);
-            put_length(group, begin->size() - shared);
-            group.append(begin->substr(shared));
+            put_key(group, before, *begin);
             before = *begin;
         }
-        if (group.size() > room) {
-            room = std::max(group.size(), kCodedBlock);
-            out.blocks.push_back(std::make_unique_for_overwrite<char[]>(room));
-            to = out.blocks.back().get();
-        }
-        out.groups.push_back(to);
-        to = std::copy(group.begin(), group.end(), to);
-        room -= group.size();
+        out.put(group);
     }
     return out;
+}
+
+void SortedKeys::append(std::string_view key) {
+    if (size_ % kKeysPerGroup == 0) {
+        if (!group_.empty()) {
+            coded_.put(group_);
+        }
+        group_.clear();
+        last_.clear();
+    }
+    put_key(group_, last_, key);
+    last_ = key;
+    ++size_;
 }
 
 SortedKeys SortedKeys::merged(std::vector<KeyList> sorted, std::size_t threads) {
@@ -185,17 +201,10 @@ SortedKeys SortedKeys::merged(std::vector<KeyList> sorted, std::size_t threads) 
     SortedKeys out;
     out.size_ = total;
     for (auto& part : coded) {
-        std::move(part.blocks.begin(), part.blocks.end(), std::back_inserter(out.blocks_));
-        out.groups_.insert(out.groups_.end(), part.groups.begin(), part.groups.end());
+        std::move(part.blocks.begin(), part.blocks.end(), std::back_inserter(out.coded_.blocks));
+        out.coded_.groups.insert(out.coded_.groups.end(), part.groups.begin(), part.groups.end());
     }
     return out;
-}
-
-SortedKeys SortedKeys::of(KeyList keys, std::size_t threads) {
-    keys.sort();
-    std::vector<KeyList> lists;
-    lists.push_back(std::move(keys));
-    return merged(std::move(lists), threads);
 }
 
 KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
@@ -205,10 +214,10 @@ KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
     if (begin >= end) {
         return out;
     }
-    const char* from = groups_[begin / kKeysPerGroup];
+    const char* from = nullptr;
     for (auto i = begin - begin % kKeysPerGroup; i < end; ++i) {
-        if (i % kKeysPerGroup == 0) {
-            from = groups_[i / kKeysPerGroup];  // perhaps in another block
+        if (const auto group = i / kKeysPerGroup; i % kKeysPerGroup == 0) {
+            from = group < coded_.groups.size() ? coded_.groups[group] : group_.data();
         }
         key.resize(take_length(from));
         const auto rest = take_length(from);
@@ -221,8 +230,76 @@ KeyList SortedKeys::range(std::size_t begin, std::size_t end) const {
     return out;
 }
 
-void OpenStretches::open(std::size_t begin, std::size_t end) {
-    open_.push_back({begin, std::make_shared<const KeyList>(keys_.range(begin, end))});
+ReadingList::ReadingList(KeyList keys, std::size_t readers) : readers_(readers), closed_(true) {
+    keys.sort();
+    std::vector<KeyList> lists;
+    lists.push_back(std::move(keys));
+    keys_ = SortedKeys::merged(std::move(lists), readers);
+}
+
+void ReadingList::add(const KeyList& keys) {
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        keys_.append(keys[i]);
+    }
+    changed_.notify_all();
+}
+
+void ReadingList::add(SortedKeys keys) {
+    const std::lock_guard lock(mutex_);
+    keys_ = std::move(keys);
+    changed_.notify_all();
+}
+
+void ReadingList::close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+}
+
+void ReadingList::cancel() {
+    const std::lock_guard lock(mutex_);
+    next_ = keys_.size();
+    closed_ = true;
+    changed_.notify_all();
+}
+
+std::optional<bool> ReadingList::any_within(std::chrono::milliseconds most) const {
+    std::unique_lock lock(mutex_);
+    const auto known = [this] { return closed_ || next_ < keys_.size(); };
+    // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
+    if (!changed_.wait_until(lock, std::chrono::steady_clock::now() + most, known)) {
+        return std::nullopt;
+    }
+    return next_ < keys_.size();
+}
+
+std::optional<Stretch> ReadingList::next() {
+    const std::lock_guard lock(mutex_);
+    const auto most = std::clamp<std::size_t>(keys_.size() / (readers_ * kStretchesPerReader), 1, kLongestStretch);
+    const auto end = std::min(keys_.size(), next_ + most);
+    if (next_ == end) {
+        return std::nullopt;
+    }
+    Stretch out{stretches_++, next_, nullptr};
+    out.keys = std::make_shared<const KeyList>(keys_.range(next_, end));
+    next_ = end;
+    return out;
+}
+
+std::optional<std::size_t> ReadingList::finished() const {
+    const std::lock_guard lock(mutex_);
+    return is_finished() ? std::optional(stretches_) : std::nullopt;
+}
+
+std::size_t ReadingList::size() const {
+    const std::lock_guard lock(mutex_);
+    return keys_.size();
+}
+
+std::size_t ReadingList::readers() const {
+    const std::lock_guard lock(mutex_);
+    return closed_ ? std::min(readers_, keys_.size()) : readers_;
 }
 
 std::string_view OpenStretches::operator[](std::size_t index) const {

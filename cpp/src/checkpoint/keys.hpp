@@ -1,9 +1,14 @@
 // Many keys in little memory.
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -31,37 +36,76 @@ class SortedKeys {
 public:
     // All keys of lists that are sorted each.
     static SortedKeys merged(std::vector<KeyList> sorted, std::size_t threads);
-    static SortedKeys of(KeyList keys, std::size_t threads);  // keys in any order
-
+    void append(std::string_view key);  // after all others, which were appended too
     std::size_t size() const { return size_; }
     KeyList range(std::size_t begin, std::size_t end) const;
 
 private:
-    struct Coded;
+    // Where every so many keys begin, the first of them whole.
+    struct Coded {
+        void put(const std::string& group);
+        std::vector<std::unique_ptr<char[]>> blocks;
+        std::vector<const char*> groups;
+        std::size_t room = 0;  // in the last block
+        char* end = nullptr;   // of what it holds
+    };
     static Coded code(const std::string_view* begin, const std::string_view* end);
 
-    std::vector<std::unique_ptr<char[]>> blocks_;
-    std::vector<const char*> groups_;  // where every so many keys begin, the first of them whole
+    Coded coded_;
+    std::string group_;  // not full yet: what was appended last
+    std::string last_;   // of its keys
     std::size_t size_ = 0;
 };
 
-// The stretches of sorted keys that one reader has begun, until it is done with them.
-class OpenStretches {
-public:
-    explicit OpenStretches(const SortedKeys& keys) : keys_(keys) {}
+// Neighbours of a sorted list, taken by one reader.
+struct Stretch {
+    std::size_t number = 0;  // of the stretches
+    std::size_t begin = 0;   // of the keys
+    std::shared_ptr<const KeyList> keys;
+};
 
-    void open(std::size_t begin, std::size_t end);
-    std::string_view operator[](std::size_t index) const;
-    // Of the oldest stretch; whoever has them may look at its keys for as long.
-    const std::shared_ptr<const KeyList>& oldest() const { return open_.front().keys; }
-    void close_before(std::size_t index);  // keys before it are not asked for any more
+// What a run has to read: handed out in stretches, in order, to several readers, and perhaps still growing.
+class ReadingList {
+public:
+    explicit ReadingList(std::size_t readers) : readers_(readers) {}
+    ReadingList(KeyList keys, std::size_t readers);  // these, in whatever order, and no more
+
+    void add(const KeyList& keys);  // sorted, and after all others
+    void add(SortedKeys keys);      // to an empty list
+    void close();                   // nothing more comes
+    void cancel();                  // nothing more comes, and nothing more is to be read
+    void clear() { keys_ = {}; }    // once nobody reads
+
+    // True once there are keys, false when none will come; nothing when neither was so within `most`.
+    std::optional<bool> any_within(std::chrono::milliseconds most) const;
+    // Nothing: there is none now, and none to come if it is finished().
+    std::optional<Stretch> next();
+    // How many stretches it was altogether, once the last was handed out.
+    std::optional<std::size_t> finished() const;
+    std::size_t size() const;
+    std::size_t readers() const;  // worth having: no more than there are files, as far as that is known
 
 private:
-    struct Stretch {
-        std::size_t begin;
-        std::shared_ptr<const KeyList> keys;
-    };
-    const SortedKeys& keys_;
+    bool is_finished() const { return closed_ && next_ == keys_.size(); }
+
+    const std::size_t readers_;
+    mutable std::mutex mutex_;
+    mutable std::condition_variable changed_;
+    SortedKeys keys_;
+    std::size_t next_ = 0;
+    std::size_t stretches_ = 0;  // handed out
+    bool closed_ = false;
+};
+
+// The stretches that one reader has begun, until it is done with them.
+class OpenStretches {
+public:
+    void open(Stretch stretch) { open_.push_back(std::move(stretch)); }
+    std::string_view operator[](std::size_t index) const;
+    const Stretch& oldest() const { return open_.front(); }  // whoever has its keys may look at them for as long
+    void close_before(std::size_t index);                    // keys before it are not asked for any more
+
+private:
     std::deque<Stretch> open_;
 };
 

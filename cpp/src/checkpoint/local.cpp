@@ -29,14 +29,10 @@ public:
     explicit FolderFetcher(FileDescriptor folder) : folder_(std::move(folder)) {}
 
     void run(const Next& next, const Got& got, const Interrupt& stop) override {
-        while (!stop()) {
-            const auto wanted = next();
-            if (!wanted) {
-                return;
-            }
+        for (Wanted wanted; !stop() && next(wanted) == Coming::file;) {
             Fetched fetched;
-            fetched.index = wanted->index;
-            key_.assign(wanted->key);
+            fetched.index = wanted.index;
+            key_.assign(wanted.key);
             load(fetched);
             got(fetched);
         }
@@ -237,14 +233,10 @@ private:
             : folder_(std::move(folder)), files_(std::move(files)) {}
 
         void run(const Next& next, const Got& got, const Interrupt& stop) override {
-            while (!stop()) {
-                const auto wanted = next();
-                if (!wanted) {
-                    return;
-                }
-                const auto path = folder_ + "/" + std::string(wanted->key);
+            for (Wanted wanted; !stop() && next(wanted) == Coming::file;) {
+                const auto path = folder_ + "/" + std::string(wanted.key);
                 Fetched fetched;
-                fetched.index = wanted->index;
+                fetched.index = wanted.index;
                 const auto info = files_->info(path);
                 const auto bytes = files_->read(path);
                 if (info.ok() && bytes.ok()) {

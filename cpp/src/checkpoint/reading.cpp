@@ -16,31 +16,24 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kMostFilesPerBatch = 512;
-constexpr std::size_t kBatchesPerThread = 8;     // at least, where there are so many files: few files may be large ones
-constexpr std::size_t kPieceBytes = 8U << 20U;   // a larger batch is handed over in pieces
+constexpr std::size_t kPieceBytes = 8U << 20U;   // a larger stretch is handed over in pieces
 constexpr std::size_t kPieceBad = 16U << 10U;    // so are its bad records: a line of two bytes may be one
 constexpr std::size_t kBadBytes = 128;           // of memory, with its problem
 constexpr std::size_t kAheadBytes = 64U << 20U;  // of pieces that nobody has taken yet
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
-// Where workers put their pieces and the caller takes them, batch by batch in order. A worker that is far ahead waits,
-// unless the caller waits for it.
+// Where workers put their pieces and the caller takes them, stretch by stretch in order. A worker that is far ahead
+// waits, unless the caller waits for it.
 class Exchange {
 public:
-    Exchange(std::size_t files, std::size_t files_per_batch)
-        : files_per_batch_(files_per_batch), batches_((files + files_per_batch - 1) / files_per_batch) {}
-
-    std::size_t files_per_batch() const { return files_per_batch_; }
-    std::size_t batches() const { return batches_.size(); }
-
-    void put(std::size_t batch, Piece piece, std::size_t bytes, bool last) {
+    void put(std::size_t stretch, Piece piece, std::size_t bytes, bool last) {
         std::unique_lock lock(mutex_);
-        while (held_ + bytes > kAheadBytes && held_ > 0 && (batch != current_ || ready()) && !stopped_) {
+        while (held_ + bytes > kAheadBytes && held_ > 0 && (stretch != first_ || ready()) && !stopped_) {
             changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
         }
         held_ += bytes;
-        auto& slot = batches_[batch];
+        slots_.resize(std::max(slots_.size(), stretch - first_ + 1));
+        auto& slot = slots_[stretch - first_];
         slot.pieces.emplace_back(std::move(piece), bytes);
         slot.done = last;
         changed_.notify_all();
@@ -56,12 +49,13 @@ public:
         if (!ready()) {
             return std::nullopt;
         }
-        auto& slot = batches_[current_];
+        auto& slot = slots_.front();
         auto out = std::move(slot.pieces.front().first);
         held_ -= slot.pieces.front().second;
         slot.pieces.pop_front();
         if (slot.pieces.empty() && slot.done) {
-            ++current_;
+            slots_.pop_front();
+            ++first_;
         }
         changed_.notify_all();
         return out;
@@ -88,9 +82,10 @@ public:
         return out;
     }
 
-    bool finished() {
+    // How many stretches were taken whole.
+    std::size_t taken() {
         const std::lock_guard lock(mutex_);
-        return current_ == batches_.size();
+        return first_;
     }
 
     void stop(Status why = {}) {
@@ -111,13 +106,12 @@ private:
         std::deque<std::pair<Piece, std::size_t>> pieces;
         bool done = false;
     };
-    bool ready() const { return current_ < batches_.size() && !batches_[current_].pieces.empty(); }
+    bool ready() const { return !slots_.empty() && !slots_.front().pieces.empty(); }
 
     std::mutex mutex_;
     std::condition_variable changed_;
-    const std::size_t files_per_batch_;
-    std::vector<Slot> batches_;
-    std::size_t current_ = 0;
+    std::deque<Slot> slots_;  // of stretches that were not taken yet
+    std::size_t first_ = 0;   // the number of slots_.front()
     std::size_t held_ = 0;
     std::vector<Piece> spare_;
     bool stopped_ = false;
@@ -127,28 +121,29 @@ private:
 // One per thread: its fetcher, its parser, and the piece it fills.
 class Worker {
 public:
-    Worker(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
-           Exchange& exchange, std::atomic<std::size_t>& next_batch, std::atomic<std::size_t>& done,
-           const std::atomic<bool>& stop)
+    Worker(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
+           Exchange& exchange, std::atomic<std::size_t>& done, const std::atomic<bool>& stop)
         : options_(options),
-          keys_(keys),
-          open_(keys),
+          list_(list),
           known_(known),
           environment_(environment),
           exchange_(exchange),
-          next_batch_(next_batch),
           done_(done),
           stop_(stop),
           reader_(options.schema),
           piece_(empty()) {}
 
     void run() {
+        if (!any_files()) {
+            return;
+        }
         auto fetcher = environment_.source->fetcher();
         if (!fetcher.ok()) {
             exchange_.stop(fetcher.status());
             return;
         }
-        fetcher.value()->run([this] { return next(); }, [this](const Fetched& fetched) { got(fetched); },
+        fetcher.value()->run([this](Wanted& out) { return next(out); },
+                             [this](const Fetched& fetched) { got(fetched); },
                              [this] { return stop_.load(std::memory_order_relaxed); });
     }
 
@@ -158,18 +153,27 @@ private:
         return piece ? std::move(*piece) : Piece{{}, schema::Columns::like(*options_.schema), {}};
     }
 
-    std::optional<Wanted> next() {
-        if (at_ == end_) {
-            const auto batch = next_batch_.fetch_add(1);
-            if (batch >= exchange_.batches()) {
-                return std::nullopt;
-            }
-            at_ = batch * exchange_.files_per_batch();
-            end_ = std::min(keys_.size(), at_ + exchange_.files_per_batch());
-            open_.open(at_, end_);
+    bool any_files() const {
+        std::optional<bool> any;
+        while (!any && !stop_.load(std::memory_order_relaxed)) {
+            any = list_.any_within(kPoll);
         }
-        const auto index = at_++;
-        return Wanted{index, open_[index]};
+        return any.value_or(false);
+    }
+
+    Fetcher::Coming next(Wanted& out) {
+        if (at_ == end_) {
+            auto stretch = list_.next();
+            if (!stretch) {
+                return list_.finished() ? Fetcher::Coming::nothing : Fetcher::Coming::later;
+            }
+            at_ = stretch->begin;
+            end_ = at_ + stretch->keys->size();
+            open_.open(std::move(*stretch));
+        }
+        out = {at_, open_[at_]};
+        ++at_;
+        return Fetcher::Coming::file;
     }
 
     void got(const Fetched& fetched) {
@@ -178,11 +182,11 @@ private:
             file().bytes = fetched.bytes.size();
             read(fetched);
         }
-        const auto batch = fetched.index / exchange_.files_per_batch();
-        const bool last = fetched.index + 1 == std::min(keys_.size(), (batch + 1) * exchange_.files_per_batch());
+        const auto& stretch = open_.oldest();
+        const bool last = fetched.index + 1 == stretch.begin + stretch.keys->size();
         ++finished_;
         if (last || is_full()) {
-            hand_over(batch, last);
+            hand_over(last);
         }
         open_.close_before(fetched.index + 1);
     }
@@ -200,12 +204,12 @@ private:
 
     bool is_full() const { return piece_.columns.memory_bytes() > kPieceBytes || bad_ > kPieceBad; }
 
-    void hand_over(std::size_t batch, bool last) {
+    void hand_over(bool last) {
         const auto bytes = piece_.columns.memory_bytes() + std::exchange(bad_, 0) * kBadBytes;
         // Not file by file: the threads would wait for each other's counting.
         done_.fetch_add(std::exchange(finished_, 0), std::memory_order_relaxed);
-        piece_.keys = open_.oldest();
-        exchange_.put(batch, std::exchange(piece_, empty()), bytes, last);
+        piece_.keys = open_.oldest().keys;
+        exchange_.put(open_.oldest().number, std::exchange(piece_, empty()), bytes, last);
     }
 
     // What was read of the current file so far; its rest goes into a new piece.
@@ -213,7 +217,7 @@ private:
         auto entry = file().entry;
         const auto bytes = file().bytes;
         file().goes_on = true;
-        hand_over(fetched.index / exchange_.files_per_batch(), false);
+        hand_over(false);
         begin(fetched);
         file().entry = entry;
         file().bytes = bytes;
@@ -267,12 +271,11 @@ private:
     }
 
     const Options& options_;
-    const SortedKeys& keys_;
+    ReadingList& list_;
     OpenStretches open_;
     const Known& known_;
     const Environment& environment_;
     Exchange& exchange_;
-    std::atomic<std::size_t>& next_batch_;
     std::atomic<std::size_t>& done_;
     const std::atomic<bool>& stop_;
     schema::RecordReader reader_;
@@ -324,21 +327,23 @@ unsigned reading_threads(unsigned wanted, const Source& source) {
     return threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
 }
 
-Status read_files(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
+Status read_files(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take) {
-    const std::size_t most = reading_threads(options.threads, *environment.source);
-    Exchange exchange(keys.size(),
-                      std::clamp<std::size_t>(keys.size() / (most * kBatchesPerThread), 1, kMostFilesPerBatch));
-    std::atomic<std::size_t> next{0};
+    Exchange exchange;
     std::atomic<std::size_t> done{0};
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
-    for (std::size_t i = std::min(most, exchange.batches()); i > 0; --i) {
-        threads.emplace_back([&] { Worker(options, keys, known, environment, exchange, next, done, stop).run(); });
+    for (std::size_t i = list.readers(); i > 0; --i) {
+        threads.emplace_back([&] { Worker(options, list, known, environment, exchange, done, stop).run(); });
     }
+    const auto progress = [&] {
+        if (environment.progress) {
+            environment.progress(static_cast<std::int64_t>(done.load()), static_cast<std::int64_t>(list.size()));
+        }
+    };
     Status status;
     auto polled = std::chrono::steady_clock::now();
-    while (status.ok() && !exchange.finished()) {
+    while (status.ok() && list.finished() != exchange.taken()) {
         if (auto piece = exchange.take()) {
             status = take(*piece);
             exchange.give_back(std::move(*piece));
@@ -348,9 +353,7 @@ Status read_files(const Options& options, const SortedKeys& keys, const Known& k
         }
         if (const auto now = std::chrono::steady_clock::now(); now - polled >= kPoll) {
             polled = now;
-            if (environment.progress) {
-                environment.progress(static_cast<std::int64_t>(done.load()), static_cast<std::int64_t>(keys.size()));
-            }
+            progress();
         }
         if (status.ok() && environment.interrupt && environment.interrupt()) {
             status = Status(ErrorCode::interrupted, "interrupted while reading; nothing was written");
@@ -361,8 +364,8 @@ Status read_files(const Options& options, const SortedKeys& keys, const Known& k
     for (auto& thread : threads) {
         thread.join();
     }
-    if (status.ok() && environment.progress) {
-        environment.progress(static_cast<std::int64_t>(done.load()), static_cast<std::int64_t>(keys.size()));
+    if (status.ok()) {
+        progress();
     }
     return status;
 }

@@ -40,9 +40,9 @@ struct Piece {
 // What was taken of a key before, or nullptr. Called by several threads.
 using Known = std::function<const Entry*(std::string_view key, const KeyDigest& digest)>;
 
-// Calls `take` on the calling thread, piece by piece in the order of `keys`. ErrorCode::interrupted when the interrupt
+// Calls `take` on the calling thread, piece by piece in the order of `list`. ErrorCode::interrupted when the interrupt
 // says so; the workers are joined before it returns.
-Status read_files(const Options& options, const SortedKeys& keys, const Known& known, const Environment& environment,
+Status read_files(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take);
 
 // The content of a file, unpacked when its name says that it is packed, as one record or one a line.

@@ -3,8 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "choosing.hpp"
@@ -15,32 +13,31 @@
 #include "headgate/base/scratch.hpp"
 #include "headgate/base/text.hpp"
 #include "merge.hpp"
+#include "parts.hpp"
 #include "reading.hpp"
 #include "taken.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
-constexpr std::size_t kEntriesPerSegment = 1'000'000;
-constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
 constexpr std::int64_t kBackOffUs = 20'000;  // base of the jittered wait after a lost race
 constexpr std::int64_t kMostBackOffUs = 2'000'000;
 
 // One attempt: load what is committed, read what is new, commit. A loser of the race starts again with a new one.
 class Run {
 public:
-    Run(const Options& options, const Environment& environment)
+    Run(const Options& options, const Environment& environment, bool in_order)
         : options_(options),
+          in_order_(in_order),
           env_(environment),
           source_(*environment.source),
           target_(*environment.target),
           sort_(options.schema->sort_column()),
           write_id_(environment.random->token_hex()),
+          list_(reading_threads(options.threads, source_)),
           ledger_(options, *environment.target),
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),
+          parts_(target_, write_id_),
           rejects_(std::make_shared<Refused>(options.schema)),
           unread_(std::make_shared<Refused>(options.schema)) {}
     Run(const Run&) = delete;
@@ -48,18 +45,16 @@ public:
 
     Result<Summary> execute() {
         HG_RETURN_IF_ERROR(load());
-        HG_RETURN_IF_ERROR(choose_files());
-        HG_RETURN_IF_ERROR(read_files(
-            options_, keys_, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
-            [this](Piece& piece) -> Status { return take(piece); }));
-        if (unread_->size() > 0 && unread_->size() == keys_.size()) {
+        parts_.begin(footer_.version + 1);
+        HG_RETURN_IF_ERROR(read());
+        if (unread_->size() > 0 && unread_->size() == list_.size()) {
             return Status(first_error_.code(), "none of the " + std::to_string(unread_->size()) + " new files in " +
                                                    source_.name() + " could be read: " + first_error_.message());
         }
         summary_.rows_added = runs_.rows();
         summary_.spilled_bytes = runs_.spilled_bytes();
         const bool listed_fully = options_.window_us > 0 && !windowed_;  // worth a commit of its own: it is remembered
-        const bool nothing = entries_.empty() && entry_parts_.empty() && !(listed_fully && !summary_.first_run);
+        const bool nothing = parts_.empty() && !(listed_fully && !summary_.first_run);
         if (nothing || (summary_.first_run && summary_.rows_added == 0) || options_.dry_run) {
             summary_.rows_total = summary_.rows_before + (options_.dry_run ? summary_.rows_added : 0);
         } else {
@@ -72,6 +67,9 @@ public:
         summary_.unread = unread_;
         return std::move(summary_);
     }
+
+    // The source was not listed in the order that it promised.
+    bool was_deceived() const { return was_deceived_; }
 
 private:
     Status load() {
@@ -124,7 +122,7 @@ private:
         }
     }
 
-    Status choose_files() {
+    Window choose_window() {
         const auto now = env_.clock->now_us();
         const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
         Window window;
@@ -137,9 +135,19 @@ private:
             footer_.last_full_listing_us = now;
         }
         windowed_ = window.on;
-        HG_ASSIGN(keys_, choose(options_, env_, window, ledger_, summary_));
+        return window;
+    }
+
+    Status read() {
+        Choosing choosing(options_, env_, choose_window(), ledger_, in_order_, list_);
+        HG_RETURN_IF_ERROR(choosing.begin());
         return_freed_memory();  // of the names as they were listed
-        return {};
+        HG_RETURN_IF_ERROR(read_files(
+            options_, list_, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
+            [this](Piece& piece) -> Status { return take(piece); }));
+        auto status = choosing.finish(summary_);
+        was_deceived_ = choosing.was_deceived();
+        return status;
     }
 
     Status note_reject(const FileResult& file, const BadRecord& bad) {
@@ -166,6 +174,7 @@ private:
     }
 
     Status take(Piece& piece) {
+        parts_.expect(options_.partitioned ? 0 : list_.size());
         for (const auto& file : piece.files) {
             if (file.outcome != ReadOutcome::read) {
                 HG_RETURN_IF_ERROR(note_unread(file));
@@ -183,11 +192,10 @@ private:
         }
         HG_RETURN_IF_ERROR(take_rows(piece.columns));
         if (options_.dry_run) {
-            entries_.clear();
+            parts_.clear();
             return {};
         }
-        // Segments that are full are written now, so that memory stays flat; nobody sees them before the commit.
-        return held_entries_ >= kEntriesPerSegment ? write_entries() : Status();
+        return parts_.write_if_full();
     }
 
     void note_read(const FileResult& file) {
@@ -202,12 +210,7 @@ private:
             }
             summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
         }
-        auto& entries = entries_[ledger_.partition_of(file.key)];
-        if (entries.empty() && !options_.partitioned) {
-            entries.reserve(std::min(keys_.size(), kEntriesPerSegment));
-        }
-        entries.push_back(file.entry);
-        ++held_entries_;
+        parts_.add(ledger_.partition_of(file.key), file.entry);
     }
 
     Status take_rows(const schema::Columns& columns) {
@@ -226,44 +229,6 @@ private:
             keep.push_back(row);
         }
         return runs_.add(columns, keep.size() == columns.rows ? nullptr : &keep);
-    }
-
-    // "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
-    std::string part_name(const char* kind, std::size_t n, const std::string& ending) const {
-        std::string out = kind;
-        out += std::to_string(footer_.version + 1);
-        out += '-';
-        out += write_id_.substr(0, 12);
-        if (n > 0) {
-            out += '-';
-            out += std::to_string(n);
-        }
-        return out += ending;
-    }
-
-    Status write_entries() {
-        for (auto& [partition, entries] : entries_) {
-            sort_by_key(entries);
-            const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
-            entry_parts_.push_back(part_name("seg-", entry_parts_.size(), ending));
-            HG_RETURN_IF_ERROR(target_.write_part(entry_parts_.back(), write_segment(entries)));
-        }
-        entries_.clear();
-        held_entries_ = 0;
-        return {};
-    }
-
-    // Read back rather than written meanwhile: a run that commits nothing leaves none behind.
-    Status write_rejects(Footer& next) {
-        std::uint64_t at = 0;
-        for (std::size_t n = 0;; ++n) {
-            HG_ASSIGN(const auto lines, rejects_->lines(at, kRejectBytesPerPart));
-            if (lines.empty()) {
-                return {};
-            }
-            next.rejects.push_back(part_name("rej-", n, ".jsonl"));
-            HG_RETURN_IF_ERROR(target_.write_part(next.rejects.back(), lines));
-        }
     }
 
     Result<std::string> spill_folder() {
@@ -285,15 +250,10 @@ private:
     // leaves the old checkpoint and orphans (swept by a later run), after it the new one.
     Status commit() {
         auto next = footer_;
-        keys_ = {};  // what was read is in runs_ and entries_
+        list_.clear();  // what was read is in runs_ and parts_
         ledger_.forget();
         return_freed_memory();
-        if (!entries_.empty()) {
-            HG_RETURN_IF_ERROR(compact(next));
-            HG_RETURN_IF_ERROR(write_entries());
-        }
-        HG_RETURN_IF_ERROR(write_rejects(next));
-        next.segments.insert(next.segments.end(), entry_parts_.begin(), entry_parts_.end());
+        HG_RETURN_IF_ERROR(parts_.finish(*rejects_, next));
         next.schema = options_.schema->name;
         next.plan = options_.plan;
         next.version = footer_.version + 1;
@@ -314,33 +274,6 @@ private:
         auto named = next.segments;
         named.insert(named.end(), next.rejects.begin(), next.rejects.end());
         target_.sweep(named);
-        return {};
-    }
-
-    // Where a partition has too many segments, all its entries go into one of this commit.
-    Status compact(Footer& next) {
-        std::map<std::string, std::vector<std::string>> parts;
-        for (const auto* names : {&next.segments, &entry_parts_}) {
-            for (const auto& name : *names) {
-                parts[LedgerView::partition_of_part(name)].push_back(name);
-            }
-        }
-        for (auto& [partition, entries] : entries_) {
-            const auto& names = parts[partition];
-            if (names.size() < kMostSegments) {
-                continue;
-            }
-            Taken all;
-            for (const auto& name : names) {
-                HG_ASSIGN(const auto bytes, target_.read_part(name));
-                HG_ASSIGN(auto older, read_segment(bytes, name));
-                all.merge(std::move(older));
-                std::erase(next.segments, name);
-                std::erase(entry_parts_, name);
-            }
-            all.merge(std::move(entries));
-            entries = all.entries();
-        }
         return {};
     }
 
@@ -383,6 +316,7 @@ private:
     }
 
     const Options& options_;
+    const bool in_order_;
     const Environment& env_;
     Source& source_;
     Target& target_;
@@ -390,26 +324,32 @@ private:
     std::string write_id_;
     Summary summary_;
     Footer footer_;
+    ReadingList list_;
     LedgerView ledger_;
-    SortedKeys keys_;
     std::optional<ScratchFolder> spill_folder_;  // outlives what lies in it
     SortedRuns runs_;
-    std::map<std::string, std::vector<Entry>> entries_;  // by partition
-    std::size_t held_entries_ = 0;
-    std::vector<std::string> entry_parts_;
+    NewParts parts_;
     std::shared_ptr<Refused> rejects_;
     std::shared_ptr<Refused> unread_;
     std::int64_t watermark_ = INT64_MIN;
     Status first_error_;
     bool windowed_ = false;
+    bool was_deceived_ = false;
 };
 
 }  // namespace
 
 Result<Summary> update(const Options& options, const Environment& environment) {
     HG_RETURN_IF_ERROR(environment.target->begin(*environment.clock, environment.interrupt));
+    bool in_order = true;
     for (int attempt = 1;; ++attempt) {
-        auto result = Run(options, environment).execute();
+        Run run(options, environment, in_order);
+        auto result = run.execute();
+        if (run.was_deceived()) {
+            in_order = false;
+            --attempt;
+            continue;
+        }
         if (result.ok()) {
             result.value().attempts = attempt;
         }

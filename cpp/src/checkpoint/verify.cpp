@@ -87,10 +87,10 @@ private:
                 keys.add(object.key);
             }
         }));
-        const auto sorted = SortedKeys::of(std::move(keys), reading_threads(options_.threads, *env_.source));
+        ReadingList list(std::move(keys), reading_threads(options_.threads, *env_.source));
         const Known known = [this](std::string_view, const KeyDigest& digest) { return taken_.find(digest); };
         std::int64_t found = 0;
-        HG_RETURN_IF_ERROR(read_files(options_, sorted, known, env_, [&](Piece& piece) -> Status {
+        HG_RETURN_IF_ERROR(read_files(options_, list, known, env_, [&](Piece& piece) -> Status {
             for (const auto& file : piece.files) {
                 ++report_.checked_files;
                 const bool taken = taken_.find(file.entry.key) != nullptr;

@@ -186,7 +186,8 @@ def update(
             only from the first group on that a new row falls into.
         sort_by: for "infer": the timestamp field to sort by; default: `timestamp` if every record has one.
         dry_run: read and count, write nothing.
-        progress: called with (files read, files to read) about 20 times a second.
+        progress: called with (files read, files to read) about 20 times a second; while a bucket is listed, the second
+            grows.
 
     Raises:
         IntegrityError: the old checkpoint cannot be read; it stays as it is.

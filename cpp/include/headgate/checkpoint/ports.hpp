@@ -53,8 +53,10 @@ struct Wanted {
 class Fetcher {
 public:
     virtual ~Fetcher() = default;
-    using Next = std::function<std::optional<Wanted>()>;  // may block for a while; nothing: no more
-    using Got = std::function<void(const Fetched&)>;      // in the order of Next
+    // Whether there is a file to read, will be one (only where the source lists in order: ask again), or never will.
+    enum class Coming : std::uint8_t { file, later, nothing };
+    using Next = std::function<Coming(Wanted&)>;
+    using Got = std::function<void(const Fetched&)>;  // in the order of Next
     virtual void run(const Next& next, const Got& got, const Interrupt& stop) = 0;
 };
 
@@ -66,9 +68,12 @@ struct ListOptions {
 class Source {
 public:
     virtual ~Source() = default;
-    // Every object, in any order; `each` gets a key that is valid during the call only.
+    // Every object; `each` gets a key that is valid during the call only.
     virtual Status list(const ListOptions& options, const Interrupt& interrupt,
                         const std::function<void(const Object&)>& each) = 0;
+    // True where list() gives keys in the order of their bytes, each looked at: then the first are read while others
+    // are still listed, by another thread. One that breaks its word costs the run a second listing.
+    virtual bool lists_in_order() const { return false; }
     // Fills tag and modified_us of an object whose listing had none; false when it has vanished. Called by several
     // threads at once.
     virtual bool look_at(Object& object) = 0;

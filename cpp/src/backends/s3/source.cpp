@@ -12,6 +12,7 @@ using namespace s3;
 using checkpoint::Fetched;
 using checkpoint::Object;
 using checkpoint::ReadOutcome;
+using checkpoint::Wanted;
 
 constexpr std::size_t kHeldPerRequest = 4;  // answers kept while an earlier one is still awaited, per request in flight
 
@@ -77,13 +78,15 @@ private:
             }
         }
         if (more_ && slots_.size() < client_.options().in_flight * kHeldPerRequest) {
-            if (const auto wanted = (*next_)()) {
+            Wanted wanted;
+            const auto coming = (*next_)(wanted);
+            if (coming == Coming::file) {
                 auto& slot = slots_.emplace_back();
-                slot.index = wanted->index;
-                slot.key = client_.options().prefix + std::string(wanted->key);
+                slot.index = wanted.index;
+                slot.key = client_.options().prefix + std::string(wanted.key);
                 return start(first_ + slots_.size() - 1, request, number);
             }
-            more_ = false;
+            more_ = coming == Coming::later;
         }
         // What is in flight may have to be tried again.
         return more_ || !slots_.empty() ? HttpFlow::Step::later : HttpFlow::Step::none;
@@ -184,6 +187,8 @@ public:
         }
     }
 
+    // Of UTF-8 bytes: Amazon S3 User Guide, "Listing object keys programmatically".
+    bool lists_in_order() const override { return true; }
     bool look_at(Object& /*object*/) override { return true; }  // the listing said everything
 
     Result<std::unique_ptr<checkpoint::Fetcher>> fetcher() override {

@@ -1,0 +1,104 @@
+#include "parts.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "taken.hpp"
+
+namespace headgate::checkpoint {
+namespace {
+
+constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
+constexpr std::size_t kEntriesPerSegment = 1'000'000;
+constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
+
+}  // namespace
+
+void NewParts::add(const std::string& partition, const Entry& entry) {
+    auto& entries = entries_[partition];
+    if (entries.empty()) {
+        entries.reserve(std::min(expected_, kEntriesPerSegment));
+    }
+    entries.push_back(entry);
+    ++held_;
+}
+
+Status NewParts::write_if_full() {
+    return held_ >= kEntriesPerSegment ? write_entries() : Status();
+}
+
+Status NewParts::finish(const Refused& rejects, Footer& next) {
+    if (!entries_.empty()) {
+        HG_RETURN_IF_ERROR(compact(next));
+        HG_RETURN_IF_ERROR(write_entries());
+    }
+    HG_RETURN_IF_ERROR(write_rejects(rejects, next));
+    next.segments.insert(next.segments.end(), segments_.begin(), segments_.end());
+    return {};
+}
+
+// "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
+std::string NewParts::part_name(const char* kind, std::size_t n, const std::string& ending) const {
+    std::string out = kind;
+    out += std::to_string(version_);
+    out += '-';
+    out += id_;
+    if (n > 0) {
+        out += '-';
+        out += std::to_string(n);
+    }
+    return out += ending;
+}
+
+Status NewParts::write_entries() {
+    for (auto& [partition, entries] : entries_) {
+        sort_by_key(entries);
+        const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
+        segments_.push_back(part_name("seg-", segments_.size(), ending));
+        HG_RETURN_IF_ERROR(target_.write_part(segments_.back(), write_segment(entries)));
+    }
+    entries_.clear();
+    held_ = 0;
+    return {};
+}
+
+// Read back rather than written meanwhile: a run that commits nothing leaves none behind.
+Status NewParts::write_rejects(const Refused& rejects, Footer& next) {
+    std::uint64_t at = 0;
+    for (std::size_t n = 0;; ++n) {
+        HG_ASSIGN(const auto lines, rejects.lines(at, kRejectBytesPerPart));
+        if (lines.empty()) {
+            return {};
+        }
+        next.rejects.push_back(part_name("rej-", n, ".jsonl"));
+        HG_RETURN_IF_ERROR(target_.write_part(next.rejects.back(), lines));
+    }
+}
+
+Status NewParts::compact(Footer& next) {
+    std::map<std::string, std::vector<std::string>> parts;
+    for (const auto* names : {&next.segments, &segments_}) {
+        for (const auto& name : *names) {
+            parts[LedgerView::partition_of_part(name)].push_back(name);
+        }
+    }
+    for (auto& [partition, entries] : entries_) {
+        const auto& names = parts[partition];
+        if (names.size() < kMostSegments) {
+            continue;
+        }
+        Taken all;
+        for (const auto& name : names) {
+            HG_ASSIGN(const auto bytes, target_.read_part(name));
+            HG_ASSIGN(auto older, read_segment(bytes, name));
+            all.merge(std::move(older));
+            std::erase(next.segments, name);
+            std::erase(segments_, name);
+        }
+        all.merge(std::move(entries));
+        entries = all.entries();
+    }
+    return {};
+}
+
+}  // namespace headgate::checkpoint

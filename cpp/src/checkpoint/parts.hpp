@@ -1,0 +1,49 @@
+// What a run adds beside the table: segments of the ledger, and what was refused.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "footer.hpp"
+#include "headgate/checkpoint/checkpoint.hpp"
+#include "segment.hpp"
+
+namespace headgate::checkpoint {
+
+class NewParts {
+public:
+    NewParts(Target& target, const std::string& write_id) : target_(target), id_(write_id.substr(0, 12)) {}
+
+    // Of the version that the run wants to commit; before anything is written.
+    void begin(std::int64_t version) { version_ = version; }
+    void expect(std::size_t entries) { expected_ = entries; }  // of one partition: room for so many is made at once
+    void add(const std::string& partition, const Entry& entry);
+    bool empty() const { return entries_.empty() && segments_.empty(); }
+    void clear() {  // of what was not written yet
+        entries_.clear();
+        held_ = 0;
+    }
+    // Segments that are full are written now, so that memory stays flat; nobody sees them before the commit.
+    Status write_if_full();
+    // Writes the rest and names all of it in the next footer. Where a partition has too many segments, all its entries
+    // go into one of this commit.
+    Status finish(const Refused& rejects, Footer& next);
+
+private:
+    Status write_entries();
+    Status write_rejects(const Refused& rejects, Footer& next);
+    Status compact(Footer& next);
+    std::string part_name(const char* kind, std::size_t n, const std::string& ending) const;
+
+    Target& target_;
+    std::string id_;
+    std::int64_t version_ = 0;
+    std::map<std::string, std::vector<Entry>> entries_;  // by partition
+    std::size_t held_ = 0;
+    std::size_t expected_ = 0;
+    std::vector<std::string> segments_;  // written
+};
+
+}  // namespace headgate::checkpoint
