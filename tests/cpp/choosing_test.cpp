@@ -23,6 +23,14 @@ std::vector<std::string> texts(const SortedKeys& keys, std::size_t begin, std::s
     return texts(keys.range(begin, end));
 }
 
+std::string segment_of(const std::vector<Entry>& entries) {
+    NewSegment out;
+    for (const auto& entry : entries) {
+        out.add(entry);
+    }
+    return std::string(out.seal());
+}
+
 // What is left of it.
 std::vector<std::string> texts(ReadingList& list) {
     std::vector<std::string> out;
@@ -332,7 +340,7 @@ protected:
                   [](const auto& a, const auto& b) { return a.first < b.first; });
         for (auto& [name, some] : entries) {
             std::sort(some.begin(), some.end(), ByKey());
-            target.parts[name] = write_segment(some);
+            target.parts[name] = segment_of(some);
         }
     }
     void expect_all(int files) {

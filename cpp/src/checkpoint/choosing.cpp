@@ -311,7 +311,7 @@ private:
             keys.add(key);
         }
         batch.keys = std::move(keys);
-        batch.objects = {};
+        batch.objects = std::vector<Object>();  // `= {}` would keep the room
     }
 
     void digest(std::span<const Object> objects, std::array<KeyDigest, kKeysAhead>& out) const {

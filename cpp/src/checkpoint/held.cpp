@@ -117,7 +117,7 @@ void HeldRows::append_coded(std::size_t column, const Column& from, std::size_t 
             for (const auto earlier : codes) {
                 earlier == TextCodes::kNull ? plain.append_null() : append_text(plain, texts.text(earlier));
             }
-            codes = {};
+            codes = std::vector<TextCodes::Code>();
             plain.append_range(from, row, end);
             coding_[column] = false;
             return;

@@ -188,7 +188,7 @@ SortedKeys SortedKeys::merged(std::vector<KeyList> sorted, std::size_t threads) 
             }
         }
         for (auto& list : sorted) {
-            list.keys_ = {};  // the texts are needed, these no longer
+            list.keys_ = Keys();  // the texts are needed, these no longer
         }
         in_threads(parts, [&](std::size_t part) { merge_stretches(begins[part], std::move(ends[part])); });
     }

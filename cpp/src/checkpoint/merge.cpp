@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -11,8 +12,8 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kRowsPerWrite = 4 * 1024;
-constexpr std::size_t kBytesPerWrite = 64U << 20U;
+constexpr std::size_t kRowsPerWrite = 2 * 1024;
+constexpr std::size_t kBytesPerWrite = 32U << 20U;
 constexpr std::size_t kMovesPerLook = 256;  // how often the size is looked at
 
 // A sorted stream of rows: the old table, a spilled run, or those in memory.
@@ -21,7 +22,8 @@ public:
     Cursor(TableReader* reader, std::size_t sort) : reader_(reader), sort_(sort) {}
     Cursor(std::unique_ptr<TableReader> reader, std::size_t sort)
         : owned_(std::move(reader)), reader_(owned_.get()), sort_(sort) {}
-    Cursor(HeldRows held, std::size_t sort) : held_(std::move(held)), order_(held_->order(sort)), sort_(sort) {
+    Cursor(HeldRows held, std::vector<schema::RowAt> order, std::size_t sort)
+        : held_(std::move(held)), order_(std::move(order)), sort_(sort) {
         end_ = order_.size();
     }
 
@@ -116,6 +118,32 @@ private:
     std::size_t end_ = 0;  // of the reader's rows, or of order_
 };
 
+// Rows are encoded by another thread while the next ones are merged.
+class WriteBehind {
+public:
+    WriteBehind(TableWriter& writer, const Options& options)
+        : writer_(writer),
+          policy_(options.threads == 1 ? std::launch::deferred : std::launch::async),
+          rows_(schema::Columns::like(*options.schema)) {}
+
+    // Takes the rows, and leaves room for others. An error may be that of rows before.
+    Status append(schema::Columns& rows) {
+        HG_RETURN_IF_ERROR(drain());
+        std::swap(rows, rows_);
+        rows.clear();
+        writing_ = std::async(policy_, [this] { return writer_.append(rows_); });
+        return {};
+    }
+    // Nothing is being written any more: others may use the writer.
+    Status drain() { return writing_.valid() ? writing_.get() : Status(); }
+
+private:
+    TableWriter& writer_;
+    std::launch policy_;
+    schema::Columns rows_;
+    std::future<Status> writing_;  // whose end waits for its thread
+};
+
 }  // namespace
 
 SortedRuns::SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
@@ -149,17 +177,19 @@ Status SortedRuns::spill() {
     HG_ASSIGN(const auto folder, folder_());
     const auto path = folder + "/run-" + std::to_string(runs_.size());
     HG_ASSIGN(auto writer, table_.create(path, *options_.schema));
-    Cursor rows(std::exchange(held_, HeldRows(*options_.schema)), sort_);
+    sort();
+    Cursor rows(std::exchange(held_, HeldRows(*options_.schema)), std::exchange(order_, {}), sort_);
+    WriteBehind behind(*writer, options_);
     auto out = schema::Columns::like(*options_.schema);
     while (true) {
         HG_ASSIGN(const bool more, rows.ready());
         if (!more) {
             break;
         }
-        out.clear();
         rows.move_until(INT64_MAX, true, kRowsPerWrite, out);
-        HG_RETURN_IF_ERROR(writer->append(out));
+        HG_RETURN_IF_ERROR(behind.append(out));
     }
+    HG_RETURN_IF_ERROR(behind.drain());
     HG_RETURN_IF_ERROR(writer->finish({}));
     runs_.push_back(path);
     struct stat info {};
@@ -173,9 +203,16 @@ Status SortedRuns::spill() {
     return {};
 }
 
+void SortedRuns::sort() {
+    if (order_.size() != held_.rows()) {
+        order_ = held_.order(sort_);
+    }
+}
+
 // Earlier cursors win ties, so the merge is stable.
 Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& writer,
                                             const std::function<Status()>& go_on) {
+    sort();
     std::vector<Cursor> cursors;
     cursors.emplace_back(old, sort_);
     for (const auto& run : runs_) {
@@ -183,7 +220,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
         cursors.emplace_back(std::move(reader), sort_);
         ::unlink(run.c_str());  // the open file is enough, and nothing is left behind
     }
-    cursors.emplace_back(std::exchange(held_, HeldRows(*options_.schema)), sort_);
+    cursors.emplace_back(std::exchange(held_, HeldRows(*options_.schema)), std::exchange(order_, {}), sort_);
     auto out = schema::Columns::like(*options_.schema);
     std::int64_t last = INT64_MIN;
     if (old == nullptr) {
@@ -198,12 +235,12 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
         }
         HG_ASSIGN(last, old->pass_units(writer, sort_, first, rows_, go_on));
     }
+    WriteBehind behind(writer, options_);
     const auto flush = [&]() -> Status {
         if (sort_ != SIZE_MAX) {
             last = out.columns[sort_].numbers.back();
         }
-        HG_RETURN_IF_ERROR(writer.append(out));
-        out.clear();
+        HG_RETURN_IF_ERROR(behind.append(out));
         return go_on();
     };
     for (std::size_t moves = 1;; ++moves) {
@@ -230,6 +267,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
             if (out.rows > 0) {
                 HG_RETURN_IF_ERROR(flush());
             }
+            HG_RETURN_IF_ERROR(behind.drain());
             HG_ASSIGN(last, cursors[best].pass_on(writer));
             HG_RETURN_IF_ERROR(go_on());
             continue;
@@ -245,6 +283,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
     if (out.rows > 0) {
         HG_RETURN_IF_ERROR(flush());
     }
+    HG_RETURN_IF_ERROR(behind.drain());
     return last;
 }
 

@@ -24,6 +24,8 @@ public:
     std::int64_t rows() const { return rows_; }
     std::int64_t spilled_bytes() const { return static_cast<std::int64_t>(spilled_); }
 
+    // The rows in memory, when there is time: merge_into does what was not done.
+    void sort();
     // Writes `old` (sorted, may be null) and all rows here; on a tie the old row comes first. Gives the last row's
     // sort value, or INT64_MIN.
     Result<std::int64_t> merge_into(TableReader* old, TableWriter& writer, const std::function<Status()>& go_on);
@@ -37,6 +39,7 @@ private:
     std::size_t sort_;
     std::function<Result<std::string>()> folder_;
     HeldRows held_;
+    std::vector<schema::RowAt> order_;  // of those
     std::vector<std::string> runs_;
     std::int64_t rows_ = 0;
     std::uint64_t spilled_ = 0;

@@ -19,22 +19,12 @@ void NewParts::add(const std::string& partition, const Entry& entry) {
     if (entries.empty()) {
         entries.reserve(std::min(expected_, kEntriesPerSegment));
     }
-    entries.push_back(entry);
+    entries.add(entry);
     ++held_;
 }
 
 Status NewParts::write_if_full() {
     return held_ >= kEntriesPerSegment ? write_entries() : Status();
-}
-
-Status NewParts::finish(const Refused& rejects, Footer& next) {
-    if (!entries_.empty()) {
-        HG_RETURN_IF_ERROR(compact(next));
-        HG_RETURN_IF_ERROR(write_entries());
-    }
-    HG_RETURN_IF_ERROR(write_rejects(rejects, next));
-    next.segments.insert(next.segments.end(), segments_.begin(), segments_.end());
-    return {};
 }
 
 // "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
@@ -52,27 +42,32 @@ std::string NewParts::part_name(const char* kind, std::size_t n, const std::stri
 
 Status NewParts::write_entries() {
     for (auto& [partition, entries] : entries_) {
-        sort_by_key(entries);
         const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
         segments_.push_back(part_name("seg-", segments_.size(), ending));
-        HG_RETURN_IF_ERROR(target_.write_part(segments_.back(), write_segment(entries)));
+        HG_RETURN_IF_ERROR(target_.write_part(segments_.back(), entries.seal()));
     }
     entries_.clear();
     held_ = 0;
     return {};
 }
 
-// Read back rather than written meanwhile: a run that commits nothing leaves none behind.
-Status NewParts::write_rejects(const Refused& rejects, Footer& next) {
+// What was refused is read back rather than written meanwhile: a run that commits nothing leaves none behind.
+Status NewParts::write(const Refused& rejects) {
+    HG_RETURN_IF_ERROR(write_entries());
     std::uint64_t at = 0;
-    for (std::size_t n = 0;; ++n) {
+    while (true) {
         HG_ASSIGN(const auto lines, rejects.lines(at, kRejectBytesPerPart));
         if (lines.empty()) {
             return {};
         }
-        next.rejects.push_back(part_name("rej-", n, ".jsonl"));
-        HG_RETURN_IF_ERROR(target_.write_part(next.rejects.back(), lines));
+        rejects_.push_back(part_name("rej-", rejects_.size(), ".jsonl"));
+        HG_RETURN_IF_ERROR(target_.write_part(rejects_.back(), lines));
     }
+}
+
+void NewParts::name_in(Footer& next) const {
+    next.segments.insert(next.segments.end(), segments_.begin(), segments_.end());
+    next.rejects.insert(next.rejects.end(), rejects_.begin(), rejects_.end());
 }
 
 Status NewParts::compact(Footer& next) {
@@ -95,8 +90,12 @@ Status NewParts::compact(Footer& next) {
             std::erase(next.segments, name);
             std::erase(segments_, name);
         }
-        all.merge(std::move(entries));
-        entries = all.entries();
+        all.merge(entries.entries());
+        entries = {};
+        entries.reserve(all.size());
+        for (const auto& entry : all.entries()) {
+            entries.add(entry);
+        }
     }
     return {};
 }

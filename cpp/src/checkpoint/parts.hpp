@@ -27,23 +27,24 @@ public:
     }
     // Segments that are full are written now, so that memory stays flat; nobody sees them before the commit.
     Status write_if_full();
-    // Writes the rest and names all of it in the next footer. Where a partition has too many segments, all its entries
-    // go into one of this commit.
-    Status finish(const Refused& rejects, Footer& next);
+    // Where a partition has too many segments, all its entries go into one of this commit.
+    Status compact(Footer& next);
+    // The rest. Nothing else may be asked meanwhile; what names it comes after it.
+    Status write(const Refused& rejects);
+    void name_in(Footer& next) const;
 
 private:
     Status write_entries();
-    Status write_rejects(const Refused& rejects, Footer& next);
-    Status compact(Footer& next);
     std::string part_name(const char* kind, std::size_t n, const std::string& ending) const;
 
     Target& target_;
     std::string id_;
     std::int64_t version_ = 0;
-    std::map<std::string, std::vector<Entry>> entries_;  // by partition
+    std::map<std::string, NewSegment> entries_;  // by partition
     std::size_t held_ = 0;
     std::size_t expected_ = 0;
     std::vector<std::string> segments_;  // written
+    std::vector<std::string> rejects_;   // written
 };
 
 }  // namespace headgate::checkpoint

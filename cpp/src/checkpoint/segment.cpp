@@ -85,16 +85,43 @@ void sort_by_key(std::span<Entry> entries) {
     sort_from(entries, 0);
 }
 
-std::string write_segment(const std::vector<Entry>& entries) {
-    std::string out;
-    out.reserve(kHeader + kEntry * entries.size() + kTrailer);
-    out.append(kMagic);
-    put(out, kVersion);
-    put(out, static_cast<std::uint64_t>(entries.size()));
-    out.append(reinterpret_cast<const char*>(entries.data()), kEntry * entries.size());
-    const auto sum = hash::sha256(out);
-    out.append(reinterpret_cast<const char*>(sum.data()), sum.size());
+void NewSegment::reserve(std::size_t entries) {
+    bytes_.reserve(kHeader + kEntry * entries + kTrailer);
+}
+
+void NewSegment::add(const Entry& entry) {
+    bytes_.resize(std::max(bytes_.size(), kHeader));
+    const auto* from = reinterpret_cast<const std::byte*>(&entry);
+    bytes_.insert(bytes_.end(), from, from + kEntry);
+    ++size_;
+}
+
+std::span<Entry> NewSegment::span() {
+    // The header's length leaves them where entries may lie.
+    static_assert(kHeader % alignof(Entry) == 0 && alignof(Entry) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+    return {reinterpret_cast<Entry*>(bytes_.data() + kHeader), size_};
+}
+
+std::vector<Entry> NewSegment::entries() const {
+    std::vector<Entry> out(size_);
+    if (size_ > 0) {
+        std::memcpy(out.data(), bytes_.data() + kHeader, kEntry * size_);
+    }
     return out;
+}
+
+std::string_view NewSegment::seal() {
+    bytes_.resize(std::max(bytes_.size(), kHeader));
+    sort_by_key(span());
+    std::string header(kMagic);
+    put(header, kVersion);
+    put(header, static_cast<std::uint64_t>(size_));
+    std::memcpy(bytes_.data(), header.data(), kHeader);
+    const auto view = [this] { return std::string_view(reinterpret_cast<const char*>(bytes_.data()), bytes_.size()); };
+    const auto sum = hash::sha256(view());
+    const auto* from = reinterpret_cast<const std::byte*>(sum.data());
+    bytes_.insert(bytes_.end(), from, from + sum.size());
+    return view();
 }
 
 const Entry* Taken::find(const KeyDigest& key) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -67,7 +68,24 @@ private:
 
 KeyDigest digest_key(std::string_view key);
 void sort_by_key(std::span<Entry> entries);  // not stable
-std::string write_segment(const std::vector<Entry>& entries);
+
+// Entries in the bytes that will be written, so that a million of them are there once.
+class NewSegment {
+public:
+    void reserve(std::size_t entries);
+    void add(const Entry& entry);
+    bool empty() const { return size_ == 0; }
+    std::vector<Entry> entries() const;
+    // Sorts them and puts a header before them and a checksum behind. Nothing can be added after it.
+    std::string_view seal();
+
+private:
+    std::span<Entry> span();
+
+    std::vector<std::byte> bytes_;
+    std::size_t size_ = 0;
+};
+
 Result<std::vector<Entry>> read_segment(std::string_view bytes, const std::string& name);
 
 }  // namespace headgate::checkpoint

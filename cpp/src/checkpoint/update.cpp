@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <optional>
 
 #include "choosing.hpp"
@@ -95,8 +96,10 @@ private:
             watermark_ = footer_.last_timestamp_us;
             summary_.last_timestamp_us = watermark_;
         }
-        return ledger_.open(footer_.segments, reading_threads(options_.threads, source_) > 1);
+        return ledger_.open(footer_.segments, several_threads());
     }
+
+    bool several_threads() const { return reading_threads(options_.threads, source_) > 1; }
 
     // The table may have been read from a temporary copy: errors name the table.
     Status about_target(const Status& status, const std::string& copy) const {
@@ -253,13 +256,12 @@ private:
         list_.clear();  // what was read is in runs_ and parts_
         ledger_.forget();
         return_freed_memory();
-        HG_RETURN_IF_ERROR(parts_.finish(*rejects_, next));
+        HG_RETURN_IF_ERROR(write_parts(next));
         next.schema = options_.schema->name;
         next.plan = options_.plan;
         next.version = footer_.version + 1;
         next.write_id = write_id_;
         next.rows = summary_.rows_before + runs_.rows();
-        HG_RETURN_IF_ERROR(fault_point("checkpoint.after_segments"));
         HG_ASSIGN(const auto scratch, target_.scratch());
         const auto temporary = scratch + "/table-" + write_id_.substr(0, 12);
         if (auto status = write_and_commit(temporary, next); !status.ok()) {
@@ -277,17 +279,30 @@ private:
         return {};
     }
 
+    // The rows in memory are sorted, and the old table fetched, meanwhile.
+    Status write_parts(Footer& next) {
+        HG_RETURN_IF_ERROR(parts_.compact(next));
+        auto written = std::async(several_threads() ? std::launch::async : std::launch::deferred,
+                                  [this] { return parts_.write(*rejects_); });
+        runs_.sort();
+        if (!summary_.first_run) {
+            HG_ASSIGN(old_path_, target_.fetch());
+        }
+        HG_RETURN_IF_ERROR(written.get());
+        parts_.name_in(next);
+        return_freed_memory();
+        return fault_point("checkpoint.after_segments");
+    }
+
     Status write_and_commit(const std::string& temporary, Footer& next) {
         std::unique_ptr<TableReader> old;
-        std::string path;
         if (!summary_.first_run) {
-            HG_ASSIGN(path, target_.fetch());
-            HG_ASSIGN(old, env_.table->open(path, *options_.schema));
+            HG_ASSIGN(old, env_.table->open(old_path_, *options_.schema));
         }
         HG_ASSIGN(const auto writer, env_.table->create(temporary, *options_.schema));
         const auto last = runs_.merge_into(old.get(), *writer, [this] { return go_on(); });
         if (!last.ok()) {
-            return old ? about_target(last.status(), path) : last.status();
+            return old ? about_target(last.status(), old_path_) : last.status();
         }
         next.last_timestamp_us = last.value();
         HG_RETURN_IF_ERROR(writer->finish({{kFooterKey, render_footer(next)}}));
@@ -329,6 +344,7 @@ private:
     std::optional<ScratchFolder> spill_folder_;  // outlives what lies in it
     SortedRuns runs_;
     NewParts parts_;
+    std::string old_path_;
     std::shared_ptr<Refused> rejects_;
     std::shared_ptr<Refused> unread_;
     std::int64_t watermark_ = INT64_MIN;
@@ -341,7 +357,7 @@ private:
 
 Result<Summary> update(const Options& options, const Environment& environment) {
     HG_RETURN_IF_ERROR(environment.target->begin(*environment.clock, environment.interrupt));
-    bool in_order = true;
+    bool in_order = reading_threads(options.threads, *environment.source) > 1;
     for (int attempt = 1;; ++attempt) {
         Run run(options, environment, in_order);
         auto result = run.execute();

@@ -12,7 +12,7 @@ from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, N
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_IN_FLIGHT = 128  # requests at once and thread; docs/benchmarks.md
+_IN_FLIGHT = 192  # requests at once and thread; docs/benchmarks.md
 _OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}

@@ -177,7 +177,7 @@ def update(
             buckets. A full listing follows every 24 h, and until then the run says `complete=False`.
         window_s: how late a file may come in a windowed run, seconds.
         rescan: read every file again, whatever its size and time say; unchanged content is not taken twice.
-        threads: reading threads; 0 means all cores (two on S3).
+        threads: reading threads; 0 means all cores (two on S3). With 1 nothing is listed, read or encoded side by side.
         memory: bytes of rows held before a sorted run is spilled to disk.
         spill_dir: the folder for spilled runs; default: beside the target, or the temporary folder for S3.
         spill_limit: most bytes of spilled runs; more is an error, and nothing is written.

@@ -24,7 +24,7 @@ struct S3Options {
     std::function<Result<S3Credentials>()> credentials;  // asked again after a minute, and when they have expired
     std::function<std::shared_ptr<net::HttpTransport>()> transport;  // one per thread
     unsigned threads = 2;
-    std::size_t in_flight = 128;  // requests per thread
+    std::size_t in_flight = 192;  // requests per thread
     int attempts = 4;             // 500, 503, timeouts and broken connections are tried again, with jittered back-off
     std::int64_t timeout_us = 60'000'000;  // of one request
 };

@@ -1,4 +1,4 @@
-// One S3 client per thread: signed requests, what their errors mean, retries.
+// An S3 client: signed requests, what their errors mean, retries. Threads may share it.
 #pragma once
 
 #include <memory>

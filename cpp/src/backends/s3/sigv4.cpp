@@ -108,6 +108,16 @@ std::string canonical_query(Query query) {
     return out;
 }
 
+std::string Signer::key_of(const std::string& secret, const std::string& day) {
+    const std::lock_guard lock(mutex_);
+    if (day != day_ || secret != secret_) {
+        day_ = day;
+        secret_ = secret;
+        key_ = hmac(hmac(hmac(hmac("AWS4" + secret, day), region_), "s3"), "aws4_request");
+    }
+    return key_;
+}
+
 void Signer::sign(const S3Credentials& credentials, std::string_view method, std::string_view host,
                   std::string_view path, const std::string& query, const std::string& payload_hash, std::int64_t now_us,
                   net::Headers& headers) {
@@ -116,11 +126,6 @@ void Signer::sign(const S3Credentials& credentials, std::string_view method, std
     }
     const auto date = amz_date(now_us);
     const auto day = date.substr(0, 8);
-    if (day != day_ || credentials.secret_key != secret_) {
-        day_ = day;
-        secret_ = credentials.secret_key;
-        key_ = hmac(hmac(hmac(hmac("AWS4" + secret_, day), region_), "s3"), "aws4_request");
-    }
     headers.emplace_back("x-amz-content-sha256", payload_hash);
     headers.emplace_back("x-amz-date", date);
     if (!credentials.session_token.empty()) {
@@ -137,7 +142,8 @@ void Signer::sign(const S3Credentials& credentials, std::string_view method, std
     }
     canonical += "\n" + names + "\n" + payload_hash;
     const auto scope = day + "/" + region_ + "/s3/aws4_request";
-    const auto signature = hmac(key_, "AWS4-HMAC-SHA256\n" + date + "\n" + scope + "\n" + sha256_hex(canonical));
+    const auto signature = hmac(key_of(credentials.secret_key, day),
+                                "AWS4-HMAC-SHA256\n" + date + "\n" + scope + "\n" + sha256_hex(canonical));
     headers.emplace_back(
         "authorization",
         "AWS4-HMAC-SHA256 Credential=" + credentials.access_key + "/" + scope + ", SignedHeaders=" + names +

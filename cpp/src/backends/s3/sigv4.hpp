@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +19,7 @@ Result<std::string> sha256_hex_of_file(const std::string& path);
 
 using Query = std::vector<std::pair<std::string, std::string>>;  // names and values, not encoded
 
-// Keeps the signing key of the day. One per thread.
+// Keeps the signing key of the day.
 class Signer {
 public:
     explicit Signer(std::string region) : region_(std::move(region)) {}
@@ -29,7 +30,10 @@ public:
               net::Headers& headers);
 
 private:
+    std::string key_of(const std::string& secret, const std::string& day);
+
     std::string region_;
+    std::mutex mutex_;
     std::string day_;
     std::string secret_;
     std::string key_;
