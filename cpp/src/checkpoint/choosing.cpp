@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
-#include <span>
 #include <thread>
 
 #include "headgate/base/text.hpp"
@@ -29,7 +28,12 @@ using Counts = std::array<std::int64_t, 5>;
 // Listed objects; once they are judged, the sorted keys of those to take.
 struct Batch {
     KeyList keys;
-    std::vector<Object> objects;
+    std::vector<Object> objects;  // of a listing that says more than names
+    Object object(std::size_t i) const {
+        auto out = i < objects.size() ? objects[i] : Object();
+        out.key = keys[i];
+        return out;
+    }
     Counts verdicts{};  // how many of each
 };
 
@@ -46,15 +50,17 @@ public:
     Judges& operator=(const Judges&) = delete;
 
     void add(const Object& object) {
-        if (batches_.empty() || batches_.back().objects.size() == kKeysPerBatch) {
+        if (batches_.empty() || batches_.back().keys.size() == kKeysPerBatch) {
             publish();
             const std::lock_guard lock(mutex_);
             batches_.emplace_back();
         }
         auto& batch = batches_.back();
         batch.keys.add(object.key);
-        batch.objects.push_back(object);
-        batch.objects.back().key = batch.keys[batch.keys.size() - 1];
+        if (object.looked_at) {
+            batch.objects.resize(batch.keys.size() - 1);
+            batch.objects.push_back(object);
+        }
     }
 
     std::deque<Batch>& finish() {
@@ -286,9 +292,9 @@ private:
         }
         std::vector<std::string_view> taken;
         std::array<KeyDigest, kKeysAhead> digests;
-        for (std::size_t i = 0; i < batch.objects.size(); ++i) {
+        for (std::size_t i = 0; i < batch.keys.size(); ++i) {
             if (i % kKeysAhead == 0 && !ledger_.empty()) {
-                digest(std::span(batch.objects).subspan(i), digests);
+                digest(batch.keys, i, digests);
             }
             // A look may be a round trip to a file server.
             if (listing && (i + 1) % kKeysPerPoll == 0 && env_.interrupt && env_.interrupt()) {
@@ -297,7 +303,7 @@ private:
             if (stopped_) {
                 return;
             }
-            auto& object = batch.objects[i];
+            auto object = batch.object(i);
             const auto verdict = judge(object, digests[i % kKeysAhead]);
             ++batch.verdicts[static_cast<std::size_t>(verdict)];
             if (verdict == Verdict::take) {
@@ -311,12 +317,12 @@ private:
             keys.add(key);
         }
         batch.keys = std::move(keys);
-        batch.objects = std::vector<Object>();  // `= {}` would keep the room
+        batch.objects = std::vector<Object>();  // `= {}` would keep its room
     }
 
-    void digest(std::span<const Object> objects, std::array<KeyDigest, kKeysAhead>& out) const {
-        for (std::size_t i = 0; i < std::min(objects.size(), out.size()); ++i) {
-            out[i] = digest_key(objects[i].key);
+    void digest(const KeyList& keys, std::size_t from, std::array<KeyDigest, kKeysAhead>& out) const {
+        for (std::size_t i = 0; i < std::min(keys.size() - from, out.size()); ++i) {
+            out[i] = digest_key(keys[from + i]);
             ledger_.expect(out[i]);
         }
     }
