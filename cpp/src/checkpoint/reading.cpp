@@ -39,10 +39,10 @@ public:
         changed_.notify_all();
     }
 
-    // Nothing within the poll interval, or everything was taken.
+    // Nothing within the poll interval, or a worker has ended.
     std::optional<Piece> take() {
         std::unique_lock lock(mutex_);
-        if (!ready()) {
+        if (!ready() && !std::exchange(ended_, false)) {
             // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
             changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
         }
@@ -88,6 +88,13 @@ public:
         return first_;
     }
 
+    // A worker has: perhaps there is nothing to wait for.
+    void end() {
+        const std::lock_guard lock(mutex_);
+        ended_ = true;
+        changed_.notify_all();
+    }
+
     void stop(Status why = {}) {
         const std::lock_guard lock(mutex_);
         stopped_ = true;
@@ -114,6 +121,7 @@ private:
     std::size_t first_ = 0;   // the number of slots_.front()
     std::size_t held_ = 0;
     std::vector<Piece> spare_;
+    bool ended_ = false;
     bool stopped_ = false;
     Status error_;
 };
@@ -334,7 +342,10 @@ Status read_files(const Options& options, ReadingList& list, const Known& known,
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
     for (std::size_t i = list.readers(); i > 0; --i) {
-        threads.emplace_back([&] { Worker(options, list, known, environment, exchange, done, stop).run(); });
+        threads.emplace_back([&] {
+            Worker(options, list, known, environment, exchange, done, stop).run();
+            exchange.end();
+        });
     }
     const auto progress = [&] {
         if (environment.progress) {
