@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import boto3
+import pyarrow.parquet as pq
 import pytest
 import requests
 
@@ -317,6 +319,7 @@ class ScriptedS3:
     def __init__(self):
         self.objects, self.modified, self.faults, self.requests, self.queries = {}, {}, {}, [], []
         self.keys, self.scopes = set(), set()  # of the requests' signatures
+        self.backwards = False  # listed in an order that is not S3's
         self.lock = threading.Lock()
         outer = self
 
@@ -333,6 +336,7 @@ class ScriptedS3:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128  # with five, connections made at once wait a second for each other
 
             def handle_error(self, request, client_address):
                 pass  # cut connections are what this is for
@@ -411,6 +415,9 @@ class ScriptedS3:
         keys = sorted(k for k in self.objects if k.startswith(query.get("prefix", "")))
         after = query.get("continuation-token") or query.get("start-after", "")
         keys = [k for k in keys if k > after]
+        if self.backwards:
+            keys = sorted((k for k in self.objects if k.startswith(query.get("prefix", ""))), reverse=True)
+            keys = [k for k in keys if not after or k < after]
         page, more = keys[:5], keys[5:]
         now = datetime.now(UTC)
         entries = "".join(
@@ -453,7 +460,7 @@ LOGS, OUT = "s3://b/prod", "s3://b/out.parquet"
 
 def test_transient_answers_are_tried_again(s3):
     s3.faults = {
-        ("GET", "list"): [(503, "SlowDown")],
+        ("GET", "list"): [(503, "SlowDown"), None, (503, "SlowDown")],
         ("GET", f"prod/{_name(0)}"): [(500, "InternalError"), (503, "SlowDown")],
         ("GET", f"prod/{_name(1)}"): ["cut"],
         ("GET", f"prod/{_name(2)}"): ["drop"],
@@ -488,6 +495,7 @@ def test_single_files_that_cannot_be_read_are_counted_and_tried_by_the_next_run(
         ({("GET", "out.parquet"): [(403, "AccessDenied"), "always"]}, AccessError),
         ({("PUT", "out.parquet"): [(403, "AccessDenied"), "always"]}, AccessError),
         ({("GET", f"prod/{_name(n)}"): [(403, "AccessDenied"), "always"] for n in range(12)}, AccessError),
+        ({("GET", "list"): [None, (403, "AccessDenied"), "always"]}, AccessError),  # the second page
         ({("GET", "list"): [(503, "SlowDown"), "always"]}, TransientError),
         ({("GET", "out.parquet"): ["drop", "always"]}, TransientError),
     ],
@@ -500,6 +508,20 @@ def test_what_fails_a_run(s3, fault, expected):
     assert "1100" not in str(caught.value)
     assert "headgate-secret" not in str(caught.value)
     assert s3.objects.get("out.parquet") == before.get("out.parquet")
+
+
+def test_a_server_that_lists_in_another_order_costs_a_second_listing_only(s3, tmp_path):
+    s3.put("prod/other.json", b"{}")
+    for n in range(12):
+        s3.objects[f"prod/{_name(n)}"] = _event(n).replace(f"10:00:{n:02}".encode(), b"10:00:00")  # ties: names decide
+    update(LOGS, "s3://b/forwards.parquet")
+    s3.backwards, s3.requests = True, []
+    run = update(LOGS, OUT)
+    assert (run.rows_added, run.ignored, run.attempts, run.adds_up()) == (12, 1, 1, [])
+    assert s3.requests.count(("GET", "list")) <= 2 * 3 + 1  # pages, twice, and one for the sweep
+    tables = [pq.read_table(io.BytesIO(s3.objects[key])) for key in ("forwards.parquet", "out.parquet")]
+    assert tables[0].equals(tables[1])
+    assert update(LOGS, OUT).known == 12
 
 
 def test_a_commit_whose_answer_was_lost_is_recognised(s3):
