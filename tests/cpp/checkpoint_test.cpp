@@ -682,10 +682,8 @@ TEST(Taken, AnIndexFindsTheSameEntries) {
 }
 
 TEST(Segment, RoundTripsAndRefusesOtherVersions) {
-    NewSegment segment;
-    segment.add({digest_key("a"), 1, 2, 3, 0});
-    segment.add({digest_key("b"), 4, 5, 0, 1});
-    const std::string bytes(segment.seal());
+    const std::vector<Entry> entries = {{digest_key("a"), 1, 2, 3, 0}, {digest_key("b"), 4, 5, 0, 1}};
+    const std::string bytes(NewSegment(entries).seal());
     Taken taken;
     taken.merge(read_segment(bytes, "s").value());
     taken.merge({{digest_key("a"), 7, 7, 7, 0}});

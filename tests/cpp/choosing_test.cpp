@@ -23,14 +23,6 @@ std::vector<std::string> texts(const SortedKeys& keys, std::size_t begin, std::s
     return texts(keys.range(begin, end));
 }
 
-std::string segment_of(const std::vector<Entry>& entries) {
-    NewSegment out;
-    for (const auto& entry : entries) {
-        out.add(entry);
-    }
-    return std::string(out.seal());
-}
-
 // What is left of it.
 std::vector<std::string> texts(ReadingList& list) {
     std::vector<std::string> out;
@@ -190,10 +182,16 @@ TEST(ReadingList, NoMoreReadersThanFiles) {
 
 TEST(ReadingList, AStretchIsKeptUntilItsReaderIsDoneWithIt) {
     ReadingList list(numbered(0, 48), 2);
-    OpenStretches open;
-    open.open(*list.next());
+    OpenStretches open(list);
+    const auto take = [&](std::size_t files) {
+        for (Wanted wanted; files > 0; --files) {
+            ASSERT_EQ(open.next(wanted), Fetcher::Coming::file);
+            EXPECT_EQ(wanted.key, open[wanted.index]);
+        }
+    };
+    take(3);
     list.next();  // another reader has it
-    open.open(*list.next());
+    take(3);
     EXPECT_EQ(open[0], "key-10000");
     EXPECT_EQ(open[2], "key-10002");
     EXPECT_EQ(open[8], "key-10008");
@@ -205,7 +203,7 @@ TEST(ReadingList, AStretchIsKeptUntilItsReaderIsDoneWithIt) {
     EXPECT_EQ((*open.oldest().keys)[0], "key-10006");
     EXPECT_EQ((*held)[2], "key-10002");
     open.close_before(9);
-    open.open(*list.next());
+    take(1);
     EXPECT_EQ(open[11], "key-10011");
 }
 
@@ -340,7 +338,7 @@ protected:
                   [](const auto& a, const auto& b) { return a.first < b.first; });
         for (auto& [name, some] : entries) {
             std::sort(some.begin(), some.end(), ByKey());
-            target.parts[name] = segment_of(some);
+            target.parts[name] = NewSegment(some).seal();
         }
     }
     void expect_all(int files) {

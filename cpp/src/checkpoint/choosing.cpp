@@ -156,7 +156,7 @@ public:
         prefixes_ = window.on ? options.schema->listing_prefixes : std::vector<std::string>{""};
         std::sort(prefixes_.begin(), prefixes_.end());
         const auto nested = [](const auto& a, const auto& b) { return b.starts_with(a); };
-        in_order_ = in_order && source_.lists_in_order() && settle_ == 0 &&
+        in_order_ = in_order && source_.lists_in_order() &&
                     std::adjacent_find(prefixes_.begin(), prefixes_.end(), nested) == prefixes_.end();
     }
     ~Chooser() {

@@ -208,24 +208,9 @@ private:
         std::uint64_t records = 0;
         Notes notes(most_names());
         std::string buffer;
-        OpenStretches open;
-        std::size_t at = 0;
-        std::size_t end = 0;
+        OpenStretches open(list);
         fetcher.value()->run(
-            [&](Wanted& out) {
-                if (at == end) {
-                    auto stretch = list.next();
-                    if (!stretch) {
-                        return Fetcher::Coming::nothing;
-                    }
-                    at = stretch->begin;
-                    end = at + stretch->keys->size();
-                    open.open(std::move(*stretch));
-                }
-                out = {at, open[at]};
-                ++at;
-                return Fetcher::Coming::file;
-            },
+            [&](Wanted& out) { return open.next(out); },
             [&](const Fetched& fetched) {
                 // What cannot be read or parsed is counted by the run itself.
                 std::string_view content;

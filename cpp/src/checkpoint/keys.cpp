@@ -302,6 +302,21 @@ std::size_t ReadingList::readers() const {
     return closed_ ? std::min(readers_, keys_.size()) : readers_;
 }
 
+Fetcher::Coming OpenStretches::next(Wanted& out) {
+    if (at_ == end_) {
+        auto stretch = list_.next();
+        if (!stretch) {
+            return list_.finished() ? Fetcher::Coming::nothing : Fetcher::Coming::later;
+        }
+        at_ = stretch->begin;
+        end_ = at_ + stretch->keys->size();
+        open_.push_back(std::move(*stretch));
+    }
+    out = {at_, (*this)[at_]};
+    ++at_;
+    return Fetcher::Coming::file;
+}
+
 std::string_view OpenStretches::operator[](std::size_t index) const {
     auto stretch = open_.begin();
     while (index - stretch->begin >= stretch->keys->size()) {

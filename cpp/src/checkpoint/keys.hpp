@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "headgate/checkpoint/ports.hpp"
+
 namespace headgate::checkpoint {
 
 // Keys in blocks of text: a string object each would double the memory of ten million names.
@@ -100,13 +102,18 @@ private:
 // The stretches that one reader has begun, until it is done with them.
 class OpenStretches {
 public:
-    void open(Stretch stretch) { open_.push_back(std::move(stretch)); }
+    explicit OpenStretches(ReadingList& list) : list_(list) {}
+
+    Fetcher::Coming next(Wanted& out);  // of the last stretch, or of another one of the list
     std::string_view operator[](std::size_t index) const;
     const Stretch& oldest() const { return open_.front(); }  // whoever has its keys may look at them for as long
     void close_before(std::size_t index);                    // keys before it are not asked for any more
 
 private:
+    ReadingList& list_;
     std::deque<Stretch> open_;
+    std::size_t at_ = 0;
+    std::size_t end_ = 0;  // of the last stretch
 };
 
 }  // namespace headgate::checkpoint

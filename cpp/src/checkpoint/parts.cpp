@@ -91,11 +91,7 @@ Status NewParts::compact(Footer& next) {
             std::erase(segments_, name);
         }
         all.merge(entries.entries());
-        entries = {};
-        entries.reserve(all.size());
-        for (const auto& entry : all.entries()) {
-            entries.add(entry);
-        }
+        entries = NewSegment(all.entries());
     }
     return {};
 }

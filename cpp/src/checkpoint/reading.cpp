@@ -133,6 +133,7 @@ public:
            Exchange& exchange, std::atomic<std::size_t>& done, const std::atomic<bool>& stop)
         : options_(options),
           list_(list),
+          open_(list),
           known_(known),
           environment_(environment),
           exchange_(exchange),
@@ -150,7 +151,7 @@ public:
             exchange_.stop(fetcher.status());
             return;
         }
-        fetcher.value()->run([this](Wanted& out) { return next(out); },
+        fetcher.value()->run([this](Wanted& out) { return open_.next(out); },
                              [this](const Fetched& fetched) { got(fetched); },
                              [this] { return stop_.load(std::memory_order_relaxed); });
     }
@@ -167,21 +168,6 @@ private:
             any = list_.any_within(kPoll);
         }
         return any.value_or(false);
-    }
-
-    Fetcher::Coming next(Wanted& out) {
-        if (at_ == end_) {
-            auto stretch = list_.next();
-            if (!stretch) {
-                return list_.finished() ? Fetcher::Coming::nothing : Fetcher::Coming::later;
-            }
-            at_ = stretch->begin;
-            end_ = at_ + stretch->keys->size();
-            open_.open(std::move(*stretch));
-        }
-        out = {at_, open_[at_]};
-        ++at_;
-        return Fetcher::Coming::file;
     }
 
     void got(const Fetched& fetched) {
@@ -291,8 +277,6 @@ private:
     std::size_t bad_ = 0;       // records of the piece
     std::size_t finished_ = 0;  // files that are not in done_ yet
     std::string buffer_;
-    std::size_t at_ = 0;
-    std::size_t end_ = 0;
 };
 
 }  // namespace

@@ -85,6 +85,13 @@ void sort_by_key(std::span<Entry> entries) {
     sort_from(entries, 0);
 }
 
+NewSegment::NewSegment(const std::vector<Entry>& entries) {
+    reserve(entries.size());
+    for (const auto& entry : entries) {
+        add(entry);
+    }
+}
+
 void NewSegment::reserve(std::size_t entries) {
     bytes_.reserve(kHeader + kEntry * entries + kTrailer);
 }

@@ -72,6 +72,8 @@ void sort_by_key(std::span<Entry> entries);  // not stable
 // Entries in the bytes that will be written, so that a million of them are there once.
 class NewSegment {
 public:
+    NewSegment() = default;
+    explicit NewSegment(const std::vector<Entry>& entries);
     void reserve(std::size_t entries);
     void add(const Entry& entry);
     bool empty() const { return size_ == 0; }

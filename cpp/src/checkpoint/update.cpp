@@ -142,7 +142,7 @@ private:
     }
 
     Status read() {
-        Choosing choosing(options_, env_, choose_window(), ledger_, in_order_, list_);
+        Choosing choosing(options_, env_, choose_window(), ledger_, in_order_ && several_threads(), list_);
         HG_RETURN_IF_ERROR(choosing.begin());
         return_freed_memory();  // of the names as they were listed
         HG_RETURN_IF_ERROR(read_files(
@@ -357,7 +357,7 @@ private:
 
 Result<Summary> update(const Options& options, const Environment& environment) {
     HG_RETURN_IF_ERROR(environment.target->begin(*environment.clock, environment.interrupt));
-    bool in_order = reading_threads(options.threads, *environment.source) > 1;
+    bool in_order = true;
     for (int attempt = 1;; ++attempt) {
         Run run(options, environment, in_order);
         auto result = run.execute();
