@@ -9,7 +9,6 @@ namespace headgate::checkpoint {
 namespace {
 
 constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
-constexpr std::size_t kEntriesPerSegment = 1'000'000;
 constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
 
 }  // namespace
@@ -17,14 +16,14 @@ constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
 void NewParts::add(const std::string& partition, const Entry& entry) {
     auto& entries = entries_[partition];
     if (entries.empty()) {
-        entries.reserve(std::min(expected_, kEntriesPerSegment));
+        entries.reserve(std::min(expected_, most_entries_));
     }
     entries.add(entry);
     ++held_;
 }
 
 Status NewParts::write_if_full() {
-    return held_ >= kEntriesPerSegment ? write_entries() : Status();
+    return held_ >= most_entries_ ? write_entries() : Status();
 }
 
 // "seg-7-0123456789ab.hgl", then "seg-7-0123456789ab-1.hgl" and so on.
@@ -43,7 +42,7 @@ std::string NewParts::part_name(const char* kind, std::size_t n, const std::stri
 Status NewParts::write_entries() {
     for (auto& [partition, entries] : entries_) {
         const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
-        segments_.push_back(part_name("seg-", segments_.size(), ending));
+        segments_.push_back(part_name("seg-", numbered_++, ending));
         HG_RETURN_IF_ERROR(target_.write_part(segments_.back(), entries.seal()));
     }
     entries_.clear();

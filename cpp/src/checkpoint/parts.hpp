@@ -14,7 +14,8 @@ namespace headgate::checkpoint {
 
 class NewParts {
 public:
-    NewParts(Target& target, const std::string& write_id) : target_(target), id_(write_id.substr(0, 12)) {}
+    NewParts(Target& target, const std::string& write_id, std::size_t most_entries = 1'000'000)
+        : target_(target), id_(write_id.substr(0, 12)), most_entries_(most_entries) {}
 
     // Of the version that the run wants to commit; before anything is written.
     void begin(std::int64_t version) { version_ = version; }
@@ -39,10 +40,12 @@ private:
 
     Target& target_;
     std::string id_;
+    std::size_t most_entries_;  // held in memory
     std::int64_t version_ = 0;
     std::map<std::string, NewSegment> entries_;  // by partition
     std::size_t held_ = 0;
     std::size_t expected_ = 0;
+    std::size_t numbered_ = 0;           // segments: never two of one name, whatever was merged since
     std::vector<std::string> segments_;  // written
     std::vector<std::string> rejects_;   // written
 };
