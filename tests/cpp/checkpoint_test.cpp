@@ -2,7 +2,9 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "bucket.hpp"
 #include "checkpoint/merge.hpp"
@@ -140,6 +142,13 @@ protected:
         EXPECT_TRUE(out.ok()) << out.status().message();
         return out.ok() ? out.value() : Summary{};
     }
+    std::set<std::string> parts() const {
+        std::set<std::string> out;
+        for (const auto& entry : std::filesystem::directory_iterator(target + ".ledger")) {
+            out.insert(entry.path().filename().string());
+        }
+        return out;
+    }
     std::string ids() {
         std::string out;
         auto reader = environment.table->open(target, *options.schema);
@@ -246,6 +255,8 @@ TEST_F(Engine, AMissingOrBrokenSegmentIsAnError) {
 TEST_F(Engine, AFailureAtAnyPointLeavesTheOldOneAndTheNextRunTakesAll) {
     event("a", 1);
     run();
+    const auto named = parts();
+    ASSERT_EQ(named.size(), 1U);
     for (const auto* point :
          {"file.before_rename:fail:1", "checkpoint.after_segments:fail:1", "checkpoint.before_commit:fail:1"}) {
         event("b", 2);
@@ -253,15 +264,32 @@ TEST_F(Engine, AFailureAtAnyPointLeavesTheOldOneAndTheNextRunTakesAll) {
         EXPECT_EQ(update().status().code(), ErrorCode::fault_injected) << point;
         ASSERT_TRUE(set_faults("").ok());
         EXPECT_EQ(ids(), "a") << point;
+        EXPECT_EQ(parts(), named) << point;
     }
     EXPECT_EQ(run().rows_added, 1);
     EXPECT_EQ(ids(), "ab");
-    // Orphans of the failed runs are swept: only the segments that the footer names are left.
-    std::size_t files = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(target + ".ledger")) {
-        files += entry.is_regular_file() ? 1 : 0;
-    }
-    EXPECT_EQ(files, 2U);
+    EXPECT_EQ(parts().size(), 2U);
+}
+
+TEST_F(Engine, WhatDeadRunsLeftIsGoneBeforeAnythingIsWritten) {
+    event("a", 1);
+    run();
+    const auto named = parts();
+    tests::write_file(target + ".ledger/seg-2-dead.hgl", "x");
+    tests::write_file(target + ".ledger/.tmp-dead", "x");
+    event("b", 2);
+    ASSERT_TRUE(set_faults("file.before_rename:fail:1").ok());
+    EXPECT_EQ(update().status().code(), ErrorCode::fault_injected);
+    EXPECT_EQ(parts(), named);
+    // But a table that is not there may come back, and would need them.
+    ASSERT_TRUE(set_faults("checkpoint.before_commit:fail:1").ok());
+    ASSERT_EQ(std::rename(target.c_str(), (target + ".aside").c_str()), 0);
+    EXPECT_EQ(update().status().code(), ErrorCode::fault_injected);
+    EXPECT_EQ(parts(), named);
+    ASSERT_EQ(std::rename((target + ".aside").c_str(), target.c_str()), 0);
+    ASSERT_TRUE(set_faults("").ok());
+    EXPECT_EQ(run().rows_added, 1);
+    EXPECT_EQ(ids(), "ab");
 }
 
 TEST_F(Engine, YoungFilesWait) {

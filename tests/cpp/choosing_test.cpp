@@ -291,6 +291,7 @@ public:
         return parts.at(name);
     }
     Status write_part(const std::string&, std::string_view) override { return {}; }
+    Status remove_part(const std::string&) override { return {}; }
     Result<std::string> scratch() override { return std::string(); }
     Status commit(const std::string&) override { return {}; }
     void sweep(const std::vector<std::string>&) override {}

@@ -1,6 +1,9 @@
-// What a run writes beside the table.
+// What a run writes beside the table: named once each, taken back by a run that fails, swept when nobody can need it.
 #include "checkpoint/parts.hpp"
 
+#include <sys/stat.h>
+
+#include <filesystem>
 #include <set>
 
 #include "checkpoint/taken.hpp"
@@ -15,7 +18,23 @@ using Names = std::set<std::string>;
 
 class Parts : public testing::Test {
 protected:
-    void SetUp() override { ASSERT_TRUE(target->begin(clock, {}).ok()); }
+    void SetUp() override { open(); }
+    // As another process would, which the lock lets in only after this one.
+    void open() {
+        target.reset();
+        target = make_file_target(path);
+        ASSERT_TRUE(target->begin(clock, {}).ok());
+        ASSERT_TRUE(target->peek().ok());
+    }
+    Names there() const {
+        Names out;
+        if (std::filesystem::exists(path + ".ledger")) {
+            for (const auto& entry : std::filesystem::directory_iterator(path + ".ledger")) {
+                out.insert(entry.path().filename().string());
+            }
+        }
+        return out;
+    }
     static Entry entry(int n) {
         Entry out;
         out.key = digest_key(std::to_string(n));
@@ -23,10 +42,34 @@ protected:
         return out;
     }
     tests::TemporaryFolder folder;
+    std::string path = folder / "out.table";
     SystemClock clock;
-    std::shared_ptr<Target> target = make_file_target(folder / "out.table");
+    std::shared_ptr<Target> target;
     Refused nothing{nullptr};  // none refused: no schema is asked
 };
+
+TEST_F(Parts, AreTakenBackUnlessTheyMayBeNamed) {
+    {
+        NewParts parts(*target, "0123456789abcdef", 2);
+        parts.begin(1);
+        for (int n = 0; n < 5; ++n) {
+            parts.add("", entry(n));
+            ASSERT_TRUE(parts.write_if_full().ok());
+        }
+        ASSERT_EQ(there(), (Names{"seg-1-0123456789ab.hgl", "seg-1-0123456789ab-1.hgl"}));
+        ASSERT_TRUE(parts.write(nothing).ok());
+        ASSERT_EQ(there().size(), 3U);
+    }
+    EXPECT_EQ(there(), Names());
+    {
+        NewParts parts(*target, "0123456789abcdef");
+        parts.begin(1);
+        parts.add("", entry(1));
+        ASSERT_TRUE(parts.write(nothing).ok());
+        parts.keep();
+    }
+    EXPECT_EQ(there(), Names{"seg-1-0123456789ab.hgl"});
+}
 
 // Thirty-two older segments of the day "a", and six batches of this run, five of them of that day: these become one,
 // and four days without older segments come between it and the day of the sixth.
@@ -62,6 +105,20 @@ TEST_F(Parts, NoneReplacesAnotherAfterSomeWereMerged) {
     }
     EXPECT_EQ(found.size(), static_cast<std::size_t>(rows));
     EXPECT_EQ(Names(next.segments.begin(), next.segments.end()).size(), next.segments.size());
+}
+
+TEST_F(Parts, AreNotSweptWhereAnotherTableWasPut) {
+    tests::write_file(path, "a table");
+    open();
+    ASSERT_TRUE(target->write_part("seg-1-mine.hgl", "x").ok());
+    ASSERT_TRUE(target->write_part("seg-1-dead.hgl", "x").ok());
+    tests::write_file(path + ".restored", "a table of somebody's, with parts of its own");
+    ASSERT_EQ(std::rename((path + ".restored").c_str(), path.c_str()), 0);
+    target->sweep({"seg-1-mine.hgl"});
+    EXPECT_EQ(there(), (Names{"seg-1-mine.hgl", "seg-1-dead.hgl"}));
+    ASSERT_TRUE(target->peek().ok());
+    target->sweep({"seg-1-mine.hgl"});
+    EXPECT_EQ(there(), Names{"seg-1-mine.hgl"});
 }
 
 }  // namespace

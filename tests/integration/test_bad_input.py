@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -78,11 +79,12 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 
 
 @pytest.fixture
-def small(tmp_path):
-    """A disk of 300 KB."""
+def small(tmp_path, request):
+    """A disk of 300 KB, or of the size given."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
+    size = f"size={getattr(request, 'param', '300k')}"
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True)
     if mount.returncode != 0:
         pytest.skip("needs CAP_SYS_ADMIN to mount a small file system")
     yield folder
@@ -105,6 +107,43 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, small):
             filler.write(b"x" * 4096)
     filler.close()
     one_sentence(run("status", "--config", small / "headgate.toml"), "[disk_full]")
+
+
+@pytest.mark.parametrize("small", ["2m"], indirect=True)
+@pytest.mark.parametrize("known", [0, 2_000])
+def test_a_run_that_a_full_disk_ended_leaves_its_room_to_the_next(tmp_path, small, known):
+    """The segment of the ledger fits, the table does not: neither it nor that of a run that was killed stays there."""
+    logs, target = tmp_path / "logs", small / "e.parquet"
+    ledger, segment = Path(f"{target}.ledger"), 8_000 * 40
+    write_wave(logs, known)
+    update(logs, target, settle_s=0)  # writes no table where nothing is known
+    before = target.read_bytes() if known else None
+    write_wave(logs, 8_000, first=known, seed=5)
+    dead = 0
+    if known:
+        used = room(small)
+        faults = {"HEADGATE_FAULTS": "checkpoint.after_segments:kill:1"}
+        assert run("checkpoint", logs, target, "--settle", "0", env=faults).returncode == -signal.SIGKILL
+        dead = used - room(small)
+        assert dead > segment
+    (small / "filler").write_bytes(b"x" * (room(small) + dead - segment - 50_000))
+    for _ in range(3):
+        with pytest.raises(StorageFullError):
+            update(logs, target, settle_s=0)
+        assert room(small) == pytest.approx(segment + 50_000, abs=16_384)  # whole pages, and the lock
+        assert (target.read_bytes() if target.exists() else None) == before
+        assert len(list(ledger.iterdir())) == (2 if known else 0)
+    (small / "filler").unlink()
+    done = update(logs, target, settle_s=0)
+    assert done.rejected_records > 0  # they wait beside the segment
+    assert done.rows_added + done.rejected_records == 8_000
+    assert verify(target, logs).ok
+
+
+def room(folder):
+    """Bytes free."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 @pytest.mark.parametrize("what", ["rows", "refused records"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from headgate._native import set_faults
 from headgate.checkpoint import Checkpoint, maintain, rejected, update, verify
 from headgate.checkpoint._delta import DeltaPlace
 from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
@@ -183,6 +184,20 @@ def test_a_crash_before_the_append_is_taken_again(tmp_path, monkeypatch):
             update(logs, target, settle_s=0)
     assert len(Checkpoint.read(target)) == first.good
     assert update(logs, target, settle_s=0).rows_added == second.good
+
+
+def test_a_run_that_fails_takes_back_what_it_wrote(target, tmp_path):
+    logs, place = tmp_path / "logs", DeltaPlace(target)
+    for first in (0, 1000):
+        before = set(place.parts_there())
+        wave = write_wave(logs, 60, first=first, seed=first)
+        set_faults("checkpoint.after_segments:fail:1")
+        with pytest.raises(HeadgateError, match="fault injected"):
+            update(logs, target, settle_s=0)
+        assert set(place.parts_there()) == before
+        set_faults("")
+        assert update(logs, target, settle_s=0).rows_added == wave.good
+        assert len(place.parts_there()) > len(before)
 
 
 @pytest.mark.parametrize("point", [

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from headgate._native import core, parquet
+from headgate._native import core, parquet, set_faults
 from headgate._registry import shipped_plan
 from headgate.checkpoint import Checkpoint, CheckpointStore, S3EventRetriever, rejected, update, verify
 from headgate.checkpoint._places import s3_location, source_place, target_place
@@ -314,7 +314,7 @@ _ASSUMED = b"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-
 
 class ScriptedS3:
     """An S3 in memory whose answers can be told: `faults[(method, key)]` is a list of (status, code), "cut", "drop" or
-    "stored-but-unanswered", one for each request; "always" repeats the last."""
+    "stored-but-unanswered", one for each request; "always" repeats the last; the key "any" is every other one."""
 
     def __init__(self):
         self.objects, self.modified, self.faults, self.requests, self.queries = {}, {}, {}, [], []
@@ -360,7 +360,7 @@ class ScriptedS3:
             if handler.command == "POST":
                 return self.send(handler, 200, _ASSUMED)
             self.requests.append((handler.command, key or "list"))
-            faults = self.faults.get((handler.command, key or "list"), [])
+            faults = self.faults.get((handler.command, key or "list"), self.faults.get((handler.command, "any"), []))
             fault = faults[0] if faults else None
             if faults and not (len(faults) == 2 and faults[1] == "always"):
                 faults.pop(0)
@@ -632,6 +632,35 @@ def test_orphans_of_dead_runs_are_swept_when_nobody_can_need_them(s3):
     assert parts[0] not in s3.objects
     assert {parts[1], "out.parquet.ledger.txt", "out.parquet.old"} < set(s3.objects)
     assert verify(OUT, LOGS).ok  # what old commits wrote and the newest names is still there
+
+
+def test_a_run_that_fails_takes_back_what_it_wrote(s3):
+    for n in (20, 21):  # a first run, and an update
+        s3.put(f"prod/{_name(n)}", _event(n))
+        before = set(s3.objects)
+        set_faults("checkpoint.before_commit:fail:1")
+        with pytest.raises(HeadgateError, match="fault injected"):
+            update(LOGS, OUT)
+        assert set(s3.objects) == before
+        set_faults("")
+        # Once a commit was asked for, it may have been made, and then another one may name the same parts.
+        s3.faults = {("PUT", "out.parquet"): [(403, "AccessDenied")]}
+        with pytest.raises(AccessError):
+            update(LOGS, OUT)
+        assert len(set(s3.objects) - before) == 1
+        s3.faults = {}
+        assert update(LOGS, OUT).committed
+    assert verify(OUT, LOGS).ok
+
+
+def test_what_cannot_be_taken_back_is_not_tried_again_and_again(s3):
+    s3.put(f"prod/{_name(20)}", b"{")  # refused: a second part
+    s3.faults = {("DELETE", "any"): [(403, "AccessDenied"), "always"]}
+    set_faults("checkpoint.before_commit:fail:1")
+    with pytest.raises(HeadgateError, match="fault injected"):
+        update(LOGS, OUT)
+    assert [method for method, _ in s3.requests].count("DELETE") == 1
+    assert len([key for key in s3.objects if key.startswith("out.parquet.ledger/")]) == 2
 
 
 def test_a_windowed_listing_asks_for_names_until_a_day_has_passed(s3):

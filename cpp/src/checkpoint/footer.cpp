@@ -66,4 +66,10 @@ std::string render_footer(const Footer& footer) {
     return out.dump();
 }
 
+std::vector<std::string> Footer::parts() const {
+    auto out = segments;
+    out.insert(out.end(), rejects.begin(), rejects.end());
+    return out;
+}
+
 }  // namespace headgate::checkpoint

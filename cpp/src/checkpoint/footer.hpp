@@ -25,6 +25,8 @@ struct Footer {
     std::int64_t skipped = 0;     // rows that ledger entries count and a watermark left out
     bool has_sums = false;        // the two above are known
     std::int64_t last_full_listing_us = 0;
+
+    std::vector<std::string> parts() const;  // all that it names
 };
 
 // corrupt_data, or unsupported_version for a newer headgate's.

@@ -13,6 +13,15 @@ constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
 
 }  // namespace
 
+NewParts::~NewParts() {
+    for (const auto& name : written_) {
+        // Where the first cannot be reached any more, thousands would each be tried again and again.
+        if (const auto status = target_.remove_part(name); !status.ok() && status.code() != ErrorCode::not_found) {
+            return;
+        }
+    }
+}
+
 void NewParts::add(const std::string& partition, const Entry& entry) {
     auto& entries = entries_[partition];
     if (entries.empty()) {
@@ -39,11 +48,16 @@ std::string NewParts::part_name(const char* kind, std::size_t n, const std::stri
     return out += ending;
 }
 
+Status NewParts::write_part(std::string name, std::string_view bytes, std::vector<std::string>& named) {
+    written_.push_back(name);  // before it is: an answer may be lost
+    named.push_back(std::move(name));
+    return target_.write_part(named.back(), bytes);
+}
+
 Status NewParts::write_entries() {
     for (auto& [partition, entries] : entries_) {
         const auto ending = partition.empty() ? ".hgl" : "@" + partition + ".hgl";
-        segments_.push_back(part_name("seg-", numbered_++, ending));
-        HG_RETURN_IF_ERROR(target_.write_part(segments_.back(), entries.seal()));
+        HG_RETURN_IF_ERROR(write_part(part_name("seg-", numbered_++, ending), entries.seal(), segments_));
     }
     entries_.clear();
     held_ = 0;
@@ -59,8 +73,7 @@ Status NewParts::write(const Refused& rejects) {
         if (lines.empty()) {
             return {};
         }
-        rejects_.push_back(part_name("rej-", rejects_.size(), ".jsonl"));
-        HG_RETURN_IF_ERROR(target_.write_part(rejects_.back(), lines));
+        HG_RETURN_IF_ERROR(write_part(part_name("rej-", rejects_.size(), ".jsonl"), lines, rejects_));
     }
 }
 

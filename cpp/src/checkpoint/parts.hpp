@@ -16,6 +16,9 @@ class NewParts {
 public:
     NewParts(Target& target, const std::string& write_id, std::size_t most_entries = 1'000'000)
         : target_(target), id_(write_id.substr(0, 12)), most_entries_(most_entries) {}
+    ~NewParts();  // removes what was written, unless it was to be kept
+    NewParts(const NewParts&) = delete;
+    NewParts& operator=(const NewParts&) = delete;
 
     // Of the version that the run wants to commit; before anything is written.
     void begin(std::int64_t version) { version_ = version; }
@@ -33,9 +36,12 @@ public:
     // The rest. Nothing else may be asked meanwhile; what names it comes after it.
     Status write(const Refused& rejects);
     void name_in(Footer& next) const;
+    void keep() { written_.clear(); }  // a commit is about to be asked for: whatever the answer, it may have been made
+    const std::vector<std::string>& written() const { return written_; }
 
 private:
     Status write_entries();
+    Status write_part(std::string name, std::string_view bytes, std::vector<std::string>& named);
     std::string part_name(const char* kind, std::size_t n, const std::string& ending) const;
 
     Target& target_;
@@ -46,8 +52,9 @@ private:
     std::size_t held_ = 0;
     std::size_t expected_ = 0;
     std::size_t numbered_ = 0;           // segments: never two of one name, whatever was merged since
-    std::vector<std::string> segments_;  // written
-    std::vector<std::string> rejects_;   // written
+    std::vector<std::string> segments_;  // to be named
+    std::vector<std::string> rejects_;   // to be named
+    std::vector<std::string> written_;   // also what was merged into another one since
 };
 
 }  // namespace headgate::checkpoint

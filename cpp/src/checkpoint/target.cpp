@@ -87,6 +87,8 @@ public:
         return write_file_durably(*files_, parts_ + "/" + name, bytes);
     }
 
+    Status remove_part(const std::string& name) override { return files_->remove(parts_ + "/" + name); }
+
     Result<std::string> scratch() override {
         HG_RETURN_IF_ERROR(files_->make_folders(scratch_));
         return scratch_;
@@ -100,15 +102,22 @@ public:
             return {ErrorCode::version_conflict, path_ + " changed while this run was working; run again"};
         }
         HG_RETURN_IF_ERROR(files_->rename(path, path_));
-        return files_->sync_folder(parent_folder(path_));
+        HG_RETURN_IF_ERROR(files_->sync_folder(parent_folder(path_)));
+        static_cast<void>(identify(seen_));  // for sweep(); it is committed, whatever this says
+        return {};
     }
 
+    // Not where somebody put another table: those parts may be its own.
     void sweep(const std::vector<std::string>& named_parts) override {
+        Identity now;
+        if (!identify(now).ok() || !(now == seen_)) {
+            return;
+        }
         const std::set<std::string> named(named_parts.begin(), named_parts.end());
         const auto parts = files_->names(parts_);
         for (const auto& name : parts.ok() ? parts.value() : std::vector<std::string>()) {
             if (!named.contains(name)) {
-                static_cast<void>(files_->remove(parts_ + "/" + name));
+                static_cast<void>(remove_part(name));
             }
         }
     }
@@ -173,6 +182,7 @@ public:
     Status write_part(const std::string& name, std::string_view bytes) override {
         return parts_->write_part(name, bytes);
     }
+    Status remove_part(const std::string& name) override { return parts_->remove_part(name); }
     Result<std::string> scratch() override { return parent_folder(out_); }
     Status commit(const std::string& path) override {
         return ::rename(path.c_str(), out_.c_str()) == 0 ? Status() : status_from_errno(errno, "cannot write " + out_);

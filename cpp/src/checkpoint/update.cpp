@@ -250,8 +250,10 @@ private:
     }
 
     // Segments first, then the table under a temporary name, then one conditional write: the commit. A crash before it
-    // leaves the old checkpoint and orphans (swept by a later run), after it the new one.
+    // leaves the old checkpoint and orphans (swept by a later run), after it the new one. What fails before it takes
+    // back what it has written: on a full disk the next run has the room that this one had.
     Status commit() {
+        sweep_dead_runs();
         auto next = footer_;
         list_.clear();  // what was read is in runs_ and parts_
         ledger_.forget();
@@ -273,10 +275,19 @@ private:
         summary_.version = next.version;
         summary_.rows_total = next.rows;
         summary_.last_timestamp_us = next.last_timestamp_us;
-        auto named = next.segments;
-        named.insert(named.end(), next.rejects.begin(), next.rejects.end());
-        target_.sweep(named);
+        target_.sweep(next.parts());
         return {};
+    }
+
+    // Now, so that runs which die one after the other do not fill the disk. Where others may be at work a commit's own
+    // sweep does, which leaves young parts; and a table that is not there may have been put aside, with parts to name.
+    void sweep_dead_runs() {
+        if (target_.may_race() || summary_.first_run) {
+            return;
+        }
+        auto known = footer_.parts();
+        known.insert(known.end(), parts_.written().begin(), parts_.written().end());
+        target_.sweep(known);
     }
 
     // The rows in memory are sorted, and the old table fetched, meanwhile.
@@ -312,6 +323,7 @@ private:
         }
         HG_RETURN_IF_ERROR(fault_point("checkpoint.before_commit"));
         HG_RETURN_IF_ERROR(go_on());
+        parts_.keep();
         auto status = target_.commit(temporary);
         return status.ok() || is_ours() ? Status() : status;
     }

@@ -134,11 +134,13 @@ public:
     virtual Result<std::string> fetch() = 0;  // the same file with its rows
     virtual Result<std::string> read_part(const std::string& name) = 0;
     virtual Status write_part(const std::string& name, std::string_view bytes) = 0;
+    virtual Status remove_part(const std::string& name) = 0;  // one that stays harms nothing
     virtual Result<std::string> scratch() = 0;  // a folder for temporary files, on the file system of the next table
     // The one conditional write: `path` becomes the table if what peek() saw is still there (else version_conflict).
     virtual Status commit(const std::string& path) = 0;
-    virtual void sweep(const std::vector<std::string>& named_parts) = 0;  // parts nobody names, left by dead runs
-    virtual void end() = 0;                                               // removes scratch
+    // Removes other parts than these, left by dead runs, while the table is the one that peek() saw or commit() made.
+    virtual void sweep(const std::vector<std::string>& named_parts) = 0;
+    virtual void end() = 0;             // removes scratch
     virtual bool may_race() const = 0;  // other runs work at the same time: the loser of a commit tries again
     virtual std::string name() const = 0;
 };

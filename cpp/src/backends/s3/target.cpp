@@ -110,6 +110,11 @@ public:
         return answer.ok() ? Status() : about(answer.status());
     }
 
+    Status remove_part(const std::string& name) override {
+        const auto answer = client_.send({"DELETE", part(name), {}, {}, "", ""}, interrupt_);
+        return answer.ok() ? Status() : about(answer.status());
+    }
+
     Result<std::string> scratch() override {
         if (!scratch_) {
             HG_ASSIGN(scratch_, ScratchFolder::make(scratch_parent_, *shared_->random));
@@ -143,17 +148,16 @@ public:
         const std::set<std::string> named(named_parts.begin(), named_parts.end());
         auto options = shared_->options;
         options.prefix = part("");
-        const auto parts = make_s3_source(std::move(options), shared_->clock, shared_->random);
+        const auto listed = make_s3_source(std::move(options), shared_->clock, shared_->random);
         const auto now = shared_->clock->now_us();
         std::vector<std::string> orphans;
-        // Failing to remove one harms nothing.
-        static_cast<void>(parts->list({}, interrupt_, [&](const checkpoint::Object& object) {
+        static_cast<void>(listed->list({}, interrupt_, [&](const checkpoint::Object& object) {
             if (!named.contains(std::string(object.key)) && object.modified_us < now - kOrphanUs) {
                 orphans.emplace_back(object.key);
             }
         }));
         for (const auto& orphan : orphans) {
-            static_cast<void>(client_.send({"DELETE", part(orphan), {}, {}, "", ""}, interrupt_));
+            static_cast<void>(remove_part(orphan));
         }
     }
 
