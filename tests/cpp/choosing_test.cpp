@@ -35,6 +35,18 @@ std::vector<std::string> texts(ReadingList& list) {
     return out;
 }
 
+// 19 MB in some eighty blocks: they get larger, but not for ever.
+TEST(SortedKeys, AListMayHaveManyBlocks) {
+    std::vector<KeyList> lists(1);
+    std::vector<std::string> model;
+    for (int i = 100; i < 400; ++i) {
+        model.push_back(std::to_string(i) + std::string(64'000, 'x'));
+        lists[0].add(model.back());
+    }
+    const auto merged = SortedKeys::merged(std::move(lists), 1);
+    ASSERT_EQ(texts(merged, 0, merged.size()), model);
+}
+
 TEST(SortedKeys, MergedListsAreOneSortedList) {
     SeededRandom random(11);
     for (int round = 0; round < 300; ++round) {

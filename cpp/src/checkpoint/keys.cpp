@@ -1,6 +1,7 @@
 #include "keys.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <iterator>
 #include <string>
@@ -91,7 +92,8 @@ void put_key(std::string& out, std::string_view before, std::string_view key) {
 
 void KeyList::add(std::string_view key) {
     if (key.size() > room_) {
-        room_ = std::max(std::clamp(kSmallestBlock << blocks_.size(), kSmallestBlock, kLargestBlock), key.size());
+        constexpr std::size_t most_doublings = std::bit_width(kLargestBlock / kSmallestBlock) - 1;
+        room_ = std::max(kSmallestBlock << std::min(blocks_.size(), most_doublings), key.size());
         blocks_.push_back(std::make_unique_for_overwrite<char[]>(room_));
         end_ = blocks_.back().get();
     }
