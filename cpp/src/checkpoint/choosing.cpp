@@ -9,17 +9,18 @@
 #include <mutex>
 #include <thread>
 
+#include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
 constexpr std::size_t kMostThreads = 4;  // a file system does not gain from more
-constexpr std::size_t kKeysPerBatch = 4'096;
-constexpr std::size_t kMostWaiting = 16;  // batches
-constexpr std::size_t kKeysPerPoll = 256;
-constexpr std::size_t kKeysPerHandOver = 100;
-constexpr std::size_t kKeysAhead = 32;  // whose ledger entries are fetched from memory together
+constexpr std::size_t kKeysPerBatch = limit(4'096, 3);
+constexpr std::size_t kMostWaiting = limit(16, 2);  // batches
+constexpr std::size_t kKeysPerPoll = limit(256, 2);
+constexpr std::size_t kKeysPerHandOver = limit(100, 2);
+constexpr std::size_t kKeysAhead = limit(32, 2);  // whose ledger entries are fetched from memory together
 
 enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
 

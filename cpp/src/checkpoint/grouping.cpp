@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "headgate/base/limit.hpp"
+
 namespace headgate::checkpoint {
 namespace {
 
 constexpr std::uint32_t kNone = UINT32_MAX;
-constexpr std::size_t kCells = 64 * 1024;  // a table of combinations that stays in the second cache
+constexpr std::size_t kCells = limit(64 * 1024, 4);  // a table of combinations that stays in the second cache
 
 bool valid(const KeyColumn& column, std::size_t row) {
     return column.valid.empty() || column.valid[row] != 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "headgate/base/limit.hpp"
+
 namespace headgate::checkpoint {
 namespace {
 
@@ -9,10 +11,10 @@ using schema::Column;
 using schema::Columns;
 using schema::RowAt;
 
-constexpr std::size_t kRowsPerSlab = 16 * 1024;  // or less when rows are large:
-constexpr std::size_t kBytesPerSlab = 16U << 20U;
-constexpr std::size_t kMostTexts = 4096;     // of a column whose texts are kept once,
-constexpr std::size_t kMostTextBytes = 256;  // none longer than that
+constexpr std::size_t kRowsPerSlab = limit(16 * 1024, 8);  // or less when rows are large:
+constexpr std::size_t kBytesPerSlab = limit(16U << 20U, 512);
+constexpr std::size_t kMostTexts = limit(4096, 3);     // of a column whose texts are kept once,
+constexpr std::size_t kMostTextBytes = limit(256, 8);  // none longer than that
 
 struct Keyed {
     std::int64_t value;

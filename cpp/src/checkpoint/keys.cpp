@@ -7,16 +7,18 @@
 #include <string>
 #include <thread>
 
+#include "headgate/base/limit.hpp"
+
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kSmallestBlock = 4U << 10U;
-constexpr std::size_t kLargestBlock = 256U << 10U;
-constexpr std::size_t kKeysPerThread = 20'000;
-constexpr std::size_t kKeysPerGroup = 64;
-constexpr std::size_t kCodedBlock = 64U << 10U;
-constexpr std::size_t kLongestStretch = 512;
-constexpr std::size_t kStretchesPerReader = 8;  // at least, where there are so many files: few files may be large ones
+constexpr std::size_t kSmallestBlock = limit(4U << 10U, 64);
+constexpr std::size_t kLargestBlock = limit(256U << 10U, 256);
+constexpr std::size_t kKeysPerThread = limit(20'000, 4);
+constexpr std::size_t kKeysPerGroup = limit(64, 2);
+constexpr std::size_t kCodedBlock = limit(64U << 10U, 64);
+constexpr std::size_t kLongestStretch = limit(512, 3);
+constexpr std::size_t kStretchesPerReader = limit(8, 2);  // at least, of enough files: few may be large ones
 
 using Keys = std::vector<std::string_view>;
 

@@ -8,13 +8,14 @@
 #include <string>
 
 #include "headgate/base/file.hpp"
+#include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/checkpoint/ports.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kEntriesPerPoll = 4096;
+constexpr std::size_t kEntriesPerPoll = limit(4096, 3);
 
 struct CloseDir {
     void operator()(DIR* dir) const { closedir(dir); }

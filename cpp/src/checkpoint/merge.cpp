@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "headgate/base/limit.hpp"
+
 #include <algorithm>
 #include <future>
 #include <numeric>
@@ -12,9 +14,9 @@
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kRowsPerWrite = 2 * 1024;
-constexpr std::size_t kBytesPerWrite = 32U << 20U;
-constexpr std::size_t kMovesPerLook = 256;  // how often the size is looked at
+constexpr std::size_t kRowsPerWrite = limit(2 * 1024, 3);
+constexpr std::size_t kBytesPerWrite = limit(32U << 20U, 100);
+constexpr std::size_t kMovesPerLook = limit(256, 1);  // how often the size is looked at
 
 // A sorted stream of rows: the old table, a spilled run, or those in memory.
 class Cursor {

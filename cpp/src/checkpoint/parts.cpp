@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "headgate/base/limit.hpp"
 #include "taken.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kMostSegments = 32;  // of one partition; more are merged into one
-constexpr std::size_t kRejectBytesPerPart = 8U << 20U;
+constexpr std::size_t kMostSegments = limit(32, 3);  // of one partition; more are merged into one
+constexpr std::size_t kRejectBytesPerPart = limit(8U << 20U, 50);
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "footer.hpp"
+#include "headgate/base/limit.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "segment.hpp"
 
@@ -14,7 +15,7 @@ namespace headgate::checkpoint {
 
 class NewParts {
 public:
-    NewParts(Target& target, const std::string& write_id, std::size_t most_entries = 1'000'000)
+    NewParts(Target& target, const std::string& write_id, std::size_t most_entries = limit(1'000'000, 5))
         : target_(target), id_(write_id.substr(0, 12)), most_entries_(most_entries) {}
     ~NewParts();  // removes what was written, unless it was to be kept
     NewParts(const NewParts&) = delete;

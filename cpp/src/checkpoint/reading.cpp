@@ -10,16 +10,17 @@
 #include <thread>
 #include <utility>
 
+#include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/hash/identity.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
-constexpr std::size_t kPieceBytes = 8U << 20U;   // a larger stretch is handed over in pieces
-constexpr std::size_t kPieceBad = 16U << 10U;    // so are its bad records: a line of two bytes may be one
-constexpr std::size_t kBadBytes = 128;           // of memory, with its problem
-constexpr std::size_t kAheadBytes = 64U << 20U;  // of pieces that nobody has taken yet
+constexpr std::size_t kPieceBytes = limit(8U << 20U, 64);    // a larger stretch is handed over in pieces
+constexpr std::size_t kPieceBad = limit(16U << 10U, 2);      // so are its bad records: a line of two bytes may be one
+constexpr std::size_t kBadBytes = 128;                       // of memory, with its problem
+constexpr std::size_t kAheadBytes = limit(64U << 20U, 200);  // of pieces that nobody has taken yet
 constexpr auto kPoll = std::chrono::milliseconds(50);
 
 // Where workers put their pieces and the caller takes them, stretch by stretch in order. A worker that is far ahead

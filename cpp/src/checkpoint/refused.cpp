@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "keys.hpp"
 #include "reading.hpp"
@@ -16,7 +17,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kHeldBytes = 4U << 20U;
+constexpr std::size_t kHeldBytes = limit(4U << 20U, 64);
 
 // Gone from the folder at once, so that nothing is left behind however the process ends.
 Result<FileDescriptor> nameless_file(const std::string& folder) {

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "headgate/base/limit.hpp"
 #include "headgate/hash/identity.hpp"
 
 namespace headgate::checkpoint {
@@ -19,8 +20,8 @@ constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kHeader = 16;
 constexpr std::size_t kEntry = 40;
 constexpr std::size_t kTrailer = 32;
-constexpr std::size_t kEntriesPerBucket = 4;
-constexpr std::size_t kFewEntries = 32;
+constexpr std::size_t kEntriesPerBucket = limit(4, 1);
+constexpr std::size_t kFewEntries = limit(32, 2);
 static_assert(sizeof(Entry) == kEntry && std::is_trivially_copyable_v<Entry> &&
                   std::endian::native == std::endian::little,
               "an entry is written as it lies in memory");
