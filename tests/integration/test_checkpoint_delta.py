@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -16,12 +17,19 @@ import pytest
 from headgate._native import set_faults
 from headgate.checkpoint import Checkpoint, maintain, rejected, update, verify
 from headgate.checkpoint._delta import DeltaPlace
-from headgate.errors import ConfigError, HeadgateError, IntegrityError, InvalidInputError, NotFoundError
+from headgate.errors import (
+    ConfigError,
+    HeadgateError,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    StorageFullError,
+)
 from headgate.pipelines.visits import VisitEvent, Visits
 from headgate.testing.servers import S3Server
 from headgate.testing.visits import write_wave
 
-pytest.importorskip("deltalake")
+deltalake = pytest.importorskip("deltalake")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -198,6 +206,46 @@ def test_a_run_that_fails_takes_back_what_it_wrote(target, tmp_path):
         set_faults("")
         assert update(logs, target, settle_s=0).rows_added == wave.good
         assert len(place.parts_there()) > len(before)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_append_that_fails_keeps_only_what_may_be_named(tmp_path, monkeypatch, there):
+    """On disk, where it is certain: what was appended after all, and built upon by another run, stays."""
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    place, good = DeltaPlace(target), 0
+    if there:
+        good = write_wave(logs, 50).good
+        update(logs, target, settle_s=0)
+    good += write_wave(logs, 50, first=1000, seed=5).good
+    before = set(place.parts_there())
+    set_faults("delta.before_append:fail:1")
+    with pytest.raises(HeadgateError, match="fault injected"):
+        update(logs, target, settle_s=0)
+    set_faults("")
+    assert set(place.parts_there()) == before
+    write = deltalake.write_deltalake
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def appended_and_built_upon(*arguments, **options):
+        write(*arguments, **options)
+        monkeypatch.setattr(deltalake, "write_deltalake", write)
+        write_wave(logs, 50, first=2000, seed=6)
+        update(logs, target, settle_s=0)
+        full()
+
+    monkeypatch.setattr(deltalake, "write_deltalake", full)
+    with pytest.raises(StorageFullError, match="table: No space left on device$"):
+        update(logs, target, settle_s=0)
+    assert set(place.parts_there()) == before
+    monkeypatch.setattr(deltalake, "write_deltalake", appended_and_built_upon)
+    with pytest.raises(HeadgateError, match="No space left"):
+        update(logs, target, settle_s=0)
+    run = update(logs, target, settle_s=0)
+    assert (run.taken_files, run.committed) == (0, False)
+    assert len(Checkpoint.read(target)) == run.rows_total > good
+    assert verify(target, logs).ok
 
 
 @pytest.mark.parametrize("point", [

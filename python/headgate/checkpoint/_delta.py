@@ -9,6 +9,7 @@ Parts are written before the append and are nobody's until it is there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -22,7 +23,16 @@ from headgate._native import core, parquet
 from headgate.checkpoint._places import s3_location, source_place
 from headgate.checkpoint._run import INFER, plan_of
 from headgate.checkpoint._table import arrow_schema
-from headgate.errors import ConfigError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError, needed
+from headgate.errors import (
+    ConfigError,
+    ConflictError,
+    IntegrityError,
+    InvalidInputError,
+    Kind,
+    NotFoundError,
+    StorageFullError,
+    needed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,14 +267,40 @@ def _attempt(
     with pq.ParquetFile(out) as rows:
         manifest = rows.metadata.metadata[_FOOTER].decode()
         append = state.next_append()
-        place.write_manifest(append, manifest)
-        core.fault_point("delta.before_append")
-        batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
-        into = state.table or place.create(columns)
-        # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
-        won = version_of(into, place) == state.version and _append(place, into, append, batches, found["rows_added"])
+        try:
+            place.write_manifest(append, manifest)
+            core.fault_point("delta.before_append")
+            batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
+            into = state.table or place.create(columns)
+            # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
+            unchanged = version_of(into, place) == state.version
+            won = unchanged and _append(place, into, append, batches, found["rows_added"])
+        except Exception as error:
+            _take_back(place, _named(append, manifest) - _named(state.version, state.footer))
+            if os.strerror(errno.ENOSPC) in str(error):  # as deltalake, too, tells it
+                message = f"{place.uri}: {os.strerror(errno.ENOSPC)}"
+                raise StorageFullError(message) from None
+            raise
     core.fault_point("delta.after_append")
     return found, won
+
+
+def _named(version: int, manifest: str) -> set[str]:
+    """The parts that belong to an append, its manifest among them; none for the state before the first."""
+    if not manifest:
+        return set()
+    footer = json.loads(manifest)
+    return {f"manifest-{version}.json", *footer["segments"], *footer["rejects"]}
+
+
+def _take_back(place: DeltaPlace, parts: set[str]) -> None:
+    """Remove what a failed run has written, as a full disk would keep it for a week; of what was appended, nothing."""
+    if place.s3 is not None:
+        return  # a request that seems to have failed may still arrive
+    with contextlib.suppress(Exception):  # the caller has an error to tell, and `maintain` finds what is left
+        state = place.state()
+        for name in parts - _named(state.version, state.footer):
+            place.remove_part(name)
 
 
 def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int) -> bool:
@@ -386,8 +422,7 @@ def _sweep(place: DeltaPlace, before_s: float) -> int:
     state = place.state()
     if not state.footer:
         return 0
-    footer = json.loads(state.footer)
-    named = {f"manifest-{state.version}.json", *footer["segments"], *footer["rejects"]}
+    named = _named(state.version, state.footer)
     gone = [name for name, modified_s in place.parts_there() if name not in named and modified_s < before_s]
     for name in gone:
         place.remove_part(name)
