@@ -279,8 +279,9 @@ private:
         return {};
     }
 
-    // Now, so that runs which die one after the other do not fill the disk. Where others may be at work a commit's own
-    // sweep does, which leaves young parts; and a table that is not there may have been put aside, with parts to name.
+    // Before anything is written, so that runs which die one after the other do not fill the disk. Not where others may
+    // be at work: there the sweep after a commit leaves young parts alone. Not on a first run: the table may only have
+    // been put aside, and would miss its parts.
     void sweep_dead_runs() {
         if (target_.may_race() || summary_.first_run) {
             return;
