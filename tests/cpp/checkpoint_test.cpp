@@ -143,11 +143,8 @@ protected:
         return out.ok() ? out.value() : Summary{};
     }
     std::set<std::string> parts() const {
-        std::set<std::string> out;
-        for (const auto& entry : std::filesystem::directory_iterator(target + ".ledger")) {
-            out.insert(entry.path().filename().string());
-        }
-        return out;
+        const auto names = real_files()->names(target + ".ledger").value();
+        return {names.begin(), names.end()};
     }
     std::string ids() {
         std::string out;

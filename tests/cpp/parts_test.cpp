@@ -1,12 +1,8 @@
 // What a run writes beside the table: named once each, taken back by a run that fails, swept when nobody can need it.
 #include "checkpoint/parts.hpp"
 
-#include <sys/stat.h>
-
-#include <filesystem>
 #include <set>
 
-#include "checkpoint/taken.hpp"
 #include "headgate/base/file.hpp"
 #include "headgate/checkpoint/refused.hpp"
 #include "support.hpp"
@@ -27,13 +23,8 @@ protected:
         ASSERT_TRUE(target->peek().ok());
     }
     Names there() const {
-        Names out;
-        if (std::filesystem::exists(path + ".ledger")) {
-            for (const auto& entry : std::filesystem::directory_iterator(path + ".ledger")) {
-                out.insert(entry.path().filename().string());
-            }
-        }
-        return out;
+        const auto names = real_files()->names(path + ".ledger");
+        return names.ok() ? Names(names.value().begin(), names.value().end()) : Names();
     }
     static Entry entry(int n) {
         Entry out;
@@ -77,10 +68,8 @@ TEST_F(Parts, NoneReplacesAnotherAfterSomeWereMerged) {
     Footer next;
     int rows = 0;
     for (int n = 0; n < 32; ++n) {
-        NewSegment segment;
-        segment.add(entry(++rows));
         next.segments.push_back("seg-1-old-" + std::to_string(n) + "@a.hgl");
-        ASSERT_TRUE(target->write_part(next.segments.back(), segment.seal()).ok());
+        ASSERT_TRUE(target->write_part(next.segments.back(), NewSegment({entry(++rows)}).seal()).ok());
     }
     NewParts parts(*target, "0123456789abcdef", 1);
     parts.begin(2);

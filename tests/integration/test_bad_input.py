@@ -121,10 +121,10 @@ def test_a_run_that_a_full_disk_ended_leaves_its_room_to_the_next(tmp_path, smal
     write_wave(logs, 8_000, first=known, seed=5)
     dead = 0
     if known:
-        used = room(small)
+        free = room(small)
         faults = {"HEADGATE_FAULTS": "checkpoint.after_segments:kill:1"}
         assert run("checkpoint", logs, target, "--settle", "0", env=faults).returncode == -signal.SIGKILL
-        dead = used - room(small)
+        dead = free - room(small)
         assert dead > segment
     (small / "filler").write_bytes(b"x" * (room(small) + dead - segment - 50_000))
     for _ in range(3):
