@@ -20,6 +20,8 @@ _EXPORTS = {
     "Ledger": "headgate.idempotency",
     "AsyncLedger": "headgate.idempotency",
     "Claim": "headgate.idempotency",
+    "claim_key": "headgate.idempotency",
+    "default_identity": "headgate.idempotency",
     "idempotent_consumer": "headgate.idempotency",
     "HeadgateError": "headgate.errors",
     "StaleLeaseError": "headgate.errors",
@@ -49,7 +51,9 @@ __all__ = [
     "__version__",
     "canonical_json",
     "canonical_texts",
+    "claim_key",
     "dedup_key",
+    "default_identity",
     "event_id",
     "event_ids",
     "export_items",
@@ -60,7 +64,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from headgate.errors import HeadgateError, Kind, StaleLeaseError
-    from headgate.idempotency import AsyncLedger, Claim, Ledger, idempotent_consumer
+    from headgate.idempotency import AsyncLedger, Claim, Ledger, claim_key, default_identity, idempotent_consumer
     from headgate.identity import canonical_json, canonical_texts, dedup_key, event_id, event_ids, story_key
     from headgate.intake import Intake, Pipeline, Reject
     from headgate.wiring import export_items, open_intake

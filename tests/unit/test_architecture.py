@@ -231,8 +231,8 @@ def test_no_thread_starts_at_import():
 def test_public_names_are_frozen():
     assert headgate.__all__ == [
         "AsyncLedger", "Claim", "HeadgateError", "Intake", "Kind", "Ledger", "Pipeline", "Reject", "StaleLeaseError", "__version__",
-        "canonical_json", "canonical_texts", "dedup_key", "event_id", "event_ids", "export_items", "idempotent_consumer", "open_intake",
-        "story_key",
+        "canonical_json", "canonical_texts", "claim_key", "dedup_key", "default_identity", "event_id", "event_ids", "export_items",
+        "idempotent_consumer", "open_intake", "story_key",
     ]  # fmt: skip
     for name in headgate.__all__:
         assert getattr(headgate, name) is not None

@@ -94,7 +94,7 @@ class KafkaWorker:
         self._joined = False
         self._last_commit_us = 0
         self._last_lag_us = 0
-        lease_ms = int(consumer.lease_s * 1000)
+        lease_ms = int(consumer.usual_lease_s * 1000)
         self._config = {
             "auto.offset.reset": "earliest", "partition.assignment.strategy": "cooperative-sticky",
             # A resumed partition waits for the fetch that is under way: half a second by default.
@@ -142,7 +142,7 @@ class KafkaWorker:
                 if self._metrics is not None and now - self._last_lag_us >= _LAG_S * 1e6:
                     self._report_lag(kafka)
         finally:
-            self._finish(kafka, list(self._partitions.values()), self.consumer.lease_s)
+            self._finish(kafka, list(self._partitions.values()), self.consumer.usual_lease_s)
             threads.shutdown(wait=True)
             kafka.close()
             self._letters.close()

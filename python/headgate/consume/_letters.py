@@ -54,7 +54,7 @@ class Publisher:
         self._timeout_s = timeout_s
         self._producer = self._kafka.Producer({**producer_config(config), "message.timeout.ms": timeout_ms})
 
-    def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
         outcome: list[Any] = []
 
         def delivered(error: Any, _: Any) -> None:

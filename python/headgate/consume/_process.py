@@ -4,190 +4,101 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import ConfigError, HeadgateError, InvalidInputError, Kind, StaleLeaseError, TransientError
-from headgate.idempotency._decorator import claim_key, default_identity
+from headgate.consume._consumer import Consumer, Effects, Handler
+from headgate.consume._messages import Burial, ConsumeResult, Delivery, Outcome, Undertaker, Verdict
+from headgate.errors import (
+    ConfigError,
+    ConflictError,
+    HeadgateError,
+    InvalidInputError,
+    Kind,
+    StaleLeaseError,
+    TransientError,
+)
+from headgate.idempotency._failures import code_path, describe_error
+from headgate.idempotency._handler import discard_unfinished, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from headgate.idempotency import Claim, Ledger
-    from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Clock, Json, Metrics, Transaction
 
+__all__ = [
+    "Burial", "ConsumeResult", "Consumer", "Delivery", "Effects", "Handler", "Outcome", "Processor", "Undertaker",
+    "Verdict",
+]  # fmt: skip
 log = logging.getLogger("headgate.consume")
-Effects = Literal["transaction", "writes", "plain"]
-_BACKOFF_BASE_S = 0.1
-_BACKOFF_CAP_S = 60.0
-_AWAY_S = 1.0  # how long a message waits when the ledger cannot be reached
-_MAX_ERROR = 500
-
-
-class Handler(Protocol):
-    """A consumer's effect; what it returns is stored as the claim's result (JSON).
-
-    With `effects="transaction"` it is called with (body, tx) and writes on `tx` only; with "plain" and "writes" with
-    (body), and for "writes" it returns the write operations of `Ledger.complete_with`.
-    """
-
-    def __call__(self, body: Json, tx: Transaction, /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """One consumer group on one topic.
-
-    Args:
-        name: the group, and a part of every claim key.
-        topic: what it listens to.
-        handler: the effect; see `Handler`.
-        key: body -> business key; default the event id of the body's `data`, or of the whole body.
-        lease_s: after this long without an end, another worker may take over; renewed while the handler runs.
-        max_attempts: then the message goes to the dead letters.
-        effects: "transaction": effect and completion are one commit of the ledger's SQLite file. "writes": the
-            handler returns DynamoDB writes, sent with the completion. "plain": the effect is anywhere else, and happens
-            at least once.
-        on_unavailable: the ledger cannot be reached: "refuse" keeps the message, "process" runs it unprotected.
-        max_message_bytes: larger ones go to the dead letters unread.
-        prepare: slow work that comes before the transaction (it would keep every other writer waiting); the handler
-            gets what it returns instead of the body.
-        on_dead_letter: (body, reason, tx) -> None, called in the commit that buries a message of the embedded queue;
-            for those who wait for its outcome.
-    """
-
-    name: str
-    topic: str
-    handler: Callable[..., Any]
-    key: Callable[[Json], str] | None = None
-    lease_s: float = 300.0
-    max_attempts: int = 5
-    namespace: str = "headgate"
-    effects: Effects = "transaction"
-    on_unavailable: OnUnavailable = "refuse"
-    max_message_bytes: int = 16 * 1024 * 1024
-    prepare: Callable[[Json], Any] | None = None
-    on_dead_letter: Callable[[Json, str, Transaction], None] | None = None
-
-    def claim_key(self, body: Json, redrive: int = 0) -> str:
-        """The key of a message; each redrive of a dead letter is a message of its own.
-
-        Raises:
-            InvalidInputError: `key` gave nothing, or something that is not text.
-        """
-        identity = self.key(body) if self.key is not None else default_identity(body)
-        if not isinstance(identity, str) or not identity:
-            message = "the consumer's key for this message is empty or not text"
-            raise InvalidInputError(message, Kind.INVALID_RECORD)
-        key = claim_key(self.namespace, self.name, self.topic, identity)
-        return f"{key}#redrive-{redrive}" if redrive else key
-
-
-@dataclass
-class ConsumeResult:
-    """received == handled + duplicates + waiting + failed + dead_lettered."""
-
-    received: int = 0
-    handled: int = 0
-    duplicates: int = 0
-    waiting: int = 0
-    failed: int = 0
-    dead_lettered: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def add(self, verdict: Verdict) -> None:
-        """Count one message."""
-        self.received += 1
-        setattr(self, verdict.outcome.value, getattr(self, verdict.outcome.value) + 1)
-        if verdict.error:
-            self.errors.append(verdict.error)
-            del self.errors[:-100]  # the newest hundred
-
-
-class Outcome(StrEnum):
-    HANDLED = "handled"
-    DUPLICATE = "duplicates"
-    WAITING = "waiting"  # somebody else has it, or the ledger is away: not acknowledged, comes back
-    FAILED = "failed"  # not acknowledged, comes back
-    DEAD = "dead_lettered"
-
-    @property
-    def settled(self) -> bool:
-        """Whether the message is to be acknowledged."""
-        return self in {Outcome.HANDLED, Outcome.DUPLICATE, Outcome.DEAD}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a message, and for one that comes back: after how many seconds."""
-
-    outcome: Outcome
-    retry_s: float = 0.0
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """One message as a transport brought it."""
-
-    topic: str
-    value: bytes
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    source: Mapping[str, str] = field(default_factory=dict)  # partition, offset, message id ...: for the dead letter
-    redrive: int = 0
-
-
-@dataclass(frozen=True)
-class Burial:
-    """Why a message goes to the dead letters."""
-
-    kind: Kind | str
-    reason: str
-    attempts: int
-
-
-class Undertaker(Protocol):
-    """Takes a message to the dead letters; raises when it could not. With `tx` it joins that transaction."""
-
-    def __call__(self, delivery: Delivery, burial: Burial, tx: Transaction | None, /) -> None: ...
+_AWAY_S = 1.0  # how long a message waits at first when the ledger or the dead letters cannot be reached
+_TYPE_HEADERS = {"ce_type", "ce-type"}
+_DEAD = "dead_letter"
+_MAX_AWAY = 10_000
 
 
 class Processor:
-    """Runs a consumer's handler for one message after the other, from any number of threads."""
+    """Runs a consumer's handler for one message after the other, from any number of threads.
+
+    Args:
+        consumer: what to run.
+        ledger: where claims live.
+        clock: injected in tests.
+        bury: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive policy, so
+            that their attempts are not capped here.
+        metrics: counts and durations.
+
+    Raises:
+        ConfigError: the ledger cannot do what the consumer's effects need.
+    """
 
     def __init__(
-        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker, metrics: Metrics | None = None
+        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None, metrics: Metrics | None = None
     ) -> None:
+        if not hasattr(ledger, "database"):
+            message = f"consumer {consumer.name}: a worker needs a Ledger, and got a {type(ledger).__name__}"
+            raise ConfigError(message)
         if consumer.effects == "transaction" and ledger.database is None:
             message = (
                 f"consumer {consumer.name}: effects='transaction' needs a SQLite ledger in the database that the "
                 "handler writes; use 'writes' (DynamoDB) or 'plain' (at least once) with others"
             )
             raise ConfigError(message)
+        if consumer.effects == "writes" and getattr(ledger.native, "complete_with", None) is None:
+            message = f"consumer {consumer.name}: effects='writes' needs a dynamodb:// ledger; use 'plain' with others"
+            raise ConfigError(message)
         self.consumer = consumer
         self.ledger = ledger
         self.clock = clock
         self._bury = bury
         self._metrics = metrics
+        self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
+        self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is away
 
-    def process(self, delivery: Delivery, acknowledge: Callable[[Transaction], None] | None = None) -> Verdict:
-        """Handle one message.
+    def process(self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None = None) -> Verdict:
+        """Handle one message. Never raises, except KeyboardInterrupt.
 
         Args:
             delivery: the message.
-            acknowledge: for a queue in the ledger's own database: removes the message, within the effect's commit.
+            acknowledge: for a queue in a database: removes the message, within the effect's commit where that is the
+                ledger's own database (it gets that transaction), at once otherwise (it gets None).
         """
         started = self.clock.mono_us()
         try:
             verdict = self._process(delivery, acknowledge)
         except HeadgateError as error:
             # The ledger or the dead letters are away: keep the message, come back.
-            log.warning("message kept", extra={"consumer": self.consumer.name, "error": error.kind.value})
-            verdict = Verdict(Outcome.WAITING, _AWAY_S, error.kind.value)
+            self._log("message kept", delivery, error=error.kind.value)
+            verdict = self._away(error.kind.value)
+        except Exception as error:
+            # A transport's or a callback's bug must not end the worker: nothing was settled, so the message comes back.
+            self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
+            verdict = Verdict(Outcome.WAITING, _AWAY_S, type(error).__name__)
+        if not verdict.unavailable:
+            self._away_streak = 0
         if self._metrics is not None:
             name, topic, seconds = self.consumer.name, delivery.topic, (self.clock.mono_us() - started) / 1e6
             outcome = verdict.outcome.value
@@ -197,43 +108,83 @@ class Processor:
                 self._metrics.count("dlq_messages_total", consumer=name, topic=topic)
         return verdict
 
-    def _process(self, delivery: Delivery, acknowledge: Callable[[Transaction], None] | None) -> Verdict:
+    def _process(
+        self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None, again: str = ""
+    ) -> Verdict:
+        if delivery.value is None and self.consumer.tombstones == "skip":
+            if acknowledge is not None:
+                acknowledge(None)
+            return Verdict(Outcome.HANDLED)
         try:
-            body = self._parse(delivery.value)
-            key = self.consumer.claim_key(body, delivery.redrive)
+            body, key, legacy_key, payload = self._read(delivery)
+        except self.consumer.unavailable as error:
+            self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
+            return self._away(type(error).__name__)
         except Exception as error:
             # Nothing to claim by. A consumer's own key function may raise anything.
             kind = error.kind if isinstance(error, HeadgateError) else Kind.INVALID_RECORD
-            return self._dead(delivery, None, Burial(kind, _describe(error), 0), acknowledge)
+            if not isinstance(error, HeadgateError):
+                self._log("no key", delivery, error=type(error).__name__, traceback=code_path(error))
+            return self._dead(delivery, None, Burial(kind, describe_error(error), 0), acknowledge)
         core.fault_point("consume.before_claim")
         try:
-            claim = self.ledger.claim(key, self.consumer.lease_s)
+            claim = self._claim(key + again, legacy_key + again if legacy_key else "", payload)
         except TransientError as error:
             if self.consumer.on_unavailable == "refuse" or self.consumer.effects != "plain":
                 raise
-            log.warning("no protection", extra={"consumer": self.consumer.name, "error": error.kind.value})
-            return self._run_unprotected(body)
+            self._log("no protection", delivery, error=error.kind.value)
+            return self._run_unprotected(delivery, body)
+        except ConflictError as error:
+            if error.kind is not Kind.PAYLOAD_MISMATCH:
+                raise
+            return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
+            other = _buried_as(claim.result)
+            if not again and other and other != delivery.message_id and delivery.message_id:
+                # That key's message is a dead letter, and this is another message: somebody sent it again.
+                return self._process(delivery, acknowledge, _again(delivery))
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
             return Verdict(Outcome.DUPLICATE)
         if claim.status == "in_progress":
             # Not a duplicate. Another host's clock may be far ahead: look again after our own lease at the latest.
             wait = claim.until - self.clock.now_us() / 1e6
-            return Verdict(Outcome.WAITING, min(max(wait, 0.0), self.consumer.lease_s))
-        if claim.attempts > self.consumer.max_attempts:
+            return Verdict(Outcome.WAITING, min(max(wait, 0.0), self.consumer.usual_lease_s))
+        if self._bury is not None and claim.attempts > self.consumer.max_attempts:
             burial = Burial("attempts_exhausted", claim.last_error or "the worker died each time", claim.attempts - 1)
             return self._dead(delivery, claim, burial, acknowledge)
         core.fault_point("consume.after_claim")
         try:
             self._run(body, claim, acknowledge)
+        except KeyboardInterrupt:
+            with suppress(HeadgateError):
+                self.ledger.release(claim, "interrupted", counted=False)
+            raise
         except StaleLeaseError:
             # Rolled back: the successor runs it, and its claim is untouched.
             return Verdict(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
-        except Exception as error:
+        except BaseException as error:
+            # SystemExit and cancellation too: a handler's own end is not the worker's.
             return self._failed(delivery, claim, error, acknowledge)
+        self._away_since.pop(claim.key, None)
         core.fault_point("consume.after_commit")
         return Verdict(Outcome.HANDLED)
+
+    def _read(self, delivery: Delivery) -> tuple[Json | None, str, str, str]:
+        """(body, claim key, claim key of earlier releases or "", payload digest or "")."""
+        if delivery.value is None:
+            if self.consumer.tombstones == "dead_letter":
+                message = "a record without a value; expected a JSON object, or tombstones='skip' or 'handle'"
+                raise InvalidInputError(message, Kind.INVALID_RECORD)
+            return None, self.consumer.tombstone_key(delivery), "", ""
+        body = self._parse(delivery.value)
+        stated = next((v.decode("utf-8", "replace") for k, v in delivery.headers if k in _TYPE_HEADERS), "")
+        key = self.consumer.claim_key(body, delivery.redrive, stated)
+        legacy = self.consumer.legacy_key(body, delivery.redrive) if self.ledger.legacy_until else ""
+        payload = ""
+        if self.consumer.payload is not None:
+            payload = core.event_id(self.consumer.payload(body), big_integers="exact")
+        return body, key, legacy, payload
 
     def _parse(self, value: bytes) -> Json:
         if len(value) > self.consumer.max_message_bytes:
@@ -249,89 +200,160 @@ class Processor:
             raise InvalidInputError(message, Kind.INVALID_RECORD)
         return body
 
-    def _run(self, body: Json, claim: Claim, acknowledge: Callable[[Transaction], None] | None) -> None:
-        with self.ledger.renewing(claim, self.consumer.lease_s):
+    def _claim(self, key: str, legacy_key: str, payload: str) -> Claim:
+        more = {"payload": payload} if payload else {}
+        if legacy_key:
+            more["legacy_key"] = legacy_key
+        return self.ledger.claim(key, self.consumer.current_lease_s(), **more)
+
+    def _run(self, body: Json | None, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> None:
+        with self.ledger.renewing(claim, self.consumer.usual_lease_s):
             given = self._prepared(body)
             if self.consumer.effects == "transaction":
                 with self.ledger.database.transaction() as tx:
-                    outcome = self.consumer.handler(given, tx)
+                    outcome = self._finished(self.consumer.handler(given, tx))
                     core.fault_point("consume.after_effect")
                     if acknowledge is not None:
                         acknowledge(tx)
-                    self.ledger.complete(claim, outcome)
+                    self._complete(claim, outcome)
                     core.fault_point("consume.before_commit")
                 return
-            outcome = self.consumer.handler(given)
+            outcome = self._finished(self.consumer.handler(given))
             core.fault_point("consume.after_effect")
             core.fault_point("consume.before_complete")
             if self.consumer.effects == "writes":
                 self.ledger.complete_with(claim, outcome or ())
             else:
-                self._complete_plain(claim, outcome)
+                self._complete_plain(claim, outcome, acknowledge)
+                return
+        if acknowledge is not None:
+            acknowledge(None)
 
-    def _complete_plain(self, claim: Claim, outcome: Any) -> None:
-        try:
+    def _complete(self, claim: Claim, outcome: Any) -> None:
+        if self.consumer.serializer is None:
             self.ledger.complete(claim, outcome)
+        else:
+            self.ledger.complete(claim, outcome, serializer=self.consumer.serializer)
+
+    def _complete_plain(
+        self, claim: Claim, outcome: Any, acknowledge: Callable[[Transaction | None], None] | None
+    ) -> None:
+        """Mark the effect as done and acknowledge it: in one commit where both are in the ledger's database."""
+        database = self.ledger.database
+        joint: AbstractContextManager[Any] = nullcontext()
+        if acknowledge is not None and database is not None:
+            joint = database.transaction()
+        try:
+            with joint as tx:
+                self._complete(claim, outcome)
+                if acknowledge is not None:
+                    acknowledge(tx)
         except TransientError as error:
             # The effect stands; without its mark a redelivery after the lease runs it again.
             if self.consumer.on_unavailable == "refuse":
                 raise _UnmarkedError(error) from None
             log.warning("effect without its mark", extra={"consumer": self.consumer.name, "error": error.kind.value})
 
-    def _prepared(self, body: Json) -> Any:
-        return body if self.consumer.prepare is None else self.consumer.prepare(body)
+    def _finished(self, outcome: Any) -> Any:
+        what = unfinished(outcome)
+        if what:
+            discard_unfinished(outcome)
+            message = f"the handler returned {what}, so that nothing has run; a worker calls plain functions"
+            raise InvalidInputError(message)
+        return outcome
 
-    def _run_unprotected(self, body: Json) -> Verdict:
+    def _prepared(self, body: Json | None) -> Any:
+        return body if self.consumer.prepare is None or body is None else self.consumer.prepare(body)
+
+    def _run_unprotected(self, delivery: Delivery, body: Json | None) -> Verdict:
         try:
-            self.consumer.handler(self._prepared(body))
-        except Exception as error:
-            return Verdict(Outcome.FAILED, _BACKOFF_BASE_S, type(error).__name__)
+            self._finished(self.consumer.handler(self._prepared(body)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._log("handler failed", delivery, error=type(error).__name__, traceback=code_path(error))
+            return Verdict(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
         return Verdict(Outcome.HANDLED)
 
     def _failed(
-        self, delivery: Delivery, claim: Claim, error: Exception, acknowledge: Callable[[Transaction], None] | None
-    ) -> Verdict:
+        self, delivery: Delivery, claim: Claim, error: BaseException,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> Verdict:  # fmt: skip
         if isinstance(error, _UnmarkedError):
-            return Verdict(Outcome.WAITING, _AWAY_S, error.kind.value)
+            self._log("effect without its mark", delivery, error=error.kind.value)
+            return self._away(error.kind.value)
         name = type(error).__name__
-        log.warning("handler failed", extra={"consumer": self.consumer.name, "attempt": claim.attempts, "error": name})
+        away = self._is_away(claim, error)
+        self._log(
+            "handler failed", delivery, attempt=claim.attempts, error=name, traceback=code_path(error),
+            unavailable=away,
+        )  # fmt: skip
         try:
-            if claim.attempts >= self.consumer.max_attempts:
+            if away:
+                self.ledger.release(claim, describe_error(error), counted=False)
+                return self._away(name)
+            if self._bury is not None and claim.attempts >= self.consumer.max_attempts:
                 return self._dead(
-                    delivery, claim, Burial("attempts_exhausted", _describe(error), claim.attempts), acknowledge
+                    delivery, claim, Burial("attempts_exhausted", describe_error(error), claim.attempts), acknowledge
                 )
-            self.ledger.release(claim, _describe(error))
+            self.ledger.release(claim, describe_error(error))
         except StaleLeaseError:
             # A successor has it: its claim and its message stay as they are.
             return Verdict(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
-        except TransientError as away:
+        except TransientError as gone:
             # Not released: the lease has to end first.
-            return Verdict(Outcome.FAILED, _AWAY_S, away.kind.value)
-        backoff = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**claim.attempts)
-        return Verdict(Outcome.FAILED, backoff, name)
+            return Verdict(Outcome.FAILED, self._away(gone.kind.value).retry_s, gone.kind.value, unavailable=True)
+        return Verdict(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
+
+    def _is_away(self, claim: Claim, error: BaseException) -> bool:
+        """Whether a failure is not this message's: something its handler needs is away, and not for too long."""
+        if not isinstance(error, self.consumer.unavailable):
+            return False
+        now = self.clock.mono_us()
+        since = self._away_since.setdefault(claim.key, now)
+        if len(self._away_since) > _MAX_AWAY:
+            self._away_since.pop(next(iter(self._away_since)))  # the oldest of messages that others may have handled
+        return now - since <= self.consumer.unavailable_limit_s * 1e6
+
+    def _away(self, error: str) -> Verdict:
+        """The message waits for a backend: longer each time, and no attempt is counted."""
+        self._away_streak += 1
+        wait_s = min(self.consumer.backoff_cap_s, _AWAY_S * 2.0 ** min(self._away_streak - 1, 60))
+        return Verdict(Outcome.WAITING, max(wait_s, _AWAY_S), error, unavailable=True)
 
     def _dead(
-        self, delivery: Delivery, claim: Claim | None, burial: Burial, acknowledge: Callable[[Transaction], None] | None
-    ) -> Verdict:
+        self, delivery: Delivery, claim: Claim | None, burial: Burial,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> Verdict:  # fmt: skip
         """To the dead letters. In a database of ours letter, acknowledgement and completion are one commit; elsewhere
         the letter comes first, so that a message is never in neither place."""
-        if acknowledge is not None:
+        if self._bury is None:
+            self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
+            return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
+        mark = {_DEAD: True, "message": delivery.message_id}
+        if acknowledge is not None and self.ledger.database is not None:
             with self.ledger.database.transaction() as tx:
                 self._bury(delivery, burial, tx)
-                if self.consumer.on_dead_letter is not None and claim is not None:
+                if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
                     self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
                 acknowledge(tx)
                 if claim is not None:
-                    self.ledger.complete(claim, {"dead_letter": True})
+                    self.ledger.complete(claim, mark)
         else:
             self._bury(delivery, burial, None)
             if claim is not None:
-                self.ledger.complete(claim, {"dead_letter": True})
-        log.warning(
-            "dead letter",
-            extra={"consumer": self.consumer.name, "kind": str(burial.kind), "attempts": burial.attempts},
-        )
+                self.ledger.complete(claim, mark)
+            if acknowledge is not None:
+                acknowledge(None)
+        if claim is not None:
+            self._away_since.pop(claim.key, None)
+        self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
         return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
+
+    def _log(self, text: str, delivery: Delivery, **more: Any) -> None:
+        """A warning with consumer, topic and message id, for every transport; no key, no body, no exception's text."""
+        about = {"consumer": self.consumer.name, "topic": delivery.topic, "message_id": delivery.message_id}
+        log.warning(text, extra={**about, **{k: v for k, v in more.items() if v is not False}})
 
 
 class _UnmarkedError(TransientError):
@@ -341,5 +363,11 @@ class _UnmarkedError(TransientError):
         super().__init__(cause.message, cause.kind)
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+def _again(delivery: Delivery) -> str:
+    """What follows the key of a message that was sent again after its first life ended as a dead letter."""
+    return f"#again-{core.sha256_hex(delivery.message_id.encode())[:16]}"
+
+
+def _buried_as(result: Any) -> str:
+    """The message id of the dead letter that completed a claim, or an empty text: it was no dead letter."""
+    return str(result.get("message", "")) if isinstance(result, dict) and result.get(_DEAD) is True else ""

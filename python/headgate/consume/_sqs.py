@@ -55,7 +55,7 @@ class SqsWorker:
         self._metrics = metrics
         self._last_lag_us = -(1 << 62)
         self._concurrency = concurrency
-        self._processor = Processor(consumer, ledger, clock, self._bury, metrics)
+        self._processor = Processor(consumer, ledger, clock, None if dead_letter_url is None else self._bury, metrics)
 
     def stop(self) -> None:
         """Finish what is being handled, then return (safe in a signal handler)."""
@@ -89,7 +89,7 @@ class SqsWorker:
         try:
             answer = self._client.receive_message(
                 QueueUrl=self._url, MaxNumberOfMessages=min(_MAX_BATCH, self._concurrency), WaitTimeSeconds=wait_s,
-                VisibilityTimeout=min(_MAX_VISIBILITY_S, int(self.consumer.lease_s) + 1),
+                VisibilityTimeout=min(_MAX_VISIBILITY_S, int(self.consumer.usual_lease_s) + 1),
                 MessageAttributeNames=["All"],
             )  # fmt: skip
         except Exception as error:
@@ -114,9 +114,6 @@ class SqsWorker:
         return verdict
 
     def _bury(self, delivery: Delivery, burial: Burial, tx: Any) -> None:
-        if self._dead_url is None:
-            message = "no dead-letter queue is given; the queue's own redrive policy has to take the message"
-            raise TransientError(message)
         about = {
             "headgate-error-kind": str(burial.kind), "headgate-error": burial.reason[:250] or "-",
             "headgate-attempts": str(burial.attempts), "headgate-consumer": self.consumer.name,
@@ -127,7 +124,7 @@ class SqsWorker:
         room = {name: kept[name] for name in list(kept)[: _MAX_ATTRIBUTES - len(attributes)]}
         try:
             self._client.send_message(
-                QueueUrl=self._dead_url, MessageBody=delivery.value.decode("utf-8", "replace"),
+                QueueUrl=self._dead_url, MessageBody=(delivery.value or b"").decode("utf-8", "replace"),
                 MessageAttributes={**room, **attributes},
             )  # fmt: skip
         except Exception as error:
@@ -190,11 +187,7 @@ def sqs_handler(
     Dead letters are left to the queue's redrive policy: a record that will never do comes back until SQS moves it.
     """
 
-    def bury(delivery: Delivery, burial: Burial, tx: Any) -> None:
-        message = "left to the queue's redrive policy"
-        raise TransientError(message)
-
-    processor = Processor(consumer, ledger, clock, bury, metrics)
+    processor = Processor(consumer, ledger, clock, None, metrics)
 
     def run(record: Json) -> bool:
         delivery = _delivery(consumer.topic, record["body"], record, "messageAttributes", "stringValue")

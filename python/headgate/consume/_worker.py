@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headgate.backends.local import dumps  # the queue's documents are compact JSON
-from headgate.consume._process import Burial, Consumer, ConsumeResult, Delivery, Processor
+from headgate.consume._messages import Burial, ConsumeResult, Delivery
+from headgate.consume._process import Processor
 from headgate.ports import DeadLetter
 
 if TYPE_CHECKING:
+    from headgate.consume._consumer import Consumer
     from headgate.idempotency import Ledger
     from headgate.ports import Message, Metrics, Transaction
 
@@ -71,7 +73,7 @@ class Worker:
     def step(self, result: ConsumeResult) -> bool:
         """One batch; False when nothing was visible."""
         c = self.consumer
-        lease_us = int(c.lease_s * 1e6)
+        lease_us = int(c.usual_lease_s * 1e6)
         messages = self.store.receive(c.topic, c.name, _BATCH, lease_us)
         if not messages and self.store.reclaim(c.topic, c.name):
             messages = self.store.receive(c.topic, c.name, _BATCH, lease_us)
@@ -88,13 +90,17 @@ class Worker:
             message.topic, dumps(message.body).encode("utf-8", "surrogatepass"), message.key.encode(),
             source={"queue_id": str(message.id)}, redrive=message.redrive,
         )  # fmt: skip
-        verdict = self._processor.process(delivery, lambda tx: self.store.acknowledge(message, tx))
+        verdict = self._processor.process(delivery, lambda tx: self._acknowledge(message, tx))
         # A stale lease means that a successor has the message: its visibility is the successor's.
         if not verdict.outcome.settled and verdict.error != "stale_lease":
             self.store.defer(message, self.clock.now_us() + int(verdict.retry_s * 1e6))
         result.add(verdict)
 
+    def _acknowledge(self, message: Message, tx: Transaction | None) -> None:
+        """Remove the message, inside the effect's commit where that is one of the queue's own database."""
+        self.store.acknowledge(message, tx if tx is self.store.db else None)
+
     def _bury(self, delivery: Delivery, burial: Burial, tx: Transaction | None) -> None:
-        text = delivery.value.decode("utf-8", "surrogatepass")
+        text = (delivery.value or b"").decode("utf-8", "surrogatepass")
         letter = DeadLetter("consume", self.consumer.name, delivery.topic, str(burial.kind), burial.reason, text)
         self.store.add_dead_letters([letter])

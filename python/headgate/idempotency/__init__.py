@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headgate.idempotency._decorator import InProgress, idempotent_consumer
+from headgate.idempotency._decorator import InProgress, claim_key, default_identity, idempotent_consumer
 from headgate.idempotency._ledger import Claim, Ledger
 
-__all__ = ["AsyncLedger", "Claim", "InProgress", "Ledger", "idempotent_consumer"]
+__all__ = ["AsyncLedger", "Claim", "InProgress", "Ledger", "claim_key", "default_identity", "idempotent_consumer"]
 
 if TYPE_CHECKING:
     from headgate.idempotency._async import AsyncLedger

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.idempotency._ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from headgate.idempotency._ledger import Claim
 
@@ -80,6 +81,12 @@ class AsyncLedger:
     async def warnings(self, *, retention: float | None = None) -> list[str]:
         """As `Ledger.warnings`."""
         return await self._run(partial(self.sync.warnings, retention=retention))
+
+    @asynccontextmanager
+    async def renewing(self, claim: Claim, lease: float) -> AsyncIterator[None]:
+        """As `Ledger.renewing`."""
+        with self.sync.renewing(claim, lease):
+            yield
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -1,32 +1,52 @@
-"""`@idempotent_consumer`: the check is the first step of handling."""
+"""`@idempotent_consumer`: claim the event, run the handler, complete the claim with the handler's result."""
 
 from __future__ import annotations
 
 import functools
-import json
+import inspect
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from headgate._native import core
 from headgate.errors import ConfigError, HeadgateError, Kind, TransientError
+from headgate.idempotency._checks import check_callable, check_choice, check_name, check_seconds
+from headgate.idempotency._events import default_identity, earlier_identity, identity_of, read_event, require_event_type
+from headgate.idempotency._failures import describe_error
+from headgate.idempotency._handler import (
+    EventParameter,
+    NameRegistry,
+    check_handler,
+    discard_unfinished,
+    find_event_parameter,
+    handler_name,
+    is_async,
+    unfinished,
+)
+from headgate.idempotency._keys import check_identity, claim_key
+from headgate.idempotency._lease import default_lease_s
 from headgate.identity import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from headgate.idempotency._async import AsyncLedger
     from headgate.idempotency._ledger import Claim, Ledger
 
+__all__ = ["InProgress", "claim_key", "default_identity", "idempotent_consumer"]
 log = logging.getLogger("headgate.idempotency")
 OnUnavailable = Literal["refuse", "process"]
+ON_UNAVAILABLE: tuple[OnUnavailable, ...] = ("refuse", "process")
 
 F = TypeVar("F", bound="Callable[..., Any]")
+_NO_TYPE = "event"  # the event type where neither an envelope nor a topic names one
+_PLAIN = frozenset({dict, list, str, int, float, bool, tuple, type(None)})
+_names = NameRegistry()
 
 
 class InProgress(TransientError):  # noqa: N818 - an answer, not a fault
-    """Another worker holds the key: do not commit the message, come back at `until`."""
+    """Another worker holds the key: do not commit the message, come back at `until` (seconds since 1970)."""
 
     default_kind = Kind.BUSY
 
@@ -35,39 +55,54 @@ class InProgress(TransientError):  # noqa: N818 - an answer, not a fault
         self.until = until
 
 
-def claim_key(namespace: str, consumer: str, event_type: str, identity: str) -> str:
-    """`{namespace}:{consumer}:{event type}:{event id}` (spec 004, decision 1)."""
-    return f"{namespace}:{consumer}:{event_type}:{identity}"
-
-
 def idempotent_consumer(
-    ledger: Ledger,
+    ledger: Ledger | AsyncLedger,
     *,
     consumer: str | None = None,
     namespace: str = "headgate",
-    event_type: str | Callable[[Any], str] = "event",
+    event_type: str | Callable[[Any], str] | None = None,
     key: Callable[[Any], str] | None = None,
-    lease: float = 300.0,
+    lease: float | None = None,
     on_unavailable: OnUnavailable = "refuse",
+    payload: Callable[[Any], Any] | None = None,
+    event_parameter: str | None = None,
+    serializer: Callable[[Any], Any] | None = None,
+    deserializer: Callable[[Any], Any] | None = None,
 ) -> Callable[[F], F]:
-    """Run a handler at most once to success per event; its first argument is the event. The check comes first.
+    """Run a handler at most once to success per event. The claim comes first, the handler's own code after it.
+
+    The event is the handler's first argument after `self` or `cls`, given by position or by keyword. Functions,
+    methods, static and class methods, partials and callable objects can be decorated, synchronous or `async`.
 
     Args:
-        ledger: where claims live.
-        consumer: this consumer's name (default: the function's); two consumers of one event both run.
+        ledger: where claims live. A `Ledger` serves both kinds of handlers, an `AsyncLedger` asynchronous ones.
+        consumer: this consumer's name; two consumers of one event both run. Default: the handler's module and qualified
+            name (`shop.billing.charge`).
         namespace: the first part of the key, for services that share a ledger.
-        event_type: a part of the key; a text, or event -> text.
-        key: event -> identity, a business key say; default `event_id(event["data"])` when there is data, else of the
-            whole event.
-        lease: seconds; renewed while the handler runs.
+        event_type: a part of the key; a text, or event -> text. Default: what the event's envelope says (`event_type`,
+            or `type` of CloudEvents), else the topic of a Kafka record, else "event".
+        key: event -> identity, a business key say; default `default_identity`.
+        lease: seconds that a claim lasts; it is renewed while the handler runs. Default: 300, or what a Lambda context
+            among the arguments, or around `sqs_batch`, has left.
         on_unavailable: what to do when the ledger cannot be reached: "refuse" raises its error, so that the message
             comes back; "process" runs the handler unprotected, with a warning in the log.
+        payload: event -> what has to be equal whenever this key comes again (any JSON value); another one raises.
+        event_parameter: the name of the parameter that is the event, where it is not the first one.
+        serializer: result -> a value that JSON can hold. Default: the rule of docs/formats.md, which stores models,
+            dataclasses, times, Decimals and the like. A result that cannot be stored completes the claim without one.
+        deserializer: stored result -> what a duplicate's call returns. Default: the JSON value; a tuple comes as a
+            list.
 
     Returns:
-        The handler's result; for a duplicate the stored one.
+        A decorator. The decorated handler returns the handler's result, and for a duplicate the stored one.
 
     Raises:
-        InProgress: another worker has it now.
+        ConfigError: when decorating: a wrong option, a generator function or class, an `AsyncLedger` with a handler
+            that is not `async`, or a second handler with the default name of another one. When called: the ledger's own
+            file is inside a transaction of this thread, which could roll the claim back.
+        InvalidInputError: the event has no usable key: nothing was run.
+        InProgress: another worker has the event now.
+        ConflictError: kind payload_mismatch: the key was used before with another payload.
         StaleLeaseError: the handler ran longer than its lease could be renewed, and another worker took over.
         Exception: the handler's own; the claim is released with the attempt counted.
 
@@ -79,124 +114,262 @@ def idempotent_consumer(
         >>> charge({"n": 1}), charge({"n": 1})
         (2, 2)
     """
-    if on_unavailable not in ("refuse", "process"):
-        message = f"on_unavailable must be 'refuse' or 'process', not {on_unavailable!r}"
+    check_choice("on_unavailable", on_unavailable, ON_UNAVAILABLE)
+    check_name("namespace", namespace)
+    if consumer is not None:
+        check_name("consumer", consumer)
+    if lease is not None:
+        check_seconds("lease", lease)
+    if event_type is not None and not callable(event_type):
+        check_name("event_type", event_type)
+    for name, function in (
+        ("key", key), ("payload", payload), ("serializer", serializer), ("deserializer", deserializer),
+    ):  # fmt: skip
+        if function is not None:
+            check_callable(name, function)
+    if not hasattr(ledger, "claim"):
+        message = f"ledger: expected a Ledger or an AsyncLedger, got a {type(ledger).__name__}"
         raise ConfigError(message)
 
-    def decorate(function: F) -> F:
-        guard = _Guard(ledger, consumer or function.__name__, namespace, event_type, key, lease, on_unavailable)
+    def decorate(function: Any) -> Any:
+        if isinstance(function, staticmethod | classmethod):
+            return type(function)(decorate(function.__func__))
+        name = consumer or handler_name(function)
+        check_handler(name, function)
+        asynchronous = is_async(function)
+        if _is_async_ledger(ledger) and not asynchronous:
+            message = f"{name}: an AsyncLedger serves async handlers, and this one is not; open a Ledger for it"
+            raise ConfigError(message)
+        guard = _Guard(
+            ledger, name, namespace, event_type, key, lease, on_unavailable, payload, serializer, deserializer,
+            find_event_parameter(function, event_parameter), getattr(function, "__name__", ""),
+        )  # fmt: skip
+        decorated = _run_async(guard, function) if asynchronous else _run(guard, function)
+        if consumer is None:
+            _names.add(ledger, namespace, name, decorated)
+        return decorated
 
-        @functools.wraps(function)
-        def run(event: Any, *args: Any, **kwargs: Any) -> Any:
-            claim = guard.claim(event)
-            if claim is not None and claim.status == "done":
-                return claim.result
-            # The handler's call stands in a try of its own: an error of the ledger never runs it a second time.
-            try:
-                with guard.renewing(claim):
-                    result = function(event, *args, **kwargs)
-            except BaseException as error:
-                guard.failed(claim, error)
-                raise
-            guard.finished(claim, result)
-            return result
+    return cast("Callable[[F], F]", decorate)
 
-        @functools.wraps(function)
-        async def run_async(event: Any, *args: Any, **kwargs: Any) -> Any:
-            import asyncio  # 35 ms that synchronous users need not pay
 
-            claim = await asyncio.to_thread(guard.claim, event)
-            if claim is not None and claim.status == "done":
-                return claim.result
-            try:
-                with guard.renewing(claim):
-                    result = await function(event, *args, **kwargs)
-            except BaseException as error:
-                guard.failed(claim, error)
-                raise
-            await asyncio.to_thread(guard.finished, claim, result)
-            return result
+def _run(guard: _Guard, function: Any) -> Any:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        claim = guard.claim(guard.request(args, kwargs, run))
+        if claim is not None and claim.status == "done":
+            return guard.stored(claim)
+        # The handler's call stands in a try of its own: an error of the ledger never runs it a second time.
+        try:
+            with guard.renewing(claim):
+                result = function(*args, **kwargs)
+                if result.__class__ not in _PLAIN and unfinished(result):
+                    _refuse_unfinished(guard.consumer, result)
+        except BaseException as error:
+            guard.release(claim, error)
+            raise
+        guard.complete(claim, result)
+        return result
 
-        return cast("F", run_async if _is_async(function) else run)
+    return run
 
-    return decorate
+
+def _run_async(guard: _Guard, function: Any) -> Any:
+    import asyncio  # 35 ms that synchronous users need not pay
+
+    from headgate.idempotency._async import AsyncLedger
+
+    given: Any = guard.ledger
+    ledger: AsyncLedger = given if _is_async_ledger(given) else AsyncLedger(given)
+
+    @functools.wraps(function)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        claim = await guard.claim_async(ledger, guard.request(args, kwargs, run))
+        if claim is not None and claim.status == "done":
+            return guard.stored(claim)
+        try:
+            async with ledger.renewing(claim, guard.lease_of(args)) if claim is not None else nullcontext():
+                result = await function(*args, **kwargs)
+        except BaseException as error:
+            # Shielded: a second cancellation must not leave the claim held for a whole lease.
+            await asyncio.shield(guard.release_async(ledger, claim, error))
+            raise
+        await asyncio.shield(guard.complete_async(ledger, claim, result))
+        return result
+
+    if hasattr(inspect, "markcoroutinefunction") and not inspect.iscoroutinefunction(run):
+        inspect.markcoroutinefunction(run)
+    return run
+
+
+def _is_async_ledger(ledger: Any) -> bool:
+    return inspect.iscoroutinefunction(ledger.claim)
+
+
+def _refuse_unfinished(consumer: str, result: Any) -> None:
+    what = unfinished(result)
+    discard_unfinished(result)
+    message = f"{consumer}: the handler returned {what}, so that nothing has run; decorate the async function itself"
+    raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked of the ledger for one call."""
+
+    key: str
+    lease: float
+    payload: str
+    legacy_key: str
 
 
 @dataclass(frozen=True)
 class _Guard:
     """What happens before and after a handler's call."""
 
-    ledger: Ledger
+    ledger: Ledger | AsyncLedger
     consumer: str
     namespace: str
-    event_type: str | Callable[[Any], str]
+    event_type: str | Callable[[Any], str] | None
     key: Callable[[Any], str] | None
-    lease: float
+    lease: float | None
     on_unavailable: OnUnavailable
+    payload: Callable[[Any], Any] | None
+    serializer: Callable[[Any], Any] | None
+    deserializer: Callable[[Any], Any] | None
+    parameter: EventParameter
+    function_name: str
 
-    def claim(self, event: Any) -> Claim | None:
+    def lease_of(self, args: tuple[Any, ...]) -> float:
+        return self.lease if self.lease is not None else default_lease_s(args[1:])
+
+    def request(self, args: tuple[Any, ...], kwargs: dict[str, Any], decorated: Any) -> _Request:
+        self._refuse_own_transaction()
+        event = self.parameter.of(args, kwargs, decorated)
+        view = read_event(event)
+        identity = identity_of(view) if self.key is None else check_identity(self.key(event))
+        stated = self.event_type
+        if stated is None:
+            kind = view.type or view.topic or _NO_TYPE
+        else:
+            kind = require_event_type(stated(event) if callable(stated) else stated)
+        digest = "" if self.payload is None else event_id(self.payload(event), big_integers="exact")
+        lease = self.lease if self.lease is not None else default_lease_s((*args, *kwargs.values()))
+        legacy = self._legacy_key(event, kind) if getattr(self.ledger, "legacy_until", None) else ""
+        return _Request(claim_key(self.namespace, self.consumer, kind, identity), lease, digest, legacy)
+
+    def claim(self, request: _Request) -> Claim | None:
         """None: the ledger is away and the handler runs unprotected."""
-        identity = self.key(event) if self.key is not None else default_identity(event)
-        kind = self.event_type if isinstance(self.event_type, str) else self.event_type(event)
+        ledger = cast("Ledger", self.ledger)
         try:
-            claim = self.ledger.claim(claim_key(self.namespace, self.consumer, kind, identity), self.lease)
+            return self._owned(ledger.claim(request.key, request.lease, **self._more(request)))
+        except InProgress:
+            raise
         except TransientError as error:
-            if self.on_unavailable == "refuse":
-                raise
-            log.warning("processing without protection", extra={"consumer": self.consumer, "error": error.kind})
+            self._unprotected(error)
             return None
+
+    async def claim_async(self, ledger: AsyncLedger, request: _Request) -> Claim | None:
+        try:
+            return self._owned(await ledger.claim(request.key, request.lease, **self._more(request)))
+        except InProgress:
+            raise
+        except TransientError as error:
+            self._unprotected(error)
+            return None
+
+    def renewing(self, claim: Claim | None) -> AbstractContextManager[None]:
+        if claim is None:
+            return nullcontext()
+        return cast("Ledger", self.ledger).renewing(claim, self.lease or default_lease_s())
+
+    def stored(self, claim: Claim) -> Any:
+        return claim.result if self.deserializer is None else self.deserializer(claim.result)
+
+    def release(self, claim: Claim | None, error: BaseException) -> None:
+        # A lost lease must not hide the handler's own error, nor touch the successor's claim.
+        if claim is None:
+            return
+        try:
+            cast("Ledger", self.ledger).release(claim, describe_error(error))
+        except HeadgateError as release_error:
+            error.add_note(f"releasing the claim failed too: {release_error.kind}")
+
+    async def release_async(self, ledger: AsyncLedger, claim: Claim | None, error: BaseException) -> None:
+        if claim is None:
+            return
+        try:
+            await ledger.release(claim, describe_error(error))
+        except HeadgateError as release_error:
+            error.add_note(f"releasing the claim failed too: {release_error.kind}")
+
+    def complete(self, claim: Claim | None, result: Any) -> None:
+        if claim is None:
+            return
+        try:
+            cast("Ledger", self.ledger).complete(claim, result, **self._serializing())
+        except TransientError as error:
+            self._unmarked(error)
+
+    async def complete_async(self, ledger: AsyncLedger, claim: Claim | None, result: Any) -> None:
+        if claim is None:
+            return
+        try:
+            await ledger.complete(claim, result, **self._serializing())
+        except TransientError as error:
+            self._unmarked(error)
+
+    # --- parts
+
+    @staticmethod
+    def _more(request: _Request) -> dict[str, str]:
+        more = {"payload": request.payload} if request.payload else {}
+        return more | ({"legacy_key": request.legacy_key} if request.legacy_key else {})
+
+    def _serializing(self) -> dict[str, Any]:
+        return {} if self.serializer is None else {"serializer": self.serializer}
+
+    @staticmethod
+    def _owned(claim: Claim) -> Claim:
         if claim.status == "in_progress":
             message = "another worker holds this event; try again when its lease ends"
             raise InProgress(message, until=claim.until)
         return claim
 
-    def renewing(self, claim: Claim | None) -> AbstractContextManager[None]:
-        return nullcontext() if claim is None else self.ledger.renewing(claim, self.lease)
+    def _unprotected(self, error: TransientError) -> None:
+        if self.on_unavailable == "refuse":
+            raise error
+        log.warning("processing without protection", extra={"consumer": self.consumer, "error": error.kind.value})
 
-    def failed(self, claim: Claim | None, error: BaseException) -> None:
-        # A lost lease must not hide the handler's own error, nor touch the successor's claim.
-        if claim is None:
+    def _unmarked(self, error: TransientError) -> None:
+        # The effect stands; only its mark is missing, so that it may run again after the lease.
+        if self.on_unavailable == "refuse":
+            raise error
+        log.warning(
+            "the ledger went away before the mark", extra={"consumer": self.consumer, "error": error.kind.value}
+        )
+
+    def _refuse_own_transaction(self) -> None:
+        """A claim that joined a transaction of the caller would be rolled back with it, and the effect repeated."""
+        database = getattr(self.ledger, "database", None)
+        # Without waiting: a lock that another thread has says that the transaction is not this thread's.
+        if database is None or not database.lock.acquire(blocking=False):
             return
         try:
-            self.ledger.release(claim, f"{type(error).__name__}: {error}"[:500])
-        except HeadgateError as release_error:
-            error.add_note(f"releasing the claim failed too: {release_error.kind}")
+            inside = database.native.in_transaction
+        finally:
+            database.lock.release()
+        if inside:
+            message = (
+                f"{self.consumer}: called inside a transaction of its own ledger's file, which could roll the claim "
+                "back after the effect; call it outside (a consumer's prepare=), or give it a ledger in another file"
+            )
+            raise ConfigError(message)
 
-    def finished(self, claim: Claim | None, result: Any) -> None:
-        if claim is None:
-            return
-        try:
-            self.ledger.complete(claim, result)
-        except TransientError as error:
-            # The effect stands; only its mark is missing, so that it may run again after the lease.
-            if self.on_unavailable == "refuse":
-                raise
-            log.warning("the ledger went away before the mark", extra={"consumer": self.consumer, "error": error.kind})
-
-
-def _is_async(function: Any) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def default_identity(event: Any) -> str:
-    """The event id of `data` (a producer's retry makes a new envelope), or of the whole event.
-
-    Raw bytes and text, and Kafka messages by their value, are parsed first; what is no JSON is known by its bytes.
-
-    Example:
-        >>> default_identity(b'{"id": "new", "data": {"n": 1}}') == default_identity({"id": "old", "data": {"n": 1.0}})
-        True
-    """
-    value = getattr(event, "value", None)
-    if callable(value):  # a confluent_kafka.Message
-        event = value()
-    if isinstance(event, bytes | str):
-        try:
-            event = json.loads(event)
-        except ValueError:
-            return core.sha256_hex(event.encode("utf-8", "surrogatepass") if isinstance(event, str) else event)
-    if isinstance(event, dict) and "data" in event:
-        return event_id(event["data"])
-    return event_id(event)
+    def _legacy_key(self, event: Any, kind: str) -> str:
+        """The key that releases up to 0.1 gave to this event; see docs/formats.md."""
+        identity = self.key(event) if self.key is not None else earlier_identity(event)
+        if not identity:
+            return ""
+        earlier_type = kind if self.event_type is not None else _NO_TYPE
+        name = self.function_name if self.consumer == handler_name(self.parameter.handler) else self.consumer
+        return f"{self.namespace}:{name}:{earlier_type}:{identity}"

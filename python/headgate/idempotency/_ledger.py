@@ -122,7 +122,9 @@ class Ledger:
         clock = clock or core.SystemClock()
         return cls(ScriptLedger(client, done_ttl, clock, random or core.SystemRandom()), clock, done_ttl=done_ttl)
 
-    def claim(self, key: str, lease: float = 300.0, *, payload: str = "") -> Claim:
+    legacy_until: float | None = None
+
+    def claim(self, key: str, lease: float = 300.0, *, payload: str = "", legacy_key: str = "") -> Claim:
         """Ask to run an effect.
 
         Args:
@@ -149,7 +151,7 @@ class Ledger:
             answers = self.native.claim(keys, int(lease * _US), list(payloads))
         return list(map(self._wrap, keys, answers))
 
-    def complete(self, claim: Claim, result: Any = None) -> None:
+    def complete(self, claim: Claim, result: Any = None, *, serializer: Any = None) -> None:
         """Mark the effect done and keep its result (JSON). Again by the same owner: nothing changes.
 
         Raises:
@@ -183,7 +185,7 @@ class Ledger:
             raise InvalidInputError(message)
         transact(claim.key, claim.token, _dumps(result), writes)
 
-    def release(self, claim: Claim, error: str = "") -> None:
+    def release(self, claim: Claim, error: str = "", *, counted: bool = True) -> None:
         """Give an acquired key back after a failure; the attempt stays counted, the error is kept."""
         with self._lock:
             self.native.release(claim.key, claim.token, error)

@@ -1,0 +1,180 @@
+"""What an event says of itself: its document, its type, its topic and, from these, its identity.
+
+Handlers get events in many forms: dicts and other mappings, pydantic models and dataclasses, JSON as text or bytes,
+records of three Kafka clients, SQS records of a Lambda event. All of them are read here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headgate._native import core
+from headgate.errors import InvalidInputError, Kind
+from headgate.identity import canonical_json, event_id
+
+_RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records of every Kafka client have
+_TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """An event, read.
+
+    Attributes:
+        document: the parsed JSON value, or the object that the handler gets, if it is neither text nor bytes.
+        text: the event's bytes where they are no JSON; otherwise None.
+        topic: of a Kafka record; otherwise empty.
+        place: topic, partition and offset of a Kafka record, which identify a record without a value.
+        type: what the envelope says: `event_type`, or the `type` of CloudEvents; otherwise empty.
+    """
+
+    document: Any
+    text: bytes | None = None
+    topic: str = ""
+    place: str = ""
+    type: str = ""
+
+
+def read_event(event: Any) -> EventView:
+    """Read an event of any form that a handler may get.
+
+    Raises:
+        InvalidInputError: the type that the envelope names is text with a lone surrogate.
+    """
+    topic = place = header_type = ""
+    if _is_kafka_record(event):
+        topic, place, header_type, event = _read_kafka_record(event)
+        if event is None:
+            return EventView(None, None, topic, place, header_type)
+    elif isinstance(event, Mapping) and event.get("eventSource") == "aws:sqs" and "body" in event:
+        event = event["body"]  # the record around it has another receipt handle at every delivery
+    if isinstance(event, bytes | bytearray | memoryview | str):
+        raw = event.encode("utf-8", "surrogatepass") if isinstance(event, str) else bytes(event)
+        try:
+            event = json.loads(event if isinstance(event, str) else raw)
+        except (ValueError, RecursionError):
+            return EventView(None, raw, topic, place, header_type)
+    document = _as_document(event)
+    return EventView(document, None, topic, place, type_of(document) or header_type)
+
+
+def type_of(document: Any) -> str:
+    """The type that an envelope names: `event_type`, or `type` of a CloudEvent or of another envelope around `data`.
+
+    Example:
+        >>> type_of({"event_type": "order.created", "data": {}}), type_of({"type": "x", "n": 1})
+        ('order.created', '')
+    """
+    if not isinstance(document, dict):
+        return ""
+    found = document.get("event_type")
+    if found is None and ("specversion" in document or "data" in document):
+        found = document.get("type")
+    if found is None or found == "":
+        return ""
+    if isinstance(found, str):
+        return str.__str__(found)
+    return f"json={canonical_json(found, big_integers='exact').decode()}"  # a number, say: another type than its text
+
+
+def identity_of(view: EventView) -> str:
+    """The identity of an event that was read; see `default_identity`."""
+    if view.text is not None:
+        return core.sha256_hex(view.text)
+    if view.document is None and view.place:
+        return view.place
+    document = view.document
+    if isinstance(document, dict) and document.get("data") is not None:
+        document = document["data"]
+    return event_id(document, big_integers="exact")
+
+
+def default_identity(event: Any) -> str:
+    """What makes an event that event when no key function is given: the event id of its `data`, else of the whole.
+
+    An envelope is made anew when its producer tries again; its `data` stays. Text and bytes are parsed first; what is
+    no JSON is known by its bytes. Kafka records of confluent-kafka, aiokafka and kafka-python are known by their value,
+    one without a value (a tombstone) by its topic, partition and offset. Integers beyond 2**53 - 1 count with all their
+    digits.
+
+    Args:
+        event: a mapping, a pydantic model, a dataclass, JSON text or bytes, a Kafka record, an SQS record of a Lambda
+            event, or any value that `headgate.canonical_json` takes.
+
+    Returns:
+        64 hex digits, except for a Kafka record without a value.
+
+    Raises:
+        InvalidInputError: the event has no canonical form (a lone surrogate, a set, a naive datetime ...).
+
+    Example:
+        >>> default_identity(b'{"id": "new", "data": {"n": 1}}') == default_identity({"id": "old", "data": {"n": 1.0}})
+        True
+    """
+    return identity_of(read_event(event))
+
+
+def earlier_identity(event: Any) -> str | None:
+    """The identity that releases up to 0.1 gave to this event, or None: it had none. For ledgers with keys of these."""
+    value = getattr(event, "value", None)
+    if callable(value):
+        event = value()
+    try:
+        if isinstance(event, bytes | str):
+            try:
+                event = json.loads(event)
+            except ValueError:
+                return core.sha256_hex(event.encode("utf-8", "surrogatepass") if isinstance(event, str) else event)
+        return event_id(event["data"] if isinstance(event, dict) and "data" in event else event)
+    except (InvalidInputError, RecursionError):
+        return None
+
+
+def _as_document(event: Any) -> Any:
+    """A mapping or an object with fields as a dict, so that an envelope is known as one whatever it is written in."""
+    if isinstance(event, dict):
+        return event
+    if isinstance(event, Mapping):
+        return dict(event)
+    kind = type(event)
+    if hasattr(kind, "model_dump"):
+        return event.model_dump(by_alias=True)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None and ("data" in fields or "event_type" in fields):
+        import dataclasses
+
+        return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    return event
+
+
+def _is_kafka_record(event: Any) -> bool:
+    return not isinstance(event, dict | str | bytes) and all(hasattr(event, name) for name in _RECORD_FIELDS)
+
+
+def _read_kafka_record(record: Any) -> tuple[str, str, str, Any]:
+    """(topic, place, type of its headers, value). confluent-kafka has methods where the others have attributes."""
+
+    def get(name: str) -> Any:
+        found = getattr(record, name, None)
+        return found() if callable(found) else found
+
+    topic = str(get("topic") or "")
+    headers = {name: value for name, value in get("headers") or () if value is not None}
+    stated = next((headers[name] for name in _TYPE_HEADERS if name in headers), b"")
+    kind = stated.decode("utf-8", "backslashreplace") if isinstance(stated, bytes) else str(stated)
+    return topic, f"{topic}-{get('partition')}-{get('offset')}", kind, get("value")
+
+
+def require_event_type(text: object) -> str:
+    """The text that an `event_type` option gave for an event.
+
+    Raises:
+        InvalidInputError: it is not text.
+    """
+    if not isinstance(text, str):
+        message = f"event_type gave a {type(text).__name__} for this event; expected text"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return text
