@@ -155,12 +155,13 @@ def idempotent_consumer(
 def _run(guard: _Guard, function: Any) -> Any:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        claim = guard.claim(guard.request(args, kwargs, run))
+        request = guard.request(args, kwargs, run)
+        claim = guard.claim(request)
         if claim is not None and claim.status == "done":
             return guard.stored(claim)
         # The handler's call stands in a try of its own: an error of the ledger never runs it a second time.
         try:
-            with guard.renewing(claim):
+            with guard.renewing(claim, request.lease):
                 result = function(*args, **kwargs)
                 if result.__class__ not in _PLAIN and unfinished(result):
                     _refuse_unfinished(guard.consumer, result)
@@ -183,11 +184,12 @@ def _run_async(guard: _Guard, function: Any) -> Any:
 
     @functools.wraps(function)
     async def run(*args: Any, **kwargs: Any) -> Any:
-        claim = await guard.claim_async(ledger, guard.request(args, kwargs, run))
+        request = guard.request(args, kwargs, run)
+        claim = await guard.claim_async(ledger, request)
         if claim is not None and claim.status == "done":
             return guard.stored(claim)
         try:
-            async with ledger.renewing(claim, guard.lease_of(args)) if claim is not None else nullcontext():
+            async with ledger.renewing(claim, request.lease) if claim is not None else nullcontext():
                 result = await function(*args, **kwargs)
         except BaseException as error:
             # Shielded: a second cancellation must not leave the claim held for a whole lease.
@@ -239,9 +241,6 @@ class _Guard:
     parameter: EventParameter
     function_name: str
 
-    def lease_of(self, args: tuple[Any, ...]) -> float:
-        return self.lease if self.lease is not None else default_lease_s(args[1:])
-
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any], decorated: Any) -> _Request:
         self._refuse_own_transaction()
         event = self.parameter.of(args, kwargs, decorated)
@@ -253,7 +252,7 @@ class _Guard:
         else:
             kind = require_event_type(stated(event) if callable(stated) else stated)
         digest = "" if self.payload is None else event_id(self.payload(event), big_integers="exact")
-        lease = self.lease if self.lease is not None else default_lease_s((*args, *kwargs.values()))
+        lease = self.lease if self.lease is not None else default_lease_s((*args[1:], *kwargs.values()))
         legacy = self._legacy_key(event, kind) if getattr(self.ledger, "legacy_until", None) else ""
         return _Request(claim_key(self.namespace, self.consumer, kind, identity), lease, digest, legacy)
 
@@ -277,10 +276,8 @@ class _Guard:
             self._unprotected(error)
             return None
 
-    def renewing(self, claim: Claim | None) -> AbstractContextManager[None]:
-        if claim is None:
-            return nullcontext()
-        return cast("Ledger", self.ledger).renewing(claim, self.lease or default_lease_s())
+    def renewing(self, claim: Claim | None, lease: float) -> AbstractContextManager[None]:
+        return nullcontext() if claim is None else cast("Ledger", self.ledger).renewing(claim, lease)
 
     def stored(self, claim: Claim) -> Any:
         return claim.result if self.deserializer is None else self.deserializer(claim.result)

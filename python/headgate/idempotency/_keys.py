@@ -64,6 +64,8 @@ def _kind(value: object) -> str:
 
 
 def _part(text: str, name: str) -> str:
+    if isinstance(text, str) and len(text) <= _MAX_PART_BYTES and text.isalnum() and text.isascii():
+        return text  # digests and most names: nothing to escape
     escaped = text.translate(_ESCAPES) if isinstance(text, str) else _checked_text(text, name)
     if escaped.startswith("~"):
         escaped = f"%7E{escaped[1:]}"
