@@ -170,7 +170,7 @@ class Consumer:
         return claim_key(self.namespace, self.name, self.topic, delivery.message_id or "-", delivery.redrive)
 
     def legacy_key(self, body: Json, redrive: int = 0) -> str:
-        """The key that releases up to 0.1 gave to a message, or an empty text: they had none."""
+        """The key that stores before schema version 5 have for a message, or an empty text: they had none."""
         identity = self.key(body) if self.key is not None else earlier_identity(body)
         if not identity:
             return ""

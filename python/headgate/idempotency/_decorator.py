@@ -363,7 +363,7 @@ class _Guard:
             raise ConfigError(message)
 
     def _legacy_key(self, event: Any, kind: str) -> str:
-        """The key that releases up to 0.1 gave to this event; see docs/formats.md."""
+        """The key that stores before schema version 5 have for this event; see docs/formats.md."""
         identity = self.key(event) if self.key is not None else earlier_identity(event)
         if not identity:
             return ""
