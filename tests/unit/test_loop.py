@@ -9,6 +9,7 @@ import pytest
 
 from headgate.errors import TransientError
 from headgate.serve import OwnThread
+from headgate.serve._loop import Service
 
 
 class Worker:
@@ -53,3 +54,26 @@ def test_one_that_is_told_to_stop_before_it_runs_does_not_run():
     with thread:
         pass
     assert finished == []
+
+
+@pytest.mark.parametrize("error", [TransientError("away"), KeyError("token=sesame"), RuntimeError()])
+def test_a_step_that_breaks_ends_neither_the_loop_nor_the_other_steps(error, caplog, monkeypatch):
+    """Only errors of headgate's own used to be caught: any other one ended `headgate serve`."""
+    monkeypatch.setattr("headgate.serve._loop._AWAY_S", 0.0)
+    rounds = []
+
+    def broken():
+        raise error
+
+    def works():
+        rounds.append(1)
+        if len(rounds) == 3:
+            service.stop()
+        return 1
+
+    service = Service([("broken", broken), ("works", works)])
+    with caplog.at_level(logging.WARNING):
+        service.run()
+    assert len(rounds) == 3
+    assert [(r.getMessage(), r.step) for r in caplog.records] == [("step failed", "broken")] * 3
+    assert "sesame" not in str([vars(r) for r in caplog.records])

@@ -33,10 +33,13 @@ def heal(event: Json, context: Any = None) -> Json:
 
 def consume(event: Json, context: Any = None) -> Json:
     """Drain a configured consumer: `{"consumer": name}`."""
+    from headgate.idempotency._lease import lambda_invocation
+
     parts = app()
     name = event.get("consumer") or next(iter(parts.config.consumers), "")
     parts.relay()
-    return {"statusCode": 200, "body": asdict(parts.worker(name).drain())}
+    with lambda_invocation(context):
+        return {"statusCode": 200, "body": asdict(parts.worker(name).drain())}
 
 
 def upload(event: Json, context: Any = None) -> Json:

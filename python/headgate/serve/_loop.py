@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import HeadgateError
+from headgate.idempotency._failures import code_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +59,8 @@ class OwnThread:
             except Exception as error:
                 # Its text may hold anything; one consumer's trouble must not end the process that serves the others.
                 kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
-                log.error("consumer stopped", extra={"consumer": self._name, "error": kind})
+                about = {"consumer": self._name, "error": kind, "traceback": code_path(error)}
+                log.error("consumer stopped", extra=about)
             self._stop.wait(self._again_s)
 
 
@@ -92,6 +94,11 @@ class Service:
                     done += step()
                 except HeadgateError as error:
                     log.warning("step failed", extra={"step": name, "error": error.kind.value})
+                    wait_s = _AWAY_S
+                except Exception as error:
+                    # A bug in one step must not end the process that serves the others.
+                    about = {"step": name, "error": type(error).__name__, "traceback": code_path(error)}
+                    log.error("step failed", extra=about)
                     wait_s = _AWAY_S
             if not done:
                 self._stop.wait(wait_s)
