@@ -118,7 +118,7 @@ def default_identity(event: Any) -> str:
 
 
 def earlier_identity(event: Any) -> str | None:
-    """The identity that stores before schema version 5 have for this event, or None: it had none. For ledgers with keys of these."""
+    """The identity that stores before schema version 5 have for this event, or None: it had none there."""
     value = getattr(event, "value", None)
     if callable(value):
         event = value()
