@@ -141,10 +141,10 @@ void register_sqlite(py::module_& module) {
     module.def(
         "sqlite_ledger",
         [](std::shared_ptr<Database> database, std::int64_t ttl, std::shared_ptr<Clock> clock,
-           std::shared_ptr<Random> random) {
-            return make_sqlite_ledger(std::move(database), {ttl}, std::move(clock), std::move(random));
+           std::shared_ptr<Random> random, bool fence) {
+            return make_sqlite_ledger(std::move(database), {ttl, fence}, std::move(clock), std::move(random));
         },
-        py::arg("database"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"));
+        py::arg("database"), py::arg("done_ttl_us"), py::arg("clock"), py::arg("random"), py::arg("fence") = false);
 }
 
 }  // namespace headgate::bindings

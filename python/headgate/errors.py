@@ -10,6 +10,7 @@
     |   |-- StorageFullError      (also an OSError) disk_full
     |   |-- IntegrityError        stored bytes fail their checks, or counts do not add up
     |   |-- ConfigError           the configuration, a backend URL, a missing build
+    |   |-- ForkedError           a handle was in use before fork(): open a new one in the child
     |   `-- StageFailedError      a workflow stage, after its retries
     |-- ConflictError         somebody else was first: re-read, then decide
     |   |-- StaleLeaseError       the claim's owner was overtaken
@@ -146,6 +147,12 @@ class ConfigError(PermanentError):
     default_kind = Kind.CONFIG
 
 
+class ForkedError(PermanentError):
+    """A connection was in use before fork() and cannot go on in the child; the message says what to do."""
+
+    default_kind = Kind.FORKED
+
+
 class StageFailedError(PermanentError):
     """A workflow stage failed after its retries."""
 
@@ -206,7 +213,7 @@ _CLASSES: dict[Kind, type[HeadgateError]] = {
     Kind.NOT_BUILT: ConfigError,
     Kind.ADDRESS_IN_USE: ConfigError,
     Kind.INTERRUPTED: InterruptedRunError,
-    Kind.FORKED: InternalError,
+    Kind.FORKED: ForkedError,
     Kind.UNAVAILABLE: TransientError,
     Kind.STAGE_FAILED: StageFailedError,
     Kind.FAULT_INJECTED: TransientError,

@@ -145,15 +145,18 @@ class LedgerBackend(Protocol):
     """What a `Ledger` runs on; the core's ledgers are such, and any object that passes `LedgerSuite` may be one.
 
     Times are microseconds. An answer to a claim is (status, token, until_us, attempts, result, last_error), with
-    status "acquired", "done", "in_progress" or "mismatch". `complete`, `release` and `renew` compare the token and
-    raise `StaleLeaseError`.
+    status "acquired", "done", "in_progress" or "mismatch"; an acquisition's fence may be a seventh part. `complete`,
+    `release` and `renew` compare the token and raise `StaleLeaseError`. A result that is refused raises
+    `InvalidInputError`, of kind message_too_large when it is too large: the key is then completed without it.
+
+    `release` gives the attempt back when it is not `counted`, once, however often it is repeated; an error that is
+    empty then leaves the one from before. A backend may have more: `claim_pair(key, legacy_key, lease_us, payload) ->
+    (answer, token of the legacy key)`, which acquires both or none in one step, and `complete_with`.
     """
 
-    def claim(
-        self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]
-    ) -> list[tuple[str, str, int, int, bytes, str]]: ...
+    def claim(self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]) -> list[Any]: ...
     def complete(self, keys: Sequence[str], tokens: Sequence[str], results: Sequence[str]) -> None: ...
-    def release(self, key: str, token: str, error: str) -> None: ...
+    def release(self, key: str, token: str, error: str, counted: bool = True) -> None: ...
     def renew(self, key: str, token: str, lease_us: int) -> int: ...
     def prune(self) -> int: ...
     def warnings(self) -> list[str]: ...
@@ -163,7 +166,9 @@ class RedisClientProtocol(Protocol):
     """A Redis client that the user's container provides; `Ledger.on_redis` runs on it.
 
     Keys and values are text; times to live are seconds. `run_script` is EVAL with one key: without it a lease cannot be
-    taken over safely. `headgate.backends.redispy.RedisPyClient` makes one of any redis-py client.
+    taken over safely. `headgate.backends.redispy.RedisPyClient` makes one of any redis-py client. A client may have
+    `info() -> dict` too (Redis' INFO, as redis-py gives it): the ledger's warnings are read from it. The methods of a
+    client for `AsyncLedger.on_redis` may be coroutine functions.
     """
 
     def set_if_not_exists(self, key: str, value: str, ttl_seconds: int) -> bool: ...

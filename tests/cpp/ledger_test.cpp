@@ -58,7 +58,7 @@ TEST_P(LedgerSuite, AnOvertakenOwnerChangesNothing) {
     ASSERT_EQ(b.status, ClaimStatus::acquired);
     EXPECT_EQ(b.attempts, 2);
     EXPECT_EQ(world.ledger->complete({a}, {"\"a\""}).code(), ErrorCode::stale_lease);
-    EXPECT_EQ(world.ledger->release(a, "x").code(), ErrorCode::stale_lease);
+    EXPECT_EQ(world.ledger->release(a, "x", true).code(), ErrorCode::stale_lease);
     EXPECT_EQ(world.ledger->renew(a, kSecond).status().code(), ErrorCode::stale_lease);
     EXPECT_EQ(claim("k").status, ClaimStatus::in_progress);  // a third caller still waits
     EXPECT_TRUE(world.ledger->complete({b}, {"\"b\""}).ok());
@@ -67,7 +67,7 @@ TEST_P(LedgerSuite, AnOvertakenOwnerChangesNothing) {
 }
 
 TEST_P(LedgerSuite, ReleaseKeepsAttemptsAndError) {
-    EXPECT_TRUE(world.ledger->release(claim("k"), "boom").ok());
+    EXPECT_TRUE(world.ledger->release(claim("k"), "boom", true).ok());
     const auto again = claim("k");
     EXPECT_EQ(again.status, ClaimStatus::acquired);
     EXPECT_EQ(again.attempts, 2);
@@ -175,7 +175,7 @@ TEST_P(LedgerSuite, RandomSchedulesMatchTheModel) {
                     m.expires = world.clock->now_us() + 100 * kSecond;
                 }
             } else {
-                ASSERT_EQ(world.ledger->release(owner, "e").ok(), mine && !m.done);
+                ASSERT_EQ(world.ledger->release(owner, "e", true).ok(), mine && !m.done);
                 if (live) {
                     m.until = 0;
                     m.released = true;

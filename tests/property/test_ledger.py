@@ -58,7 +58,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def expected(self, key, payload):
         entry = self.entry(key)
-        if entry.attempts and entry.payload and payload and entry.payload != payload:
+        if entry.payload and payload and entry.payload != payload:
             return "mismatch"
         if entry.state == "done":
             return "done"
@@ -125,13 +125,20 @@ class LedgerMachine(RuleBasedStateMachine):
             entry.state, entry.result = "done", result
             entry.expires = (1 << 62) if self.expires_by_wall_clock else self.clock.now_us() + int(TTL) * SECOND
 
-    @rule(owner=OWNERS, error=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8))
-    def release(self, owner, error):
+    @rule(
+        owner=OWNERS,
+        error=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=8),
+        counted=st.booleans(),
+    )
+    def release(self, owner, error, counted):
         entry = self.attempt(
-            owner, lambda claim: self.ledger.release(claim, error), lambda e: e.state in {"open", "free"}
+            owner,
+            lambda claim: self.ledger.release(claim, error, counted=counted),
+            lambda e: e.state in {"open", "free"},
         )
         if entry is not None:
-            entry.state, entry.error = "free", error
+            entry.attempts -= entry.state == "open" and not counted
+            entry.state, entry.error = "free", error if counted or error else entry.error
 
     @rule(owner=OWNERS, lease=st.integers(1, 20))
     def renew(self, owner, lease):

@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "headgate"
 
 # A room may import the rooms named here (and itself); docs/layers.md draws it.
-BASE = {"_core", "_native", "errors", "ports", "identity", "_registry"}
+BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "_registry"}
 ROOMS: dict[str, set[str]] = {
     "_native": {"_core", "_parquet", "errors"},
     "errors": {"_native"},
     "ports": set(),
     "_registry": set(),
+    "_forks": set(),
     "identity": BASE,
     "inbox": BASE,
     "resilience": BASE,

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -26,6 +27,7 @@ public:
         : options_(options), clock_(std::move(clock)), random_(std::move(random)) {}
 
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
+        HG_RETURN_IF_ERROR(use());
         const std::lock_guard lock(mutex_);
         std::vector<Claim> claims;
         claims.reserve(requests.size());
@@ -35,7 +37,24 @@ public:
         return claims;
     }
 
+    Result<Claim> claim_pair(const ClaimRequest& request, const std::string& legacy_key) override {
+        HG_RETURN_IF_ERROR(use());
+        const std::lock_guard lock(mutex_);
+        auto legacy_request = request;
+        legacy_request.key = legacy_key;
+        const auto seen = answer(request);
+        const auto legacy_seen = answer(legacy_request);
+        if (seen.status != ClaimStatus::acquired || legacy_seen.status != ClaimStatus::acquired) {
+            return deciding(seen, legacy_seen);
+        }
+        const auto legacy = claim_one(legacy_request);
+        auto claim = claim_one(request);
+        join_pair(claim, legacy);
+        return claim;
+    }
+
     Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
+        HG_RETURN_IF_ERROR(use());
         const std::lock_guard lock(mutex_);
         for (const auto& claim : claims) {
             if (!owned(claim) && !is(claim, State::done)) {
@@ -54,19 +73,26 @@ public:
         return {};
     }
 
-    Status release(const Claim& claim, const std::string& error) override {
+    Status release(const Claim& claim, const std::string& error, bool counted) override {
+        HG_RETURN_IF_ERROR(use());
         const std::lock_guard lock(mutex_);
         if (!owned(claim) && !is(claim, State::released)) {
             return stale_lease(claim.key);
         }
         auto& entry = entries_[claim.key];
+        if (!counted && entry.state == State::open) {
+            --entry.attempts;
+        }
         entry.state = State::released;
         entry.until_us = 0;
-        entry.last_error = error;
+        if (counted || !error.empty()) {
+            entry.last_error = error;
+        }
         return {};
     }
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
+        HG_RETURN_IF_ERROR(use());
         const std::lock_guard lock(mutex_);
         if (!owned(claim)) {
             return stale_lease(claim.key);
@@ -75,6 +101,7 @@ public:
     }
 
     Result<std::int64_t> prune() override {
+        HG_RETURN_IF_ERROR(use());
         const std::lock_guard lock(mutex_);
         const auto now = clock_->now_us();
         return static_cast<std::int64_t>(std::erase_if(entries_, [now](const auto& item) {
@@ -83,6 +110,23 @@ public:
     }
 
 private:
+    // A child of fork() has a copy: it may begin with an empty one, but what the parent did after the fork is not in
+    // it, and its mutex may be held by a thread that the child has not.
+    Status use() {
+        auto mine = generation_.load();
+        const auto now = fork_generation();
+        while (mine != now) {
+            if (mine != 0) {
+                return {ErrorCode::forked,
+                        "a memory:// ledger was in use before fork(): its claims hold in one process only; share a "
+                        "sqlite:// or redis:// ledger, or open it in the child"};
+            }
+            if (generation_.compare_exchange_weak(mine, now)) {
+                break;
+            }
+        }
+        return {};
+    }
     bool is(const Claim& claim, State state) const {
         const auto found = entries_.find(claim.key);
         return found != entries_.end() && found->second.state == state && !claim.token.empty() &&
@@ -90,32 +134,45 @@ private:
     }
     bool owned(const Claim& claim) const { return is(claim, State::open); }
 
-    Claim claim_one(const ClaimRequest& request) {
+    // What a claim would be told; nothing is written but the end of a done mark whose time is over.
+    Claim answer(const ClaimRequest& request) {
         const auto now = clock_->now_us();
-        auto& entry = entries_[request.key];
-        if (entry.state == State::done && entry.expires_us <= now) {
-            entry = Entry{};
-        }
+        static const Entry kNew;
         Claim claim;
         claim.key = request.key;
-        if (entry.attempts > 0 && !entry.payload.empty() && !request.payload.empty() &&
-            entry.payload != request.payload) {
+        const auto found = entries_.find(request.key);
+        if (found != entries_.end() && found->second.state == State::done && found->second.expires_us <= now) {
+            found->second = Entry{};
+        }
+        const auto& entry = found != entries_.end() ? found->second : kNew;
+        if (!entry.payload.empty() && !request.payload.empty() && entry.payload != request.payload) {
             claim.error = payload_mismatch(request.key);
         } else if (entry.state == State::done) {
             claim.status = ClaimStatus::done;
             claim.result = entry.result;
         } else if (entry.until_us <= now) {
-            entry.state = State::open;
-            entry.token = random_->token_hex();
-            entry.until_us = now + request.lease_us;
-            entry.payload = request.payload;
-            ++entry.attempts;
             claim.status = ClaimStatus::acquired;
-            claim.token = entry.token;
         }
         claim.until_us = entry.until_us;
         claim.attempts = entry.attempts;
         claim.last_error = entry.last_error;
+        return claim;
+    }
+
+    Claim claim_one(const ClaimRequest& request) {
+        auto claim = answer(request);
+        if (claim.status == ClaimStatus::acquired) {
+            auto& entry = entries_[request.key];
+            entry.state = State::open;
+            entry.token = random_->token_hex();
+            entry.until_us = clock_->now_us() + request.lease_us;
+            entry.payload = request.payload;
+            ++entry.attempts;
+            claim.token = entry.token;
+            claim.until_us = entry.until_us;
+            claim.attempts = entry.attempts;
+            claim.fence = options_.fence ? ++last_fence_ : 0;
+        }
         return claim;
     }
 
@@ -124,6 +181,8 @@ private:
     std::shared_ptr<Random> random_;
     std::mutex mutex_;
     std::map<std::string, Entry> entries_;
+    std::int64_t last_fence_ = 0;
+    std::atomic<unsigned> generation_{0};  // the fork generation of the first use
 };
 
 }  // namespace
@@ -136,6 +195,29 @@ std::string_view claim_status_name(ClaimStatus status) noexcept {
             return "done";
         default:
             return "in_progress";
+    }
+}
+
+const Claim& deciding(const Claim& claim, const Claim& legacy) {
+    if (!claim.error.ok() || !legacy.error.ok()) {
+        return claim.error.ok() ? legacy : claim;
+    }
+    for (const auto status : {ClaimStatus::done, ClaimStatus::in_progress}) {
+        if (claim.status == status) {
+            return claim;
+        }
+        if (legacy.status == status) {
+            return legacy;
+        }
+    }
+    return claim;
+}
+
+void join_pair(Claim& claim, const Claim& legacy) {
+    claim.legacy_token = legacy.token;
+    claim.attempts = std::max(claim.attempts, legacy.attempts);
+    if (claim.last_error.empty()) {
+        claim.last_error = legacy.last_error;
     }
 }
 

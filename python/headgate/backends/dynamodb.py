@@ -1,18 +1,24 @@
 """The ledger on DynamoDB: every step is one conditional write.
 
-An item of the table: `pk` (`v1:` and the key), `state` (o, r, d: open, released, done), `token`, `until` and `expires`
-(microseconds), `attempts`, `payload`, `error`, `result`, and `ttl` (seconds, for DynamoDB's own expiry).
+An item of the table: `pk` (`v1:` and the key; `v1#` and the key's SHA-256 when that would be longer than DynamoDB's
+2,048 bytes), `state` (o, r, d: open, released, done), `token`, `until` and `expires` (microseconds), `attempts`,
+`payload`, `error`, `result`, `fence`, and `ttl` (seconds, for DynamoDB's own expiry).
 """
 
 from __future__ import annotations
 
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from headgate._forks import watch
+from headgate._native import core
 from headgate.errors import (
     AccessError,
     ConfigError,
     ConflictError,
+    ForkedError,
     HeadgateError,
     InvalidInputError,
     Kind,
@@ -22,22 +28,28 @@ from headgate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from headgate.ports import Clock, Random
 
 _THREADS = 16
 _MAX_WRITES = 99  # TransactWriteItems takes 100 actions; one is the completion
 _STORAGE = "v1:"
+_DIGESTED = "v1#"  # no literal key begins so
+_LONGEST_KEY = 2_048  # bytes of a partition key
+_LONGEST_ITEM = 400 * 1024
+_COUNTERS = 64  # of fences: one item takes about a thousand writes a second
+_DAY_S = 86_400
+_FENCE_LIFE_S = 3_600  # a number that was taken longer ago is not used any more
 _NAMES = {
     "#s": "state", "#t": "token", "#u": "until", "#n": "attempts", "#p": "payload", "#r": "result", "#e": "error",
-    "#x": "expires", "#l": "ttl",
+    "#x": "expires", "#l": "ttl", "#f": "fence",
 }  # fmt: skip
 _THROTTLED = {
     "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "InternalServerError",
     "ServiceUnavailable", "TransactionConflictException", "TransactionInProgressException", "LimitExceededException",
 }  # fmt: skip
-Answer = tuple[str, str, int, int, bytes, str]
+Answer = tuple[Any, ...]
 
 
 def create_ledger_table(client: Any, table: str) -> None:
@@ -57,22 +69,78 @@ def create_ledger_table(client: Any, table: str) -> None:
 
 
 class DynamoLedger:
-    """A `LedgerBackend` on one table."""
+    """A `LedgerBackend` on one table.
 
-    def __init__(self, client: Any, table: str, done_ttl: float, clock: Clock, random: Random) -> None:
-        self._client = client
+    Args:
+        client: a boto3 DynamoDB client.
+        done_ttl: seconds.
+        fence: number every acquisition, from one of 64 counters in the table (one of a key's own would stay for ever).
+        reconnect: makes another client in a child of fork(), which must not use the parent's connections.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        table: str,
+        done_ttl: float,
+        clock: Clock,
+        random: Random,
+        *,
+        fence: bool = False,
+        reconnect: Callable[[], Any] | None = None,
+    ) -> None:
+        self._made = client
         self._table = table
         self._ttl_us = int(done_ttl * 1e6)
         self._clock = clock
         self._random = random
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
+        self._fence = fence
+        self._reconnect = reconnect
+        self._used = False
+        self._forked = False
+        self._pool: ThreadPoolExecutor | None = None
+        watch(self)
 
     @classmethod
     def open(
-        cls, table: str, options: Mapping[str, str], done_ttl: float, clock: Clock, random: Random
+        cls,
+        table: str,
+        options: Mapping[str, str],
+        done_ttl: float,
+        clock: Clock,
+        random: Random,
+        *,
+        fence: bool = False,
     ) -> DynamoLedger:
         """Connect as boto3 users expect; options: region, endpoint, profile."""
-        return cls(connect(options), table, done_ttl, clock, random)
+        client = connect(options)
+        return cls(client, table, done_ttl, clock, random, fence=fence, reconnect=lambda: connect(options))
+
+    def _after_fork(self) -> None:
+        self._pool = None  # its threads are the parent's
+        if self._reconnect is not None:
+            self._made = None
+        elif self._used:
+            self._forked = True
+
+    @property
+    def _client(self) -> Any:
+        if self._forked:
+            message = (
+                "this DynamoDB client was in use before fork(), and its connections are the parent's: make the ledger "
+                "in the child, or open it as dynamodb://table"
+            )
+            raise ForkedError(message)
+        self._used = True
+        if self._made is None and self._reconnect is not None:
+            self._made = self._reconnect()
+        return self._made
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
+        return self._pool
 
     def claim(self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]) -> list[Answer]:
         texts = [*payloads, *[""] * (len(keys) - len(payloads))]
@@ -86,14 +154,23 @@ class DynamoLedger:
         else:
             list(self._threads.map(self._complete, keys, tokens, results))
 
-    def complete_with(self, key: str, token: str, result: str, writes: Sequence[Mapping[str, Any]]) -> None:
-        """The user's writes and the completion in one TransactWriteItems."""
-        if len(writes) > _MAX_WRITES:
-            message = f"a transaction holds at most {_MAX_WRITES} writes beside the completion, not {len(writes)}"
+    def complete_with(
+        self,
+        key: str,
+        token: str,
+        result: str,
+        writes: Sequence[Mapping[str, Any]],
+        legacy: tuple[str, str] | None = None,
+    ) -> None:
+        """The user's writes and the completion (with a legacy key: both) in one TransactWriteItems."""
+        owned = [(key, token)] if legacy is None else [(key, token), legacy]
+        most = _MAX_WRITES + 1 - len(owned)
+        if len(writes) > most:
+            message = f"a transaction holds at most {most} writes beside the completion, not {len(writes)}"
             raise InvalidInputError(message)
-        completion = {"Update": self._completion(key, token, result)}
+        completions = [{"Update": self._completion(*pair, result)} for pair in owned]
         try:
-            self._client.transact_write_items(TransactItems=[*writes, completion], ClientRequestToken=token)
+            self._client.transact_write_items(TransactItems=[*writes, *completions], ClientRequestToken=token)
         except Exception as error:
             code = _code(error)
             if code == "IdempotentParameterMismatchException" and self._completed(key, token):
@@ -102,11 +179,23 @@ class DynamoLedger:
                 raise _translated(error) from None
             self._cancelled(error, key, token, len(writes))
 
-    def release(self, key: str, token: str, error: str) -> None:
+    def release(self, key: str, token: str, error: str, counted: bool = True) -> None:
+        values = {":r": {"S": "r"}, ":zero": {"N": "0"}}
+        steps = "SET #s = :r, #u = :zero"
+        if counted or error:
+            steps += ", #e = :error"
+            values[":error"] = {"S": error}
+        if not counted:
+            # The first release finds it open; a repeated one finds it released, and gives no other attempt back.
+            given = self._update(
+                key, f"{steps}, #n = #n - :one", "#t = :token AND #s = :o",
+                {**values, ":one": {"N": "1"}, ":token": {"S": token}, ":o": {"S": "o"}},
+            )  # fmt: skip
+            if self._try(given)[0] is not None:
+                return
         self._fenced(
-            key, token, "SET #s = :r, #u = :zero, #e = :error", "#t = :token AND #s IN (:o, :r)",
-            {":r": {"S": "r"}, ":zero": {"N": "0"}, ":error": {"S": error}},
-        )  # fmt: skip
+            key, token, steps, "#t = :token AND #s IN (:o, :r)" if counted else "#t = :token AND #s = :r", values
+        )
 
     def renew(self, key: str, token: str, lease_us: int) -> int:
         until = self._clock.now_us() + lease_us
@@ -132,14 +221,17 @@ class DynamoLedger:
 
     def _expiry(self, lease_us: int) -> dict[str, Any]:
         at = self._clock.now_us() + max(self._ttl_us, 2 * lease_us)
-        # Items outlive their logical end by a little, so that DynamoDB never expires one that still counts.
-        return {":x": {"N": str(at)}, ":l": {"N": str(at // 1_000_000 + 60)}}
+        # Items outlive their logical end by a little, so that DynamoDB never expires one that still counts; with fences
+        # by a day, so that no number that was taken before can come after it.
+        later = _DAY_S if self._fence else 60
+        return {":x": {"N": str(at)}, ":l": {"N": str(at // 1_000_000 + later)}}
 
     def _key(self, key: str) -> dict[str, Any]:
-        return {"pk": {"S": _STORAGE + key}}
+        return {"pk": {"S": storage_key(key)}}
 
     def _update(self, key: str, expression: str, condition: str, values: dict[str, Any]) -> dict[str, Any]:
         used = {name: attribute for name, attribute in _NAMES.items() if name in expression or name in condition}
+        values = {name: value for name, value in values.items() if _names(name, f"{expression} {condition}")}
         return {
             "TableName": self._table, "Key": self._key(key), "UpdateExpression": expression,
             "ConditionExpression": condition, "ExpressionAttributeNames": used, "ExpressionAttributeValues": values,
@@ -155,30 +247,110 @@ class DynamoLedger:
                 raise _translated(error) from None
             return None, getattr(error, "response", {}).get("Item", {})
 
+    def claim_pair(self, key: str, legacy_key: str, lease_us: int, payload: str) -> tuple[Answer, str]:
+        """Both keys or none: in one transaction when both are new, else the legacy key first, for workers of either
+        version have to have that one."""
+        if not self._fence:
+            token, now = self._random.token_hex(), self._clock.now_us()
+            updates = [
+                {"Update": self._take(name, token, lease_us, payload, now, None)[0]} for name in (key, legacy_key)
+            ]
+            for entry in updates:
+                entry["Update"]["ConditionExpression"] = "attribute_not_exists(pk)"
+                entry["Update"]["ExpressionAttributeValues"] = {
+                    name: value
+                    for name, value in entry["Update"]["ExpressionAttributeValues"].items()
+                    if _names(name, entry["Update"]["UpdateExpression"])
+                }
+            try:
+                self._client.transact_write_items(TransactItems=updates, ClientRequestToken=token)
+            except Exception as error:
+                if _code(error) != "TransactionCanceledException":
+                    raise _translated(error) from None
+            else:
+                return ("acquired", token, now + lease_us, 1, b"", ""), token
+        legacy = self._claim(legacy_key, lease_us, payload)
+        if legacy[0] != "acquired":
+            return legacy, ""
+        answer = self._claim(key, lease_us, payload)
+        if answer[0] != "acquired":
+            self.release(legacy_key, legacy[1], "", counted=False)
+            return answer, ""
+        attempts, error_text = max(answer[3], legacy[3]), answer[5] or legacy[5]
+        return (*answer[:3], attempts, b"", error_text, *answer[6:]), legacy[1]
+
     def _claim(self, key: str, lease_us: int, payload: str) -> Answer:
-        now = self._clock.now_us()
-        token, until = self._random.token_hex(), now + lease_us
+        token = self._random.token_hex()
+        while True:
+            started = self._age()
+            number = self._next_number(key) if self._fence else None
+            answer = self._claim_with(key, lease_us, payload, token, number)
+            if number is None or answer[0] != "acquired":
+                if answer[0] == "behind":
+                    continue  # another owner took a later number first
+                return answer
+            if self._age() - started <= _FENCE_LIFE_S:
+                return (*answer, number)
+            # This machine slept in between: by now the item of a later owner may have come and gone.
+            self.release(key, token, "", counted=False)
+            token = self._random.token_hex()
+
+    @staticmethod
+    def _age() -> float:
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+    def _next_number(self, key: str) -> int:
+        counter = f"fence:{int(core.sha256_hex(key.encode())[:8], 16) % _COUNTERS}"
+        try:
+            found = self._client.update_item(
+                TableName=self._table, Key={"pk": {"S": counter}}, UpdateExpression="ADD #f :one",
+                ExpressionAttributeNames={"#f": "fence"}, ExpressionAttributeValues={":one": {"N": "1"}},
+                ReturnValues="UPDATED_NEW",
+            )  # fmt: skip
+        except Exception as error:
+            raise _translated(error) from None
+        return _number(found["Attributes"], "fence")
+
+    def _take(
+        self, key: str, token: str, lease_us: int, payload: str, now: int, number: int | None
+    ) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """The update that claims a key that is free, its values, and its assignments."""
         values = {
-            ":o": {"S": "o"}, ":r": {"S": "r"}, ":token": {"S": token}, ":until": {"N": str(until)},
-            ":now": {"N": str(now)}, ":p": {"S": payload}, ":zero": {"N": "0"}, ":one": {"N": "1"},
+            ":o": {"S": "o"}, ":r": {"S": "r"}, ":token": {"S": token}, ":until": {"N": str(now + lease_us)},
+            ":now": {"N": str(now)}, ":p": {"S": payload}, ":zero": {"N": "0"}, ":one": {"N": "1"}, ":none": {"S": ""},
             **self._expiry(lease_us),
         }  # fmt: skip
         take = "SET #s = :o, #t = :token, #u = :until, #p = :p, #x = :x, #l = :l"
         free = "(attribute_not_exists(pk) OR (#s IN (:o, :r) AND #u <= :now))"
         if payload:
             free += " AND (attribute_not_exists(#p) OR #p = :none OR #p = :p)"
-            values[":none"] = {"S": ""}
-        new, old = self._try(self._update(key, f"{take}, #n = if_not_exists(#n, :zero) + :one", free, values))
+        if number is not None:
+            take += ", #f = :f"
+            free += f" AND {_LATER}"
+            values[":f"] = {"N": str(number)}
+        return self._update(key, f"{take}, #n = if_not_exists(#n, :zero) + :one", free, values), values, take
+
+    def _claim_with(self, key: str, lease_us: int, payload: str, token: str, number: int | None) -> Answer:
+        now = self._clock.now_us()
+        update, values, take = self._take(key, token, lease_us, payload, now, number)
+        new, old = self._try(update)
         if new is None and _text(old, "state") == "d" and _number(old, "expires") <= now:
             # A done key past its time: as if it were new.
-            again = {k: v for k, v in values.items() if k not in {":r", ":zero", ":now", ":none"}}
-            again |= {":d": {"S": "d"}, ":old": {"N": str(_number(old, "expires"))}}
-            new, old = self._try(self._update(key, f"{take}, #n = :one REMOVE #e, #r", "#s = :d AND #x = :old", again))
+            values |= {":d": {"S": "d"}, ":old": {"N": str(_number(old, "expires"))}}
+            still = "#s = :d AND #x = :old" + (f" AND {_LATER}" if number is not None else "")
+            new, old = self._try(self._update(key, f"{take}, #n = :one REMOVE #e, #r", still, values))
         if new is not None:
-            return "acquired", token, until, _number(new, "attempts"), b"", _text(new, "error")
-        return _read(old, token, payload)
+            return "acquired", token, now + lease_us, _number(new, "attempts"), b"", _text(new, "error")
+        answer = _read(old, token, payload)
+        if number is not None and answer[0] == "in_progress" and answer[2] <= now:
+            return ("behind",)
+        if number is not None and answer[0] == "done" and _number(old, "expires") <= now:
+            return ("behind",)
+        return answer
 
     def _completion(self, key: str, token: str, result: str) -> dict[str, Any]:
+        if len(result) > _LONGEST_ITEM:
+            raise _too_large()
         return self._update(
             key, "SET #s = :d, #r = :result, #x = :x, #l = :l", "#t = :token AND #s = :o",
             {":d": {"S": "d"}, ":o": {"S": "o"}, ":token": {"S": token}, ":result": {"S": result}, **self._expiry(0)},
@@ -203,7 +375,10 @@ class DynamoLedger:
         return _text(item, "state") == "d" and _text(item, "token") == token
 
     def _cancelled(self, error: Exception, key: str, token: str, count: int) -> None:
-        reasons = [r.get("Code", "None") for r in getattr(error, "response", {}).get("CancellationReasons", [])]
+        given = getattr(error, "response", {}).get("CancellationReasons", [])
+        reasons = [r.get("Code", "None") for r in given]
+        if any(r.get("Code") == "ValidationError" and "size" in r.get("Message", "") for r in given[count:]):
+            raise _too_large()
         if len(reasons) > count and reasons[count] == "ConditionalCheckFailed":
             if self._completed(key, token):
                 return
@@ -216,6 +391,33 @@ class DynamoLedger:
             raise ConflictError(message)
         message = f"DynamoDB refused the transaction: {', '.join(sorted(set(reasons) - {'None'}))}"
         raise InvalidInputError(message)
+
+
+def storage_key(key: str) -> str:
+    """The partition key of a claim key. Keys that DynamoDB would find too long are known by their digest, which no
+    other key can be stored as.
+
+    Example:
+        >>> storage_key("order-1"), storage_key("x" * 3000)[:8]
+        ('v1:order-1', 'v1#e1630')
+    """
+    stored = _STORAGE + key
+    if len(stored.encode()) <= _LONGEST_KEY:
+        return stored
+    return _DIGESTED + core.sha256_hex(key.encode())
+
+
+_LATER = "(attribute_not_exists(#f) OR #f < :f)"
+
+
+def _names(value: str, expression: str) -> bool:
+    """Whether an expression has the value's name (one name may begin another)."""
+    return re.search(rf"{value}\b", expression) is not None
+
+
+def _too_large() -> InvalidInputError:
+    message = "the item is larger than the 400 KB that DynamoDB takes"
+    return InvalidInputError(message, Kind.MESSAGE_TOO_LARGE)
 
 
 def connect(options: Mapping[str, str]) -> Any:
@@ -274,6 +476,8 @@ def _translated(error: Exception) -> HeadgateError:
         return ConfigError(message)
     if code in {"AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"}:
         return AccessError(f"DynamoDB refused the credentials ({code})")
+    if code == "ValidationException" and "size" in str(error) and "exceeded" in str(error):
+        return _too_large()
     if code in {
         "ValidationException",
         "IdempotentParameterMismatchException",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import headgate.errors  # noqa: F401 - gives the core its exceptions
+from headgate._forks import watch
 from headgate._native import core
 from headgate.identity import compact_json, document_text
 from headgate.ports import Announcement, DeadLetter, Item, Json, Message, StaleItem, Stored
@@ -24,11 +25,19 @@ def dumps(value: Any) -> str:
 
 
 class LocalDatabase:
-    """One connection, shared by the threads of this process; a transaction holds it until it ends."""
+    """One connection, shared by the threads of this process; a transaction holds it until it ends.
+
+    The file is made or migrated at once; the connection is made on first use. A child of fork() may use what its parent
+    opened and has not used yet; what was in use is a `ForkedError` there.
+    """
 
     def __init__(self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0, disk: Any = None) -> None:
         self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6), disk)
         self.lock = threading.RLock()
+        watch(self, store=True)
+
+    def _after_fork(self) -> None:
+        self.lock = threading.RLock()  # a thread that the child has not may have held it
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.lock:

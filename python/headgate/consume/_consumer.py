@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from headgate.errors import ConfigError, TransientError
-from headgate.idempotency._checks import (
+from headgate.idempotency._decorator import ON_UNAVAILABLE
+from headgate.idempotency._events import earlier_identity, identity_of, read_event, require_event_type
+from headgate.idempotency._handler import check_handler, is_async
+from headgate.idempotency._keys import check_identity, claim_key
+from headgate.idempotency._lease import DEFAULT_LEASE_S, default_lease_s
+from headgate.idempotency._options import (
     check_callable,
     check_choice,
     check_count,
     check_name,
     check_seconds,
 )
-from headgate.idempotency._decorator import ON_UNAVAILABLE
-from headgate.idempotency._events import earlier_identity, identity_of, read_event, require_event_type
-from headgate.idempotency._handler import check_handler, is_async
-from headgate.idempotency._keys import check_identity, claim_key
-from headgate.idempotency._lease import DEFAULT_LEASE_S, default_lease_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable

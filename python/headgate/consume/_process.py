@@ -21,6 +21,7 @@ from headgate.errors import (
 )
 from headgate.idempotency._failures import code_path, describe_error
 from headgate.idempotency._handler import discard_unfinished, unfinished
+from headgate.idempotency._serializers import json_serializer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,7 +234,7 @@ class Processor:
         if self.consumer.serializer is None:
             self.ledger.complete(claim, outcome)
         else:
-            self.ledger.complete(claim, outcome, serializer=self.consumer.serializer)
+            self.ledger.complete(claim, outcome, serializer=json_serializer(self.consumer.serializer))
 
     def _complete_plain(
         self, claim: Claim, outcome: Any, acknowledge: Callable[[Transaction | None], None] | None

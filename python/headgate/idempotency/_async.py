@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.idempotency._ledger import Ledger
+from headgate._forks import watch
+from headgate.errors import HeadgateError
+from headgate.idempotency._checks import done_ttl_s, lease_us
+from headgate.idempotency._ledger import DAY_S, Claim, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
-    from headgate.idempotency._ledger import Claim
+    from headgate.ports import Metrics
 
 T = TypeVar("T")
+log = logging.getLogger("headgate.idempotency")
 _THREADS = 8  # as many as a Redis ledger has connections
 
 
 class AsyncLedger:
-    """A `Ledger` whose calls can be awaited. The core waits outside the GIL, in threads of the ledger's own.
+    """A `Ledger` whose calls can be awaited. The core waits outside the GIL, in threads of the ledger's own; a client
+    of redis.asyncio (`on_redis`) is awaited without any thread.
 
-    A cancelled call may have gone through: claim the key again to find out (an own claim is in progress until its lease
-    ends).
+    A claim that is cancelled while it is under way is given back when it arrives, without counting as an attempt. Any
+    other cancelled call may have gone through: it can be repeated.
 
     Example:
         >>> async def main():
@@ -36,43 +44,130 @@ class AsyncLedger:
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self.sync = ledger
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-ledger")
+        self.sync: Ledger = ledger
+        self._threads: ThreadPoolExecutor | None = None
+        watch(self)
 
     @classmethod
-    def open(cls, url: str, *, done_ttl: float | None = None, clock: Any = None, random: Any = None) -> AsyncLedger:
+    def open(
+        cls,
+        url: str,
+        *,
+        done_ttl: float | None = None,
+        clock: Any = None,
+        random: Any = None,
+        metrics: Metrics | None = None,
+    ) -> AsyncLedger:
         """As `Ledger.open`."""
-        return cls(Ledger.open(url, done_ttl=done_ttl, clock=clock, random=random))
+        return cls(Ledger.open(url, done_ttl=done_ttl, clock=clock, random=random, metrics=metrics))
 
-    async def claim(self, key: str, lease: float = 300.0, *, payload: str = "") -> Claim:
-        """As `Ledger.claim`."""
-        return await self._run(partial(self.sync.claim, key, lease, payload=payload))
+    @classmethod
+    def on_redis(
+        cls,
+        client: Any,
+        *,
+        done_ttl: float = DAY_S,
+        clock: Any = None,
+        random: Any = None,
+        metrics: Metrics | None = None,
+        fence: bool = False,
+        legacy_keys: bool = False,
+    ) -> AsyncLedger:
+        """A ledger on a Redis client that was injected; it shares its keys with `redis://` ledgers of the server.
+
+        Args:
+            client: of redis.asyncio (`Redis` or `RedisCluster`, whatever its decode_responses), or any object with the
+                methods of `RedisClientProtocol`; coroutine functions are awaited, others run in threads.
+            done_ttl, clock, random, metrics, fence, legacy_keys: as for `Ledger.on_redis`.
+
+        Raises:
+            ConfigError: the client lacks the protocol's methods.
+
+        Example:
+            ledger = AsyncLedger.on_redis(redis.asyncio.Redis.from_url("redis://127.0.0.1:6379/0"))
+        """
+        from headgate.backends.redispy import is_asynchronous
+
+        options: dict[str, Any] = {
+            "done_ttl": done_ttl_s(done_ttl), "clock": clock, "random": random, "metrics": metrics, "fence": fence,
+            "legacy_keys": legacy_keys,
+        }  # fmt: skip
+        if not is_asynchronous(client):
+            return cls(Ledger.on_redis(client, **options))
+        from headgate.idempotency._awaited import AwaitedLedger
+
+        return AwaitedLedger(client, **options)
+
+    @property
+    def done_ttl(self) -> float:
+        """Seconds a done key is remembered."""
+        return self.sync.done_ttl
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """Counts results that could not be kept; may be set."""
+        return self.sync.metrics
+
+    @metrics.setter
+    def metrics(self, metrics: Metrics | None) -> None:
+        self.sync.metrics = metrics
+
+    @property
+    def legacy_until(self) -> float | None:
+        """As `Ledger.legacy_until`."""
+        return self.sync.legacy_until
+
+    async def claim(self, key: str, lease: float = 300.0, *, payload: str = "", legacy_key: str = "") -> Claim:
+        """As `Ledger.claim`; cancelled, it leaves nothing behind."""
+        return await self._claim(partial(self.sync.claim, key, lease, payload=payload, legacy_key=legacy_key))
 
     async def claim_many(
         self, keys: Sequence[str], lease: float = 300.0, *, payloads: Sequence[str] = ()
     ) -> list[Claim]:
-        """As `Ledger.claim_many`."""
-        return await self._run(partial(self.sync.claim_many, keys, lease, payloads=payloads))
+        """As `Ledger.claim_many`; cancelled, it leaves nothing behind."""
+        return await self._claim(partial(self.sync.claim_many, keys, lease, payloads=payloads))
 
-    async def complete(self, claim: Claim, result: Any = None) -> None:
+    async def complete(
+        self, claim: Claim, result: Any = None, *, serializer: Callable[[Any], str | bytes] | None = None
+    ) -> bool:
         """As `Ledger.complete`."""
-        await self._run(partial(self.sync.complete, claim, result))
+        return await self._run(partial(self.sync.complete, claim, result, serializer=serializer))
 
-    async def complete_many(self, claims: Sequence[Claim], results: Sequence[Any]) -> None:
+    async def complete_many(
+        self,
+        claims: Sequence[Claim],
+        results: Sequence[Any],
+        *,
+        serializer: Callable[[Any], str | bytes] | None = None,
+    ) -> list[bool]:
         """As `Ledger.complete_many`."""
-        await self._run(partial(self.sync.complete_many, claims, results))
+        return await self._run(partial(self.sync.complete_many, claims, results, serializer=serializer))
 
-    async def complete_with(self, claim: Claim, writes: Sequence[Mapping[str, Any]], result: Any = None) -> None:
+    async def complete_with(
+        self,
+        claim: Claim,
+        writes: Sequence[Mapping[str, Any]],
+        result: Any = None,
+        *,
+        serializer: Callable[[Any], str | bytes] | None = None,
+    ) -> bool:
         """As `Ledger.complete_with`."""
-        await self._run(partial(self.sync.complete_with, claim, writes, result))
+        return await self._run(partial(self.sync.complete_with, claim, writes, result, serializer=serializer))
 
-    async def release(self, claim: Claim, error: str = "") -> None:
+    async def release(self, claim: Claim, error: str = "", *, counted: bool = True) -> None:
         """As `Ledger.release`."""
-        await self._run(partial(self.sync.release, claim, error))
+        await self._run(partial(self.sync.release, claim, error, counted=counted))
 
     async def renew(self, claim: Claim, lease: float = 300.0) -> float:
         """As `Ledger.renew`."""
         return await self._run(partial(self.sync.renew, claim, lease))
+
+    @asynccontextmanager
+    async def renewing(self, claim: Claim, lease: float) -> AsyncIterator[None]:
+        """Renew a claim in the background while the block runs: `async with ledger.renewing(claim, 30): ...`."""
+        lease_us(lease)
+        with self.sync.renewing(claim, lease):
+            yield
 
     async def prune(self) -> int:
         """As `Ledger.prune`."""
@@ -82,11 +177,48 @@ class AsyncLedger:
         """As `Ledger.warnings`."""
         return await self._run(partial(self.sync.warnings, retention=retention))
 
-    @asynccontextmanager
-    async def renewing(self, claim: Claim, lease: float) -> AsyncIterator[None]:
-        """As `Ledger.renewing`."""
-        with self.sync.renewing(claim, lease):
-            yield
+    # --- parts
+
+    def _after_fork(self) -> None:
+        self._threads = None  # they are the parent's
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-ledger")
+        return self._threads
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.wrap_future(self._pool().submit(call))
+
+    async def _claim(self, call: Callable[[], T]) -> T:
+        pool = self._pool()
+        future = pool.submit(call)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            waiting = threading.get_ident()
+
+            def give_back(done: Future[T]) -> None:
+                if threading.get_ident() != waiting:
+                    _give_back(done)
+                    return
+                try:  # it had ended already: the event loop must not wait for the backend
+                    pool.submit(_give_back, done)
+                except RuntimeError:  # the interpreter is about to end
+                    _give_back(done)
+
+            future.add_done_callback(give_back)
+            raise
+
+
+def _give_back(done: Future[Any]) -> None:
+    """Release what a cancelled call has claimed: nobody knows of it."""
+    if done.cancelled() or done.exception() is not None:
+        return
+    found = done.result()
+    for claim in found if isinstance(found, list) else [found]:
+        if claim.status == "acquired":
+            try:
+                claim.ledger.release(claim, counted=False)
+            except HeadgateError as error:
+                log.warning("a cancelled claim is held until its lease ends", extra={"error": error.kind.value})

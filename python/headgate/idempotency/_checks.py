@@ -1,80 +1,137 @@
-"""Options that are checked where they enter, so that a wrong one is one sentence and not a lost message later."""
+"""What may enter a ledger: each value is checked once, where it comes in."""
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import ConfigError
+from headgate.errors import ConfigError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-MIN_LEASE_S = 0.001
-MAX_SECONDS = 366 * 86_400.0
-
-
-def check_seconds(where: str, value: Any, low: float = MIN_LEASE_S, high: float = MAX_SECONDS) -> float:
-    """A number of seconds inside its bounds.
-
-    Raises:
-        ConfigError: it is no finite number from `low` to `high`.
-    """
-    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and low <= value <= high
-    if not good:
-        message = f"{where}: expected seconds from {low:g} to {high:g}, got {value!r}"
-        raise ConfigError(message)
-    return float(value)
+LEAST_S = 0.001
+LONGEST_LEASE_S = 366 * 86_400.0
+LONGEST_TTL_S = 100 * 366 * 86_400.0  # keys that live longer are not asked for by anybody, and times have to fit
+LONGEST_ERROR = 500
+_US = 1_000_000
+# Of the control characters only those that a message legitimately has stay as they are.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\r"}
 
 
-def check_count(where: str, value: Any, low: int = 1) -> int:
-    """A whole number that is at least `low`.
+def lease_us(lease: float) -> int:
+    """A lease in microseconds.
+
+    Args:
+        lease: seconds.
 
     Raises:
-        ConfigError: it is something else.
+        InvalidInputError: it is not a number of seconds between 0.001 and 366 days.
+
+    Example:
+        >>> lease_us(1.5)
+        1500000
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        message = f"{where}: expected a whole number, {low} or more, got {value!r}"
-        raise ConfigError(message)
-    return value
+    if (lease.__class__ is float or lease.__class__ is int) and LEAST_S <= lease <= LONGEST_LEASE_S:
+        return int(lease * _US)
+    if not _is_number(lease):
+        message = f"a lease is a number of seconds, not {type(lease).__name__}"
+        raise InvalidInputError(message)
+    if not LEAST_S <= lease <= LONGEST_LEASE_S:  # also not a number
+        message = f"a lease is between {LEAST_S} s and {LONGEST_LEASE_S:g} s (366 days), not {float(lease):g}"
+        raise InvalidInputError(message)
+    return int(lease * _US)
 
 
-def check_choice(where: str, value: Any, choices: Iterable[str]) -> None:
-    """One of a few words.
+def done_ttl_s(done_ttl: float) -> float:
+    """How long done keys are remembered, in seconds.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: it is not a number of seconds of at least 0.001.
     """
-    known = tuple(choices)
-    if value not in known:
-        message = f"{where} must be one of {', '.join(map(repr, known))}, not {value!r}"
+    if not _is_number(done_ttl) or not isfinite(done_ttl):
+        shown = f"{done_ttl:g}" if _is_number(done_ttl) else type(done_ttl).__name__
+        message = f"done_ttl is a number of seconds, not {shown}"
         raise ConfigError(message)
+    if not LEAST_S <= done_ttl <= LONGEST_TTL_S:
+        message = f"done_ttl is between {LEAST_S} s and {LONGEST_TTL_S:g} s (100 years), not {float(done_ttl):g}"
+        raise ConfigError(message)
+    return float(done_ttl)
 
 
-def check_name(where: str, value: Any) -> None:
-    """Text that can be part of a key.
+def check_key(key: object, what: str = "a key") -> None:
+    """Refuse what is no text, empty, or has half of a surrogate pair; other text of any length is a key.
 
     Raises:
-        ConfigError: it is empty, no text, or holds a lone surrogate.
+        InvalidInputError: kind invalid_unicode for a lone surrogate.
     """
-    good = isinstance(value, str) and bool(value)
-    if good:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            good = False
-    if not good:
-        shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-        message = f"{where}: expected text that is not empty and that UTF-8 can write, got {shown}"
-        raise ConfigError(message)
+    if not isinstance(key, str):
+        message = f"{what} of the ledger is text, not {type(key).__name__}"
+        raise InvalidInputError(message)
+    if not key:
+        message = f"{what} of the ledger must not be empty: events without identity would be one event"
+        raise InvalidInputError(message)
+    if not key.isascii():
+        _check_unicode(key, what)
 
 
-def check_callable(where: str, value: Any) -> None:
-    """A function or another object that can be called.
+def check_payload(payload: object) -> None:
+    """Refuse a payload digest that is no text, or has a lone surrogate."""
+    if not isinstance(payload, str):
+        message = f"a payload digest is text, not {type(payload).__name__}"
+        raise InvalidInputError(message)
+    if not payload.isascii():
+        _check_unicode(payload, "a payload digest")
 
-    Raises:
-        ConfigError: it is something else.
+
+def check_keys(keys: Sequence[str], payloads: Sequence[str]) -> None:
+    """Check the keys of a batch, and that there are as many payloads as keys, or none."""
+    for key in keys:
+        check_key(key)
+    if payloads and len(payloads) != len(keys):
+        message = f"{len(keys)} keys need as many payloads, or none, not {len(payloads)}"
+        raise InvalidInputError(message)
+    for payload in payloads:
+        check_payload(payload)
+
+
+def listed(values: Sequence[Any], what: str) -> list[Any]:
+    """The values of a batch; a text is not meant to be one of its letters."""
+    if isinstance(values, str | bytes):
+        message = f"{what} are a sequence, not {type(values).__name__}"
+        raise InvalidInputError(message)
+    try:
+        return list(values)
+    except TypeError:
+        message = f"{what} are a sequence, not {type(values).__name__}"
+        raise InvalidInputError(message) from None
+
+
+def error_text(error: object) -> str:
+    """What a failure said, as every backend can store it: at most 500 characters, lone surrogates and control
+    characters (but tab and line ends) escaped.
+
+    Example:
+        >>> error_text("caf\\udce9.txt\\x00")
+        'caf\\\\udce9.txt\\\\x00'
     """
-    if not callable(value):
-        message = f"{where}: expected a function, got a {type(value).__name__}"
-        raise ConfigError(message)
+    if not isinstance(error, str):
+        message = f"the error of a release is text, not {type(error).__name__}"
+        raise InvalidInputError(message)
+    text = error[:LONGEST_ERROR]
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
+    return text[:LONGEST_ERROR]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_unicode(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"{what} of the ledger holds half of a surrogate pair, which no store can keep"
+        raise InvalidInputError(message, Kind.INVALID_UNICODE) from None

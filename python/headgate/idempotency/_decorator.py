@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from headgate.errors import ConfigError, HeadgateError, Kind, TransientError
-from headgate.idempotency._checks import check_callable, check_choice, check_name, check_seconds
 from headgate.idempotency._events import default_identity, earlier_identity, identity_of, read_event, require_event_type
 from headgate.idempotency._failures import describe_error
 from headgate.idempotency._handler import (
@@ -25,6 +24,8 @@ from headgate.idempotency._handler import (
 )
 from headgate.idempotency._keys import check_identity, claim_key
 from headgate.idempotency._lease import default_lease_s
+from headgate.idempotency._options import check_callable, check_choice, check_name, check_seconds
+from headgate.idempotency._serializers import json_serializer
 from headgate.identity import event_id
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ class _Guard:
         return more | ({"legacy_key": request.legacy_key} if request.legacy_key else {})
 
     def _serializing(self) -> dict[str, Any]:
-        return {} if self.serializer is None else {"serializer": self.serializer}
+        return {} if self.serializer is None else {"serializer": json_serializer(self.serializer)}
 
     @staticmethod
     def _owned(claim: Claim) -> Claim:
@@ -347,7 +348,7 @@ class _Guard:
 
     def _refuse_own_transaction(self) -> None:
         """A claim that joined a transaction of the caller would be rolled back with it, and the effect repeated."""
-        database = getattr(self.ledger, "database", None)
+        database = getattr(getattr(self.ledger, "sync", self.ledger), "database", None)
         # Without waiting: a lock that another thread has says that the transaction is not this thread's.
         if database is None or not database.lock.acquire(blocking=False):
             return

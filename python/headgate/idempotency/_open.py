@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from headgate._native import core
 from headgate.errors import ConfigError, Kind
+from headgate.idempotency._checks import done_ttl_s
 from headgate.idempotency._ledger import DAY_S
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from headgate.idempotency._ledger import Ledger
+    from headgate.ports import Metrics
 
 # spec 004, decision 4: done keys live 24 h on Redis, 14 days on SQLite and DynamoDB.
 _DEFAULT_TTL_S = {
@@ -24,41 +26,56 @@ _KNOWN = "sqlite:///file, redis://host:port/db, rediss://host:port/db, redis+clu
 PREFIX = "headgate:v1:"
 
 
-def open_ledger(cls: type[Ledger], url: str, done_ttl: float | None, clock: Any, random: Any) -> Ledger:
+def open_ledger(
+    cls: type[Ledger], url: str, done_ttl: float | None, clock: Any, random: Any, metrics: Metrics | None
+) -> Ledger:
     """The ledger that a URL names; see `Ledger.open`."""
     parts = urlsplit(url)
     if parts.scheme not in _DEFAULT_TTL_S:
         message = f"ledger URL: unknown scheme {parts.scheme!r}; expected one of {_KNOWN}"
         raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
-    ttl = done_ttl if done_ttl is not None else _DEFAULT_TTL_S[parts.scheme]
+    ttl = done_ttl_s(done_ttl if done_ttl is not None else _DEFAULT_TTL_S[parts.scheme])
     ttl_us = int(ttl * 1e6)
     if parts.scheme == "memory":
-        return cls(core.memory_ledger(ttl_us, clock, random), clock, done_ttl=ttl)
+        options = _options(parts, {"fence": _yes})
+        native = core.memory_ledger(ttl_us, clock, random, options.get("fence", False))
+        return cls(native, clock, done_ttl=ttl, metrics=metrics)
     if parts.scheme == "sqlite":
         from headgate.backends.local import LocalDatabase
 
-        return cls.on_database(LocalDatabase(sqlite_path(url)), done_ttl=ttl, clock=clock, random=random)
+        options = _options(parts, {"fence": _yes})
+        database = LocalDatabase(sqlite_path(url.partition("?")[0]))
+        return cls.on_database(
+            database, done_ttl=ttl, clock=clock, random=random, metrics=metrics, fence=options.get("fence", False)
+        )
     if parts.scheme == "dynamodb":
         from headgate.backends.dynamodb import DynamoLedger
 
-        options = _options(parts, {"region": str, "endpoint": str, "profile": str})
-        return cls(DynamoLedger.open(_host(parts), options, ttl, clock, random), clock, done_ttl=ttl)
+        options = _options(parts, {"region": str, "endpoint": str, "profile": str, "fence": _yes, "legacy_keys": _yes})
+        fence, legacy = options.pop("fence", False), options.pop("legacy_keys", False)
+        table = DynamoLedger.open(_host(parts), options, ttl, clock, random, fence=fence)
+        return cls(table, clock, done_ttl=ttl, metrics=metrics, legacy_keys=legacy)
     if parts.scheme.endswith("+cluster"):
         from headgate.backends.redispy import RedisPyClient
 
-        client = RedisPyClient.cluster(url.replace("+cluster", "", 1))
-        return cls.on_redis(client, done_ttl=ttl, clock=clock, random=random)
+        plain, mine = _without(url.replace("+cluster", "", 1), {"fence", "legacy_keys"})
+        options = {name: _checked(name, text, _yes) for name, text in mine.items()}
+        client = RedisPyClient.cluster(plain)
+        return cls.on_redis(client, done_ttl=ttl, clock=clock, random=random, metrics=metrics, **options)
     options = _options(
         parts,
-        {"ssl_ca_certs": str, "ssl_cert_reqs": _verify, "pool_size": _count, "timeout": float, "reconnect": float},
-    )
+        {
+            "ssl_ca_certs": str, "ssl_cert_reqs": _verify, "pool_size": _count, "timeout": _seconds,
+            "reconnect": _seconds, "fence": _yes, "legacy_keys": _yes,
+        },
+    )  # fmt: skip
     native = core.redis_ledger(
         parts.hostname or "127.0.0.1", parts.port or 6379, unquote(parts.username or ""), unquote(parts.password or ""),
         _database(parts), PREFIX, parts.scheme == "rediss", options.get("ssl_cert_reqs", True),
         options.get("ssl_ca_certs", ""), options.get("pool_size", 8), int(options.get("timeout", 5.0) * 1e6),
-        int(options.get("reconnect", 1.0) * 1e6), ttl_us, clock, random,
+        int(options.get("reconnect", 1.0) * 1e6), ttl_us, clock, random, options.get("fence", False),
     )  # fmt: skip
-    return cls(native, clock, done_ttl=ttl)
+    return cls(native, clock, done_ttl=ttl, metrics=metrics, legacy_keys=options.get("legacy_keys", False))
 
 
 def sqlite_path(url: str) -> str:
@@ -80,12 +97,36 @@ def _options(parts: SplitResult, known: dict[str, Callable[[str], Any]]) -> dict
         if name not in known:
             message = f"ledger URL: unknown option {name!r}; expected one of {', '.join(sorted(known))}"
             raise ConfigError(message)
-        try:
-            found[name] = known[name](text)
-        except ValueError:
-            message = f"ledger URL: option {name}={text!r} is not valid"
-            raise ConfigError(message) from None
+        found[name] = _checked(name, text, known[name])
     return found
+
+
+def _checked(name: str, text: str, convert: Callable[[str], Any]) -> Any:
+    try:
+        return convert(text)
+    except ValueError:
+        message = f"ledger URL: option {name}={text!r} is not valid"
+        raise ConfigError(message) from None
+
+
+def _without(url: str, names: set[str]) -> tuple[str, dict[str, str]]:
+    """The URL without some of its options, and those: the others are redis-py's."""
+    parts = urlsplit(url)
+    found = parse_qsl(parts.query, keep_blank_values=True)
+    kept = urlencode([(name, text) for name, text in found if name not in names])
+    return urlunsplit(parts._replace(query=kept)), {name: text for name, text in found if name in names}
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= float(text) <= 86_400:
+        raise ValueError
+    return float(text)
+
+
+def _yes(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError
+    return text == "true"
 
 
 def _verify(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import contextmanager
@@ -27,7 +26,12 @@ class Heart:
         self._wake = threading.Condition()
         self._due: dict[int, tuple[float, Claim, float]] = {}
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+
+    def begin_anew(self) -> None:
+        """In a child of fork(): the claims are the parent's, the thread is not there, and it may have held the lock."""
+        self._wake = threading.Condition()
+        self._due = {}
+        self._thread = None
 
     @contextmanager
     def keep(self, claim: Claim, lease: float) -> Iterator[None]:
@@ -41,8 +45,7 @@ class Heart:
 
     def _add(self, claim: Claim, lease: float) -> None:
         with self._wake:
-            if self._thread is None or self._pid != os.getpid():  # a forked child has no threads
-                self._pid = os.getpid()
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="headgate-renew", daemon=True)
                 self._thread.start()
             due = time.monotonic() + lease / 3

@@ -11,7 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headgate._native import core
-from headgate.errors import ConflictError, DuplicateError, InvalidInputError, NotFoundError, StaleLeaseError
+from headgate.errors import (
+    ConflictError,
+    DuplicateError,
+    InvalidInputError,
+    Kind,
+    NotFoundError,
+    StaleLeaseError,
+)
 
 _SECOND = 1_000_000
 
@@ -156,11 +163,98 @@ class LedgerSuite:
 
     def test_keys_and_results_may_hold_any_text(self) -> None:
         ledger, _ = self._world()
-        for key in ("a b", "ключ", "x" * 500, "a:b\n{}", "%s", "\x00nul"):
+        digest = core.sha256_hex(("x" * 5_000).encode())
+        keys = [
+            "a b", "ключ", "x" * 500, "a:b\n{}", "%s", "\x00nul", "x" * 5_000, "x" * 4_999 + "y", "\U0001f600" * 5_000,
+            digest, f"#{digest}", f"v1#{digest}", f"v1:{digest}", "\x1b[31m\x7f\x85", "{", "}{", "a{}b", " ",
+        ]  # fmt: skip
+        for key in keys:
             claim = ledger.claim(key, 10)
-            assert claim.status == "acquired"
+            assert claim.status == "acquired", key[:40]
             ledger.complete(claim, {"text": key, "none": None, "nested": [1, 2.5, True]})
+        for key in keys:
             assert ledger.claim(key, 10).result == {"text": key, "none": None, "nested": [1, 2.5, True]}
+
+    def test_leases_and_keys_are_checked_where_they_enter(self) -> None:
+        ledger, _ = self._world()
+        held = ledger.claim("held", 10)
+        for lease in (0, -1, 0.0009, float("nan"), float("inf"), 367 * 86_400, True, "10", None):
+            _raises(InvalidInputError, ledger.claim, "k", lease)
+            _raises(InvalidInputError, ledger.claim_many, ["k"], lease)
+            _raises(InvalidInputError, ledger.renew, held, lease)
+        assert ledger.claim("held", 10).status == "in_progress"
+        for key in ("", None, 5, b"k", "caf\udce9"):
+            _raises(InvalidInputError, ledger.claim, key, 10)
+            _raises(InvalidInputError, ledger.claim_many, ["k", key], 10)
+        found = _raises(InvalidInputError, ledger.claim, "caf\udce9", 10)
+        assert getattr(found, "kind", None) is Kind.INVALID_UNICODE
+        _raises(InvalidInputError, lambda: ledger.claim("k", 10, payload="caf\udce9"))
+        _raises(InvalidInputError, lambda: ledger.claim_many(["k", "l"], 10, payloads=["p"]))
+        _raises(InvalidInputError, ledger.claim_many, "kl", 10)
+        _raises(InvalidInputError, ledger.complete_many, [held], [])
+        assert ledger.claim("k", 366 * 86_400).status == "acquired"  # nothing of it was claimed
+        assert ledger.claim("short", 0.001).status == "acquired"
+
+    def test_an_attempt_that_was_none_is_given_back_once(self) -> None:
+        ledger, _ = self._world()
+        ledger.release(ledger.claim("k", 10, payload="p"), "boom")
+        second = ledger.claim("k", 10)
+        assert (second.attempts, second.last_error) == (2, "boom")
+        ledger.release(second, counted=False)
+        ledger.release(second, counted=False)  # again: nothing changes
+        third = ledger.claim("k", 10)
+        assert (third.attempts, third.last_error) == (2, "boom")
+        ledger.release(third, "away", counted=False)
+        ledger.release(third, "away", counted=False)
+        fourth = ledger.claim("k", 10)
+        assert (fourth.attempts, fourth.last_error) == (2, "away")
+        ledger.release(fourth, "late")
+        ledger.release(fourth, counted=False)  # it was counted: a release decides that once
+        assert ledger.claim("k", 10).attempts == 3
+        _raises(StaleLeaseError, lambda: ledger.release(fourth, counted=False))
+
+    def test_the_only_attempt_may_be_given_back(self) -> None:
+        ledger, _ = self._world()
+        claim = ledger.claim("k", 10, payload="p")
+        ledger.release(claim, counted=False)
+        _raises(ConflictError, lambda: ledger.claim("k", 10, payload="q"))  # it still stands for the same
+        again = ledger.claim("k", 10, payload="p")
+        assert (again.status, again.attempts, again.last_error) == ("acquired", 1, "")
+        ledger.complete(again, 1)
+        _raises(StaleLeaseError, lambda: ledger.release(again, counted=False))
+        assert ledger.claim("k", 10).result == 1
+
+    def test_errors_of_any_text_are_kept(self) -> None:
+        ledger, _ = self._world()
+        for error, kept in (
+            ("caf\udce9.txt", "caf\\udce9.txt"),
+            ("nul\x00 and \x1b[31m", "nul\\x00 and \\x1b[31m"),
+            ("two\n\tlines \U0001f600", "two\n\tlines \U0001f600"),
+            ("x" * 2_000, "x" * 500),
+            ("\udc80" * 400, ("\\udc80" * 400)[:500]),
+        ):
+            ledger.release(ledger.claim("k", 10), error)
+            again = ledger.claim("k", 10)
+            assert again.last_error == kept
+            ledger.release(again, "")
+        _raises(InvalidInputError, ledger.release, again, ValueError("no text"))
+
+    def test_a_result_that_cannot_be_kept_completes_all_the_same(self) -> None:
+        ledger, _ = self._world()
+        circular: list[Any] = []
+        circular.append(circular)
+        assert ledger.complete(ledger.claim("plain", 10), (1, "a")) is True
+        assert ledger.claim("plain", 10).result == [1, "a"]  # JSON: a tuple comes back as a list
+        for name, result in (("type", object()), ("circular", circular), ("keys", {1: "a", "1": "b"})):
+            assert ledger.complete(ledger.claim(name, 10), result) is False
+            again = ledger.claim(name, 10)
+            assert (again.status, again.result) == ("done", None)
+        claims = ledger.claim_many(["one", "two", "three"], 10)
+        assert ledger.complete_many(claims, [{1, 2}, object(), None]) == [True, False, True]
+        assert [c.result for c in ledger.claim_many(["one", "two", "three"], 10)] == [[1, 2], None, None]
+        mine = ledger.claim("mine", 10)
+        assert ledger.complete(mine, object(), serializer=lambda _: '{"own": 1}') is True
+        assert ledger.claim("mine", 10).result == {"own": 1}
 
 
 class ObjectStoreSuite:

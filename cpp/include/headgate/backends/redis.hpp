@@ -30,7 +30,12 @@ struct RedisOptions {
 std::shared_ptr<ledger::Ledger> make_redis_ledger(RedisOptions options, ledger::LedgerOptions ledger_options,
                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
 
-// The Lua that decides on the server ("claim", "complete", "release", "renew"), for other clients of the same keys.
+// The Lua that decides on the server ("claim", "claim_more", "complete", "release", "renew"), for other clients of the
+// same keys.
 std::string_view redis_script(std::string_view name);
+
+// Where the acquisitions of a stored key are counted. A cluster lets a script touch one hash slot only: there is one
+// counter for each, which has no time to live.
+std::string redis_fence_key(std::string_view stored_key);
 
 }  // namespace headgate::backends

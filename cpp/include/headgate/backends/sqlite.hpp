@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -41,13 +42,16 @@ struct DatabaseOptions {
 };
 
 // The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
-inline constexpr int kSchemaVersion = 4;
+inline constexpr int kSchemaVersion = 5;
 inline constexpr int kApplicationId = 0x48476174;
 
 // A connection in WAL mode. Calls are serialised by the caller holding `lock()` across a transaction.
 class Database {
 public:
-    // Creates the file and its schema, or migrates an older one. A newer one is unsupported_version.
+    // Creates the file and its schema, or migrates an older one. A newer one is unsupported_version. The connection is
+    // closed again and made on first use, in each process anew: a child of fork() may use what its parent opened and
+    // did not use yet. A file that was in use at a fork cannot be used by the child (forked): SQLite's record of its
+    // locks is copied, the locks are not.
     static Result<std::shared_ptr<Database>> open(const std::string& path, DatabaseOptions options);
     ~Database();
     Database(const Database&) = delete;
@@ -70,8 +74,12 @@ public:
 private:
     Database(std::string path, DatabaseOptions options);
     Status connect();
+    Status set_up();
     Status migrate();
-    Status check() const;
+    void disconnect();
+    Status check() { return handle_ != nullptr && generation_ == fork_generation() ? Status() : reconnect(); }
+    Status reconnect();
+    Status forked() const;
     Result<sqlite3_stmt*> prepare(const std::string& sql);
     Status step_all(sqlite3_stmt* statement, const SqlRow& parameters, SqlResult* out);
     Status run(const char* sql);
@@ -82,6 +90,8 @@ private:
     DatabaseOptions options_;
     unsigned generation_;
     sqlite3* handle_ = nullptr;
+    bool closed_ = false;
+    std::pair<std::uint64_t, std::uint64_t> file_{};  // device and inode, while connected
     SystemClock waiting_;
     std::int64_t busy_since_us_ = 0;
     bool interrupted_ = false;

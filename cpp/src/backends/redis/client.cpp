@@ -76,6 +76,9 @@ Status status_of_error(const redisReply& reply) {
     if (starts_with(reply, "NOAUTH") || starts_with(reply, "WRONGPASS") || starts_with(reply, "NOPERM")) {
         return {ErrorCode::permission_denied, "Redis refused the credentials or the command"};
     }
+    if (text.find("invalid bulk length") != std::string::npos) {
+        return {ErrorCode::message_too_large, "a value is longer than this Redis takes (proto-max-bulk-len)"};
+    }
     if (starts_with(reply, "MOVED") || starts_with(reply, "ASK ") || starts_with(reply, "CROSSSLOT")) {
         return {ErrorCode::config, "this Redis is a node of a cluster; use redis+cluster://host:port"};
     }
@@ -263,9 +266,15 @@ Result<Replies> RedisClient::run(std::size_t count, const Add& add) {
 }
 
 Result<Replies> RedisClient::until_answered(std::size_t count, const Send& send) {
-    if (fork_generation() != generation_) {
-        return Status(ErrorCode::forked, "a Redis ledger was used after fork(); open a new one in the child");
+    // A child takes over what its parent opened and never used. Else its connections are the parent's, and a thread
+    // that the child has not may hold the mutex: it is not touched.
+    if (const auto now = fork_generation(); generation_.load() != now) {
+        if (used_.load()) {
+            return Status(ErrorCode::forked, "a Redis ledger was in use before fork(); open a new one in the child");
+        }
+        generation_.store(now);
     }
+    used_.store(true);
     const SystemClock wall;
     const Patience patience{Deadline::after(wall, options_.timeout_us), options_.interrupt};
     const auto give_up = wall.mono_us() + options_.reconnect_us;

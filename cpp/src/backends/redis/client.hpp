@@ -3,6 +3,7 @@
 
 #include <hiredis/hiredis.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -64,7 +65,8 @@ private:
     RedisOptions options_;
     std::shared_ptr<Clock> clock_;
     std::shared_ptr<Random> random_;
-    unsigned generation_;
+    std::atomic<unsigned> generation_;
+    std::atomic<bool> used_{false};
     std::mutex mutex_;
     std::condition_variable returned_;
     std::vector<Held> idle_;

@@ -45,6 +45,9 @@ public:
           client_(std::move(options), std::move(clock), std::move(random)) {}
 
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
+        if (ledger_options_.fence) {
+            return claim_more(requests, {});
+        }
         std::vector<Claim> claims(requests.size());
         const auto now = clock_->now_us();
         std::string key;
@@ -90,8 +93,13 @@ public:
         return fenced(complete_, claims, [&](std::size_t i) { return Words{results[i], ttl(0)}; });
     }
 
-    Status release(const Claim& claim, const std::string& error) override {
-        return fenced(release_, {claim}, [&](std::size_t) { return Words{error, {}}; });
+    Result<Claim> claim_pair(const ClaimRequest& request, const std::string& legacy_key) override {
+        HG_ASSIGN(auto claims, claim_more({request}, legacy_key));
+        return std::move(claims[0]);
+    }
+
+    Status release(const Claim& claim, const std::string& error, bool counted) override {
+        return fenced(release_, {claim}, [&](std::size_t) { return Words{error, counted ? "1" : "0"}; });
     }
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
@@ -207,6 +215,59 @@ private:
         return {};
     }
 
+    // What one SET cannot decide: two keys together, and numbered acquisitions.
+    Result<std::vector<Claim>> claim_more(const std::vector<ClaimRequest>& requests, const std::string& legacy_key) {
+        const auto now = clock_->now_us();
+        std::vector<Claim> claims(requests.size());
+        for (std::size_t i = 0; i < requests.size(); ++i) {
+            claims[i].key = requests[i].key;
+            claims[i].token = random_->token_hex();
+        }
+        const auto add = [&](Commands& commands, std::size_t i) {
+            const auto& request = requests[i];
+            const auto key = prefix_ + request.key;
+            const auto until = std::to_string(now + request.lease_us);
+            const auto fence = ledger_options_.fence ? redis_fence_key(key) : std::string();
+            if (legacy_key.empty()) {
+                commands.add({"EVALSHA", claim_more_.sha, "1", key, claims[i].token, until, std::to_string(now),
+                              request.payload, ttl(request.lease_us), fence});
+            } else {
+                commands.add({"EVALSHA", claim_more_.sha, "2", key, prefix_ + legacy_key, claims[i].token, until,
+                              std::to_string(now), request.payload, ttl(request.lease_us), fence});
+            }
+        };
+        HG_ASSIGN(const auto replies, run_script(claim_more_, requests.size(), add));
+        for (std::size_t i = 0; i < replies.size(); ++i) {
+            const auto& reply = *replies[i];
+            if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 3 ||
+                reply.element[1]->type != REDIS_REPLY_STRING || reply.element[2]->type != REDIS_REPLY_INTEGER) {
+                if (reply.type == REDIS_REPLY_ERROR &&
+                    std::string_view(reply.str, reply.len).find("not a headgate") != std::string_view::npos) {
+                    return not_a_record();
+                }
+                return reply.type == REDIS_REPLY_ERROR
+                           ? status_of_error(reply)
+                           : Status(ErrorCode::unavailable, "Redis answered with another type");
+            }
+            const auto token = claims[i].token;
+            HG_ASSIGN(const bool settled, read(*reply.element[0], requests[i], now, claims[i]));
+            if (!settled || claims[i].status != ClaimStatus::acquired) {
+                claims[i].token.clear();
+                continue;
+            }
+            claims[i].fence = reply.element[2]->integer;
+            if (!legacy_key.empty()) {
+                Claim legacy;
+                legacy.token = token;
+                auto legacy_request = requests[i];
+                HG_ASSIGN(const bool ours, read(*reply.element[1], legacy_request, now, legacy));
+                static_cast<void>(ours);
+                ledger::join_pair(claims[i], legacy);
+            }
+        }
+        return claims;
+    }
+
     template <class Arguments>
     Status fenced(const Script& script, const std::vector<Claim>& claims, Arguments arguments) {
         const auto add = [&](Commands& commands, std::size_t i) {
@@ -255,6 +316,7 @@ private:
     RedisClient client_;
     std::atomic<bool> old_server_{false};
     const Script claim_{"claim"};
+    const Script claim_more_{"claim_more"};
     const Script complete_{"complete"};
     const Script release_{"release"};
     const Script renew_{"renew"};

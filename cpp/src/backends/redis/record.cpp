@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <vector>
 
 #include "headgate/backends/redis.hpp"
 
@@ -31,6 +32,43 @@ local record = string.format('o %s %d %s %d %d\n', ARGV[2], attempts + 1, ARGV[1
 redis.call('SET', KEYS[1], record, 'PX', ARGV[5])
 return record)lua";
 
+// Claims one key or two, the second under its name from before an upgrade, and numbers the acquisition.
+// ARGV: token, until, now, payload, time to live in ms, the counter's key or ''. Answers with {the deciding record, the
+// second key's record, number}: both are written only when both are free. Another payload goes before done, done before
+// in progress.
+constexpr std::string_view kClaimMore = R"lua(local token, till, now, payload, ttl, counter = unpack(ARGV)
+local found, rank, pick = {}, 0, nil
+for i, key in ipairs(KEYS) do
+  local v, attempts, err, state = redis.call('GET', key), 0, '', 0
+  if v then
+    local s, u, n, t, p, e, at = string.match(v, '^(%a) (%d+) (%d+) (%x+) (%d+) (%d+)
+()')
+    if not s then return redis.error_reply('ERR not a headgate record') end
+    local kept = string.sub(v, at, at + p - 1)
+    attempts, err = tonumber(n), string.sub(v, at + p, at + p + e - 1)
+    if t == token and s == 'o' then state = 0
+    elseif kept ~= '' and payload ~= '' and kept ~= payload then state = 3
+    elseif s == 'd' then state = 2
+    elseif s == 'o' and tonumber(u) > tonumber(now) then state = 1
+    else v = false end
+  end
+  if state > rank then rank, pick = state, v end
+  found[i] = {v, attempts, err}
+end
+if rank > 0 then return {pick, '', 0} end
+for i, key in ipairs(KEYS) do
+  local v, attempts, err = unpack(found[i])
+  if not v then
+    v = string.format('o %s %d %s %d %d
+', till, attempts + 1, token, #payload, #err) .. payload .. err
+    redis.call('SET', key, v, 'PX', ttl)
+  end
+  found[i] = v
+end
+local number = 0
+if counter ~= '' then number = redis.call('INCR', counter) end
+return {found[1], found[2] or '', number})lua";
+
 // ARGV: token, result, time to live in ms. 1: done by this owner, now or before.
 constexpr std::string_view kComplete = HG_LUA_PARSE R"lua(if not v then return 0 end
 local s, u, n, t, p, e, at = fields(v)
@@ -40,12 +78,17 @@ local head = string.format('d %s %s %s %d %d\n', u, n, t, p, e)
 redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p + e - 1) .. ARGV[2], 'PX', ARGV[3])
 return 1)lua";
 
-// ARGV: token, error. The token stays, so that releasing again is harmless.
+// ARGV: token, error, 0 when the attempt does not count. The token stays, so that releasing again is harmless.
 constexpr std::string_view kRelease = HG_LUA_PARSE R"lua(if not v then return 0 end
 local s, u, n, t, p, e, at = fields(v)
 if t ~= ARGV[1] or s == 'd' then return 0 end
-local head = string.format('r 0 %s %s %d %d\n', n, t, p, #ARGV[2])
-redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p - 1) .. ARGV[2], 'KEEPTTL')
+local err, count = ARGV[2], tonumber(n)
+if ARGV[3] == '0' then
+  if s == 'o' then count = count - 1 end
+  if err == '' then err = string.sub(v, at + p, at + p + e - 1) end
+end
+local head = string.format('r 0 %d %s %d %d\n', count, t, p, #err)
+redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p - 1) .. err, 'KEEPTTL')
 return 1)lua";
 
 // ARGV: token, until, time to live in ms.
@@ -56,20 +99,58 @@ local head = string.format('o %s %s %s %d %d\n', ARGV[2], n, t, p, e)
 redis.call('SET', KEYS[1], head .. string.sub(v, at), 'PX', ARGV[3])
 return 1)lua";
 
+constexpr std::size_t kSlots = 16'384;
+
+}  // namespace
+
 Status not_a_record() {
     return {ErrorCode::corrupt_data, "a ledger key in Redis holds something that is not a headgate record"};
 }
-
-}  // namespace
 
 std::string_view redis_script(std::string_view name) {
     if (name == "claim") {
         return kClaim;
     }
+    if (name == "claim_more") {
+        return kClaimMore;
+    }
     if (name == "complete") {
         return kComplete;
     }
     return name == "release" ? kRelease : kRenew;
+}
+
+std::string redis_fence_key(std::string_view stored_key) {
+    // Only what stands in the first pair of braces is hashed, when there is something (Redis cluster specification).
+    const auto slot_of = [](std::string_view text) {
+        const auto open = text.find('{');
+        const auto close = open == std::string_view::npos ? open : text.find('}', open);
+        if (close != std::string_view::npos && close > open + 1) {
+            text = text.substr(open + 1, close - open - 1);
+        }
+        unsigned crc = 0;  // CRC-16 of XMODEM
+        for (const unsigned char byte : text) {
+            crc ^= static_cast<unsigned>(byte) << 8U;
+            for (int bit = 0; bit < 8; ++bit) {
+                crc = ((crc & 0x8000U) != 0 ? (crc << 1U) ^ 0x1021U : crc << 1U) & 0xFFFFU;
+            }
+        }
+        return crc % kSlots;
+    };
+    // The smallest number whose own slot is the wanted one: the same for every client that counts here.
+    static const auto* const numbers = [&] {
+        auto* const table = new std::vector<std::uint32_t>(kSlots, UINT32_MAX);
+        std::size_t left = kSlots;
+        for (std::uint32_t number = 0; left > 0; ++number) {
+            auto& entry = (*table)[slot_of(std::to_string(number))];
+            if (entry == UINT32_MAX) {
+                entry = number;
+                --left;
+            }
+        }
+        return table;
+    }();
+    return "headgate:fence:v1:{" + std::to_string((*numbers)[slot_of(stored_key)]) + "}";
 }
 
 void new_record(std::string& into, std::string_view token, std::int64_t until_us, std::string_view payload) {

@@ -21,6 +21,7 @@ struct RedisRecord {
 
 // The record of a first claim.
 void new_record(std::string& into, std::string_view token, std::int64_t until_us, std::string_view payload);
+Status not_a_record();
 // Views into `text`.
 Result<RedisRecord> parse_record(std::string_view text);
 

@@ -1,7 +1,11 @@
+#include <pthread.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <iterator>
+#include <mutex>
+#include <set>
 #include <utility>
 
 #include "headgate/backends/sqlite.hpp"
@@ -35,6 +39,8 @@ ErrorCode to_code(int extended) {
             return ErrorCode::io_error;
         case SQLITE_CONSTRAINT:
             return ErrorCode::already_exists;
+        case SQLITE_TOOBIG:
+            return ErrorCode::message_too_large;
         case SQLITE_INTERRUPT:
             return ErrorCode::interrupted;
         case SQLITE_ERROR:
@@ -82,6 +88,52 @@ SqlValue column(sqlite3_stmt* statement, int index) {
     }
 }
 
+using FileId = std::pair<std::uint64_t, std::uint64_t>;
+
+// The file's device and inode; zeroes when there is none.
+FileId file_of(const std::string& path) {
+    struct stat found {};
+    return ::stat(path.c_str(), &found) == 0 ? FileId{found.st_dev, found.st_ino} : FileId{};
+}
+
+// Which files this process has connections to, and which ones its parent had at the fork.
+class OpenFiles {
+public:
+    static OpenFiles& all() {
+        static auto* const files = new OpenFiles;  // leaked: connections may be closed after static destructors ran
+        return *files;
+    }
+    void add(FileId file) {
+        const std::lock_guard lock(mutex_);
+        open_.insert(file);
+    }
+    void remove(FileId file) {
+        const std::lock_guard lock(mutex_);
+        if (const auto found = open_.find(file); found != open_.end()) {
+            open_.erase(found);
+        }
+    }
+    bool carried_over(FileId file) {
+        const std::lock_guard lock(mutex_);
+        return file != FileId{} && carried_.contains(file);
+    }
+
+private:
+    OpenFiles() {
+        pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
+                       [] {
+                           auto& files = all();
+                           files.carried_.insert(files.open_.begin(), files.open_.end());
+                           files.open_.clear();
+                           files.mutex_.unlock();
+                       });
+    }
+
+    std::mutex mutex_;
+    std::multiset<FileId> open_;
+    std::set<FileId> carried_;
+};
+
 }  // namespace
 
 Database::Database(std::string path, DatabaseOptions options)
@@ -92,10 +144,15 @@ Database::~Database() {
 }
 
 Status Database::close() {
-    if (fork_generation() != generation_) {
-        handle_ = nullptr;  // the parent's connection: closing it here would drop the parent's locks
-        return {};
-    }
+    if (fork_generation() == generation_) {
+        disconnect();
+    }  // else the parent's connection: closing it here would drop the parent's locks
+    closed_ = true;
+    handle_ = nullptr;
+    return {};
+}
+
+void Database::disconnect() {
     for (auto& [sql, statement] : statements_) {
         sqlite3_finalize(statement);
     }
@@ -103,8 +160,8 @@ Status Database::close() {
     if (handle_ != nullptr) {
         sqlite3_close_v2(handle_);
         handle_ = nullptr;
+        OpenFiles::all().remove(file_);
     }
-    return {};
 }
 
 // Called by SQLite while somebody else holds the lock; 0 gives up, and the statement fails as busy.
@@ -134,14 +191,28 @@ Status Database::last_error(const std::string& what) {
     return {to_code(code), "database " + path_ + ": " + what + ": " + text};
 }
 
-Status Database::check() const {
-    if (fork_generation() != generation_) {
-        return {ErrorCode::forked, "database " + path_ + " was opened before fork(); open it again in the child"};
-    }
-    if (handle_ == nullptr) {
+Status Database::forked() const {
+    return {ErrorCode::forked, "database " + path_ +
+                                   " was in use before fork(): fork before its first use, or start the child with "
+                                   "multiprocessing's spawn method"};
+}
+
+Status Database::reconnect() {
+    if (closed_) {
         return {ErrorCode::invalid_input, "database " + path_ + " is closed"};
     }
-    return {};
+    if (fork_generation() != generation_) {
+        if (handle_ != nullptr) {
+            return forked();
+        }
+        generation_ = fork_generation();
+    }
+    HG_RETURN_IF_ERROR(connect());
+    auto status = migrate();  // another headgate may have been here, or the file is a new one
+    if (!status.ok()) {
+        disconnect();
+    }
+    return status;
 }
 
 Status Database::run(const char* sql) {
@@ -155,15 +226,30 @@ Result<std::shared_ptr<Database>> Database::open(const std::string& path, Databa
     std::shared_ptr<Database> database(new Database(path, std::move(options)));
     HG_RETURN_IF_ERROR(database->connect());
     HG_RETURN_IF_ERROR(database->migrate());
+    // What lives in memory goes with its connection; simulated disks have no forks, and count operations.
+    if (!path.empty() && path != ":memory:" && database->options_.vfs.empty()) {
+        database->disconnect();
+    }
     return database;
 }
 
 Status Database::connect() {
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX | SQLITE_OPEN_EXRESCODE;
     const char* vfs = options_.vfs.empty() ? nullptr : options_.vfs.c_str();
-    if (sqlite3_open_v2(path_.c_str(), &handle_, flags, vfs) != SQLITE_OK) {
-        return last_error("cannot open");
+    if (vfs == nullptr && OpenFiles::all().carried_over(file_of(path_))) {
+        return forked();
     }
+    const bool opened = sqlite3_open_v2(path_.c_str(), &handle_, flags, vfs) == SQLITE_OK;
+    file_ = vfs == nullptr ? file_of(path_) : FileId{};
+    OpenFiles::all().add(file_);
+    auto status = opened ? set_up() : last_error("cannot open");
+    if (!status.ok()) {
+        disconnect();
+    }
+    return status;
+}
+
+Status Database::set_up() {
     sqlite3_busy_handler(handle_, &Database::on_busy, this);
     HG_RETURN_IF_ERROR(run("PRAGMA journal_mode = WAL"));
     HG_RETURN_IF_ERROR(

@@ -24,15 +24,22 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE (state = 0 AND until_us <= ?6 AND (payload = '' OR ?5 = '' OR payload = ?5)) OR (state = 1 AND expires_us <= ?6)
 RETURNING attempts, last_error)sql";
 const std::string kRead =
-    "SELECT state, until_us, attempts, payload, result, last_error, owner FROM ledger WHERE key = ?1";
+    "SELECT state, until_us, attempts, payload, result, last_error, owner, expires_us FROM ledger WHERE key = ?1";
 const std::string kExpire = "UPDATE ledger SET until_us = 0 WHERE key = ?1 AND state = 0 AND owner = ?2";
 // A released key has until_us = 0: its last owner may release it again, and no more.
 const std::string kComplete =
     "UPDATE ledger SET state = 1, result = ?3, expires_us = ?4 "
     "WHERE key = ?1 AND token = ?2 AND state = 0 AND until_us > 0";
 const std::string kCompleted = "SELECT 1 FROM ledger WHERE key = ?1 AND token = ?2 AND state = 1";
+// ?4: 1 when the attempt counts. Only the first release finds an end of the lease, so that only it gives one back.
 const std::string kRelease =
-    "UPDATE ledger SET until_us = 0, last_error = ?3 WHERE key = ?1 AND token = ?2 AND state = 0";
+    "UPDATE ledger SET attempts = attempts - (until_us > 0 AND ?4 = 0), until_us = 0,"
+    " last_error = CASE WHEN ?4 = 0 AND ?3 = '' THEN last_error ELSE ?3 END"
+    " WHERE key = ?1 AND token = ?2 AND state = 0";
+// One counter for all keys: it outlives every one of them, and a counter for each would never go away.
+const std::string kFence =
+    "INSERT INTO state (name, doc) VALUES ('ledger.fence', '1')"
+    " ON CONFLICT (name) DO UPDATE SET doc = CAST(doc AS INTEGER) + 1 RETURNING CAST(doc AS INTEGER)";
 const std::string kRenew =
     "UPDATE ledger SET until_us = ?3 WHERE key = ?1 AND token = ?2 AND state = 0 AND until_us > 0";
 
@@ -54,19 +61,41 @@ public:
           options_(options),
           clock_(std::move(clock)),
           random_(std::move(random)),
-          owner_(process_identity()) {}
+          owner_(process_identity()),
+          generation_(fork_generation()) {}
 
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
         std::vector<Claim> claims;
         claims.reserve(requests.size());
-        HG_RETURN_IF_ERROR(in_one_commit(requests.size(), [&]() -> Status {
+        const auto claim_each = [&]() -> Status {
             for (const auto& request : requests) {
                 HG_ASSIGN(auto claim, claim_one(request));
+                HG_RETURN_IF_ERROR(number_it(claim));
                 claims.push_back(std::move(claim));
             }
             return {};
-        }));
+        };
+        HG_RETURN_IF_ERROR(in_one_commit(requests.size() + (options_.fence ? 1 : 0), claim_each));
         return claims;
+    }
+
+    Result<Claim> claim_pair(const ClaimRequest& request, const std::string& legacy_key) override {
+        auto legacy_request = request;
+        legacy_request.key = legacy_key;
+        Claim decided;
+        HG_RETURN_IF_ERROR(in_one_commit(2, [&]() -> Status {
+            HG_ASSIGN(const auto seen, look(request));
+            HG_ASSIGN(const auto legacy_seen, look(legacy_request));
+            if (seen.status != ClaimStatus::acquired || legacy_seen.status != ClaimStatus::acquired) {
+                decided = ledger::deciding(seen, legacy_seen);
+                return {};
+            }
+            HG_ASSIGN(const auto legacy, claim_one(legacy_request));
+            HG_ASSIGN(decided, claim_one(request));
+            ledger::join_pair(decided, legacy);
+            return number_it(decided);
+        }));
+        return decided;
     }
 
     Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
@@ -79,8 +108,8 @@ public:
         });
     }
 
-    Status release(const Claim& claim, const std::string& error) override {
-        return fenced(kRelease, claim, {stored(claim.key), claim.token, error});
+    Status release(const Claim& claim, const std::string& error, bool counted) override {
+        return fenced(kRelease, claim, {stored(claim.key), claim.token, error, std::int64_t{counted ? 1 : 0}});
     }
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
@@ -127,6 +156,64 @@ private:
         return result.changes == 1 ? Status() : ledger::stale_lease(claim.key);
     }
 
+    Status number_it(Claim& claim) {
+        if (options_.fence && claim.status == ClaimStatus::acquired && claim.error.ok()) {
+            HG_ASSIGN(const auto counted, db_->execute(kFence, {}));
+            claim.fence = number(counted.rows.at(0).at(0));
+        }
+        return {};
+    }
+
+    // What a claim would be told, within a transaction; only a dead owner's lease is ended.
+    Result<Claim> look(const ClaimRequest& request) {
+        const auto key = stored(request.key);
+        const auto now = clock_->now_us();
+        Claim claim;
+        claim.key = request.key;
+        claim.status = ClaimStatus::acquired;
+        HG_ASSIGN(const auto read, db_->execute(kRead, {key}));
+        if (read.rows.empty()) {
+            return claim;
+        }
+        const auto& row = read.rows[0];
+        const bool done = number(row[0]) == kDone;
+        if (done && number(row[7]) <= now) {
+            return claim;  // past its time: as if it were new
+        }
+        describe(row, request, claim);
+        if (!claim.error.ok() || done) {
+            return claim;
+        }
+        if (number(row[1]) > now && process_is_dead(text(row[6]))) {
+            HG_ASSIGN(const auto freed, db_->execute(kExpire, {key, text(row[6])}));
+            static_cast<void>(freed);
+            claim.until_us = 0;
+        }
+        claim.status = claim.until_us <= now ? ClaimStatus::acquired : ClaimStatus::in_progress;
+        return claim;
+    }
+
+    static void describe(const SqlRow& row, const ClaimRequest& request, Claim& claim) {
+        claim.status = number(row[0]) == kDone ? ClaimStatus::done : ClaimStatus::in_progress;
+        claim.until_us = number(row[1]);
+        claim.attempts = static_cast<int>(number(row[2]));
+        const auto payload = text(row[3]);
+        claim.result = text(row[4]);
+        claim.last_error = text(row[5]);
+        if (!payload.empty() && !request.payload.empty() && payload != request.payload) {
+            claim.error = ledger::payload_mismatch(request.key);
+        }
+    }
+
+    // A forked child is an owner of its own.
+    const std::string& owner() {
+        if (generation_ != fork_generation()) {
+            owner_ = process_identity();
+            generation_ = fork_generation();
+        }
+        return owner_;
+    }
+
     Result<Claim> claim_one(const ClaimRequest& request) {
         const auto now = clock_->now_us();
         const auto until = now + request.lease_us;
@@ -136,7 +223,7 @@ private:
         claim.token = random_->token_hex();
         HG_ASSIGN(auto* statement, db_->statement(kInsert));
         Bound insert(*db_, statement);
-        insert.text(key).text(claim.token).text(owner_).number(until).text(request.payload);
+        insert.text(key).text(claim.token).text(owner()).number(until).text(request.payload);
         HG_ASSIGN(const bool is_new, insert.changes("cannot claim a key"));
         if (is_new) {
             claim.status = ClaimStatus::acquired;
@@ -153,7 +240,7 @@ private:
         for (int round = 0; round < 2; ++round) {
             const auto token = random_->token_hex();
             const auto until = now + request.lease_us;
-            HG_ASSIGN(auto won, db_->execute(kAcquire, {key, token, owner_, until, request.payload, now}));
+            HG_ASSIGN(auto won, db_->execute(kAcquire, {key, token, owner(), until, request.payload, now}));
             if (!won.rows.empty()) {
                 claim.status = ClaimStatus::acquired;
                 claim.token = token;
@@ -167,14 +254,8 @@ private:
                 continue;  // pruned in between
             }
             const auto& row = read.rows[0];
-            claim.status = number(row[0]) == kDone ? ClaimStatus::done : ClaimStatus::in_progress;
-            claim.until_us = number(row[1]);
-            claim.attempts = static_cast<int>(number(row[2]));
-            const auto payload = text(row[3]);
-            claim.result = text(row[4]);
-            claim.last_error = text(row[5]);
-            if (!payload.empty() && !request.payload.empty() && payload != request.payload) {
-                claim.error = ledger::payload_mismatch(request.key);
+            describe(row, request, claim);
+            if (!claim.error.ok()) {
                 return claim;
             }
             // The owner is proved dead on this host: no need to wait for the end of its lease.
@@ -193,6 +274,7 @@ private:
     std::shared_ptr<Clock> clock_;
     std::shared_ptr<Random> random_;
     std::string owner_;
+    unsigned generation_;
 };
 
 }  // namespace

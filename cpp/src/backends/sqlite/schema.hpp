@@ -74,6 +74,20 @@ CREATE INDEX items_status ON items (pipeline, status, timestamp);
 ALTER TABLE dead_letters ADD COLUMN redriven INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE queue ADD COLUMN redrive INTEGER NOT NULL DEFAULT 0;
 )sql",
+    // 4 -> 5: dead letters keep their message's key, headers, attempts and id; claim keys of consumers are made another
+    // way, so that keys of before count, beside the new ones, until the last of them has expired
+    R"sql(
+ALTER TABLE dead_letters ADD COLUMN key TEXT;
+ALTER TABLE dead_letters ADD COLUMN headers TEXT;
+ALTER TABLE dead_letters ADD COLUMN attempts INTEGER;
+ALTER TABLE dead_letters ADD COLUMN message_id TEXT;
+INSERT OR REPLACE INTO state (name, doc)
+    SELECT 'ledger.legacy_keys', json_object('format', 1, 'until_us', until_us) FROM (
+        SELECT max(CASE WHEN state = 1 THEN COALESCE(expires_us, 0)
+                   ELSE max(until_us, CAST(strftime('%s', 'now') AS INTEGER) * 1000000) + 1209600000000 END) AS until_us
+        FROM ledger)
+    WHERE until_us IS NOT NULL;
+)sql",
 };
 
 }  // namespace headgate::backends
