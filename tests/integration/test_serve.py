@@ -73,6 +73,69 @@ def test_a_batch_is_answered_when_it_is_durable(intake, store, objects):
     assert {job["correlation_id"] for job in jobs} == {"corr-7"}
 
 
+def test_an_idempotency_key_belongs_to_its_request(intake, store):
+    files = [("a.txt", TEXT), ("b.txt", b"other")]
+    first = send_files(intake.url, "b", files, Idempotency_Key="key-1")
+    assert first[0] == 202
+    # The same again: the same status and body, the first one's correlation id in it, whatever this request says.
+    assert send_files(intake.url, "b", files, Idempotency_Key="key-1", X_Correlation_ID="corr-2") == first
+    assert send_files(intake.url, "b", files, Idempotency_Key='"key-1"') == first  # as the draft writes it
+    for batch, others in (("other", files), ("b", files[:1]), ("b", files[::-1]), ("b", [("c.txt", TEXT), files[1]])):
+        status, body = send_files(intake.url, batch, others, Idempotency_Key="key-1")
+        assert (status, body["kind"]) == (422, "payload_mismatch")
+        assert body["error"].startswith("Idempotency-Key: this key belongs to another request; expected ")
+    assert send_files(intake.url, "other", files, Idempotency_Key="key-2")[0] == 202
+    assert store.count("SELECT count(*) FROM outbox WHERE topic = 'uploads.files'") == 4
+    for bad in ("a b", "k" * 201, "", '""'):
+        status, body = send_files(intake.url, "b", files, Idempotency_Key=bad)
+        assert (status, body["error"]) == (400, "Idempotency-Key: expected 1 to 200 printable characters")
+
+
+def test_a_key_that_is_under_way_is_answered_409(intake):
+    real, answers = intake.service.content.store_content, []
+
+    def slow(data, content_type):
+        answers.append(send_files(intake.url, "b", [("a.txt", TEXT)], Idempotency_Key="key-1"))
+        return real(data, content_type)
+
+    intake.service.content.store_content = slow
+    assert send_files(intake.url, "b", [("a.txt", TEXT)], Idempotency_Key="key-1")[0] == 202
+    ((status, body),) = answers
+    assert (status, body["kind"]) == (409, "busy")
+    assert "still being worked on" in body["error"]
+
+
+def test_names_arrive_as_the_client_wrote_them(intake, store):
+    names = {
+        b'filename="caf\xe9.txt"': "café.txt",
+        'filename="作文.txt"'.encode(): "作文.txt",
+        b"filename*=UTF-8''%E4%BD%9C%E6%96%87.txt": "作文.txt",
+        b'filename="a%22b.txt"': 'a"b.txt',
+        b'filename="C:\\essays\\a.txt"': "a.txt",
+    }
+    for name in names:
+        data, kind = form("b", [("NAME", name)])
+        assert post(f"{intake.url}/v1/files/batch", data.replace(b'filename="NAME"', name), kind)[0] == 202
+    rows = store.db.execute("SELECT body FROM outbox WHERE topic = 'uploads.files' ORDER BY id")
+    assert [json.loads(body)["data"]["original_file_name"] for (body,) in rows] == list(names.values())
+
+
+def test_an_empty_field_is_no_file(intake, store):
+    status, body = send_files(intake.url, "b", [("", b""), ("a.txt", TEXT)])
+    assert (status, body["message"]) == (202, "1 files accepted")
+    assert send_files(intake.url, "b", [("", b"")]) == (400, {"error": "files: expected at least one"})
+    assert store.count("SELECT count(*) FROM outbox WHERE topic = 'uploads.files'") == 1
+
+
+def test_a_content_client_that_fails_in_any_way_is_answered(intake):
+    def broken(*_):
+        raise KeyError("x")
+
+    intake.service.content.store_content = broken
+    assert post(f"{intake.url}/v1/content", b"text")[0] == 503
+    assert send_files(intake.url, "b", [("a.txt", TEXT)])[0] == 202  # its failure is announced
+
+
 def test_contents_arrive_byte_by_byte(intake, store, objects):
     rng = random.Random(4)
     blobs = [rng.randbytes(3000), b"\r\n--XyY\r\n\r\n\n\r--", b"", b"\r\n\r\n"]
@@ -194,6 +257,9 @@ def test_a_server_killed_at_any_point_finishes_after_a_restart(tmp_path, point):
         files = [(f"{i}.txt", TEXT + b"%d" % i) for i in range(3)]
         assert send_files(again.url, "b", files, Idempotency_Key="u1")[0] == 202
     wait_for(tmp_path, "content.provisioned.v1", 3)
+    files = [(f"{i}.txt", TEXT + b"%d" % i) for i in range(3)]
+    assert send_files(again.url, "b", files, Idempotency_Key="u1")[0] == 202
+    assert send_files(again.url, "other", files, Idempotency_Key="u1")[0] == 422
     (ready,) = wait_for(tmp_path, "essays.ready", 1)
     assert (len(ready["essays"]), ready["expected_count"]) == (3, 3)
     assert again.stop() == ""

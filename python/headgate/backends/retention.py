@@ -46,6 +46,7 @@ _TABLES: dict[str, tuple[str, str, str, str]] = {
         "name LIKE 'uploads.batch.%' AND json_extract(doc, '$.status') <> 'waiting'",
     ),
     "uploaded files": ("history_days", "state", "json_extract(doc, '$.at_us')", "name LIKE 'uploads.file.%'"),
+    "upload requests": ("history_days", "state", "json_extract(doc, '$.at_us')", "name LIKE 'uploads.request.%'"),
     "dead letters": ("dead_letter_days", "dead_letters", "created_us", "1"),
 }  # fmt: skip
 

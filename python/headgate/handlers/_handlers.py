@@ -8,11 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from headgate.config import load
+from headgate.errors import InvalidInputError, Kind
 from headgate.ops import configure_logging
 from headgate.wiring import App
 
 if TYPE_CHECKING:
     from headgate.ports import Json
+
+_UPLOAD_FIELDS = ("batch_id", "file_name", "content", "correlation_id")
 
 
 def app() -> App:
@@ -43,14 +46,54 @@ def consume(event: Json, context: Any = None) -> Json:
 
 
 def upload(event: Json, context: Any = None) -> Json:
-    """One file: `{"batch_id", "file_name", "content" (base64), "correlation_id"?}`; the event that was announced."""
+    """One file: `{"batch_id", "file_name", "content" (base64), "correlation_id"?}`; the event that was announced.
+
+    An event that is not so is answered 400 with one sentence, and nothing is stored or announced.
+    """
     from headgate.pipelines.uploads import ContentStore, FileService
 
-    parts = app()
     try:
-        data = base64.b64decode(event["content"], validate=True)
-        batch, name = event["batch_id"], event["file_name"]
-    except (KeyError, ValueError) as error:
-        return {"statusCode": 400, "error": "InvalidInputError", "message": f"upload: missing or broken field {error}"}
-    service = FileService(ContentStore(parts.objects), parts.store, parts.clock)
-    return {"statusCode": 202, "body": service.receive(batch, name, data, event.get("correlation_id"))}
+        batch, name, correlation_id, data = _upload_fields(event)
+    except InvalidInputError as error:
+        return _refused(error)
+    parts = app()
+    u = parts.config.uploads
+    service = FileService(
+        ContentStore(parts.objects), parts.store, parts.clock, min_length=u.min_length, max_length=u.max_length,
+        extract_timeout_s=u.extract_timeout_s, metrics=parts.metrics,
+    )  # fmt: skip
+    try:
+        return {"statusCode": 202, "body": service.receive(batch, name, data, correlation_id)}
+    except InvalidInputError as error:
+        return _refused(error)
+
+
+def _refused(error: InvalidInputError) -> Json:
+    return {"statusCode": 400, "error": "InvalidInputError", "message": f"upload: {error}"}
+
+
+def _upload_fields(event: Any) -> tuple[str, str, str | None, bytes]:
+    if not isinstance(event, dict):
+        message = f"expected an object with batch_id, file_name and content, got {type(event).__name__}"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    unknown = sorted(str(name)[:50] for name in event.keys() - set(_UPLOAD_FIELDS))
+    if unknown:
+        message = f"{unknown[0]!r} is not among {', '.join(_UPLOAD_FIELDS)}"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    fields: list[Any] = []
+    for name in _UPLOAD_FIELDS:
+        value = event.get(name)
+        if value is None and name == "correlation_id":
+            fields.append(None)
+            continue
+        if not isinstance(value, str):
+            got = "nothing" if value is None else type(value).__name__
+            message = f"{name}: expected text, got {got}"
+            raise InvalidInputError(message, Kind.INVALID_RECORD)
+        fields.append(value)
+    batch, name, content, correlation_id = fields
+    try:
+        return batch, name, correlation_id, base64.b64decode(content, validate=True)
+    except ValueError:
+        message = "content: expected base64"
+        raise InvalidInputError(message, Kind.INVALID_RECORD) from None

@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
-from headgate.errors import HeadgateError
-from headgate.pipelines.uploads import ContentType, UploadedFile
+from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
+from headgate.pipelines.uploads import ContentType, UploadedFile, form_file_name, idempotency_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
             # What was not read of the request would be taken for the next one.
             self.close_connection = True
             self._answer(refusal.status, {"error": str(refusal)})
+        except InvalidInputError as error:
+            self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+        except ConflictError as error:
+            is_other = error.kind is Kind.PAYLOAD_MISMATCH
+            status = HTTPStatus.UNPROCESSABLE_ENTITY if is_other else HTTPStatus.CONFLICT
+            self._answer(status, {"error": str(error), "kind": error.kind})
         except HeadgateError as error:
             log.warning("intake unavailable", extra={"error": error.kind.value})
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "not stored; send it again", "kind": error.kind})
@@ -163,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in set(ContentType):
             known = ", ".join(ContentType)
             raise _RefusedError(HTTPStatus.BAD_REQUEST, f"content_type: expected one of {known}")
-        storage_id = self.service.content.store_content(data, ContentType(name))
+        storage_id = self.service.store_blob(data, ContentType(name))
         self._answer(HTTPStatus.CREATED, {"storage_id": storage_id})
 
     def _batch(self, data: bytes, query: dict[str, list[str]]) -> None:
@@ -171,12 +177,15 @@ class _Handler(BaseHTTPRequestHandler):
         correlation_id = self.headers.get("X-Correlation-ID") or str(uuid.uuid4())
         if _ID.fullmatch(correlation_id) is None:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "X-Correlation-ID: expected 1 to 200 printable characters")
-        upload_id = self.headers.get("Idempotency-Key", "")
-        if upload_id and _ID.fullmatch(upload_id) is None:
+        given = self.headers.get("Idempotency-Key")
+        upload_id = "" if given is None else idempotency_key(given)
+        if given is not None and _ID.fullmatch(upload_id) is None:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "Idempotency-Key: expected 1 to 200 printable characters")
-        self.service.accept(batch_id, files, correlation_id, upload_id)
-        message = f"{len(files)} files accepted"
-        self._answer(HTTPStatus.ACCEPTED, {"message": message, "batch_id": batch_id, "correlation_id": correlation_id})
+        # A repetition is answered as the first request was: with that one's correlation id.
+        found = self.service.accept(batch_id, files, correlation_id, upload_id)
+        message = f"{found['files']} files accepted"
+        answer = {"message": message, "batch_id": batch_id, "correlation_id": found["correlation_id"]}
+        self._answer(HTTPStatus.ACCEPTED, answer)
 
     def _form(self, data: bytes) -> tuple[str, list[UploadedFile]]:
         kind = Message()
@@ -187,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         batch_id, files = "", []
         for head, payload in _parts(data, boundary.encode("latin-1", "replace")):
             about = BytesParser(policy=HTTP).parsebytes(head + b"\r\n\r\n", headersonly=True)
-            file_name = about.get_filename()
+            file_name = form_file_name(head)
             if file_name is not None:
                 files.append(UploadedFile(file_name, payload))
             elif about.get_param("name", header="content-disposition") == "batch_id":

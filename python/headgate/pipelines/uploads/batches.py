@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.consume import Consumer
 from headgate.errors import InvalidInputError, Kind
+from headgate.identity import event_id
 from headgate.pipelines.uploads.contracts import (
     EXCESS,
     FAILED,
@@ -34,20 +35,34 @@ READY_TIMEOUT_S = 900.0  # issue 4: the readiness time-out's default
 TOPICS = (REGISTERED, PROVISIONED, FAILED, FINISHED)
 _PREFIX = "uploads.batch."
 _SOURCE = "essay-lifecycle-service"
+# The contract of the task list. The last one is there or not; a producer that leaves it out means the same as null.
+_FINISHED_FIELDS = ("event", "batch_id", "expected_count", "upload_ts", "correlation_id")
+_CONTENT_FIELDS = ("text_storage_id", "raw_file_storage_id", "original_file_name")
 
 
 def event_key(body: Json) -> str:
     """What makes an event of a batch that event.
 
     Two copies of one file may have equal data, so their events are known by the id that the producer gave them once,
-    before its outbox; a registration by its batch, the end of an upload by that upload.
+    before its outbox; a registration by its batch; the end of an upload by that upload, or where the producer names
+    none, by what its contract has: a redelivery is equal in all of it, another request of the batch is not.
+
+    Raises:
+        InvalidInputError: the event has nothing to be known by.
     """
-    data = body.get("data", {})
-    if data.get("event") == "batch.essays.registered":
-        return f"registered:{data['batch_id']}"
-    if data.get("event") == "essay.upload.finished":
-        return f"finished:{data['upload_id']}"
-    return str(body["event_id"])
+    data = _data_of(body)
+    event = data.get("event")
+    if event == "batch.essays.registered":
+        return f"registered:{_batch_of(data)}"
+    if event == "essay.upload.finished":
+        if data.get("upload_id") is not None:
+            return f"finished:{data['upload_id']}"
+        return f"finished:{event_id({name: data.get(name) for name in _FINISHED_FIELDS})}"
+    known_as = body.get("event_id")
+    if not isinstance(known_as, str) or not known_as:
+        message = "event_id: expected text, to know the event by"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return known_as
 
 
 class BatchTracker:
@@ -76,24 +91,19 @@ class BatchTracker:
         """Take in one event; returns the batch's counts.
 
         Raises:
-            InvalidInputError: not one of the four event types, or without a batch.
+            InvalidInputError: not one of the four event types, without a batch, or with a field of another type.
         """
-        data = body.get("data", {})
-        batch_id, event = data.get("batch_id"), data.get("event")
-        if not isinstance(batch_id, str) or not batch_id:
-            message = "an event without batch_id"
-            raise InvalidInputError(message, Kind.INVALID_RECORD)
+        data = _data_of(body)
+        batch_id, event = _batch_of(data), data.get("event")
         batch = self._load(batch_id)
         batch["correlation_id"] = batch["correlation_id"] or data.get("correlation_id")
         if event == "batch.essays.registered":
-            batch["expected"] = data["expected_count"]
+            batch["expected"] = _count_of(data, at_least=1)
         elif event == "essay.upload.finished":
             # Several requests of a batch add up; the event's own claim keeps a repeated one out.
-            batch["received_count_from_uploads"] += data["expected_count"]
-        elif event == "essay.validation.failed":
-            batch["failed"] += 1
-        elif event == "essay.content.provisioned":
-            self._provisioned(batch, data, body.get("replaces"))
+            batch["received_count_from_uploads"] += _count_of(data, at_least=0)
+        elif event in {"essay.validation.failed", "essay.content.provisioned"}:
+            self._take_outcome(batch, data, body)
         else:
             message = "not an event of an essay batch"
             raise InvalidInputError(message, Kind.INVALID_RECORD)
@@ -123,25 +133,43 @@ class BatchTracker:
 
     def _load(self, batch_id: str) -> Json:
         now = self.clock.now_us()
-        return self.store.load_state(_PREFIX + batch_id) or {
+        batch: Json = self.store.load_state(_PREFIX + batch_id) or {
             "format": 1, "status": "waiting", "expected": None, "received_count_from_uploads": 0, "failed": 0,
             "essays": [], "unassigned": [], "started_us": now, "correlation_id": None,
             "deadline_us": now + int(self.ready_timeout_s * 1e6),
         }  # fmt: skip
+        batch.setdefault("files", {})
+        return batch
 
     @staticmethod
-    def _provisioned(batch: Json, data: Json, replaces: Json | None) -> None:
-        """A file's text; of a replay it takes the place of what was announced before."""
-        content = {k: data[k] for k in ("text_storage_id", "raw_file_storage_id", "original_file_name")}
-        if replaces is not None and batch["status"] == "waiting":
-            if replaces["outcome"] == "failed":
-                batch["failed"] -= 1  # the failure may come after this: then it makes up for it
-            else:
-                old = {**content, "text_storage_id": replaces["text_storage_id"]}
-                for known in (*batch["essays"], *batch["unassigned"]):
-                    if old.items() <= known.items():
-                        known.update(content)
-                        return
+    def _take_outcome(batch: Json, data: Json, body: Json) -> None:
+        """A file's outcome. Each file has one: that of its latest event, whatever order the events come in.
+
+        A file is known by the id of its first event, which later ones name: a replay's, or that of a file which was
+        lost and sent again. What was announced with the batch is not taken back: a text that comes later is excess.
+        """
+        replaces = body.get("replaces")
+        if replaces is None:
+            file_id, revision = event_key(body), 0
+        else:
+            file_id, revision = replaces.get("first", replaces["event_id"]), replaces.get("revision", 1)
+        outcome = "failed" if data["event"] == "essay.validation.failed" else "provisioned"
+        known = batch["files"].get(file_id, {"revision": -1, "outcome": ""})
+        if known["revision"] >= revision or (known["outcome"], outcome) == ("provisioned", "failed"):
+            return
+        batch["files"][file_id] = {"revision": revision, "outcome": outcome}
+        is_waiting = batch["status"] == "waiting"
+        if outcome == "failed":
+            batch["failed"] += known["outcome"] != "failed"
+            return
+        content = {"file": file_id, **{name: _text_of(data, name) for name in _CONTENT_FIELDS}}
+        if is_waiting and known["outcome"] == "failed":
+            batch["failed"] -= 1
+        if is_waiting and known["outcome"] == "provisioned":
+            for slot in (*batch["essays"], *batch["unassigned"]):
+                if slot.get("file") == file_id:
+                    slot.update(content)
+                    return
         batch["unassigned"].append(content)
 
     def _assign(self, batch_id: str, batch: Json) -> None:
@@ -155,8 +183,9 @@ class BatchTracker:
                 self._log(batch_id, batch, "slot", "assigned", essay_id=essay_id)
             else:
                 excess = ExcessContentProvisionedV1(
-                    batch_id=batch_id, timestamp=self._now(), correlation_id=batch["correlation_id"], **content
-                )
+                    batch_id=batch_id, timestamp=self._now(), correlation_id=batch["correlation_id"],
+                    **{name: content[name] for name in _CONTENT_FIELDS},
+                )  # fmt: skip
                 self._publish(EXCESS, excess)
         batch["unassigned"] = []
 
@@ -178,8 +207,8 @@ class BatchTracker:
         missing = max(0, expected - len(batch["essays"]) - batch["failed"])
         ready = BatchEssaysReadyV1(
             batch_id=batch_id, status=status, expected_count=expected, failed_count=batch["failed"],
-            essays=[Essay(**essay) for essay in batch["essays"]], missing_count=missing, timestamp=self._now(),
-            correlation_id=batch["correlation_id"],
+            essays=[Essay(**{n: essay[n] for n in ("essay_id", *_CONTENT_FIELDS)}) for essay in batch["essays"]],
+            missing_count=missing, timestamp=self._now(), correlation_id=batch["correlation_id"],
         )  # fmt: skip
         self._publish(READY, ready)
         seconds = (self.clock.now_us() - batch["started_us"]) / 1e6
@@ -198,3 +227,31 @@ class BatchTracker:
     def _log(batch_id: str, batch: Json, phase: str, status: str, **more: Any) -> None:
         corr_id = batch["correlation_id"]
         log.info("batch", extra={"corr_id": corr_id, "batch_id": batch_id, "phase": phase, "status": status, **more})
+
+
+def _data_of(body: Json) -> Json:
+    data = body.get("data")
+    if not isinstance(data, dict):
+        message = "data: expected an object with the event"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return data
+
+
+def _batch_of(data: Json) -> str:
+    return _text_of(data, "batch_id")
+
+
+def _text_of(data: Json, name: str) -> str:
+    value = data.get(name)
+    if not isinstance(value, str) or not value:
+        message = f"{name}: expected text"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return value
+
+
+def _count_of(data: Json, at_least: int) -> int:
+    value = data.get("expected_count")
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        message = f"expected_count: expected a whole number of at least {at_least}"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return value

@@ -85,11 +85,14 @@ class EssayValidationFailedV1(_Event):
 
 
 class EssayUploadFinishedV1(_Event):
-    """The last file of one request is stored; several requests of a batch add up."""
+    """The last file of one request is stored; several requests of a batch add up.
+
+    `upload_id` says which request it was. It is an addition of ours to the contract and may be left out.
+    """
 
     event: Literal["essay.upload.finished"] = "essay.upload.finished"
     batch_id: str
-    upload_id: str
+    upload_id: str | None = None
     expected_count: int = Field(ge=0)
     upload_ts: str
     correlation_id: str | None = None

@@ -7,7 +7,7 @@ import io
 import threading
 import zipfile
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate.errors import ConfigError, InvalidInputError, Kind, needed
 from headgate.pipelines.uploads.contracts import ErrorCode
@@ -139,7 +139,7 @@ def extract_text(
     if extractor is None:
         message = f"{suffix or 'a file without suffix'} is not among {', '.join(sorted(extractors))}"
         raise ExtractionError(ErrorCode.UNSUPPORTED_FORMAT, message)
-    outcome: list[str | BaseException] = []
+    outcome: list[Any] = []
 
     def work() -> None:
         try:
@@ -158,5 +158,8 @@ def extract_text(
         return found
     if isinstance(found, ExtractionError | ConfigError):
         raise found
-    message = f"the extractor failed ({type(found).__name__})"
-    raise ExtractionError(ErrorCode.TEXT_EXTRACTION_FAILED, message) from found
+    if isinstance(found, BaseException):
+        message = f"the extractor failed ({type(found).__name__})"
+        raise ExtractionError(ErrorCode.TEXT_EXTRACTION_FAILED, message) from found
+    message = f"the extractor returned {type(found).__name__}, expected text"
+    raise ExtractionError(ErrorCode.TEXT_EXTRACTION_FAILED, message)

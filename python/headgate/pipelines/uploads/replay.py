@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import NotFoundError
-from headgate.pipelines.uploads.service import FILES, Worked, outcome_of
+from headgate.errors import Kind
+from headgate.pipelines.uploads.content import ContentRefusedError
+from headgate.pipelines.uploads.outcomes import known_outcome, outcome_of, replacement_of
+from headgate.pipelines.uploads.service import FILES
 
 if TYPE_CHECKING:
     from headgate.pipelines.uploads.service import FileService
@@ -50,7 +52,8 @@ def replay_uploads(service: FileService, store: Any, *, batch_id: str = "", dry_
         dry_run: count, announce nothing.
 
     Raises:
-        TransientError, StorageFullError: of the stores; what was announced until then stays.
+        TransientError, StorageFullError: of the stores; what was announced until then stays. Whatever a content client
+            raises is a `ContentUnavailableError`, or, where trying again does not mend it, an outcome of the file.
     """
     counts = dict.fromkeys(ReplayedUploads.__dataclass_fields__, 0)
     for name, known in store.states(FILES):
@@ -58,20 +61,22 @@ def replay_uploads(service: FileService, store: Any, *, batch_id: str = "", dry_
         if batch_id and job["batch_id"] != batch_id:
             continue
         counts["files"] += 1
-        before = {key: known[key] for key in ("outcome", "text_storage_id", "code") if key in known}
+        before = known_outcome(known)
         try:
-            event = service.examine(job)
-        except NotFoundError:
+            worked = service.examine(job)
+        except ContentRefusedError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
             counts["missing"] += 1
             continue
-        fate = _fate(before, outcome_of(event))
+        fate = _fate(before, outcome_of(worked.event))
         counts[fate] += 1
         if fate not in {"mended", "improved"} or dry_run:
             continue
         with store.transaction():
             # Another replay may have been here since.
             if store.load_state(name) == known:
-                service.conclude(Worked(job, event), {**before, "event_id": known["event_id"]})
+                service.conclude(worked, replacement_of(known))
     return ReplayedUploads(**counts)
 
 
