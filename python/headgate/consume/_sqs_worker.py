@@ -130,6 +130,7 @@ class SqsWorker:
         self._answers: SimpleQueue[tuple[_Line, Verdict | None, BaseException | None]] = SimpleQueue()
         self._lines: list[_Line] = []
         self._running = 0
+        self._last_work_us = 0
         self._rest_until_us = 0  # monotonic; nothing is received or handled before
         self._receive_after_us = 0
         self._is_probing = False  # after a rest one message shows whether the backend is back
@@ -180,22 +181,22 @@ class SqsWorker:
     # --- the loop's steps, all on the thread that called run()
 
     def _loop(self, threads: ThreadPoolExecutor, max_idle_s: float | None) -> None:
-        last_work = self.clock.mono_us()
+        self._last_work_us = self.clock.mono_us()
         while not self.stopping and self._fatal is None:
             self._collect(0.0)
             self._dispatch(threads)
             self._report_lag()
             now = self.clock.mono_us()
             if self._running:
-                last_work = now
-            idle_left_s = _LONG_POLL_S if max_idle_s is None else max_idle_s - (now - last_work) / 1e6
+                self._last_work_us = now
+            idle_left_s = _LONG_POLL_S if max_idle_s is None else max_idle_s - (now - self._last_work_us) / 1e6
             poll_s = _BUSY_POLL_S if self._running else _LONG_POLL_S
             left_s = max(0.0, min(poll_s, idle_left_s, self._next_due_s(now)))
             room = self._room(now)
             if room > 0:
                 messages = self._receive(room, int(left_s))
                 if messages:
-                    last_work = self.clock.mono_us()
+                    self._last_work_us = self.clock.mono_us()
                     self._accept(messages)
                     continue
             if self._running:
@@ -203,19 +204,19 @@ class SqsWorker:
                     self._collect(_WAIT_S if room <= 0 else max(_SHORT_WAIT_S, left_s))
                 continue
             now = self.clock.mono_us()
-            if max_idle_s is not None and now - last_work >= max_idle_s * 1e6:
+            if max_idle_s is not None and now - self._last_work_us >= max_idle_s * 1e6:
                 return
             if room <= 0 or left_s < 1.0:
-                self._pause(now, last_work, max_idle_s)
+                self._pause(now, max_idle_s)
 
-    def _pause(self, now: int, last_work: int, max_idle_s: float | None) -> None:
+    def _pause(self, now: int, max_idle_s: float | None) -> None:
         """Wait for what is due here or for the end of a rest, but no longer than the loop may idle."""
         wait_s = min(_WAIT_S, self._next_due_s(now))
         resting_us = max(self._rest_until_us, self._receive_after_us) - now
         if resting_us > 0:
             wait_s = min(_WAIT_S, resting_us / 1e6)
         if max_idle_s is not None:
-            wait_s = min(wait_s, max_idle_s - (now - last_work) / 1e6)
+            wait_s = min(wait_s, max_idle_s - (now - self._last_work_us) / 1e6)
         self.clock.sleep_us(max(1000, int(wait_s * 1e6)))
 
     def _room(self, now: int) -> int:
@@ -294,6 +295,7 @@ class SqsWorker:
             else:
                 self._fatal = self._fatal or error
                 self._running -= 1
+                self._last_work_us = self.clock.mono_us()
                 line.is_running = False
                 if not line.waiting:
                     self._lines.remove(line)
