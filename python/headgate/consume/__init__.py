@@ -19,15 +19,19 @@ from headgate.consume._worker import Worker
 if TYPE_CHECKING:
     from headgate.consume._kafka import KafkaWorker
     from headgate.consume._letters import DeadMessage, redrive
-    from headgate.consume._sqs import SqsWorker, sqs_batch, sqs_handler
+    from headgate.consume._sqs_lambda import sqs_batch, sqs_handler
+    from headgate.consume._sqs_letters import SqsLetter, read_letters_sqs, redrive_sqs
+    from headgate.consume._sqs_worker import SqsWorker
 
 __all__ = [
     "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
-    "SqsWorker", "Verdict", "Worker", "redrive", "sqs_batch", "sqs_handler",
+    "SqsLetter", "SqsWorker", "Verdict", "Worker", "read_letters_sqs", "redrive", "redrive_sqs", "sqs_batch",
+    "sqs_handler",
 ]  # fmt: skip
 _LAZY = {
-    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_letters", "SqsWorker": "_sqs",
-    "sqs_batch": "_sqs", "sqs_handler": "_sqs",
+    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_letters", "SqsLetter": "_sqs_letters",
+    "SqsWorker": "_sqs_worker", "read_letters_sqs": "_sqs_letters", "redrive_sqs": "_sqs_letters",
+    "sqs_batch": "_sqs_lambda", "sqs_handler": "_sqs_lambda",
 }  # fmt: skip
 
 
