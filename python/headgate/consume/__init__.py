@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headgate.consume._messages import current_delivery
 from headgate.consume._process import (
     Burial,
     Consumer,
@@ -18,15 +19,16 @@ from headgate.consume._worker import Worker
 
 if TYPE_CHECKING:
     from headgate.consume._kafka import KafkaWorker
-    from headgate.consume._letters import DeadMessage, redrive
+    from headgate.consume._letters import DeadMessage
+    from headgate.consume._redrive import redrive
     from headgate.consume._sqs import SqsWorker, sqs_batch, sqs_handler
 
 __all__ = [
     "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
-    "SqsWorker", "Verdict", "Worker", "redrive", "sqs_batch", "sqs_handler",
+    "SqsWorker", "Verdict", "Worker", "current_delivery", "redrive", "sqs_batch", "sqs_handler",
 ]  # fmt: skip
 _LAZY = {
-    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_letters", "SqsWorker": "_sqs",
+    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_redrive", "SqsWorker": "_sqs",
     "sqs_batch": "_sqs", "sqs_handler": "_sqs",
 }  # fmt: skip
 

@@ -120,7 +120,9 @@ class SqsWorker:
             "headgate-source-id": delivery.source.get("message_id", "-"),
         }  # fmt: skip
         attributes = {name: {"DataType": "String", "StringValue": text} for name, text in about.items()}
-        kept = {name: {"DataType": "String", "StringValue": value.decode()} for name, value in delivery.headers}
+        kept = {
+            name: {"DataType": "String", "StringValue": (value or b"").decode()} for name, value in delivery.headers
+        }
         room = {name: kept[name] for name in list(kept)[: _MAX_ATTRIBUTES - len(attributes)]}
         try:
             self._client.send_message(
