@@ -19,17 +19,22 @@ from headgate.consume._worker import Worker
 
 if TYPE_CHECKING:
     from headgate.consume._kafka import KafkaWorker
+    from headgate.consume._kafka_lambda import kafka_batch, kafka_handler
     from headgate.consume._letters import DeadMessage
     from headgate.consume._redrive import redrive
     from headgate.consume._sqs import SqsWorker, sqs_batch, sqs_handler
+    from headgate.consume._streams import dynamodb_stream_batch, dynamodb_stream_handler, kinesis_batch, kinesis_handler
 
 __all__ = [
     "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
-    "SqsWorker", "Verdict", "Worker", "current_delivery", "redrive", "sqs_batch", "sqs_handler",
+    "SqsWorker", "Verdict", "Worker", "current_delivery", "dynamodb_stream_batch", "dynamodb_stream_handler",
+    "kafka_batch", "kafka_handler", "kinesis_batch", "kinesis_handler", "redrive", "sqs_batch", "sqs_handler",
 ]  # fmt: skip
 _LAZY = {
     "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_redrive", "SqsWorker": "_sqs",
-    "sqs_batch": "_sqs", "sqs_handler": "_sqs",
+    "sqs_batch": "_sqs", "sqs_handler": "_sqs", "kinesis_batch": "_streams", "kinesis_handler": "_streams",
+    "dynamodb_stream_batch": "_streams", "dynamodb_stream_handler": "_streams", "kafka_batch": "_kafka_lambda",
+    "kafka_handler": "_kafka_lambda",
 }  # fmt: skip
 
 
