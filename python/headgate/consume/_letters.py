@@ -62,8 +62,7 @@ def read_life(headers: Headers, consumer: str) -> Life:
     if _KIND in found and _FORMAT not in found:
         count += 1  # a letter of release 0.1, copied by another tool
     owner = found.get(_CONSUMER, "")
-    place = [found.get(name, "") for name in (_TOPIC, _PARTITION, _OFFSET)]
-    return Life(count if owner in {"", consumer} else 0, owner, "-".join(place) if all(place) else "")
+    return Life(count if owner in {"", consumer} else 0, owner, _place(found))
 
 
 class MessageTooLargeError(TransientError):
@@ -239,7 +238,9 @@ class DeadMessage:
         consumer: whose dead letter it is.
         redrive: the life that begins when it is sent back: 1 for the first redrive.
         partition: where the record was in its topic, or None.
-        place: where the letter lies: dead-letter topic, partition and offset.
+        message_id: topic, partition and offset of the record; empty if the letter does not say.
+        dead_letter_topic: where the letter lies.
+        place: where exactly: dead-letter topic, partition and offset.
         timestamp_ms: of the original record, Unix time; 0 if the letter does not say.
     """
 
@@ -253,6 +254,8 @@ class DeadMessage:
     consumer: str = ""
     redrive: int = 1
     partition: int | None = None
+    message_id: str = ""
+    dead_letter_topic: str = ""
     place: str = ""
     timestamp_ms: int = 0
 
@@ -263,11 +266,13 @@ def read_letter(message: Any) -> DeadMessage:
     found = _own(headers)
     partition = found.get(_PARTITION, "")
     return DeadMessage(
-        message.value(), message.key(), headers, found.get(_TOPIC, ""), found.get(_KIND, ""), found.get(_ERROR, ""),
-        _number(found.get(_ATTEMPTS, "")), found.get(_CONSUMER, ""),
-        _number(found.get(_REDRIVE, "")) + (0 if _FORMAT in found else 1),
-        _number(partition) if partition else None, f"{message.topic()}-{message.partition()}-{message.offset()}",
-        _number(found.get(_TIMESTAMP, ""), 15),
+        value=message.value(), key=message.key(), headers=headers, topic=found.get(_TOPIC, ""),
+        error_kind=found.get(_KIND, ""), error=found.get(_ERROR, ""), attempts=_number(found.get(_ATTEMPTS, "")),
+        consumer=found.get(_CONSUMER, ""),
+        redrive=_number(found.get(_REDRIVE, "")) + (0 if _FORMAT in found else 1),
+        partition=_number(partition) if partition else None, message_id=_place(found),
+        dead_letter_topic=message.topic(), place=f"{message.topic()}-{message.partition()}-{message.offset()}",
+        timestamp_ms=_number(found.get(_TIMESTAMP, ""), 15),
     )  # fmt: skip
 
 
@@ -303,6 +308,11 @@ def _own(headers: Headers) -> dict[str, str]:
     return {
         name: value.decode("utf-8", "replace") for name, value in headers if name in OWN_HEADERS and value is not None
     }
+
+
+def _place(found: Mapping[str, str]) -> str:
+    parts = [found.get(name, "") for name in (_TOPIC, _PARTITION, _OFFSET)]
+    return "-".join(parts) if all(parts) else ""
 
 
 def _number(text: str, digits: int = 9) -> int:

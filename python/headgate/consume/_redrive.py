@@ -35,6 +35,7 @@ def redrive(
     dry_run: bool = False,
     again: bool = False,
     topic: str = "",
+    group: str = "",
 ) -> int:
     """Send dead letters back to the topic they came from; how many.
 
@@ -56,6 +57,8 @@ def redrive(
         dry_run: send and remember nothing; only count.
         again: begin with the oldest letter that the topic has.
         topic: where letters go that do not say where they came from; without it they are passed over.
+        group: the consumer group that remembers; default `headgate-redrive-{topic}`. Calls with other filters that must
+            not pass over each other's letters have groups of their own.
 
     Raises:
         ConfigError: there is no such topic, or a setting is wrong.
@@ -69,7 +72,7 @@ def redrive(
     check_seconds("redrive: timeout_s", timeout_s)
     if limit is not None and check_count("redrive: limit", limit, 0) == 0:
         return 0
-    reader = LetterReader(config, dead_letter_topic, timeout_s, group=f"headgate-redrive-{dead_letter_topic}")
+    reader = LetterReader(config, dead_letter_topic, timeout_s, group or f"headgate-redrive-{dead_letter_topic}")
     sender = KafkaSender(config, max(DEAD_LETTER_TIMEOUT_S, timeout_s))
     targets = _Targets(config, timeout_s)
     sent = 0
@@ -130,6 +133,9 @@ class LetterReader:
         for place in places:
             if place.offset < 0:
                 place.offset = self._kafka.OFFSET_BEGINNING
+        return self._read_from(places)
+
+    def _read_from(self, places: list[Any]) -> Iterator[DeadMessage]:
         self._client.assign(places)
         unread = {place.partition for place in places}
         deadline = time.monotonic() + self._timeout_s
@@ -153,6 +159,18 @@ class LetterReader:
                 raise AccessError(text)
             elif error.fatal() or time.monotonic() >= deadline:
                 raise TransientError(self._no_answer())
+
+    def letter_at(self, partition: int, offset: int) -> DeadMessage | None:
+        """One letter, or None: the topic has none at this place (any more).
+
+        Raises:
+            As `letters`.
+        """
+        if partition not in self._partitions():
+            return None
+        for letter in self._read_from([self._kafka.TopicPartition(self._topic, partition, offset)]):
+            return letter if letter.place == f"{self._topic}-{partition}-{offset}" else None
+        return None
 
     def remember(self) -> None:
         """The letter that was read last is dealt with. It is committed now and then, and the rest by `close`."""
