@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from headgate.backends.kafka import make_client, producer_settings
 from headgate.errors import ConfigError, Kind, needed
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class KafkaPublisher:
     """Publishes each announcement to the Kafka topic of its own name, keyed by its key.
 
     Args:
-        config: settings of librdkafka; "bootstrap.servers" at least.
+        config: settings of librdkafka; "bootstrap.servers" at least. Without `message.max.bytes` the topic's limit
+            holds alone.
     """
 
     def __init__(self, config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> None:
@@ -41,10 +43,8 @@ class KafkaPublisher:
             import confluent_kafka
         self._timeout_s = timeout_s
         self._errors: tuple[type[BaseException], ...] = (BufferError, confluent_kafka.KafkaException)
-        self._producer = confluent_kafka.Producer({
-            "logger": log, **config, "enable.idempotence": True, "acks": "all",
-            "message.timeout.ms": int(timeout_s * 1000),
-        })  # fmt: skip
+        settings = {"logger": log, **producer_settings(config, timeout_s)}
+        self._producer = make_client(confluent_kafka.Producer, settings)
 
     def publish(self, announcements: Sequence[Announcement]) -> list[int]:
         arrived: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headgate.consume._messages import current_delivery
 from headgate.consume._process import (
     Burial,
     Consumer,
@@ -18,20 +19,26 @@ from headgate.consume._worker import Worker
 
 if TYPE_CHECKING:
     from headgate.consume._kafka import KafkaWorker
-    from headgate.consume._letters import DeadMessage, redrive
+    from headgate.consume._kafka_lambda import kafka_batch, kafka_handler
+    from headgate.consume._letters import DeadMessage
+    from headgate.consume._redrive import redrive
     from headgate.consume._sqs_lambda import sqs_batch, sqs_handler
     from headgate.consume._sqs_letters import SqsLetter, read_letters_sqs, redrive_sqs
     from headgate.consume._sqs_worker import SqsWorker
+    from headgate.consume._streams import dynamodb_stream_batch, dynamodb_stream_handler, kinesis_batch, kinesis_handler
 
 __all__ = [
     "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
-    "SqsLetter", "SqsWorker", "Verdict", "Worker", "read_letters_sqs", "redrive", "redrive_sqs", "sqs_batch",
-    "sqs_handler",
+    "SqsLetter", "SqsWorker", "Verdict", "Worker", "current_delivery", "dynamodb_stream_batch",
+    "dynamodb_stream_handler", "kafka_batch", "kafka_handler", "kinesis_batch", "kinesis_handler", "read_letters_sqs",
+    "redrive", "redrive_sqs", "sqs_batch", "sqs_handler",
 ]  # fmt: skip
 _LAZY = {
-    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_letters", "SqsLetter": "_sqs_letters",
+    "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_redrive", "SqsLetter": "_sqs_letters",
     "SqsWorker": "_sqs_worker", "read_letters_sqs": "_sqs_letters", "redrive_sqs": "_sqs_letters",
-    "sqs_batch": "_sqs_lambda", "sqs_handler": "_sqs_lambda",
+    "sqs_batch": "_sqs_lambda", "sqs_handler": "_sqs_lambda", "kinesis_batch": "_streams",
+    "kinesis_handler": "_streams", "dynamodb_stream_batch": "_streams", "dynamodb_stream_handler": "_streams",
+    "kafka_batch": "_kafka_lambda", "kafka_handler": "_kafka_lambda",
 }  # fmt: skip
 
 

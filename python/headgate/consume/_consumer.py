@@ -166,8 +166,9 @@ class Consumer:
         return claim_key(self.namespace, self.name, kind, identity, redrive)
 
     def tombstone_key(self, delivery: Delivery) -> str:
-        """The key of a record without a value: its place in the topic."""
-        return claim_key(self.namespace, self.name, self.topic, delivery.message_id or "-", delivery.redrive)
+        """The key of a record without a value: its place in the topic, the first one if it was sent back."""
+        place = delivery.origin or delivery.message_id or "-"
+        return claim_key(self.namespace, self.name, self.topic, place, delivery.redrive)
 
     def legacy_key(self, body: Json, redrive: int = 0) -> str:
         """The key that stores before schema version 5 have for a message, or an empty text: they had none."""

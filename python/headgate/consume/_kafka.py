@@ -9,9 +9,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.consume._letters import DEAD_LETTER_TIMEOUT_S, KafkaLetters, kafka_module, producer_config, redrive_count
+from headgate.backends.kafka import client_settings, consumer_settings, kafka_module, make_client
+from headgate.consume._letters import DEAD_LETTER_TIMEOUT_S, KafkaLetters, read_life
 from headgate.consume._process import Consumer, ConsumeResult, Delivery, Outcome, Processor, Verdict
 from headgate.errors import AccessError, TransientError
+from headgate.idempotency._failures import code_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,12 +58,17 @@ class KafkaWorker:
         consumer: what to run; `consumer.name` is the consumer group.
         ledger: where claims live.
         clock: injected in tests.
-        config: settings of librdkafka; "bootstrap.servers" at least. The worker's own settings win.
+        config: settings of librdkafka; "bootstrap.servers" at least. Those of producers (`message.max.bytes`,
+            `compression.type` ...) hold for the dead letters. The worker's own settings win, and it says which.
         concurrency: how many partitions are handled at the same time.
         prefetch: messages buffered a partition; more pauses it until half are handled.
         dead_letter_topic: default `{topic}.DLQ`.
         dead_letter_timeout_s: a dead letter that is not confirmed by then keeps its message uncommitted.
         metrics: counts, durations and lag.
+
+    Raises:
+        ConfigError: the ledger cannot do what the consumer needs, or a setting is wrong (those that only librdkafka
+            knows when `run` begins).
 
     Example:
         >>> worker = KafkaWorker(consumer, Ledger.open("redis://localhost"), clock,     # doctest: +SKIP
@@ -82,7 +89,7 @@ class KafkaWorker:
         self.result = ConsumeResult()
         self._kafka = kafka_module()
         self._letters = KafkaLetters(
-            config, dead_letter_topic or f"{consumer.topic}.DLQ", consumer.name, dead_letter_timeout_s
+            config, dead_letter_topic or f"{consumer.topic}.DLQ", consumer.name, dead_letter_timeout_s, metrics
         )
         self._processor = Processor(consumer, ledger, clock, self._letters, metrics)
         self._metrics = metrics
@@ -100,8 +107,14 @@ class KafkaWorker:
             # A resumed partition waits for the fetch that is under way: half a second by default.
             "fetch.wait.max.ms": 100, "isolation.level": "read_committed",
             "max.poll.interval.ms": max(300_000, 3 * lease_ms),
-            "logger": logging.getLogger("headgate.consume.librdkafka"), **config,
-            "group.id": consumer.name, "enable.auto.commit": False, "enable.auto.offset.store": False,
+            "logger": logging.getLogger("headgate.consume.librdkafka"), **consumer_settings(config), **self._own(),
+        }  # fmt: skip
+        self._left_out = sorted(n for n, value in self._own().items() if n in config and config[n] != value)
+
+    def _own(self) -> dict[str, Any]:
+        """What no configuration changes: the guarantees rest on it."""
+        return {
+            "group.id": self.consumer.name, "enable.auto.commit": False, "enable.auto.offset.store": False,
             "on_commit": self._on_commit,
         }  # fmt: skip
 
@@ -117,8 +130,9 @@ class KafkaWorker:
 
         Raises:
             AccessError: the broker refuses the credentials or the topic.
+            ConfigError: librdkafka does not know a setting, or does not take its value.
         """
-        kafka = self._kafka.Consumer(self._config)
+        kafka = make_client(self._kafka.Consumer, self._config)
         threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="headgate-consume")
         started = last_work = self.clock.mono_us()
         try:
@@ -143,6 +157,8 @@ class KafkaWorker:
                     self._report_lag(kafka)
         finally:
             self._finish(kafka, list(self._partitions.values()), self.consumer.usual_lease_s)
+            if self._metrics is not None:
+                self._report_lag(kafka)
             threads.shutdown(wait=True)
             kafka.close()
             self._letters.close()
@@ -192,17 +208,29 @@ class KafkaWorker:
         self._answers.put((part, None, None))
 
     def _process(self, part: _Partition, message: Any) -> Verdict:
-        headers = tuple((name, value or b"") for name, value in message.headers() or ())
-        delivery = Delivery(
-            part.topic, message.value() or b"", message.key(), headers,
-            {"partition": str(part.number), "offset": str(message.offset())}, redrive_count(headers),
-        )  # fmt: skip
         try:
-            return self._processor.process(delivery)
+            return self._processor.process(self._delivery(part, message))
         except BaseException as error:
             # A bug of ours: the message stays uncommitted.
-            log.exception("processing broke")
+            log.error(
+                "processing broke",
+                extra={
+                    "consumer": self.consumer.name, "topic": part.topic, "error": type(error).__name__,
+                    "message_id": f"{part.topic}-{part.number}-{message.offset()}", "traceback": code_path(error),
+                },
+            )  # fmt: skip
             return Verdict(Outcome.FAILED, 1.0, type(error).__name__)
+
+    def _delivery(self, part: _Partition, message: Any) -> Delivery:
+        headers = tuple(message.headers() or ())
+        source = {"partition": str(part.number), "offset": str(message.offset())}
+        kind, timestamp_ms = message.timestamp()
+        if kind != self._kafka.TIMESTAMP_NOT_AVAILABLE:
+            source["timestamp"] = str(timestamp_ms)
+        life = read_life(headers, self.consumer.name)
+        return Delivery(
+            part.topic, message.value(), message.key(), headers, source, life.redrive, life.redriven_for, life.origin
+        )
 
     def _settle(self, kafka: Any, wait_s: float = 0.0) -> bool:
         """Take in what the threads have finished; whether there was anything."""
@@ -332,18 +360,30 @@ class KafkaWorker:
 
     def _warn(self) -> None:
         """Say what weakens the guarantees: a ledger that forgets before the topic does, and what the ledger knows."""
-        resource = self._kafka.admin.ConfigResource("topic", self.consumer.topic)
+        about = {"consumer": self.consumer.name, "topic": self.consumer.topic}
+        if self._left_out:
+            names = ", ".join(self._left_out)
+            log.warning("Kafka settings that the worker sets itself are left out: %s", names, extra=about)
         try:
-            admin = self._kafka.admin.AdminClient(producer_config(self._config, idempotent=False))
-            settings = admin.describe_configs([resource], request_timeout=5)[resource].result(6)
-            retention_ms = int(settings["retention.ms"].value)
-            # -1 keeps messages for ever.
-            texts = self._ledger.warnings(retention=retention_ms / 1000 if retention_ms >= 0 else float("inf"))
+            retention: float | None = self._retention_s()
         except Exception as error:
-            log.warning("could not compare retention and time to live", extra={"error": type(error).__name__})
+            more = {**about, "error": type(error).__name__}
+            log.warning("could not compare the topic's retention and the ledger's time to live", extra=more)
+            retention = None
+        try:
+            texts = self._ledger.warnings(retention=retention)
+        except Exception as error:
+            log.warning("could not ask the ledger about its server", extra={**about, "error": type(error).__name__})
             return
         for text in texts:
-            log.warning(text, extra={"consumer": self.consumer.name})
+            log.warning(text, extra=about)
+
+    def _retention_s(self) -> float:
+        resource = self._kafka.admin.ConfigResource("topic", self.consumer.topic)
+        admin = make_client(self._kafka.admin.AdminClient, client_settings(self._config))
+        settings = admin.describe_configs([resource], request_timeout=5)[resource].result(6)
+        retention_ms = int(settings["retention.ms"].value)
+        return retention_ms / 1000 if retention_ms >= 0 else float("inf")  # -1 keeps messages for ever
 
     def _report_lag(self, kafka: Any) -> None:
         self._last_lag_us = self.clock.mono_us()

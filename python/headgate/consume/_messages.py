@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from headgate.errors import ConfigError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from headgate.errors import Kind
     from headgate.ports import Transaction
+
+# Names and bytes, as they came: a name may be there several times, and a Kafka header may have no value.
+Headers = tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass
@@ -74,17 +81,21 @@ class Delivery:
         topic: where it came from.
         value: its bytes; None is a Kafka tombstone, a record that deletes its key.
         key: the record's key, where the transport has one.
-        headers: name and bytes, as they came.
-        source: where exactly: partition, offset, message id ...; kept with a dead letter.
-        redrive: how often the message came back from the dead letters.
+        headers: name and bytes, as they came; a Kafka header without a value has None.
+        source: where exactly: partition, offset, timestamp, message id ...; kept with a dead letter.
+        redrive: how often the message came back from the dead letters of this consumer.
+        redriven_for: the consumer from whose dead letters it came back, which may be another one.
+        origin: where the record was when it became a dead letter, if it came back and its headers say so.
     """
 
     topic: str
     value: bytes | None
     key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     source: Mapping[str, str] = field(default_factory=dict)
     redrive: int = 0
+    redriven_for: str = ""
+    origin: str = ""
 
     @property
     def message_id(self) -> str:
@@ -107,3 +118,37 @@ class Undertaker(Protocol):
     """Takes a message to the dead letters; raises when it could not. With `tx` it joins that transaction."""
 
     def __call__(self, delivery: Delivery, burial: Burial, tx: Transaction | None, /) -> None: ...
+
+
+_current: ContextVar[Delivery | None] = ContextVar("headgate_current_delivery", default=None)
+
+
+def current_delivery() -> Delivery:
+    """The message that is being handled: its key, headers and place, for handlers that need more than the body.
+
+    Every transport sets it, for each message apart, whatever number of threads handle messages at the same time. An
+    async handler sees it too. A thread that the handler starts itself sees it only with `contextvars.copy_context()`.
+
+    Raises:
+        ConfigError: called outside a handler.
+
+    Example:
+        >>> def mirror(row):                            # a consumer with tombstones="handle"
+        ...     if row is None:
+        ...         delete_row(current_delivery().key)  # Debezium's tombstone of a deleted row
+    """
+    found = _current.get()
+    if found is None:
+        message = "current_delivery() was called where no message is being handled; call it in a consumer's handler"
+        raise ConfigError(message)
+    return found
+
+
+@contextmanager
+def delivering(delivery: Delivery) -> Iterator[None]:
+    """Inside, `current_delivery()` gives this message."""
+    token = _current.set(delivery)
+    try:
+        yield
+    finally:
+        _current.reset(token)

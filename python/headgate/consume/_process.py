@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume._consumer import Consumer, Effects, Handler
-from headgate.consume._messages import Burial, ConsumeResult, Delivery, Outcome, Undertaker, Verdict
+from headgate.consume._messages import Burial, ConsumeResult, Delivery, Outcome, Undertaker, Verdict, delivering
 from headgate.errors import (
     ConfigError,
     ConflictError,
@@ -89,7 +89,8 @@ class Processor:
         """
         started = self.clock.mono_us()
         try:
-            verdict = self._process(delivery, acknowledge)
+            with delivering(delivery):
+                verdict = self._process(delivery, acknowledge)
         except HeadgateError as error:
             # The ledger or the dead letters are away: keep the message, come back.
             self._log("message kept", delivery, error=error.kind.value)
@@ -141,8 +142,10 @@ class Processor:
             return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
             other = _buried_as(claim.result)
-            if not again and other and other != delivery.message_id and delivery.message_id:
-                # That key's message is a dead letter, and this is another message: somebody sent it again.
+            is_new = other and delivery.message_id and other != delivery.message_id and not delivery.redriven_for
+            if is_new and not again:
+                # That key's message is a dead letter, and this is another message: somebody sent it again. (One whose
+                # headers say which life it is, and for whom, is that life and no other.)
                 return self._process(delivery, acknowledge, _again(delivery))
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
@@ -179,7 +182,7 @@ class Processor:
                 raise InvalidInputError(message, Kind.INVALID_RECORD)
             return None, self.consumer.tombstone_key(delivery), "", ""
         body = self._parse(delivery.value)
-        stated = next((v.decode("utf-8", "replace") for k, v in delivery.headers if k in _TYPE_HEADERS), "")
+        stated = next((v.decode("utf-8", "replace") for k, v in delivery.headers if v and k in _TYPE_HEADERS), "")
         key = self.consumer.claim_key(body, delivery.redrive, stated)
         legacy = self.consumer.legacy_key(body, delivery.redrive) if self.ledger.legacy_until else ""
         payload = ""

@@ -20,7 +20,7 @@ from headgate.consume._sqs_messages import (
 )
 from headgate.consume._sqs_queue import MAX_MESSAGE_BYTES, error_code, is_refusal, raise_if_final, read_attributes
 from headgate.errors import TransientError
-from headgate.idempotency._checks import check_count, check_name
+from headgate.idempotency._options import check_count, check_name
 from headgate.idempotency._failures import printable
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def read_letters_sqs(client: Any, dead_letter_url: str, *, limit: int = 100, wai
 
 def _letter(delivery: SqsDelivery, message: Mapping[str, Any]) -> SqsLetter:
     ours = own_fields(message.get("MessageAttributes") or {})
-    headers = tuple((name, value) for name, value in delivery.headers if name in delivery.attributes)
+    headers = tuple((name, value or b"") for name, value in delivery.headers if name in delivery.attributes)
     return SqsLetter(
         delivery.body, headers, delivery.message_id, ours.get("source-id", ""), ours.get("error-kind", ""),
         ours.get("error", ""), parse_count(ours.get("attempts", "")) or 0, ours.get("consumer", ""),

@@ -143,8 +143,8 @@ def _delivery(
     return SqsDelivery(
         topic, body.encode("utf-8", "surrogatepass"), None,
         tuple((name, _bytes(value)) for name, value in shown.items()), {"message_id": str(message_id or "")},
-        parse_count(own_fields(sent).get("redrive", "")) or 0, body, user, str(system.get("MessageGroupId") or ""),
-        str(system.get("AWSTraceHeader") or ""),
+        parse_count(own_fields(sent).get("redrive", "")) or 0, body=body, attributes=user,
+        group=str(system.get("MessageGroupId") or ""), trace=str(system.get("AWSTraceHeader") or ""),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from headgate.consume._sqs_queue import (
 )
 from headgate.consume._sqs_visibility import MAX_VISIBILITY_S, HeldMessage, VisibilityKeeper
 from headgate.errors import ConfigError, HeadgateError, Kind
-from headgate.idempotency._checks import check_count, check_name
+from headgate.idempotency._options import check_count, check_name
 from headgate.idempotency._failures import code_path
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ class EventView:
         topic: of a Kafka record; otherwise empty.
         place: topic, partition and offset of a Kafka record, which identify a record without a value.
         type: what the envelope says: `event_type`, or the `type` of CloudEvents; otherwise empty.
+        stream_id: the id that a DynamoDB stream gave to this record; otherwise empty.
     """
 
     document: Any
@@ -36,6 +37,7 @@ class EventView:
     topic: str = ""
     place: str = ""
     type: str = ""
+    stream_id: str = ""
 
 
 def read_event(event: Any) -> EventView:
@@ -51,6 +53,8 @@ def read_event(event: Any) -> EventView:
             return EventView(None, None, topic, place, header_type)
     elif isinstance(event, Mapping) and event.get("eventSource") == "aws:sqs" and "body" in event:
         event = event["body"]  # the record around it has another receipt handle at every delivery
+    elif isinstance(event, Mapping) and event.get("eventSource") == "aws:dynamodb" and event.get("eventID"):
+        return EventView(event, stream_id=str(event["eventID"]))
     if isinstance(event, bytes | bytearray | memoryview | str):
         raw = event.encode("utf-8", "surrogatepass") if isinstance(event, str) else bytes(event)
         try:
@@ -84,6 +88,8 @@ def identity_of(view: EventView) -> str:
     """The identity of an event that was read; see `default_identity`."""
     if view.text is not None:
         return core.sha256_hex(view.text)
+    if view.stream_id:
+        return view.stream_id
     if view.document is None and view.place:
         return view.place
     document = view.document
@@ -97,15 +103,15 @@ def default_identity(event: Any) -> str:
 
     An envelope is made anew when its producer tries again; its `data` stays. Text and bytes are parsed first; what is
     no JSON is known by its bytes. Kafka records of confluent-kafka, aiokafka and kafka-python are known by their value,
-    one without a value (a tombstone) by its topic, partition and offset. Integers beyond 2**53 - 1 count with all their
-    digits.
+    one without a value (a tombstone) by its topic, partition and offset. Records of a DynamoDB stream are known by
+    their `eventID`. Integers beyond 2**53 - 1 count with all their digits.
 
     Args:
-        event: a mapping, a pydantic model, a dataclass, JSON text or bytes, a Kafka record, an SQS record of a Lambda
-            event, or any value that `headgate.canonical_json` takes.
+        event: a mapping, a pydantic model, a dataclass, JSON text or bytes, a Kafka record, a record of SQS or of a
+            DynamoDB stream in a Lambda event, or any value that `headgate.canonical_json` takes.
 
     Returns:
-        64 hex digits, except for a Kafka record without a value.
+        64 hex digits, except for a Kafka record without a value and a record of a DynamoDB stream.
 
     Raises:
         InvalidInputError: the event has no canonical form (a lone surrogate, a set, a naive datetime ...).
