@@ -138,6 +138,21 @@ class ConsumerConfig:
     on_unavailable: str = _choice(
         "refuse", ("refuse", "process"), "the ledger is away: keep the message, or run plain effects unprotected"
     )
+    event_type: str = _text("", "a part of every claim key; empty: what the message's envelope says, else the topic")
+    payload: str = _text("", "module:function(body) -> what must be equal whenever a key comes again; empty: no check")
+    namespace: str = _text("headgate", "first part of every claim key, for services that share a ledger")
+    tombstones: str = _choice(
+        "dead_letter",
+        ("dead_letter", "skip", "handle"),
+        "a Kafka record without a value: a dead letter, acknowledged, or given to the handler as None",
+    )
+    backoff_base_s: float = _number(0.1, 0, 3600, "a failed message comes back after this times 2**attempts, seconds")
+    backoff_cap_s: float = _number(60, 0, 43_200, "but after so long at most, seconds")
+    unavailable_limit_s: float = _number(
+        3600, 0, 31_536_000, "what the handler needs may be away for so long before attempts are counted, seconds"
+    )
+    max_message_bytes: int = _number(16_777_216, 1, 1_000_000_000, "larger messages go to the dead letters unread")
+    serializer: str = _text("", "module:function(result) -> a value that JSON can hold; empty: docs/formats.md's rule")
     concurrency: int = _number(4, 1, 256, "Kafka: partitions, SQS: messages handled at the same time")
     dead_letters: str = _text("", "Kafka: the dead-letter topic (empty: TOPIC.DLQ); SQS: a queue's URL")
 

@@ -68,7 +68,22 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that was refused, with everything needed to replay it."""
+    """A record that was refused, with everything needed to replay it.
+
+    Attributes:
+        stage: "intake" (a source's record), "consume" (a message of the embedded queue) or "outbox" (an announcement).
+        pipeline: the pipeline, or the consumer.
+        source: the news source, or the topic.
+        kind: a stable word of `Kind`, or a rule's own.
+        reason: one sentence.
+        doc: the record, message or announcement.
+        raw_key: where the raw body lies that it came from.
+        key: the message's key.
+        headers: the message's headers.
+        attempts: how often a handler has tried.
+        message_id: what the queue calls the message.
+        identity: what two letters of one stage and pipeline are told apart by; empty: `doc`.
+    """
 
     stage: str
     pipeline: str
@@ -77,6 +92,11 @@ class DeadLetter:
     reason: str
     doc: str
     raw_key: str | None = None
+    key: str | None = None
+    headers: Mapping[str, str] | None = None
+    attempts: int | None = None
+    message_id: str | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,8 @@ class Message:
     body: Json
     deliveries: int
     redrive: int = 0  # how often it came back from the dead letters
+    text: str = ""  # the body as it was stored; `body` is empty where this is no JSON object
+    until_us: int = 0  # until when nobody else receives it
 
 
 @dataclass(frozen=True)
@@ -122,8 +144,25 @@ class ItemStore(Protocol):
         ...
 
     def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
-    def dead_letters(self, limit: int = 1_000) -> list[Json]:
-        """Oldest first: stage, pipeline, source, kind, reason, doc, raw_key, seen."""
+    def dead_letters(
+        self, limit: int = 1_000, *, stage: str | None = None, pipeline: str | None = None, kind: str | None = None
+    ) -> list[Json]:
+        """Those that were not sent back, oldest first, of a stage, pipeline and kind where these are given.
+
+        Each has id, stage, pipeline, source, kind, reason, doc, raw_key, seen, key, headers, attempts and message_id.
+        """
+        ...
+
+    def dead_letter(self, ident: str) -> Json | None:
+        """The dead letter with this id, one that was sent back too, or None."""
+        ...
+
+    def dead_letter_counts(self) -> list[Json]:
+        """How many there are by stage, pipeline and kind: these, letters, and seen (repeated ones counted)."""
+        ...
+
+    def redrive_outbox(self, limit: int = 10_000) -> int:
+        """Put announcements that were set aside back into the outbox, each once; how many."""
         ...
 
     def publish(self, topic: str, key: str, body: Json) -> None: ...
@@ -180,18 +219,69 @@ class RedisClientProtocol(Protocol):
 
 @dataclass(frozen=True)
 class Announcement:
-    """One row of the outbox."""
+    """One row of the outbox.
+
+    Attributes:
+        row: its number, by which a publisher answers; of this call only.
+        topic, key: where it goes, and what keeps its order: of one topic and key, none overtakes an earlier one.
+        body: JSON text.
+        id: the same whenever this announcement is sent again, and no other announcement's.
+    """
 
     row: int
     topic: str
     key: str
     body: str
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an announcement can never be sent.
+
+    Attributes:
+        kind: a stable word: "message_too_large", "invalid_message", "invalid_unicode", "invalid_topic", ...
+        reason: one sentence: what was expected, what was got.
+    """
+
+    kind: str
+    reason: str
+
+
+class Published(list[int]):
+    """The rows that have arrived, and what a publisher knows of the others.
+
+    Attributes:
+        refused: rows that can never be sent; the outbox sets them aside as dead letters.
+        is_away: nothing more can be sent now.
+        error: the publisher is set up wrongly; the outbox raises it once the rows above are marked.
+
+    Example:
+        >>> Published([1, 2], {3: Refusal("message_too_large", "300000 bytes, more than 262144")})
+        [1, 2]
+    """
+
+    def __init__(
+        self, rows: Iterable[int] = (), refused: Mapping[int, Refusal] | None = None, *, is_away: bool = False,
+        error: Exception | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(rows)
+        self.refused: dict[int, Refusal] = dict(refused or {})
+        self.is_away = is_away
+        self.error = error
 
 
 class Publisher(Protocol):
-    """Takes announcements elsewhere; returns the rows that have arrived, the rest is sent again later."""
+    """Takes announcements elsewhere. Both an answer and a message may be lost: a row may be sent again."""
 
-    def publish(self, announcements: Sequence[Announcement]) -> list[int]: ...
+    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
+        """Send these, in their order; never raises because of one of them.
+
+        Returns:
+            The rows that have arrived; the rest is sent again later. A `Published` also says which rows can never be
+            sent, so that they wait for nothing and nothing waits for them.
+        """
+        ...
 
 
 class Metrics(Protocol):

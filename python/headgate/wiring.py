@@ -48,11 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headgate.config import Config, SourceConfig
-    from headgate.consume._process import Effects
+    from headgate.consume._consumer import Effects, Tombstones
     from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Calendar, Clock, Json, ObjectStore
 
 _EXPORT_ROWS = 5_000
+_UNSENT_US = 15_000_000  # between two counts of what waits in the outbox
 
 
 @dataclass
@@ -63,6 +64,7 @@ class App:
     user_agent: str = "headgate"
     extra_groups: list[tuple[str, str]] = field(default_factory=list)  # (group, topic) of what `headgate serve` adds
     longest_delay_us: int = 0  # from storage to delivery, of what this app has relayed
+    _unsent_due_us: int = field(default=-(1 << 62), init=False, repr=False)
 
     @cached_property
     def clock(self) -> Clock:
@@ -96,12 +98,15 @@ class App:
     @cached_property
     def store(self) -> Any:
         """`LocalStore`, or `DynamoStore` for dynamodb://."""
-        scheme, place, options = _split(self.config.backends.store)
+        scheme, place, options = split_url(self.config.backends.store)
         if scheme == "dynamodb":
             from headgate.backends.dynamodb_items import DynamoStore
 
-            return DynamoStore.open(place, options, self.clock, self.pipeline.name, self.pipeline.key_prefix)
-        return LocalStore(self.database, self.clock, self.pipeline.name)
+            store: Any = DynamoStore.open(place, options, self.clock, self.pipeline.name, self.pipeline.key_prefix)
+        else:
+            store = LocalStore(self.database, self.clock, self.pipeline.name)
+        store.metrics = self.metrics
+        return store
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -112,8 +117,12 @@ class App:
             )
             raise ConfigError(message)
         if not url or self.config.locate(url) == self.config.locate(self.config.backends.store):
-            return Ledger.on_database(self.database, clock=self.clock)
-        return Ledger.open(self.config.locate(url), clock=self.clock)
+            ledger = Ledger.on_database(self.database, clock=self.clock)
+        else:
+            ledger = Ledger.open(self.config.locate(url), clock=self.clock)
+        if hasattr(ledger, "metrics"):
+            ledger.metrics = self.metrics
+        return ledger
 
     @cached_property
     def pipeline(self) -> Any:
@@ -201,9 +210,12 @@ class App:
             self._measure_delay(sent)
             return sent
         sent = 0
-        while arrived := self.store.publish_outbox(self.publisher, groups):
-            self._measure_delay(arrived)
-            sent += arrived
+        try:
+            while arrived := self.store.publish_outbox(self.publisher, groups):
+                self._measure_delay(arrived)
+                sent += arrived
+        finally:
+            self._measure_unsent()
         return sent
 
     def local_groups(self) -> dict[str, list[str]]:
@@ -232,6 +244,13 @@ class App:
             self.longest_delay_us = max(self.longest_delay_us, self.store.last_delay_us)
             self.metrics.observe("notification_seconds", self.store.last_delay_us / 1e6)
 
+    def _measure_unsent(self) -> None:
+        """How many announcements wait; not at every turn, since a store has to count them."""
+        now = self.clock.mono_us()
+        if now >= self._unsent_due_us:
+            self._unsent_due_us = now + _UNSENT_US
+            self.metrics.gauge("headgate_outbox_unsent", self.store.unsent_count())
+
     def worker(self, name: str) -> Any:
         """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.
 
@@ -244,11 +263,16 @@ class App:
             message = f"{where}: there is no such consumer; expected one of: {known}"
             raise ConfigError(message)
         c = self.config.consumers[name]
-        key = self._resolve(f"{where}.key", c.key) if c.key else None
+        key, payload, serializer = (
+            self._resolve(f"{where}.{option}", getattr(c, option)) if getattr(c, option) else None
+            for option in ("key", "payload", "serializer")
+        )
         handler = self._resolve(f"{where}.handler", c.handler)
         consumer = Consumer(
-            name, c.topic, handler, key, c.lease_s, c.max_attempts, effects=cast("Effects", c.effects),
-            on_unavailable=cast("OnUnavailable", c.on_unavailable),
+            name, c.topic, handler, key, c.lease_s, c.max_attempts, c.namespace, cast("Effects", c.effects),
+            cast("OnUnavailable", c.on_unavailable), c.max_message_bytes, event_type=c.event_type or None,
+            payload=payload, tombstones=cast("Tombstones", c.tombstones), unavailable_limit_s=c.unavailable_limit_s,
+            backoff_base_s=c.backoff_base_s, backoff_cap_s=c.backoff_cap_s, serializer=serializer,
         )  # fmt: skip
         if not c.queue:
             if self.ledger.database is None:
@@ -258,7 +282,7 @@ class App:
                 )
                 raise ConfigError(message)
             return Worker(consumer, self.store, self.ledger, self.clock, self.metrics)
-        scheme, place, options = _split(c.queue)
+        scheme, place, options = split_url(c.queue)
         if scheme == "kafka":
             return KafkaWorker(
                 consumer, self.ledger, self.clock, {"bootstrap.servers": place.strip("/"), **options},
@@ -458,7 +482,7 @@ def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
                 written += len(docs)
 
 
-def _split(url: str) -> tuple[str, str, dict[str, str]]:
+def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, place and options of a backend's URL."""
     scheme, _, rest = url.partition("://")
     place, _, query = rest.partition("?")

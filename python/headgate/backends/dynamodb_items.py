@@ -25,22 +25,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
+from headgate.backends._dynamodb_forms import assignments, decoded, encoded, expiry
 from headgate.backends.dynamodb import _code, _translated, connect
+from headgate.backends.dynamodb_outbox import DynamoOutbox
 from headgate.backends.local import dumps
 from headgate.errors import Kind, TransientError
-from headgate.ports import Announcement, DeadLetter, Item, Json, StaleItem, Stored
+from headgate.ports import Item, Json, StaleItem, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from headgate.ports import Clock, Publisher
+    from headgate.ports import Clock, Metrics
 
 _THREADS = 16
 _BATCH_WRITE, _BATCH_GET = 25, 100  # the service's own limits
 _TRIES = 8  # of what a batch left unprocessed
 _ITEM_DAYS, _EVENT_DAYS = 30, 30
-_DAY_S = 86_400
-_SHARD = "0"
 _ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
 _INDEXES = {"by_status": ("status_key", "due"), "by_unsent": ("unsent_shard", "unsent")}
@@ -73,7 +73,7 @@ def _schema(key: str, order: str) -> list[dict[str, str]]:
     return [{"AttributeName": key, "KeyType": "HASH"}, {"AttributeName": order, "KeyType": "RANGE"}]
 
 
-class DynamoStore:
+class DynamoStore(DynamoOutbox):
     """Implements ItemStore, StateStore, SharedStateStore and HealingTable.
 
     Args:
@@ -97,6 +97,7 @@ class DynamoStore:
         self._prefix = prefix
         self._item_days = item_days
         self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
+        self.metrics: Metrics | None = None  # counts what the outbox sets aside
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
 
     @classmethod
@@ -137,21 +138,21 @@ class DynamoStore:
             "doc": item.text or dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0,
             "due": now,
             "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
-            "ttl_timestamp": _expiry(now, self._item_days), **self._unsent(topic, item.key, body, now),
+            "ttl_timestamp": expiry(now, self._item_days), **self._unsent(topic, item.key, body, now),
         }  # fmt: skip
         for name, value in (("story_key", item.story_key), ("raw_key", item.raw_key)):
             if value is not None:
                 doc[name] = value
         try:
             self._client.put_item(
-                TableName=self._table, Item=_encoded(doc), ConditionExpression="attribute_not_exists(pk)",
+                TableName=self._table, Item=encoded(doc), ConditionExpression="attribute_not_exists(pk)",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )  # fmt: skip
         except Exception as error:
             if _code(error) != "ConditionalCheckFailedException":
                 raise _translated(error) from None
             # The client sends again when an answer was lost: then the item that is in the way is our own.
-            there = _decoded(getattr(error, "response", {}).get("Item", {}))
+            there = decoded(getattr(error, "response", {}).get("Item", {}))
             return bool(there.get("write_id") == write_id)
         return True
 
@@ -161,23 +162,23 @@ class DynamoStore:
         for at in range(0, len(keys), _BATCH_GET):
             request: Json = {
                 self._table: {
-                    "Keys": [_encoded(self._item_key(k)) for k in keys[at : at + _BATCH_GET]],
+                    "Keys": [encoded(self._item_key(k)) for k in keys[at : at + _BATCH_GET]],
                     "ProjectionExpression": "#k", "ExpressionAttributeNames": {"#k": "key"},
                 }
             }  # fmt: skip
             for answer in self._until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
-                found.update(_decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
+                found.update(decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
         return found
 
     def _pointer(self, item: Item, label: str) -> Json:
         return {
             "pk": f"LABEL#{item.pipeline}#{label}", "sk": f"{item.timestamp}#{item.key}", "key": item.key,
-            "ttl_timestamp": _expiry(self.clock.now_us(), self._item_days),
+            "ttl_timestamp": expiry(self.clock.now_us(), self._item_days),
         }  # fmt: skip
 
     def _write_all(self, docs: list[Json]) -> None:
         for at in range(0, len(docs), _BATCH_WRITE):
-            puts = [{"PutRequest": {"Item": _encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
+            puts = [{"PutRequest": {"Item": encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
             for _ in self._until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
                 pass
 
@@ -201,10 +202,10 @@ class DynamoStore:
         for label in dict.fromkeys(labels or (_ANY,)):
             answer = self._call(
                 self._client.query, TableName=self._table, KeyConditionExpression="pk = :pk",
-                ExpressionAttributeValues=_encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
+                ExpressionAttributeValues=encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
                 ScanIndexForward=False, Limit=limit, ConsistentRead=True,
             )  # fmt: skip
-            found |= {i["key"]: i["sk"] for i in map(_decoded, answer["Items"])}
+            found |= {i["key"]: i["sk"] for i in map(decoded, answer["Items"])}
         newest = sorted(found, key=lambda key: found[key], reverse=True)[:limit]
         return self.documents(newest)
 
@@ -217,91 +218,25 @@ class DynamoStore:
             **values: attributes to set, for example sentiment and model_version.
         """
         doc = {"status": status, "status_key": self._status_key(status), **values}
-        sets, names, given = _assignments(doc)
+        sets, names, given = assignments(doc)
         return {
             "Update": {
-                "TableName": self._table, "Key": _encoded(self._item_key(key)), "UpdateExpression": f"SET {sets}",
+                "TableName": self._table, "Key": encoded(self._item_key(key)), "UpdateExpression": f"SET {sets}",
                 "ConditionExpression": "#s = :pending", "ExpressionAttributeNames": {**names, "#s": "status"},
-                "ExpressionAttributeValues": _encoded({":pending": "pending", **given}),
+                "ExpressionAttributeValues": encoded({":pending": "pending", **given}),
             }
         }  # fmt: skip
 
-    # --- outbox
-
-    def publish(self, topic: str, key: str, body: Json) -> None:
-        now = self.clock.now_us()
-        doc = {
-            "pk": f"OUTBOX#{uuid.uuid4().hex}", "sk": "META", **self._unsent(topic, key, body, now),
-            "ttl_timestamp": _expiry(now, _EVENT_DAYS),
-        }  # fmt: skip
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded(doc))
-
-    def publish_outbox(
-        self, publisher: Publisher, groups: Mapping[str, Sequence[str]] | None = None, limit: int = 1_000
-    ) -> int:
-        """Send unsent announcements, oldest first; how many arrived. A crash before the mark sends one again."""
-        answer = self._call(
-            self._client.query, TableName=self._table, IndexName="by_unsent", KeyConditionExpression="#h = :h",
-            ExpressionAttributeNames={"#h": "unsent_shard"}, ExpressionAttributeValues=_encoded({":h": _SHARD}),
-            Limit=limit,
-        )  # fmt: skip
-        rows = [_decoded(item) for item in answer["Items"]]
-        announcements = [
-            Announcement(n, row["topic"], row["outbox_key"], row["announcement"]) for n, row in enumerate(rows)
-        ]
-        arrived = publisher.publish(announcements) if announcements else []
-        core.fault_point("outbox.after_publish")
-        now = self.clock.now_us()
-        self.last_delay_us = max((now - int(rows[n]["unsent"][:20]) for n in arrived), default=0)
-        return sum(self._threads.map(self._mark_sent, [rows[n] for n in arrived]))
-
-    def _mark_sent(self, row: Json) -> int:
-        # Announced again meanwhile: that announcement has another stamp, and stays.
-        return self._update(
-            {"pk": row["pk"], "sk": row["sk"]}, "REMOVE #u, #h SET #t = :now", "#u = :seen",
-            {"#u": "unsent", "#h": "unsent_shard", "#t": "sent_us"},
-            {":seen": row["unsent"], ":now": self.clock.now_us()},
-        )  # fmt: skip
-
-    def _unsent(self, topic: str, key: str, body: Json, now: int) -> Json:
-        return {
-            "unsent_shard": _SHARD, "unsent": f"{now:020d}#{uuid.uuid4().hex[:8]}", "topic": topic, "outbox_key": key,
-            "announcement": dumps(body),
-        }  # fmt: skip
-
-    # --- dead letters and events
-
-    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        list(self._threads.map(self._add_dead_letter, letters))
-
-    def _add_dead_letter(self, x: DeadLetter) -> None:
-        digest = core.sha256_hex(x.doc.encode(errors="surrogatepass"))
-        values = {
-            "status_key": self._status_key("DEAD"), "due": self.clock.now_us(), "stage": x.stage,
-            "pipeline": x.pipeline, "source": x.source, "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
-            "doc": x.doc.encode(errors="replace").decode(),
-        }  # fmt: skip
-        sets, names, given = _assignments(values, "if_not_exists({name}, {value})")
-        self._call(
-            self._client.update_item, TableName=self._table,
-            Key=_encoded({"pk": f"DEAD#{x.pipeline}#{digest}", "sk": x.stage}),
-            UpdateExpression=f"SET {sets} ADD #seen :one",
-            ExpressionAttributeNames={**names, "#seen": "seen"},
-            ExpressionAttributeValues=_encoded({":one": 1, **given}),
-        )  # fmt: skip
-
-    def dead_letters(self, limit: int = 1_000) -> list[Json]:
-        wanted = ("stage", "pipeline", "source", "kind", "reason", "doc", "raw_key", "seen")
-        return [{k: item[k] for k in wanted} for item in self._by_status("DEAD", limit)]
+    # --- events
 
     def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
         at = core.format_timestamp(started_us)
-        expires = _expiry(started_us, _EVENT_DAYS)
+        expires = expiry(started_us, _EVENT_DAYS)
         entry = {
             "pk": f"COLLECTION#{at[:10]}", "sk": f"{at}#{event_id[:8]}", "event_id": event_id, "due": started_us,
             "status_key": f"{pipeline}#COLLECTION", "doc": dumps({**doc, "ttl": expires}), "ttl_timestamp": expires,
         }  # fmt: skip
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded(entry))
+        self._call(self._client.put_item, TableName=self._table, Item=encoded(entry))
 
     def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
         found = self._by_status("COLLECTION", last, pipeline=pipeline, newest=True)
@@ -311,23 +246,23 @@ class DynamoStore:
 
     def load_state(self, name: str) -> Json | None:
         answer = self._call(
-            self._client.get_item, TableName=self._table, Key=_encoded(_state_key(name)), ConsistentRead=True
+            self._client.get_item, TableName=self._table, Key=encoded(_state_key(name)), ConsistentRead=True
         )
-        return json.loads(_decoded(answer["Item"])["doc"]) if "Item" in answer else None
+        return json.loads(decoded(answer["Item"])["doc"]) if "Item" in answer else None
 
     def save_state(self, name: str, doc: Json) -> None:
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}))
+        self._call(self._client.put_item, TableName=self._table, Item=encoded({**_state_key(name), "doc": dumps(doc)}))
 
     def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
         condition: Json = {"ConditionExpression": "attribute_not_exists(pk)"}
         if before is not None:
             condition = {
                 "ConditionExpression": "#d = :before", "ExpressionAttributeNames": {"#d": "doc"},
-                "ExpressionAttributeValues": _encoded({":before": dumps(before)}),
+                "ExpressionAttributeValues": encoded({":before": dumps(before)}),
             }  # fmt: skip
         try:
             self._client.put_item(
-                TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}), **condition
+                TableName=self._table, Item=encoded({**_state_key(name), "doc": dumps(doc)}), **condition
             )
         except Exception as error:
             if _code(error) != "ConditionalCheckFailedException":
@@ -362,7 +297,7 @@ class DynamoStore:
             "due": now, "last_republished_at": core.format_timestamp(now), "republish_attempts": attempts + 1,
             **self._unsent(topic, key, body, now),
         }  # fmt: skip
-        sets, names, given = _assignments(values)
+        sets, names, given = assignments(values)
         return bool(
             self._update(
                 self._item_key(key), f"SET {sets}",
@@ -396,9 +331,9 @@ class DynamoStore:
 
     def _get_item(self, key: str) -> Json:
         answer = self._call(
-            self._client.get_item, TableName=self._table, Key=_encoded(self._item_key(key)), ConsistentRead=True
+            self._client.get_item, TableName=self._table, Key=encoded(self._item_key(key)), ConsistentRead=True
         )
-        return _decoded(answer.get("Item", {}))
+        return decoded(answer.get("Item", {}))
 
     def _by_status(self, status: str, limit: int | None, *, pipeline: str = "", newest: bool = False) -> list[Json]:
         found: list[Json] = []
@@ -416,11 +351,11 @@ class DynamoStore:
             "TableName": self._table, "IndexName": "by_status", "ScanIndexForward": not newest,
             "KeyConditionExpression": "#k = :k AND #d BETWEEN :since AND :until",
             "ExpressionAttributeNames": {"#k": "status_key", "#d": "due"},
-            "ExpressionAttributeValues": _encoded({":k": key, ":since": since, ":until": until}),
+            "ExpressionAttributeValues": encoded({":k": key, ":since": since, ":until": until}),
         }  # fmt: skip
         while True:
             answer = self._call(self._client.query, **request)
-            yield [_decoded(item) for item in answer["Items"]]
+            yield [decoded(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -429,8 +364,8 @@ class DynamoStore:
         """1, or 0 when the condition does not hold."""
         try:
             self._client.update_item(
-                TableName=self._table, Key=_encoded(key), UpdateExpression=expression, ConditionExpression=condition,
-                ExpressionAttributeNames=names, ExpressionAttributeValues=_encoded(values),
+                TableName=self._table, Key=encoded(key), UpdateExpression=expression, ConditionExpression=condition,
+                ExpressionAttributeNames=names, ExpressionAttributeValues=encoded(values),
             )  # fmt: skip
         except Exception as error:
             if _code(error) == "ConditionalCheckFailedException":
@@ -446,43 +381,7 @@ class DynamoStore:
             raise _translated(error) from None
 
 
-def _expiry(from_us: int, days: int) -> int:
-    """TTL, epoch seconds."""
-    return from_us // 1_000_000 + days * _DAY_S
-
-
-def _assignments(values: Json, form: str = "{value}") -> tuple[str, Json, Json]:
-    """What follows SET, with its names and values; every name goes through a placeholder."""
-    sets = ", ".join(f"#a{i} = " + form.format(name=f"#a{i}", value=f":a{i}") for i in range(len(values)))
-    names = {f"#a{i}": name for i, name in enumerate(values)}
-    return sets, names, {f":a{i}": value for i, value in enumerate(values.values())}
-
-
 def _state_key(name: str) -> Json:
     if name.startswith("breaker:"):
         return {"pk": f"CIRCUIT#{name.removeprefix('breaker:')}", "sk": "STATE"}
     return {"pk": f"STATE#{name}", "sk": "META"}
-
-
-def _encoded(doc: Json) -> Json:
-    """The service's own form of texts, integers and lists of texts: all that is kept outside JSON texts."""
-    out: Json = {}
-    for name, value in doc.items():
-        if isinstance(value, str):
-            out[name] = {"S": value}
-        elif isinstance(value, list):
-            out[name] = {"L": [{"S": v} for v in value]}
-        else:
-            out[name] = {"N": str(value)}
-    return out
-
-
-def _decoded(item: Json) -> Json:
-    out: Json = {}
-    for name, typed in item.items():
-        if "N" in typed:
-            number = typed["N"]
-            out[name] = int(number) if number.lstrip("-").isdigit() else float(number)
-        else:
-            out[name] = [v["S"] for v in typed["L"]] if "L" in typed else typed.get("S")
-    return out

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate import __version__, _native
-from headgate.cli._checkpoint import add_commands, show_reject
+from headgate.cli._checkpoint import add_commands
 from headgate.cli._collect import add_collect
+from headgate.cli._dlq import add_dlq
+from headgate.cli._tables import add_tables
 from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
@@ -221,24 +223,6 @@ def _replay_uploads(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _dlq(options: argparse.Namespace) -> int:
-    if options.action == "show":
-        if not options.digest or not options.target:
-            message = "dlq show: expected DIGEST and --target CHECKPOINT"
-            raise ConfigError(message)
-        return show_reject(options.target, options.digest)
-    app = _app(options)
-    if options.action == "redrive":
-        names = [options.digest] if options.digest else [n for n, c in app.config.consumers.items() if not c.queue]
-        for name in names:
-            app.worker(name)  # says so where there is no such consumer
-        _print({name: app.store.redrive(name, options.limit) for name in names})
-        return EXIT_OK
-    # Without the documents: they may hold anything, and a terminal's history is no place for it.
-    _print([{k: v for k, v in row.items() if k != "doc"} for row in app.store.dead_letters(options.limit)])
-    return EXIT_OK
-
-
 def _workflow(options: argparse.Namespace) -> int:
     app = _app(options)
     if options.asl:
@@ -313,9 +297,6 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)
-    dlq = add("dlq", _dlq, "List dead letters, send a consumer's back to its queue, or show a checkpoint's record.")
-    dlq.add_argument("action", nargs="?", choices=("list", "show", "redrive"), default="list")
-    dlq.add_argument("digest", nargs="?", help="for show: 12 hex digits of a log line; for redrive: a consumer")
-    dlq.add_argument("--target", metavar="FILE", help="for show: the checkpoint")
-    dlq.add_argument("--limit", type=int, default=100)
+    add_dlq(add, _app)
+    add_tables(add)
     return parser

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume import ConsumeResult, Worker
+from headgate.consume._worker import warn_about
 from headgate.errors import InterruptedRunError
 from headgate.handlers import should_collect
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
@@ -43,6 +44,7 @@ def serve(app: App, port: int | None = None) -> int:
         workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
         steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
         steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
+    warn_about(app.ledger)
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
     service = Service(steps, [*workers, *away])

@@ -18,6 +18,7 @@ from headgate.consume._process import (
 from headgate.consume._worker import Worker
 
 if TYPE_CHECKING:
+    from headgate.consume._inspect import dead_letter, dead_letter_counts, dead_letters
     from headgate.consume._kafka import KafkaWorker
     from headgate.consume._kafka_lambda import kafka_batch, kafka_handler
     from headgate.consume._letters import DeadMessage
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Burial", "ConsumeResult", "Consumer", "DeadMessage", "Delivery", "Handler", "KafkaWorker", "Outcome", "Processor",
-    "SqsLetter", "SqsWorker", "Verdict", "Worker", "current_delivery", "dynamodb_stream_batch",
-    "dynamodb_stream_handler", "kafka_batch", "kafka_handler", "kinesis_batch", "kinesis_handler", "read_letters_sqs",
-    "redrive", "redrive_sqs", "sqs_batch", "sqs_handler",
+    "SqsLetter", "SqsWorker", "Verdict", "Worker", "current_delivery", "dead_letter", "dead_letter_counts",
+    "dead_letters", "dynamodb_stream_batch", "dynamodb_stream_handler", "kafka_batch", "kafka_handler",
+    "kinesis_batch", "kinesis_handler", "read_letters_sqs", "redrive", "redrive_sqs", "sqs_batch", "sqs_handler",
 ]  # fmt: skip
 _LAZY = {
     "KafkaWorker": "_kafka", "DeadMessage": "_letters", "redrive": "_redrive", "SqsLetter": "_sqs_letters",
     "SqsWorker": "_sqs_worker", "read_letters_sqs": "_sqs_letters", "redrive_sqs": "_sqs_letters",
     "sqs_batch": "_sqs_lambda", "sqs_handler": "_sqs_lambda", "kinesis_batch": "_streams",
     "kinesis_handler": "_streams", "dynamodb_stream_batch": "_streams", "dynamodb_stream_handler": "_streams",
-    "kafka_batch": "_kafka_lambda", "kafka_handler": "_kafka_lambda",
+    "kafka_batch": "_kafka_lambda", "kafka_handler": "_kafka_lambda", "dead_letter": "_inspect",
+    "dead_letter_counts": "_inspect", "dead_letters": "_inspect",
 }  # fmt: skip
 
 

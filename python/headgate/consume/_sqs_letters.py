@@ -20,8 +20,8 @@ from headgate.consume._sqs_messages import (
 )
 from headgate.consume._sqs_queue import MAX_MESSAGE_BYTES, error_code, is_refusal, raise_if_final, read_attributes
 from headgate.errors import TransientError
-from headgate.idempotency._options import check_count, check_name
 from headgate.idempotency._failures import printable
+from headgate.idempotency._options import check_count, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -24,8 +24,8 @@ from headgate.consume._sqs_queue import (
 )
 from headgate.consume._sqs_visibility import MAX_VISIBILITY_S, HeldMessage, VisibilityKeeper
 from headgate.errors import ConfigError, HeadgateError, Kind
-from headgate.idempotency._options import check_count, check_name
 from headgate.idempotency._failures import code_path
+from headgate.idempotency._options import check_count, check_name
 
 if TYPE_CHECKING:
     from headgate.consume._consumer import Consumer

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from headgate.idempotency._decorator import InProgress, claim_key, default_identity, idempotent_consumer
 from headgate.idempotency._ledger import Claim, Ledger
 
-__all__ = ["AsyncLedger", "Claim", "InProgress", "Ledger", "claim_key", "default_identity", "idempotent_consumer"]
+__all__ = [
+    "AsyncLedger", "Claim", "InProgress", "Ledger", "claim_key", "create_ledger_table", "default_identity",
+    "idempotent_consumer",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from headgate.backends.dynamodb import create_ledger_table
     from headgate.idempotency._async import AsyncLedger
 
 
@@ -18,5 +22,9 @@ def __getattr__(name: str) -> Any:
         from headgate.idempotency._async import AsyncLedger
 
         return AsyncLedger
+    if name == "create_ledger_table":
+        from headgate.backends.dynamodb import create_ledger_table
+
+        return create_ledger_table
     message = f"module 'headgate.idempotency' has no attribute {name!r}"
     raise AttributeError(message)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _MAX_TEXT = 500
 _MAX_FRAMES = 12
 _MAX_INNER = 5
+_OWN_TEXTS = {"value_error", "assertion_error"}  # of pydantic: the text is that of a user's validator
 
 
 def describe_error(error: BaseException) -> str:
@@ -58,10 +59,25 @@ def code_path(error: BaseException) -> str:
 def _one(error: BaseException) -> str:
     name = type(error).__name__
     try:
-        text = str(error)
+        text = _validation(error) or str(error)
     except Exception:
         return f"{name}: (its text cannot be read)"
     return f"{name}: {printable(text[:_MAX_TEXT])}"
+
+
+def _validation(error: BaseException) -> str:
+    """What pydantic expected and the kinds of what it got, without the values; an empty text for other exceptions."""
+    if not type(error).__module__.startswith("pydantic"):
+        return ""
+    found = error.errors(include_url=False, include_context=False)  # type: ignore[attr-defined]
+    parts = []
+    for problem in found:
+        place = ".".join(map(str, problem["loc"])) or "the whole"
+        got = "nothing" if problem["type"] == "missing" else type(problem["input"]).__name__
+        # The sentences of types are pydantic's own; a validator's own text may quote the value.
+        said = problem["type"] if problem["type"] in _OWN_TEXTS else problem["msg"]
+        parts.append(f"{place}: {said} ({problem['type']}), got {got}")
+    return "; ".join(parts)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

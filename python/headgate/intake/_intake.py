@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
 from headgate.identity import document_text
+from headgate.intake._reasons import explain
 from headgate.ports import DeadLetter, Item, Json
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class Intake:
             return self._letter(raw, "normalise_failed", name, _text(record))
         problems = self._validator.problems(encoded)
         if problems:
-            reason = "; ".join(f"{name or 'record'}: {kind}" for name, kind in problems)
+            reason = explain(self.pipeline.plan, problems, normal.doc)
             return self._letter(raw, Kind.INVALID_RECORD.value, reason, _text(record))
         return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key,
                     normal.labels, text)  # fmt: skip

@@ -95,7 +95,7 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     publishers = [SqsPublisher(queue.client(world.network, name), "q") for queue in world.queues.values()]
     alerts = SqsPublisher(world.alerts.client(world.network, name), "q")
     return Parts(
-        files, objects, database, store, ledger, intake, Worker(effects, store, ledger, world.clock),
+        files, objects, database, store, ledger, intake, _alone(Worker(effects, store, ledger, world.clock)),
         _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, TOPIC), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
@@ -171,7 +171,7 @@ def _uploads(
     tracker = BatchTracker(store, world.clock, ready_timeout_s=1e9)
     options: dict[str, Any] = {"lease_s": LEASE_S, "max_attempts": MAX_ATTEMPTS}
     consumers = [service.consumer(**options), *tracker.consumers(**options)]
-    return service, [Worker(consumer, store, ledger, world.clock) for consumer in consumers]
+    return service, [_alone(Worker(consumer, store, ledger, world.clock)) for consumer in consumers]
 
 
 def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) -> Collector:
@@ -195,3 +195,9 @@ def _still(ledger: Ledger) -> Ledger:
     """Claims are not renewed: there are no threads in here."""
     ledger.renewing = lambda claim, lease: nullcontext()  # type: ignore[method-assign]
     return ledger
+
+
+def _alone(worker: Worker) -> Worker:
+    """Messages are renewed between two of them only: there are no threads in here."""
+    worker._keeping = nullcontext  # type: ignore[method-assign]
+    return worker
