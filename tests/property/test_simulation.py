@@ -211,12 +211,53 @@ def in_progress_taken_for_done(sim, parts):
     ledger = parts.far._processor.ledger
     real = ledger.claim
 
-    def claim(key, lease):
-        found = real(key, lease)
+    def claim(key, lease, **more):
+        found = real(key, lease, **more)
         found.status = "done" if found.status == "in_progress" else found.status
         return found
 
     parts.far._processor.ledger = Broken(ledger, claim=claim)
+
+
+def event_type_dropped_from_the_key(sim, parts):
+    """Two kinds of events about one record are one event."""
+    processor = parts.worker._processor
+    processor.consumer = dataclasses.replace(processor.consumer, event_type="event")
+
+
+def result_refused_after_the_effect(sim, parts):
+    """What JSON cannot hold is found out when the effect has happened, and counts as a failure."""
+    ledger = parts.far._processor.ledger
+
+    def complete(claim, result=None, **options):
+        json.dumps(result)
+        return ledger.complete(claim, result, **options)
+
+    parts.far._processor.ledger = Broken(ledger, complete=complete)
+
+
+def letter_redriven_taken_for_a_duplicate(sim, parts):
+    """A dead letter's claim is done, and nothing tells the letter that comes back from a second delivery."""
+    processor = parts.far._processor
+    ledger, process = processor.ledger, processor.process
+
+    def complete(claim, result=None, **options):
+        marked = isinstance(result, dict) and "dead_letter" in result
+        return ledger.complete(claim, {} if marked else result, **options)
+
+    processor.ledger = Broken(ledger, complete=complete)
+    processor.process = lambda delivery, *more: process(dataclasses.replace(delivery, redrive=0), *more)
+
+
+def outbox_head_too_large(sim, parts):
+    """What cannot be sent is not set aside, and nothing behind it is sent."""
+    real = parts.publisher
+
+    def publish(rows):
+        large = next((i for i, row in enumerate(rows) if len(row.body) > 4_000), len(rows))
+        return list(real.publish(rows[:large]))
+
+    parts.publisher = Broken(real, publish=publish)
 
 
 def stages_that_never_fail(sim, parts):
@@ -333,6 +374,8 @@ MUTANTS = [
     acknowledge_what_failed, announced_whatever_the_service_says, deleted_on_receipt, in_progress_taken_for_done,
     stages_that_never_fail, bodies_that_are_not_kept, tables_without_fsync, commits_without_condition,
     every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
+    event_type_dropped_from_the_key, result_refused_after_the_effect, letter_redriven_taken_for_a_duplicate,
+    outbox_head_too_large,
 ]  # fmt: skip
 
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from headgate.ports import Published
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
     from headgate.ports import Announcement
     from headgate.testing.simulation._network import SimNetwork
+
+MAX_BYTES = 4_000  # of a message, and of a batch of them
+
+
+class RequestRefusedError(Exception):
+    """What boto3 raises for a request that the service refuses."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}}
 
 
 class SimQueue:
@@ -27,12 +39,20 @@ class SimQueue:
         self._rng = rng
         self._clock = clock
 
-    def client(self, network: SimNetwork, owner: str) -> SimQueueClient:
-        return SimQueueClient(self, network, owner)
+    def client(self, network: SimNetwork, owner: str, dead_letters: SimQueue | None = None) -> SimQueueClient:
+        return SimQueueClient(self, network, owner, dead_letters)
 
-    def send(self, body: str) -> None:
+    def send(self, body: str, attributes: dict[str, Any] | None = None) -> None:
         self.sent += 1
-        self.messages[f"m{self.sent}"] = {"body": body, "visible_us": 0}
+        self.messages[f"m{self.sent}"] = {"body": body, "visible_us": 0, "attributes": attributes or {}}
+
+    def move_to(self, other: SimQueue) -> int:
+        """What an operator's redrive in the service's console does: body and attributes as they are; how many."""
+        moved = list(self.messages.values())
+        self.messages.clear()
+        for message in moved:
+            other.send(message["body"], message["attributes"])
+        return len(moved)
 
     def receive(self, most: int, visibility_s: int, *, calm: bool) -> list[dict[str, Any]]:
         now = self._clock.now_us()
@@ -45,25 +65,39 @@ class SimQueue:
             else:
                 self.repeated += 1
         return [
-            {"MessageId": name, "ReceiptHandle": name, "Body": self.messages[name]["body"]} for name in ready[:most]
+            {
+                "MessageId": name,
+                "ReceiptHandle": name,
+                "Body": self.messages[name]["body"],
+                "MessageAttributes": self.messages[name]["attributes"],
+            }
+            for name in ready[:most]
         ]
 
 
 class SimQueueClient:
-    """The part of boto3's SQS client that publishers and workers use."""
+    """The part of boto3's SQS client that publishers and workers use. Its one queue is "q", its dead letters "dead"."""
 
-    def __init__(self, queue: SimQueue, network: SimNetwork, owner: str) -> None:
+    def __init__(self, queue: SimQueue, network: SimNetwork, owner: str, dead_letters: SimQueue | None = None) -> None:
         self._queue = queue
+        self._dead_letters = dead_letters
         self._network = network
         self._owner = owner
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Any]) -> dict[str, Any]:  # noqa: N803
         def send() -> dict[str, Any]:
+            if sum(len(entry["MessageBody"].encode()) for entry in Entries) > MAX_BYTES:
+                code = "AWS.SimpleQueueService.BatchRequestTooLong"
+                raise RequestRefusedError(code)
             for entry in Entries:
                 self._queue.send(entry["MessageBody"])
             return {"Successful": [{"Id": entry["Id"]} for entry in Entries], "Failed": []}
 
         return dict(self._network.reach(self._owner, send))
+
+    def send_message(self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Any = None, **_: Any) -> None:  # noqa: N803
+        queue = self._dead_letters if QueueUrl == "dead" and self._dead_letters is not None else self._queue
+        self._network.reach(self._owner, lambda: queue.send(MessageBody, dict(MessageAttributes or {})))
 
     def receive_message(self, *, MaxNumberOfMessages: int, VisibilityTimeout: int, **_: Any) -> dict[str, Any]:  # noqa: N803
         def receive() -> dict[str, Any]:
@@ -89,18 +123,20 @@ class SimTopic:
 
     Args:
         publishers: of the queues.
-        topic: what they subscribed to; other topics have no readers here.
+        topics: what they subscribed to; other topics have no readers here.
     """
 
-    def __init__(self, publishers: Sequence[Any], topic: str) -> None:
+    def __init__(self, publishers: Sequence[Any], topics: Sequence[str]) -> None:
         self._publishers = publishers
-        self._topic = topic
+        self._topics = topics
 
-    def publish(self, announcements: Sequence[Announcement]) -> list[int]:
-        wanted = [a for a in announcements if a.topic == self._topic]
-        unread = [a.row for a in announcements if a.topic != self._topic]
-        arrived = [set(publisher.publish(wanted)) for publisher in self._publishers] if wanted else [set()]
-        return sorted([*set.intersection(*arrived), *unread])
+    def publish(self, announcements: Sequence[Announcement]) -> Published:
+        wanted = [a for a in announcements if a.topic in self._topics]
+        unread = [a.row for a in announcements if a.topic not in self._topics]
+        answers = [publisher.publish(wanted) for publisher in self._publishers] if wanted else [Published()]
+        arrived = set.intersection(*map(set, answers))
+        refused = {row: refusal for answer in answers for row, refusal in answer.refused.items()}
+        return Published(sorted([*arrived, *unread]), refused)
 
 
 class FarLedger:

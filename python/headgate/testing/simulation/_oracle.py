@@ -12,7 +12,7 @@ from headgate._native import core
 from headgate.backends.local import LocalDatabase
 from headgate.errors import HeadgateError, NotFoundError
 from headgate.pipelines.uploads.contracts import FAILED, PROVISIONED, READY
-from headgate.testing.simulation._rooms import TABLE
+from headgate.testing.simulation._rooms import LARGE_TOPIC, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,10 @@ class Oracle:
         items = {key: status for key, status, _ in rows}
         effects = Counter(key for (key,) in database.execute("SELECT key FROM effects"))
         mirrored = Counter(key for (key,) in database.execute("SELECT key FROM mirrored"))
-        letters = Counter(json.loads(doc)["n"] for (doc,) in database.execute("SELECT doc FROM dead_letters"))
+        changes = Counter(key for (key,) in database.execute("SELECT key FROM changes"))
+        letters = Counter(
+            json.loads(doc)["n"] for (doc,) in database.execute("SELECT doc FROM dead_letters WHERE stage = 'intake'")
+        )
         announced = {key for (key,) in database.execute("SELECT key FROM outbox")}
         objects = core.file_store("objects", world.files("oracle"))
         for key in {raw_key for _, _, raw_key in rows}:
@@ -105,7 +108,7 @@ class Oracle:
             self.broken("an accepted body is not in the object store")
         for record in records if not final else [*records, *world.feed]:
             self._record(record, items, letters, announced)
-        for name, found in (("effect", effects), ("mirror", mirrored)):
+        for name, found in (("effect", effects), ("mirror", mirrored), ("change", changes)):
             for key, count in found.items():
                 if count > 1:
                     self.broken(f"the {name} of {key} happened {count} times")
@@ -116,7 +119,22 @@ class Oracle:
         self._uploads(database, objects, final=final)
         if final:
             self._at_the_end(items, effects, mirrored, letters)
+            for key in self.world.changed:
+                if changes[key] != 1:
+                    self.broken(f"the change of {key} happened {changes[key]} times")
+            self._outbox(database)
             self._workflows(database, objects)
+
+    def _outbox(self, database: LocalDatabase) -> None:
+        """Nothing waits for ever: what can be sent is sent, what cannot is set aside, once."""
+        if database.execute("SELECT count(*) FROM outbox WHERE sent_us IS NULL")[0][0]:
+            self.broken("an announcement is still unsent after the faults ended")
+        if not self.world.has_broker:
+            return
+        (large,) = database.execute("SELECT count(*) FROM outbox WHERE topic = ?", (LARGE_TOPIC,))[0]
+        (aside,) = database.execute("SELECT count(*) FROM dead_letters WHERE stage = 'outbox'")[0]
+        if aside != large:
+            self.broken(f"{aside} announcements are set aside, and {large} are too large")
 
     def _record(self, record: Json, items: dict[str, str], letters: Counter[Any], announced: set[str]) -> None:
         if isinstance(record["n"], str):

@@ -15,7 +15,7 @@ from headgate.idempotency import Ledger
 from headgate.intake import AlertRules, Collector, Intake, Normalised, Pipeline, Reject
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
 from headgate.resilience import RetryBudget, RetryPolicy, make_breaker, make_tracker
-from headgate.testing.simulation._broker import FarLedger, SimTopic
+from headgate.testing.simulation._broker import MAX_BYTES, FarLedger, SimTopic
 from headgate.testing.simulation._network import SimAdapter
 from headgate.workflow import LambdaStep, LocalRunner, Workflow, WorkflowHandler, WorkflowType
 
@@ -33,6 +33,9 @@ ROOMS = {
     "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket", "uploads": "uploads",
 }  # fmt: skip
 TOPIC = "simulated.items"
+LARGE_TOPIC = "simulated.large"  # its only announcement is larger than the message service takes
+CHANGED = "simulated.changed"  # another event about a record, with the same key and data
+FAR_ATTEMPTS = 3  # of the consumer far away: crashes and its poison make dead letters
 FEEDS = ("feed-a", "feed-b")
 LEASE_S = 5.0
 MAX_ATTEMPTS = 1000  # crashes count as attempts; here they are many
@@ -84,7 +87,7 @@ class CheckpointParts:
 def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     """A process that works on the store."""
     database = LocalDatabase(f"{name}@h.db", durability=world.durability, busy_timeout_s=0, disk=world.disk)
-    for table in ("effects", "mirrored"):
+    for table in ("effects", "mirrored", "changes"):
         database.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT, at INTEGER)")
     store = LocalStore(database, world.clock, "simulated")
     objects = core.file_store("objects", files)
@@ -92,18 +95,19 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     far = _still(Ledger(FarLedger(world.far_ledger, world.network, name), world.clock, done_ttl=1e9))
     intake = Intake(pipeline(), store, objects, world.clock)
     effects = _consumer("effects", world.effect, prepare=lambda body: world.slow(name, body))
-    publishers = [SqsPublisher(queue.client(world.network, name), "q") for queue in world.queues.values()]
-    alerts = SqsPublisher(world.alerts.client(world.network, name), "q")
+    publishers = [SqsPublisher(queue.client(world.network, name), "q", MAX_BYTES) for queue in world.queues.values()]
+    alerts = SqsPublisher(world.alerts.client(world.network, name), "q", MAX_BYTES)
     return Parts(
         files, objects, database, store, ledger, intake, _alone(Worker(effects, store, ledger, world.clock)),
-        _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, TOPIC), alerts),
+        _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, (TOPIC, LARGE_TOPIC)), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
             world.queues["mirror"].client(world.network, name), "q", concurrency=1,
         ),
         SqsWorker(
-            _consumer("far", lambda body: world.far_effect(name, body), effects="plain"), far, world.clock,
-            world.queues["far"].client(world.network, name), "q", concurrency=1,
+            _consumer("far", lambda body: world.far_effect(name, body), FAR_ATTEMPTS, effects="plain"), far,
+            world.clock,
+            world.queues["far"].client(world.network, name, world.dead), "q", dead_letter_url="dead", concurrency=1,
         ),
         LocalRunner(database, stages(objects, world.clock, world.stage_fails), world.clock),
         *_uploads(world, objects, store, ledger),
@@ -187,8 +191,8 @@ def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) 
     )  # fmt: skip
 
 
-def _consumer(name: str, handler: Any, **options: Any) -> Consumer:
-    return Consumer(name, TOPIC, handler, lambda body: str(body["key"]), LEASE_S, MAX_ATTEMPTS, **options)
+def _consumer(name: str, handler: Any, max_attempts: int = MAX_ATTEMPTS, **options: Any) -> Consumer:
+    return Consumer(name, TOPIC, handler, lambda body: str(body["key"]), LEASE_S, max_attempts, **options)
 
 
 def _still(ledger: Ledger) -> Ledger:

@@ -20,7 +20,7 @@ from headgate.healing import run_self_healing_check
 from headgate.pipelines.uploads import BatchEssaysRegisteredV1, UploadedFile, envelope
 from headgate.pipelines.uploads.contracts import REGISTERED
 from headgate.testing.simulation import _rooms
-from headgate.testing.simulation._broker import SimQueue
+from headgate.testing.simulation._broker import MAX_BYTES, SimQueue
 from headgate.testing.simulation._disk import SimFiles
 from headgate.testing.simulation._network import SimBucket, SimFeed, SimNetwork
 from headgate.testing.simulation._oracle import Oracle
@@ -89,6 +89,10 @@ class Simulation:
         self.has_broker = "broker" in self.rooms and self.rng.random() < 0.7
         self.queues = {name: SimQueue(self.rng, self.clock) for name in ("mirror", "far")}
         self.alerts = SimQueue(self.rng, self.clock)
+        self.dead = SimQueue(self.rng, self.clock)  # the dead letters of the consumer far away
+        self.redriven = 0
+        self.changed: set[str] = set()  # records whose change was announced
+        self.has_large = self.has_broker and self.rng.random() < 0.5  # an announcement that is too large to be sent
         self.far_ledger = core.memory_ledger(1 << 60, self.clock, self.tokens)
         self.far_effects: Counter[str] = Counter()
         self.bucket = SimBucket("b", self.clock)
@@ -133,12 +137,13 @@ class Simulation:
         while self.report.steps < self._steps and not self.report.violations:
             self._act(self.rng.choice(self.names))
         # The faults end: what was promised has to come true.
-        self._calm = self.network.calm = True
+        self._calm = self.network.calm = True  # and the handler far away is mended
         for name in self.names:
             self._crash(name)
         for _ in range(_SETTLE_ROUNDS):
             if self.report.violations or self._settled():
                 break
+            self.redriven += self.dead.move_to(self.queues["far"])
             for name in self.names:
                 self._act(name)
             self.clock.advance_us(int(_rooms.LEASE_S * 1e6))
@@ -195,6 +200,11 @@ class Simulation:
             self.clock.advance_us(self.rng.randrange(0, int(2 * _rooms.LEASE_S * 1e6)))
 
     def _in_intake(self, name: str, parts: Any) -> str:
+        if self.has_large:
+            parts.store.publish(_rooms.LARGE_TOPIC, "large", {"pad": "x" * 2 * MAX_BYTES})
+            self.has_large = False
+        if self.accepted and self.rng.random() < 0.2:
+            return self._announce_change(parts)
         if not self._bodies or self.rng.random() < 0.2:
             return f"relay {self._relay(parts)}"
         # The sender keeps a body until it was taken: a crash before the answer brings it again.
@@ -204,6 +214,14 @@ class Simulation:
         if self.rng.random() < 0.2:
             self._bodies.insert(self.rng.randint(0, len(self._bodies)), body)  # and sometimes sends it again
         return f"accepted {taken.stored} {taken.duplicates} {taken.dead_letters}"
+
+    def _announce_change(self, parts: Any) -> str:
+        """A second event about a record that is stored: the same key, another type."""
+        numbers = [record["n"] for record in json.loads(self.rng.choice(self.accepted))]
+        for n in [n for n in numbers if isinstance(n, int)][:1]:
+            parts.store.publish(_rooms.TOPIC, f"k{n}", {"key": f"k{n}", "event_type": _rooms.CHANGED})
+            self.changed.add(f"k{n}")
+        return "changed"
 
     def _in_collection(self, name: str, parts: Any) -> str:
         if not self._calm and len(self.feed) < 12:
@@ -296,7 +314,11 @@ class Simulation:
     # --- what the rooms call
 
     def effect(self, body: Json, tx: Transaction) -> None:
-        """The embedded queue's handler: once for each record, in its commit."""
+        """The embedded queue's handler: once for each record and each kind of event, in its commit."""
+        if body.get("event_type") == _rooms.CHANGED:
+            tx.execute("INSERT INTO changes VALUES (?, ?)", (body["key"], self.clock.now_us()))
+            self._maybe_fail()
+            return
         if self._handler is not None:
             self._handler({**self._messages[_number(body["key"]) % len(self._messages)], **body}, tx)
         self._insert_effect(body, tx)
@@ -308,11 +330,19 @@ class Simulation:
 
     def mirror(self, body: Json, tx: Transaction) -> None:
         """The message service's first handler: once, in its commit."""
+        if body.get("event_type") == _rooms.CHANGED:
+            return
         tx.execute("INSERT INTO mirrored VALUES (?, ?)", (body["key"], self.clock.now_us()))
         self._maybe_fail()
 
-    def far_effect(self, name: str, body: Json) -> None:
-        """The second one: an effect in another system, at least once. Its process may end before it, or after it."""
+    def far_effect(self, name: str, body: Json) -> Any:
+        """The second one: an effect in another system, at least once. Its process may end before it, or after it. Until
+        the faults end some records are poison to it; some of its results are nothing that JSON can hold."""
+        if body.get("event_type") == _rooms.CHANGED:
+            return None
+        if not self._calm and _number(body["key"]) % 7 == 0:
+            message = "poison"
+            raise RuntimeError(message)
         self.slow(name, body, self.rng.choice((0.0, 0.5, 2.0)))
         for after in (False, True):
             if not self._calm and self.rng.random() < 0.05:
@@ -320,6 +350,7 @@ class Simulation:
                 message = "the simulated process has stopped"
                 raise TransientError(message)
             self.far_effects[body["key"]] += not after
+        return object() if _number(body["key"]) % 3 == 0 else {"key": body["key"]}
 
     def slow(self, name: str, body: Json, leases: float = 2.0) -> Json:
         """Now and then a handler takes long, it may outlive its lease, and the others go on meanwhile."""
@@ -334,7 +365,8 @@ class Simulation:
 
     def excuses(self) -> int:
         """How often an effect outside a transaction may have been repeated."""
-        return self.report.crashes + self.network.lost + self._overtaken + self.queues["far"].repeated
+        doubts = self.report.crashes + self.network.lost + self._overtaken + self.queues["far"].repeated
+        return doubts + self.redriven
 
     def _maybe_fail(self) -> None:
         if not self._calm and self.rng.random() < 0.1:
@@ -398,7 +430,7 @@ class Simulation:
             or any(self._calm_rounds[name] < 2 for name in self.names)
         ):
             return False
-        if self.has_broker and any(queue.messages for queue in self.queues.values()):
+        if self.has_broker and any(queue.messages for queue in (*self.queues.values(), self.dead)):
             return False
         try:
             store = (self._processes.get("intake") or self._open("intake")).store
