@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 import uuid
 
 import pytest
@@ -13,8 +14,8 @@ from headgate import Ledger
 from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.publish import KafkaPublisher, SnsPublisher, SqsPublisher, open_publisher
-from headgate.consume import Consumer, SqsWorker, sqs_batch, sqs_handler
-from headgate.errors import ConfigError
+from headgate.consume import Consumer, SqsWorker, read_letters_sqs, redrive_sqs, sqs_batch, sqs_handler
+from headgate.errors import ConfigError, TransientError
 from headgate.idempotency import InProgress, idempotent_consumer
 from headgate.ops import MemoryMetrics
 
@@ -45,7 +46,7 @@ class World:
         self.clock = SystemClock()
 
     def queue(self, **attributes):
-        suffix = ".fifo" if attributes else ""
+        suffix = ".fifo" if "FifoQueue" in attributes else ""
         return self.sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}{suffix}", Attributes=attributes)["QueueUrl"]
 
     def send(self, *bodies):
@@ -61,6 +62,14 @@ class World:
 
     def effects(self):
         return [n for (n,) in self.database.execute("SELECT n FROM effects ORDER BY n")]
+
+    def with_policy(self, most, **attributes):
+        """A queue that moves a message to the dead-letter queue which comes back too, after so many receives."""
+        dead = self.queue(**attributes)
+        arn = self.sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(most)})
+        self.url = self.queue(RedrivePolicy=policy, **attributes)
+        return dead
 
     def left(self, url=None):
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -129,6 +138,84 @@ def test_a_queue_that_is_not_there_is_named(world):
     world.url += "-gone"
     with pytest.raises(ConfigError, match="no such SQS queue"):
         world.worker().run(max_idle_s=0)
+
+
+# --- with SQS's own redrive policy, in real time
+
+
+class Away:
+    """A ledger's backend that cannot be reached at first."""
+
+    def __init__(self, native, seconds):
+        self._native, self._back = native, time.monotonic() + seconds
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if time.monotonic() < self._back:
+                raise TransientError("away")
+            return getattr(self._native, name)(*arguments)
+
+        return call if name != "complete_with" else None
+
+
+def test_a_slow_handler_and_an_outage_cost_one_receive(world):
+    dead = world.with_policy(2)
+    world.send({"n": 1}, {"n": 2}, {"n": 3})
+    ledger = Ledger(Away(Ledger.open("memory://").native, 4), world.clock)
+    done = []
+
+    def slow(body):
+        if body["n"] == 1:
+            time.sleep(4)  # three times as long as the message is invisible without renewal
+        done.append(body["n"])
+
+    options = {"lease_s": 0.5, "effects": "plain", "ledger": ledger}
+    workers = [world.worker(slow, **options) for _ in range(2)]
+    threads = [threading.Thread(target=worker.run, args=(6,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [1, 2, 3]
+    assert (world.left(), world.left(dead)) == (0, 0)
+    assert sum(worker.result.handled for worker in workers) == 3
+
+
+def test_a_fifo_queue_keeps_its_order_and_moves_only_what_failed(world):
+    dead = world.with_policy(2, FifoQueue="true", ContentBasedDeduplication="true")
+    for n in range(4):
+        world.sqs.send_message(QueueUrl=world.url, MessageBody=json.dumps({"n": n}), MessageGroupId="g")
+    ran = []
+
+    def handler(body):
+        ran.append(body["n"])
+        if body["n"] == 0:
+            raise ValueError("always")
+
+    world.worker(handler, effects="plain", ledger=Ledger.open("memory://")).run(max_idle_s=2)
+    assert ran == [0, 0, 1, 2, 3]
+    assert (world.left(), world.left(dead)) == (0, 1)
+
+
+def test_letters_with_ten_typed_attributes_go_through_moto_and_back(world):
+    dead, broken, done = world.queue(), [1], []
+    attributes = {f"a{n}": {"DataType": "Number", "StringValue": str(n)} for n in range(9)}
+    attributes["raw"] = {"DataType": "Binary", "BinaryValue": b"\x00\xff"}
+    world.sqs.send_message(QueueUrl=world.url, MessageBody='{"n": 1}', MessageAttributes=attributes)
+
+    def handler(body, tx):
+        if broken:
+            raise ValueError("a bug")
+        done.append(body["n"])
+
+    worker = world.worker(handler, max_attempts=1, worker={"dead_letter_url": dead})
+    assert worker.drain().dead_lettered == 1
+    (letter,) = read_letters_sqs(world.sqs, dead, wait_s=0)
+    assert sorted(letter.headers) == sorted([(f"a{n}", b"%d" % n) for n in range(9)] + [("raw", b"\x00\xff")])
+    broken.clear()
+    assert redrive_sqs(world.sqs, dead, world.url, wait_s=0) == 1
+    world.worker(handler, worker={"dead_letter_url": dead}).drain()
+    assert (done, world.left(), world.left(dead)) == ([1], 0, 0)
 
 
 def event(*bodies, groups=None, queue="q.fifo"):

@@ -193,8 +193,8 @@ def redrive_sqs(
                     continue
                 _send_back(client, queue_url, delivery, message)
                 sent += 1
-                _delete(client, dead_letter_url, message)
-                del held[message["MessageId"]]
+                if _delete(client, dead_letter_url, message):
+                    del held[message["MessageId"]]
     finally:
         _make_visible(client, dead_letter_url, held)
     return sent
@@ -264,12 +264,14 @@ def _send_back(client: Any, url: str, delivery: SqsDelivery, message: Mapping[st
         raise TransientError(message_text) from None
 
 
-def _delete(client: Any, url: str, message: Mapping[str, Any]) -> None:
+def _delete(client: Any, url: str, message: Mapping[str, Any]) -> bool:
     try:
         client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
     except Exception as error:
         # It may be sent again, as the same life: it is handled once.
         log.warning("a dead letter was sent and not deleted", extra={"error": error_code(error)})
+        return False
+    return True
 
 
 def _receive(client: Any, url: str, most: int, wait_s: int) -> list[Any]:

@@ -1,0 +1,72 @@
+"""`headgate dlq` for consumers on SQS."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from headgate.backends import publish
+from headgate.cli._dlq_sqs import dlq_sqs
+from headgate.config import ConsumerConfig
+from headgate.errors import ConfigError
+
+QUEUE, DEAD = "https://sqs/1/q", "https://sqs/1/dead"
+
+
+@pytest.fixture
+def app(sqs, monkeypatch):
+    monkeypatch.setattr(publish, "_client", lambda service, options: sqs)
+    for url in (QUEUE, DEAD):
+        sqs.create(url)
+    for n in range(3):
+        about = {
+            "headgate-error-kind": "attempts_exhausted",
+            "headgate-error": "ValueError: no",
+            "headgate-redrive": "1",
+        }
+        attributes = {name: {"DataType": "String", "StringValue": text} for name, text in about.items()}
+        attributes["mine"] = {"DataType": "String", "StringValue": "x"}
+        sqs.send_message(QueueUrl=DEAD, MessageBody=f'{{"n": {n}}}', MessageAttributes=attributes)
+    made = {
+        "billing": ConsumerConfig(queue="sqs://sqs/1/q?region=us-east-1", dead_letters=DEAD),
+        "policy": ConsumerConfig(queue="sqs://sqs/1/q"), "local": ConsumerConfig(),
+    }  # fmt: skip
+    return SimpleNamespace(config=SimpleNamespace(consumers=made))
+
+
+def test_letters_are_listed_without_their_bodies(app):
+    found = dlq_sqs(app, "list", "billing")
+    assert found[0] == {
+        "message_id": "m1", "consumer": "", "kind": "attempts_exhausted", "reason": "ValueError: no", "attempts": 0,
+        "source_id": "", "redrive": 1, "bytes": 8,
+    }  # fmt: skip
+    assert [letter["message_id"] for letter in found] == ["m1", "m2", "m3"]
+    assert len(dlq_sqs(app, "list", "billing", 2)) == 2
+
+
+def test_one_letter_is_shown_whole(app):
+    found = dlq_sqs(app, "show", "billing", message_id="m2")
+    assert (found["body"], found["headers"]) == ('{"n": 1}', {"mine": "x"})
+    with pytest.raises(ConfigError, match="no letter 'm9' among the first 3 of billing"):
+        dlq_sqs(app, "show", "billing", message_id="m9")
+
+
+def test_letters_go_back_and_are_counted(app, sqs):
+    assert dlq_sqs(app, "redrive", "billing", 2) == {"billing": 2}
+    assert dlq_sqs(app, "redrive", "billing", None) == {"billing": 1}
+    assert [m["body"] for m in sqs.of(QUEUE)] == ['{"n": 0}', '{"n": 1}', '{"n": 2}']
+    assert sqs.of(DEAD) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("policy", r"consumers.policy.dead_letters: missing, .* set it to the URL of that dead-letter queue"),
+        ("local", "consumers.local.queue: expected sqs://"),
+        ("gone", "consumers.gone: there is no such consumer; expected one of: billing, local, policy"),
+    ],
+)
+def test_what_to_do_is_said(app, name, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        dlq_sqs(app, "redrive", name)
