@@ -139,9 +139,7 @@ class ConsumerConfig:
         "refuse", ("refuse", "process"), "the ledger is away: keep the message, or run plain effects unprotected"
     )
     event_type: str = _text("", "a part of every claim key; empty: what the message's envelope says, else the topic")
-    payload: str = _text(
-        "", "module:function(body) -> what must be equal whenever a key comes again; empty: no check"
-    )
+    payload: str = _text("", "module:function(body) -> what must be equal whenever a key comes again; empty: no check")
     namespace: str = _text("headgate", "first part of every claim key, for services that share a ledger")
     tombstones: str = _choice(
         "dead_letter",

@@ -31,9 +31,7 @@ def _create_ledger(options: argparse.Namespace) -> int:
 
     scheme, table, settings = split_url(options.url)
     if scheme != "dynamodb" or not table:
-        message = (
-            f"ledger create-table: expected dynamodb://table, got {scheme or 'nothing'}://"
-        )
+        message = f"ledger create-table: expected dynamodb://table, got {scheme or 'nothing'}://"
         raise ConfigError(message)
     unknown = sorted(set(settings) - {"region", "endpoint", "profile"})
     if unknown:
