@@ -254,6 +254,7 @@ class Published(list[int]):
     Attributes:
         refused: rows that can never be sent; the outbox sets them aside as dead letters.
         is_away: nothing more can be sent now.
+        stuck: topics of which nothing can be sent now.
         error: the publisher is set up wrongly; the outbox raises it once the rows above are marked.
 
     Example:
@@ -263,11 +264,12 @@ class Published(list[int]):
 
     def __init__(
         self, rows: Iterable[int] = (), refused: Mapping[int, Refusal] | None = None, *, is_away: bool = False,
-        error: Exception | None = None,
+        stuck: Iterable[str] = (), error: Exception | None = None,
     ) -> None:  # fmt: skip
         super().__init__(rows)
         self.refused: dict[int, Refusal] = dict(refused or {})
         self.is_away = is_away
+        self.stuck = set(stuck)
         self.error = error
 
 

@@ -82,9 +82,8 @@ class KafkaPublisher:
                 done.refused[announcement.row] = refusal
         lanes = Lanes(sendable, lambda a: (a.topic, a.key))
         waiting: Counter[str] = Counter()
-        stuck: set[str] = set()
         while batch := lanes.take(_ROUND, _ROUND, lambda _: 1):
-            batch = [a for a in batch if a.topic not in stuck]
+            batch = [a for a in batch if a.topic not in done.stuck]
             answers = self._send_all(batch)
             for announcement in batch:
                 answer = answers.get(announcement.row, NO_ANSWER)
@@ -98,7 +97,7 @@ class KafkaPublisher:
                 else:
                     waiting[answer] += 1
                     if answer in _OF_THE_TOPIC:
-                        stuck.add(announcement.topic)
+                        done.stuck.add(announcement.topic)
                     continue
                 lanes.settle(announcement)
         for name, count in waiting.items():

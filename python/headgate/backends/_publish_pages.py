@@ -27,7 +27,7 @@ def publish_pages(
     """Give unsent announcements to a publisher until all were offered once, or `limit` of them arrived; how many did.
 
     What does not arrive keeps its place: no later announcement of its topic and key is offered any more, and none of
-    its topic where nothing of that topic arrived. Everything else goes on.
+    its topic where the publisher says that the topic is stuck. Everything else goes on.
 
     Args:
         publisher: the publisher.
@@ -53,11 +53,11 @@ def publish_pages(
                 raise answer.error
             if answer.is_away:
                 break
+            stuck |= answer.stuck
         elif offered and not rows:
             break  # it does not say which ones could still pass: likely none
         left = [a for a in offered if a.row not in rows and a.row not in refused]
         waiting |= {(a.topic, a.key) for a in left}
-        stuck |= {a.topic for a in left} - {a.topic for a in offered if a.row in rows}
     return sent
 
 

@@ -43,11 +43,13 @@ class RoutedPublisher:
             parts.append(Published(a.row for a in others))
         elif others:
             parts.append(_published(self._default.publish(others)))
-        refused = {row: refusal for part in parts for row, refusal in part.refused.items()}
         return Published(
-            (row for part in parts for row in part), refused, is_away=all(part.is_away for part in parts),
+            (row for part in parts for row in part),
+            {row: refusal for part in parts for row, refusal in part.refused.items()},
+            is_away=all(part.is_away for part in parts),
+            stuck={topic for part in parts for topic in part.stuck},
             error=next((part.error for part in parts if part.error is not None), None),
-        )  # fmt: skip
+        )
 
 
 def open_publisher(url: str) -> Publisher:

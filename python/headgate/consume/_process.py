@@ -51,14 +51,17 @@ class Processor:
         bury: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive policy, so
             that their attempts are not capped here.
         metrics: counts and durations.
+        joint: for a queue in a database: whether this is the ledger's own, so that acknowledgement, dead letter and
+            completion can be one commit. Else each is its own, and the acknowledgement comes last.
 
     Raises:
         ConfigError: the ledger cannot do what the consumer's effects need.
     """
 
     def __init__(
-        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None, metrics: Metrics | None = None
-    ) -> None:
+        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None, metrics: Metrics | None = None,
+        *, joint: bool = True,
+    ) -> None:  # fmt: skip
         if not hasattr(ledger, "database"):
             message = f"consumer {consumer.name}: a worker needs a Ledger, and got a {type(ledger).__name__}"
             raise ConfigError(message)
@@ -76,6 +79,8 @@ class Processor:
         self.clock = clock
         self._bury = bury
         self._metrics = metrics
+        self._joint = joint and ledger.database is not None
+        self._acknowledges_inside = consumer.effects == "transaction" or (consumer.effects == "plain" and self._joint)
         self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
         self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is away
 
@@ -135,7 +140,7 @@ class Processor:
             if self.consumer.on_unavailable == "refuse" or self.consumer.effects != "plain":
                 raise
             self._log("no protection", delivery, error=error.kind.value)
-            return self._run_unprotected(delivery, body)
+            return self._run_unprotected(delivery, body, acknowledge)
         except ConflictError as error:
             if error.kind is not Kind.PAYLOAD_MISMATCH:
                 raise
@@ -171,6 +176,9 @@ class Processor:
             # SystemExit and cancellation too: a handler's own end is not the worker's.
             return self._failed(delivery, claim, error, acknowledge)
         self._away_since.pop(claim.key, None)
+        if acknowledge is not None and not self._acknowledges_inside:
+            # A failure here is none of the handler's: the message comes back, and is known as done.
+            acknowledge(None)
         core.fault_point("consume.after_commit")
         return Verdict(Outcome.HANDLED)
 
@@ -229,9 +237,6 @@ class Processor:
                 self.ledger.complete_with(claim, outcome or ())
             else:
                 self._complete_plain(claim, outcome, acknowledge)
-                return
-        if acknowledge is not None:
-            acknowledge(None)
 
     def _complete(self, claim: Claim, outcome: Any) -> None:
         if self.consumer.serializer is None:
@@ -245,18 +250,20 @@ class Processor:
         """Mark the effect as done and acknowledge it: in one commit where both are in the ledger's database."""
         database = self.ledger.database
         joint: AbstractContextManager[Any] = nullcontext()
-        if acknowledge is not None and database is not None:
+        if acknowledge is not None and self._joint:
             joint = database.transaction()
         try:
             with joint as tx:
                 self._complete(claim, outcome)
-                if acknowledge is not None:
+                if acknowledge is not None and self._joint:
                     acknowledge(tx)
         except TransientError as error:
             # The effect stands; without its mark a redelivery after the lease runs it again.
             if self.consumer.on_unavailable == "refuse":
                 raise _UnmarkedError(error) from None
             log.warning("effect without its mark", extra={"consumer": self.consumer.name, "error": error.kind.value})
+            if acknowledge is not None and self._joint:
+                acknowledge(None)
 
     def _finished(self, outcome: Any) -> Any:
         what = unfinished(outcome)
@@ -269,7 +276,9 @@ class Processor:
     def _prepared(self, body: Json | None) -> Any:
         return body if self.consumer.prepare is None or body is None else self.consumer.prepare(body)
 
-    def _run_unprotected(self, delivery: Delivery, body: Json | None) -> Verdict:
+    def _run_unprotected(
+        self, delivery: Delivery, body: Json | None, acknowledge: Callable[[Transaction | None], None] | None
+    ) -> Verdict:
         try:
             self._finished(self.consumer.handler(self._prepared(body)))
         except KeyboardInterrupt:
@@ -277,6 +286,8 @@ class Processor:
         except BaseException as error:
             self._log("handler failed", delivery, error=type(error).__name__, traceback=code_path(error))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
+        if acknowledge is not None:
+            acknowledge(None)
         return Verdict(Outcome.HANDLED)
 
     def _failed(
@@ -335,7 +346,7 @@ class Processor:
             self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
         mark = {_DEAD: True, "message": delivery.message_id}
-        if acknowledge is not None and self.ledger.database is not None:
+        if acknowledge is not None and self._joint:
             with self.ledger.database.transaction() as tx:
                 self._bury(delivery, burial, tx)
                 if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:

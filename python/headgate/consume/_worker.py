@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from contextlib import suppress
@@ -55,12 +56,14 @@ class Worker:
         self.clock = clock
         self.stopping = False
         self._metrics = metrics
-        self._processor = Processor(consumer, ledger, clock, self._bury, metrics)
+        joint = ledger.database is not None and ledger.database is getattr(store, "db", None)
+        self._processor = Processor(consumer, ledger, clock, self._bury, metrics, joint=joint)
         _check_database(consumer, store, ledger)
         self._lease_us = int(consumer.usual_lease_s * 1e6)
         self._rest_until_us = -(1 << 62)  # of the monotonic clock
         self._waiting: list[Message] = []  # received, not settled: the one that is handled, and those behind it
         self._lost: set[int] = set()  # ids of those that another worker has received meanwhile
+        self._met_outage: set[int] = set()  # ids of those whose handling said that something is away
         self._renewed_us = 0
         self._heart = Heart(_Visibility(self))  # type: ignore[arg-type]
 
@@ -113,7 +116,8 @@ class Worker:
             messages = self.store.receive(c.topic, c.name, _BATCH, self._lease_us)
         if not messages:
             return False
-        self._waiting = list(messages)
+        # Those that met an outage the last time come last: what is away may be their own trouble alone.
+        self._waiting = sorted(messages, key=lambda message: message.id in self._met_outage)
         self._lost.clear()
         self._renewed_us = self.clock.now_us()
         try:
@@ -146,8 +150,10 @@ class Worker:
             del self._waiting[0]
             if not verdict.outcome.settled:
                 self._renewed_us = 0  # what was renewed in a commit was rolled back with it
+            self._met_outage.discard(message.id)
             if verdict.unavailable:
                 # The others would not fare better.
+                self._met_outage.add(message.id)
                 self._rest_until_us = self.clock.mono_us() + int(verdict.retry_s * 1e6)
                 return
 
@@ -186,7 +192,12 @@ class Worker:
             headers={name: (value or b"").decode("utf-8", "replace") for name, value in delivery.headers} or None,
             attempts=burial.attempts, message_id=delivery.message_id or None,
         )  # fmt: skip
-        self.store.add_dead_letters([letter])
+        if tx is not None or self.consumer.on_dead_letter is None or not burial.attempts:
+            self.store.add_dead_letters([letter])
+            return
+        with self.store.transaction() as own:  # the ledger is elsewhere: letter and callback are one commit here
+            self.store.add_dead_letters([letter])
+            self.consumer.on_dead_letter(json.loads(text), burial.reason, own)
 
     def _warn(self) -> None:
         """Say at start what about the ledger weakens the guarantees."""

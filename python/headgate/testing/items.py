@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headgate._native import core
-from headgate.ports import Announcement, DeadLetter, Item
+from headgate.ports import Announcement, DeadLetter, Item, Published, Refusal
 
 _SECOND = 1_000_000
 _NOW = 4_000_000_000 * _SECOND  # in the future: a server that expires items by its own clock must not meet ours
@@ -24,6 +24,24 @@ class _Collecting:
             return []
         self.sent += announcements
         return [a.row for a in announcements]
+
+
+class _Judging:
+    """A publisher that says which keys it can never send, and which ones wait."""
+
+    def __init__(self, refuse: Any = (), wait: Any = (), away: bool = False) -> None:
+        self.sent: list[Announcement] = []
+        self.offered: list[Announcement] = []
+        self.refuse, self.wait, self.away = refuse, wait, away
+
+    def publish(self, announcements: Any) -> Published:
+        self.offered += announcements
+        if self.away:
+            return Published(is_away=True)
+        passing = [a for a in announcements if a.key not in self.refuse and a.key not in self.wait]
+        self.sent += passing
+        refused = {a.row: Refusal("message_too_large", "9 bytes") for a in announcements if a.key in self.refuse}
+        return Published([a.row for a in passing], refused)
 
 
 def _item(key: str, timestamp: str = "2026-05-20T00:00:00Z", labels: tuple[str, ...] = (), **more: Any) -> Item:
@@ -100,6 +118,81 @@ class ItemStoreSuite:
         assert [(a.topic, a.key, a.body) for a in publisher.sent] == [
             ("market.new_data", "e1", '{"n":1}'), ("market.alerts", "e2", '{"n":2}'),
         ]  # fmt: skip
+
+    def test_what_can_never_be_sent_is_set_aside_and_nothing_behind_it_waits(self) -> None:
+        store, clock = self._world()
+        self._put(store, _item("large"))
+        clock.advance_us(1)
+        for n in range(4):
+            store.publish("market.alerts", f"e{n}", {"n": n})
+            clock.advance_us(1)
+        publisher = _Judging(refuse={"large", "e2"})
+        assert store.publish_outbox(publisher, {}) == 3
+        assert [a.key for a in publisher.sent] == ["e0", "e1", "e3"]
+        assert (store.unsent_count(), store.publish_outbox(publisher)) == (0, 0)
+        found = sorted(store.dead_letters(), key=lambda x: x["key"])
+        assert [(x["stage"], x["source"], x["key"], x["kind"], x["reason"], x["doc"]) for x in found] == [
+            ("outbox", "market.alerts", "e2", "message_too_large", "9 bytes", '{"n":2}'),
+            ("outbox", "market.items", "large", "message_too_large", "9 bytes", '{"key":"large"}'),
+        ]
+        assert store.dead_letter_counts() == [
+            {"stage": "outbox", "pipeline": "market", "kind": "message_too_large", "letters": 2, "seen": 2}
+        ]
+        assert store.status_counts() == {"pending": 1}  # the item itself is as it was
+
+    def test_announcements_set_aside_go_back_once(self) -> None:
+        store, clock = self._world()
+        for _ in range(3):
+            store.publish("market.alerts", "same", {"n": 1})
+            clock.advance_us(1)
+        assert store.publish_outbox(_Judging(refuse={"same"})) == 0
+        assert len(store.dead_letters()) == 3  # equal ones are three
+        assert (store.redrive_outbox(1), store.redrive_outbox(), store.redrive_outbox()) == (1, 2, 0)
+        assert (store.dead_letters(), store.dead_letter_counts(), store.unsent_count()) == ([], [], 3)
+        publisher = _Judging()
+        assert store.publish_outbox(publisher) == 3
+        assert [(a.topic, a.key, a.body) for a in publisher.sent] == [("market.alerts", "same", '{"n":1}')] * 3
+        assert len({a.id for a in publisher.sent}) == 3
+
+    def test_what_waits_is_not_overtaken_by_its_key_and_holds_up_no_other(self) -> None:
+        store, clock = self._world()
+        for n, key in enumerate(("a", "b", "a", "c", "b")):
+            store.publish("market.alerts", key, {"n": n})
+            clock.advance_us(1)
+        failing = _Judging(wait={"a"})
+        assert store.publish_outbox(failing, limit=2) + store.publish_outbox(failing, limit=2) == 3
+        assert [a.body for a in failing.sent] == ['{"n":1}', '{"n":3}', '{"n":4}']
+        assert store.unsent_count() == 2
+        later = _Judging()
+        assert store.publish_outbox(later) == 2
+        assert [a.body for a in later.sent] == ['{"n":0}', '{"n":2}']
+
+    def test_an_announcement_has_the_same_id_until_it_arrived(self) -> None:
+        store, clock = self._world()
+        store.publish("market.alerts", "a", {})
+        clock.advance_us(1)
+        store.publish("market.alerts", "a", {})
+        first, second = _Judging(away=True), _Judging()
+        assert (store.publish_outbox(first), store.publish_outbox(second)) == (0, 2)
+        assert [a.id for a in first.offered] == [a.id for a in second.offered]
+        assert len({a.id for a in second.offered}) == 2
+
+    def test_dead_letters_keep_what_came_with_them_and_are_found_again(self) -> None:
+        store, _ = self._world()
+        full = DeadLetter(
+            "consume", "billing", "orders", "attempts_exhausted", "ValueError: no", '{"n": 1}', "raw/1", "k\ud800",
+            {"trace": "t"}, 5, "m-1",
+        )  # fmt: skip
+        store.add_dead_letters([full, DeadLetter("intake", "market", "feed", "no_headline", "blank", "{}")])
+        assert store.dead_letters(kind="no_headline")[0]["key"] is None
+        assert store.dead_letters(stage="intake", pipeline="billing") == []
+        (found,) = store.dead_letters(stage="consume", pipeline="billing")
+        wanted = ("reason", "key", "headers", "attempts", "message_id", "raw_key")
+        assert [found[name] for name in wanted] == ["ValueError: no", "k\\ud800", {"trace": "t"}, 5, "m-1", "raw/1"]
+        again = store.dead_letter(str(found["id"]))
+        assert {name: again[name] for name in found} == found
+        assert (again["redriven"], again["created_us"]) == (0, _NOW)
+        assert (store.dead_letter("999"), store.dead_letter("nonsense")) == (None, None)
 
     def test_small_documents_and_their_swap(self) -> None:
         store, _ = self._world()
