@@ -119,6 +119,18 @@ def test_what_is_remembered_of_a_request(world):
         "original_file_name": "first.txt", "raw_file_storage_id": job["raw_file_storage_id"],
         "file_size_bytes": len(FIRST[0].data), "correlation_id": "corr", "accepted_us": document["at_us"],
     }  # fmt: skip
+    (finished,) = world.events(FINISHED)
+    assert finished == {
+        "event": "essay.upload.finished", "batch_id": "b", "upload_id": job["upload_id"], "expected_count": 2,
+        "upload_ts": "2026-05-28T20:26:40Z", "correlation_id": "corr",
+    }  # fmt: skip
+    (failed,) = world.events(FAILED)
+    assert failed == {
+        "event": "essay.validation.failed", "batch_id": "b", "original_file_name": "second.txt",
+        "raw_file_storage_id": "STORAGE_FAILED", "validation_error_code": RAW_LOST,
+        "validation_error_message": "the file could not be stored; please send it again",
+        "file_size_bytes": len(FIRST[1].data), "correlation_id": "corr", "timestamp": "2026-05-28T20:26:40Z",
+    }  # fmt: skip
     flaky.broken.clear()
     world.files.accept("b", FIRST, "corr", "key-1")
     lost = document["lost"]["1"]
