@@ -13,7 +13,8 @@ import pytest
 
 from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
-from headgate.pipelines.uploads import ContentStore, FileService
+from headgate.errors import ConfigError
+from headgate.pipelines.uploads import AsyncContentStore, ContentStore, FileService
 from headgate.serve import IntakeLimits, IntakeServer
 from headgate.testing.servers import ServeProcess
 
@@ -134,6 +135,11 @@ def test_a_content_client_that_fails_in_any_way_is_answered(intake):
     intake.service.content.store_content = broken
     assert post(f"{intake.url}/v1/content", b"text")[0] == 503
     assert send_files(intake.url, "b", [("a.txt", TEXT)])[0] == 202  # its failure is announced
+
+
+def test_an_async_content_client_is_refused_before_it_serves(objects, store, clock):
+    with pytest.raises(ConfigError, match="IntakeServer: .* use a sync client"):
+        IntakeServer(FileService(AsyncContentStore(objects), store, clock))
 
 
 def test_contents_arrive_byte_by_byte(intake, store, objects):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import inspect
+import io
 import pickle
+import sys
 import threading
+import zipfile
+from typing import ClassVar
 
 import pytest
 
@@ -31,6 +37,7 @@ from headgate.pipelines.uploads import (
     ExtractionError,
     FileService,
     UploadedFile,
+    extract_text,
     replay_uploads,
 )
 from headgate.pipelines.uploads.contracts import FAILED, PROVISIONED, READY
@@ -207,7 +214,85 @@ def test_the_errors_name_their_kind_and_survive_pickling(world):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (None, "store_content returned nothing, expected a storage id as text"),
+        ("", "store_content returned an empty text, expected a storage id as text"),
+        (7, "store_content returned int, expected a storage id as text"),
+        (coroutine, "the content client failed (TypeError)"),
+        (TransientError("away"), "the content client failed (TransientError: away)"),
+        (KeyError("secret"), "the content client failed (KeyError)"),
+        (RuntimeError("secret"), "the content client failed (RuntimeError)"),
+    ],
+)
+def test_the_sentence_of_a_failure(world, outcome, reason):
+    world.files.content = Broken(world.content, RAW, outcome)
+    with pytest.raises((ContentUnavailableError, ContentRefusedError)) as caught:
+        world.files.store_blob(TEXT, RAW)
+    assert str(caught.value) == f"RAW_STORAGE_FAILED: {reason}"
+    assert caught.value.reason == reason
+    world.files.content = Broken(world.content, "fetch", 7)
+    world.files.accept("b", [UploadedFile("a.txt", TEXT)])
+    world.settle()
+    message = world.events(FAILED)[0]["validation_error_message"]
+    assert message == "RAW_STORAGE_FAILED: fetch_content returned int, expected bytes"
+
+
+def test_a_blob_is_written_only_where_it_is_not_there():
+    class Objects:
+        calls: ClassVar[list[tuple]] = []
+
+        def put(self, key, data, if_absent=False):
+            self.calls.append((key, data, if_absent))
+
+    digest = hashlib.sha256(TEXT).hexdigest()
+    assert ContentStore(Objects()).store_content(TEXT, PLAIN) == f"content/extracted_plaintext/{digest}"
+    assert Objects.calls == [(f"content/extracted_plaintext/{digest}", TEXT, True)]
+
+
 # --- extractors
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".text", ".md", ".TXT"])
+def test_suffixes_of_plain_text(suffix):
+    assert extract_text(f"a{suffix}", TEXT) == TEXT.decode()
+
+
+@pytest.mark.parametrize(("module", "suffix", "what"), [("pypdf", ".pdf", "PDF"), ("docx", ".docx", "Word")])
+def test_a_missing_library_is_named_with_its_cure(monkeypatch, module, suffix, what):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as caught:
+        extract_text(f"a{suffix}", TEXT)
+    assert str(caught.value).startswith(f"{what} files need ")
+    assert str(caught.value).endswith("pip install 'headgate[uploads]'")
+
+
+def test_an_extractor_runs_on_a_thread_that_keeps_no_process_alive():
+    class Looks:
+        def extract(self, data):
+            thread = threading.current_thread()
+            return f"{thread.name} {thread.daemon}"
+
+    assert extract_text("a.txt", TEXT, {".txt": Looks()}) == "headgate-extract True"
+
+
+@pytest.mark.parametrize(("limit", "code"), [(99, "too large when unpacked"), (100, "the document is damaged")])
+def test_a_document_that_unpacks_to_too_much_is_refused_unread(monkeypatch, limit, code):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a", b"x" * 60)
+        file.writestr("b", b"x" * 40)
+    monkeypatch.setattr("headgate.pipelines.uploads.extract._UNPACKED_LIMIT", limit)
+    with pytest.raises(ExtractionError, match=code) as caught:
+        extract_text("a.docx", archive.getvalue())
+    assert caught.value.code is ErrorCode.CORRUPTED_FILE
+
+
+def test_the_limits_are_the_documented_ones(world):
+    service = FileService(world.content, world.store, world.clock)
+    assert (service.min_length, service.max_length, service.extract_timeout_s) == (50, 50_000, 30)
+    assert inspect.signature(extract_text).parameters["timeout_s"].default == 30
 
 
 @pytest.mark.parametrize(

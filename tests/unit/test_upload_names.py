@@ -36,6 +36,7 @@ def part(value):
         (b"; filename*=UTF-8''caf%C3%A9.txt", "café.txt"),
         (b"; filename*=utf-8'en'%e4%bd%9c%e6%96%87.txt", "作文.txt"),
         (b"; filename*=ISO-8859-1''caf%E9.txt", "café.txt"),
+        (b"; filename*=''caf%C3%A9.txt", "café.txt"),
         (b"; filename=\"cafe.txt\"; filename*=UTF-8''caf%C3%A9.txt", "café.txt"),
         (b"; filename*=UTF-8''caf%C3%A9.txt; filename=\"cafe.txt\"", "café.txt"),
         (b"; filename*=\"UTF-8''caf%C3%A9.txt\"", "café.txt"),

@@ -7,15 +7,19 @@ import json
 import logging
 
 import pytest
+from pydantic import ValidationError
 
 from headgate.backends.local import LocalStore
 from headgate.consume import Consumer
 from headgate.errors import InvalidInputError, StorageFullError, TransientError
 from headgate.pipelines.uploads import (
+    BatchEssaysRegisteredV1,
     BatchTracker,
     ContentType,
+    ErrorCode,
     EssayContentProvisionedV1,
     EssayUploadFinishedV1,
+    EssayValidationFailedV1,
     UploadedFile,
     envelope,
     validate_text,
@@ -299,6 +303,72 @@ def test_an_upload_of_no_files_is_counted(world):
     world.store.publish(FINISHED, "k", finished(expected_count=0))
     world.settle()
     assert received(world) == 0
+
+
+def test_the_words_of_the_contracts_are_those_of_the_spec():
+    assert [kind.value for kind in ContentType] == [
+        "original_essay", "corrected_text", "processing_log", "nlp_metrics_json", "student_facing_ai_feedback_text",
+        "ai_editor_revision_text", "ai_detailed_analysis_json", "grammar_analysis_json", "cj_results_json",
+        "raw_upload_blob", "extracted_plaintext",
+    ]  # fmt: skip
+    assert [code.value for code in ErrorCode] == [
+        "EMPTY_CONTENT", "CONTENT_TOO_SHORT", "CONTENT_TOO_LONG", "INVALID_FORMAT", "ENCODING_ERROR",
+        "RAW_STORAGE_FAILED", "TEXT_STORAGE_FAILED", "TEXT_EXTRACTION_FAILED", "UNSUPPORTED_FORMAT", "CORRUPTED_FILE",
+        "ENCRYPTED_FILE_UNSUPPORTED", "TIMEOUT", "UNKNOWN_VALIDATION_ERROR",
+    ]  # fmt: skip
+    assert [code.name for code in ErrorCode] == [code.value for code in ErrorCode]
+    assert [kind.name.lower() for kind in ContentType] == [kind.value for kind in ContentType]
+
+
+PROVISIONED_FIELDS = {
+    "batch_id": "b", "original_file_name": "a", "raw_file_storage_id": "r", "text_storage_id": "t",
+    "file_size_bytes": 0, "timestamp": "t",
+}  # fmt: skip
+FAILED_FIELDS = {
+    "batch_id": "b", "original_file_name": "a", "raw_file_storage_id": "r", "validation_error_code": "TIMEOUT",
+    "validation_error_message": "m", "file_size_bytes": 0, "timestamp": "t",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "event", "number"),
+    [
+        (EssayContentProvisionedV1, PROVISIONED_FIELDS, "essay.content.provisioned", "file_size_bytes"),
+        (EssayValidationFailedV1, FAILED_FIELDS, "essay.validation.failed", "file_size_bytes"),
+        (EssayUploadFinishedV1, {"batch_id": "b", "expected_count": 0, "upload_ts": "t"}, "essay.upload.finished",
+         "expected_count"),
+        (BatchEssaysRegisteredV1, {"batch_id": "b", "expected_count": 1}, "batch.essays.registered", "expected_count"),
+    ],
+)  # fmt: skip
+def test_a_contract_takes_its_fields_and_nothing_else(model, fields, event, number):
+    made = model.model_validate(fields)
+    assert made.event == event
+    assert made.correlation_id is None
+    with pytest.raises(ValidationError):
+        model.model_validate({**fields, "more": 1})
+    with pytest.raises(ValidationError):
+        model.model_validate({**fields, number: fields[number] - 1})
+    with pytest.raises(ValidationError):
+        model.model_validate({**fields, "event": "other"})
+    for name in fields:
+        with pytest.raises(ValidationError):
+            model.model_validate({key: value for key, value in fields.items() if key != name})
+    with pytest.raises(ValidationError):
+        made.batch_id = "changed"
+
+
+def test_an_envelope_has_a_random_id_and_may_be_given_one():
+    event = BatchEssaysRegisteredV1(batch_id="b", expected_count=1, correlation_id="c")
+    first, second = envelope(REGISTERED, event, "now"), envelope(REGISTERED, event, "now", "me", "mine")
+    assert (len(first.pop("event_id")), second.pop("event_id")) == (36, "mine")
+    data = {"event": "batch.essays.registered", "batch_id": "b", "expected_count": 1, "correlation_id": "c"}
+    common = {
+        "event_type": REGISTERED, "event_timestamp": "now", "schema_version": 1, "correlation_id": "c", "data": data
+    }  # fmt: skip
+    assert first == {**common, "source_service": "file-service"}
+    assert second == {**common, "source_service": "me"}
+    failed = envelope(FAILED, EssayValidationFailedV1(**FAILED_FIELDS), "now")["data"]
+    assert type(failed["validation_error_code"]) is str  # plain JSON, no enum
 
 
 # --- batches

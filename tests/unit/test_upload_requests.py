@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -14,6 +15,7 @@ from headgate import _native
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.retention import Retention, prune
 from headgate.errors import ConflictError, InvalidInputError, Kind, StorageFullError, TransientError
+from headgate.identity import event_id
 from headgate.pipelines.uploads import (
     BatchEssaysRegisteredV1,
     ContentType,
@@ -98,6 +100,42 @@ def test_a_request_without_a_key_is_known_by_its_files(world):
     world.files.accept("b", FIRST[::-1], "corr-3")  # another request
     world.settle()
     assert len(world.events(PROVISIONED)) == 4
+
+
+def test_what_is_remembered_of_a_request(world):
+    flaky = world.files.content = Flaky(world.content, [FIRST[1].data])
+    world.files.accept("b", FIRST, "corr", "key-1")
+    ((name, document),) = world.store.states("uploads.request.")
+    assert name == "uploads.request." + hashlib.sha256(b"key:key-1").hexdigest()
+    contents = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in FIRST]
+    rows = world.store.db.execute("SELECT body FROM outbox WHERE topic = ?", (FAILED,))
+    assert document == {
+        "format": 1, "batch_id": "b", "digest": event_id({"batch_id": "b", "files": contents}), "files": 2,
+        "correlation_id": "corr", "at_us": world.clock.now_us(), "lost": {"1": json.loads(rows[0][0])["event_id"]},
+    }  # fmt: skip
+    (job,) = jobs(world)
+    assert job == {
+        "upload_id": event_id({"upload_id": "key-1", "digest": document["digest"]}), "index": 0, "batch_id": "b",
+        "original_file_name": "first.txt", "raw_file_storage_id": job["raw_file_storage_id"],
+        "file_size_bytes": len(FIRST[0].data), "correlation_id": "corr", "accepted_us": document["at_us"],
+    }  # fmt: skip
+    (finished,) = world.events(FINISHED)
+    assert finished == {
+        "event": "essay.upload.finished", "batch_id": "b", "upload_id": job["upload_id"], "expected_count": 2,
+        "upload_ts": "2026-05-28T20:26:40Z", "correlation_id": "corr",
+    }  # fmt: skip
+    (failed,) = world.events(FAILED)
+    assert failed == {
+        "event": "essay.validation.failed", "batch_id": "b", "original_file_name": "second.txt",
+        "raw_file_storage_id": "STORAGE_FAILED", "validation_error_code": RAW_LOST,
+        "validation_error_message": "the file could not be stored; please send it again",
+        "file_size_bytes": len(FIRST[1].data), "correlation_id": "corr", "timestamp": "2026-05-28T20:26:40Z",
+    }  # fmt: skip
+    flaky.broken.clear()
+    world.files.accept("b", FIRST, "corr", "key-1")
+    lost = document["lost"]["1"]
+    outcome = {"outcome": "failed", "code": RAW_LOST}
+    assert jobs(world)[1]["replaces"] == {**outcome, "event_id": lost, "first": lost, "revision": 1}
 
 
 def test_the_key_itself_is_kept_nowhere(world, caplog):

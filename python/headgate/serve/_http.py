@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
 from headgate.pipelines.uploads import ContentType, UploadedFile, form_file_name, idempotency_key
+from headgate.pipelines.uploads.content import require_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +61,17 @@ class IntakeServer:
         host, port: where to listen; port 0 takes a free one.
         limits: see `IntakeLimits`.
         metrics: shown at /metrics.
+
+    Raises:
+        ConfigError: the service's content client is async.
     """
 
     def __init__(
         self, service: FileService | None, host: str = "127.0.0.1", port: int = 0, *,
         limits: IntakeLimits | None = None, metrics: MemoryMetrics | None = None,
     ) -> None:  # fmt: skip
+        if service is not None:
+            require_sync(service.content, "IntakeServer", "a sync client")
         self.service = service
         self.limits = limits or IntakeLimits()
         self.metrics = metrics
