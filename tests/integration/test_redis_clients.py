@@ -139,7 +139,8 @@ def test_an_awaited_client_needs_no_thread(server):
         ledger = AsyncLedger.on_redis(client)
         claims = await ledger.claim_many([f"k{i}" for i in range(500)])
         assert await ledger.complete_many(claims, list(range(500))) == [True] * 500
-        assert set(threading.enumerate()) <= before
+        new = set(threading.enumerate()) - before  # asyncio has one of its own, for names of hosts
+        assert [t.name for t in new if "headgate" in t.name] == []
         with pytest.raises(InvalidInputError, match="no synchronous Ledger"):
             _ = ledger.sync
         with pytest.raises(InvalidInputError, match="dynamodb://"):
