@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,10 @@ class TestMemoryLedger(LedgerSuite):
     def open(self, clock):
         return Ledger.open("memory://", done_ttl=self.done_ttl, clock=clock)
 
+    def open_with(self, clock, *, fence=False, legacy_keys=False):
+        native = Ledger.open(f"memory://?fence={str(fence).lower()}", done_ttl=self.done_ttl, clock=clock).native
+        return Ledger(native, clock, done_ttl=self.done_ttl, legacy_keys=legacy_keys)
+
 
 class TestSqliteLedger(LedgerSuite):
     @pytest.fixture(autouse=True)
@@ -33,6 +38,13 @@ class TestSqliteLedger(LedgerSuite):
 
     def open(self, clock):
         return Ledger.open(f"sqlite:///{self.path}", done_ttl=self.done_ttl, clock=clock)
+
+    def open_with(self, clock, *, fence=False, legacy_keys=False):
+        database = LocalDatabase(str(self.path))
+        if legacy_keys:  # as the migration to version 5 leaves it
+            doc = f'{{"format":1,"until_us":{clock.now_us() + 10**9}}}'
+            database.execute("INSERT INTO state (name, doc) VALUES ('ledger.legacy_keys', ?)", (doc,))
+        return Ledger.on_database(database, done_ttl=self.done_ttl, clock=clock, fence=fence)
 
 
 class TestRedisLedger(LedgerSuite):
@@ -50,6 +62,10 @@ class TestRedisLedger(LedgerSuite):
     def open(self, clock):
         return Ledger.open(self.url, done_ttl=self.done_ttl, clock=clock)
 
+    def open_with(self, clock, **options):
+        query = "&".join(f"{name}={str(value).lower()}" for name, value in options.items())
+        return Ledger.open(f"{self.url}?{query}", done_ttl=self.done_ttl, clock=clock)
+
 
 class TestInjectedRedisLedger(TestRedisLedger):
     """The same server and keys, through redis-py and `RedisClientProtocol`."""
@@ -60,6 +76,12 @@ class TestInjectedRedisLedger(TestRedisLedger):
         from headgate.backends.redispy import RedisPyClient
 
         return Ledger.on_redis(RedisPyClient(Redis.from_url(self.url)), done_ttl=self.done_ttl, clock=clock)
+
+    def open_with(self, clock, **options):
+        from redis import Redis
+
+        raw = Redis.from_url(self.url, decode_responses=True)  # of redis-py itself, answering with text
+        return Ledger.on_redis(raw, done_ttl=self.done_ttl, clock=clock, **options)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +121,11 @@ class TestClusterLedger(LedgerSuite):
         url = self.url.replace("redis://", "redis+cluster://")
         return Ledger.open(url, done_ttl=self.done_ttl, clock=clock)
 
+    def open_with(self, clock, **options):
+        query = "&".join(f"{name}={str(value).lower()}" for name, value in options.items())
+        url = self.url.replace("redis://", "redis+cluster://")
+        return Ledger.open(f"{url}?{query}", done_ttl=self.done_ttl, clock=clock)
+
 
 class TestDynamoLedger(LedgerSuite):
     _table = itertools.count(1)
@@ -110,17 +137,22 @@ class TestDynamoLedger(LedgerSuite):
         self.endpoint = dynamo_server.endpoint
 
     def open(self, clock):
+        return self.open_with(clock)
+
+    def open_with(self, clock, **options):
         import boto3
 
         from headgate.backends.dynamodb import create_ledger_table
 
         table = f"ledger-{next(self._table)}"
         create_ledger_table(boto3.Session().client("dynamodb", endpoint_url=self.endpoint, **DYNAMO), table)
-        return Ledger.open(f"dynamodb://{table}?endpoint={self.endpoint}", done_ttl=self.done_ttl, clock=clock)
+        query = "".join(f"&{name}={str(value).lower()}" for name, value in options.items())
+        url = f"dynamodb://{table}?endpoint={self.endpoint}{query}"
+        return Ledger.open(url, done_ttl=self.done_ttl, clock=clock)
 
 
 class Awaited:
-    """An `AsyncLedger` that the synchronous suite can call."""
+    """An `AsyncLedger` that the synchronous suite can call, from several threads too."""
 
     def __init__(self, ledger):
         self._ledger = ledger
@@ -131,24 +163,110 @@ class Awaited:
         return lambda *args, **kwargs: asyncio.run(method(*args, **kwargs))
 
 
-class TestAsyncMemoryLedger(LedgerSuite):
+class TestAsyncMemoryLedger(TestMemoryLedger):
     def open(self, clock):
-        return Awaited(AsyncLedger.open("memory://", done_ttl=self.done_ttl, clock=clock))
+        return Awaited(AsyncLedger(super().open(clock)))
+
+    def open_with(self, clock, **options):
+        return Awaited(AsyncLedger(super().open_with(clock, **options)))
 
 
 class TestAsyncSqliteLedger(TestSqliteLedger):
     def open(self, clock):
         return Awaited(AsyncLedger(super().open(clock)))
 
+    def open_with(self, clock, **options):
+        return Awaited(AsyncLedger(super().open_with(clock, **options)))
+
 
 class TestAsyncRedisLedger(TestRedisLedger):
     def open(self, clock):
         return Awaited(AsyncLedger(super().open(clock)))
 
+    def open_with(self, clock, **options):
+        return Awaited(AsyncLedger(super().open_with(clock, **options)))
+
 
 class TestAsyncDynamoLedger(TestDynamoLedger):
+    def open_with(self, clock, **options):
+        return Awaited(AsyncLedger(super().open_with(clock, **options)))
+
+
+class Looped:
+    """An `AsyncLedger` of a client that belongs to one event loop, for the synchronous suite."""
+
+    def __init__(self, make):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+        async def made():
+            return make()
+
+        self._client, self._ledger = self._wait(made())
+
+    def _wait(self, call):
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(60)
+
+    def __getattr__(self, name):
+        method = getattr(self._ledger, name)
+        assert inspect.iscoroutinefunction(method)
+        return lambda *args, **kwargs: self._wait(method(*args, **kwargs))
+
+    def close(self):
+        self._wait(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class TestAwaitedRedisLedger(TestRedisLedger):
+    """redis.asyncio, without a thread; answers are bytes."""
+
+    decode = False
+
+    @pytest.fixture(autouse=True)
+    def _loops(self):
+        self.looped = []
+        yield
+        for one in self.looped:
+            one.close()
+
+    def client(self):
+        from redis.asyncio import Redis
+
+        return Redis.from_url(self.url, decode_responses=self.decode)
+
     def open(self, clock):
-        return Awaited(AsyncLedger(super().open(clock)))
+        return self.open_with(clock)
+
+    def open_with(self, clock, **options):
+        def make():
+            client = self.client()
+            return client, AsyncLedger.on_redis(client, done_ttl=self.done_ttl, clock=clock, **options)
+
+        self.looped.append(Looped(make))
+        return self.looped[-1]
+
+
+class TestAwaitedRedisLedgerOfText(TestAwaitedRedisLedger):
+    decode = True
+
+
+class TestAwaitedClusterLedger(TestAwaitedRedisLedger):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_cluster):
+        from redis import Redis
+
+        for node in redis_cluster:
+            with Redis(port=node.port) as client:
+                client.flushall()
+        self.url = redis_cluster[0].url
+
+    def client(self):
+        from redis.asyncio.cluster import RedisCluster
+
+        return RedisCluster.from_url(self.url.removesuffix("/0"))
 
 
 class TestFileStore(ObjectStoreSuite):

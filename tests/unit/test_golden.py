@@ -95,3 +95,62 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
 
 def test_the_golden_configuration_still_loads():
     assert load(GOLDEN / "headgate-v1.toml", {}).format == 1
+
+
+def test_keys_of_before_count_as_long_as_the_last_of_them_lives(tmp_path):
+    """A store of version 4, whose ledger holds what the earlier key forms left."""
+    import sqlite3
+
+    from headgate._core import ManualClock
+
+    path = tmp_path / "store.db"
+    shutil.copy(GOLDEN / "store-v4.db", path)
+    now = 4_000_000_000_000_000
+    rows = [
+        ("v1:done", 1, "t", "o", 0, 1, "", '"before"', None, now + 50_000_000),
+        ("v1:open", 0, "t", "o", now + 10_000_000, 2, "", None, None, None),
+    ]
+    with sqlite3.connect(path) as other:
+        other.execute("DELETE FROM ledger")
+        other.executemany("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    other.close()
+    clock = ManualClock(now)
+    ledger = Ledger.on_database(LocalDatabase(str(path)), clock=clock)
+    until = now + 10_000_000 + 14 * 86_400 * 1_000_000
+    document = ledger.database.execute("SELECT doc FROM state WHERE name = 'ledger.legacy_keys'")
+    assert json.loads(document[0][0]) == {"format": 1, "until_us": until}
+    assert ledger.legacy_until == until / 1e6
+    assert ledger.claim("new-done", legacy_key="done").result == "before"
+    assert ledger.claim("new-open", legacy_key="open").status == "in_progress"
+    clock.advance_us(11_000_000)
+    claim = ledger.claim("new-open", legacy_key="open")
+    assert (claim.status, claim.attempts) == ("acquired", 3)
+    clock.advance_us(14 * 86_400 * 1_000_000)
+    assert ledger.claim("other", legacy_key="open").legacy is None  # none of them counts any more
+    columns = {name for _, name, *_ in ledger.database.execute("PRAGMA table_info(dead_letters)")}
+    assert {"key", "headers", "attempts", "message_id"} <= columns
+
+
+def test_a_store_without_claims_has_no_keys_of_before(tmp_path):
+    import sqlite3
+
+    path = tmp_path / "store.db"
+    shutil.copy(GOLDEN / "store-v4.db", path)
+    with sqlite3.connect(path) as other:
+        other.execute("DELETE FROM ledger")
+    other.close()
+    ledger = Ledger.on_database(LocalDatabase(str(path)))
+    assert ledger.legacy_until is None
+    assert ledger.database.execute("SELECT count(*) FROM state") == [(0,)]
+    assert Ledger.open("memory://").legacy_until is None
+    new = Ledger.open(f"sqlite:///{tmp_path}/new.db")
+    assert new.legacy_until is None
+    released = tmp_path / "released.db"
+    shutil.copy(GOLDEN / "store-v4.db", released)
+    with sqlite3.connect(released) as other:
+        other.execute("UPDATE ledger SET state = 0, until_us = 0, expires_us = NULL")
+    other.close()
+    import time
+
+    found = Ledger.open(f"sqlite:///{released}").legacy_until  # a released key has no end: 14 days from the upgrade
+    assert 0 <= time.time() + 14 * 86_400 - found < 120

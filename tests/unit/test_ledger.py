@@ -479,7 +479,7 @@ def test_a_cancelled_claim_is_given_back():
         ledger.release(dataclasses.replace(claims[0], token="0"))
 
 
-def hold_none(make, moments, longest_s, seed):
+def hold_none(make, moments, longest_s, seed, close=None):
     """Cancel claims at random moments: whatever was cancelled can be claimed at once."""
     import random
 
@@ -503,6 +503,8 @@ def hold_none(make, moments, longest_s, seed):
                     assert time.monotonic() < end, "held by nobody"
                     await asyncio.sleep(0.001)
                 assert found.attempts == 1
+        if close is not None:
+            await close()
 
     asyncio.run(run())
     assert 0 < cancelled <= moments

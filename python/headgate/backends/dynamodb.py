@@ -161,16 +161,22 @@ class DynamoLedger:
         result: str,
         writes: Sequence[Mapping[str, Any]],
         legacy: tuple[str, str] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
-        """The user's writes and the completion (with a legacy key: both) in one TransactWriteItems."""
+        """The user's writes and the completion (with a legacy key: both) in one TransactWriteItems.
+
+        `again`: another request than the one of before, which was refused: it has another ClientRequestToken.
+        """
         owned = [(key, token)] if legacy is None else [(key, token), legacy]
         most = _MAX_WRITES + 1 - len(owned)
         if len(writes) > most:
             message = f"a transaction holds at most {most} writes beside the completion, not {len(writes)}"
             raise InvalidInputError(message)
         completions = [{"Update": self._completion(*pair, result)} for pair in owned]
+        request = f"n{token}" if again else token
         try:
-            self._client.transact_write_items(TransactItems=[*writes, *completions], ClientRequestToken=token)
+            self._client.transact_write_items(TransactItems=[*writes, *completions], ClientRequestToken=request)
         except Exception as error:
             code = _code(error)
             if code == "IdempotentParameterMismatchException" and self._completed(key, token):
@@ -263,7 +269,7 @@ class DynamoLedger:
                     if _names(name, entry["Update"]["UpdateExpression"])
                 }
             try:
-                self._client.transact_write_items(TransactItems=updates, ClientRequestToken=token)
+                self._client.transact_write_items(TransactItems=updates, ClientRequestToken=f"c{token}")
             except Exception as error:
                 if _code(error) != "TransactionCanceledException":
                     raise _translated(error) from None
@@ -379,7 +385,7 @@ class DynamoLedger:
         reasons = [r.get("Code", "None") for r in given]
         if any(r.get("Code") == "ValidationError" and "size" in r.get("Message", "") for r in given[count:]):
             raise _too_large()
-        if len(reasons) > count and reasons[count] == "ConditionalCheckFailed":
+        if "ConditionalCheckFailed" in reasons[count:]:
             if self._completed(key, token):
                 return
             raise _stale()
@@ -470,6 +476,8 @@ def _code(error: Exception) -> str:
 
 
 def _translated(error: Exception) -> HeadgateError:
+    if isinstance(error, HeadgateError):
+        return error
     code = _code(error)
     if code == "ResourceNotFoundException":
         message = "there is no such DynamoDB table in this region and account"

@@ -305,7 +305,7 @@ class AwaitedLedger(AsyncLedger):
         return claim
 
     async def _complete(self, claim: Claim, text: str) -> None:
-        for key, token in reversed(_held(claim)):
+        for key, token in _held(claim):
             await self._fenced("complete", key, token, text, str(self._commands.ttl_ms(0)))
 
     async def _fenced(self, script: str, key: str, *arguments: str) -> None:

@@ -353,7 +353,7 @@ class Ledger:
         except InvalidInputError as error:
             if text is None or text == "null" or error.kind is not Kind.MESSAGE_TOO_LARGE:
                 raise
-            transact(claim.key, claim.token, "null", writes, *more)
+            transact(claim.key, claim.token, "null", writes, *more, again=True)
             reason = refusal(error)
         return not reason or self._not_kept(reason, result)
 
@@ -450,11 +450,10 @@ class Ledger:
     def _complete(self, claims: Sequence[Claim], texts: Sequence[str]) -> None:
         keys, tokens = [c.key for c in claims], [c.token for c in claims]
         legacy = [(c.legacy, text) for c, text in zip(claims, texts, strict=True) if c.legacy is not None]
-        if legacy:
-            keys += [pair[0] for pair, _ in legacy]
-            tokens += [pair[1] for pair, _ in legacy]
-            texts = [*texts, *[text for _, text in legacy]]
-        with self._lock:
+        with self._lock, self.database.transaction() if legacy and self.database is not None else _NOTHING:
+            if legacy:  # first: whoever has overtaken it, the new key is not done then
+                older = [pair for pair, _ in legacy]
+                self.native.complete([k for k, _ in older], [t for _, t in older], [text for _, text in legacy])
             self.native.complete(keys, tokens, texts)
 
     def _complete_alone(self, claim: Claim, text: str, reason: str) -> str:

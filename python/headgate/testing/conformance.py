@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import SkipTest
 
 from headgate._native import core
 from headgate.errors import (
@@ -34,7 +35,10 @@ def _raises(error: type[Exception], call: Any, *arguments: Any) -> Exception:
 
 
 class LedgerSuite:
-    """The idempotency ledger. `open(clock)` gives an empty one whose done keys live 100 s."""
+    """The idempotency ledger. `open(clock)` gives an empty one whose done keys live 100 s.
+
+    `open_with(clock, fence=..., legacy_keys=...)` gives one with these options; a suite without it skips their tests.
+    """
 
     done_ttl = 100.0
     expires_by_wall_clock = False  # the server forgets done keys itself, by its own clock
@@ -42,10 +46,14 @@ class LedgerSuite:
     def open(self, clock: Any) -> Any:
         raise NotImplementedError
 
-    def _world(self) -> tuple[Any, Any]:
+    def open_with(self, clock: Any, *, fence: bool = False, legacy_keys: bool = False) -> Any:
+        message = f"{type(self).__name__} has no open_with(): fences and legacy keys are not tested"
+        raise SkipTest(message)
+
+    def _world(self, **options: bool) -> tuple[Any, Any]:
         # In the future: a server that expires items by its own clock (DynamoDB) must not meet ours.
         clock = core.ManualClock(4_000_000_000 * _SECOND)
-        return self.open(clock), clock
+        return self.open_with(clock, **options) if options else self.open(clock), clock
 
     def test_claim_complete_done(self) -> None:
         ledger, _ = self._world()
@@ -255,6 +263,164 @@ class LedgerSuite:
         mine = ledger.claim("mine", 10)
         assert ledger.complete(mine, object(), serializer=lambda _: '{"own": 1}') is True
         assert ledger.claim("mine", 10).result == {"own": 1}
+
+    def test_without_the_option_there_is_no_fence(self) -> None:
+        ledger, _ = self._world()
+        assert ledger.claim("k", 10).fence is None
+        assert [c.fence for c in ledger.claim_many(["k", "l"], 10)] == [None, None]
+
+    def test_fences_only_grow(self) -> None:
+        ledger, clock = self._world(fence=True)
+        fences = []
+        first = ledger.claim("k", 10)
+        fences.append(first.fence)
+        assert ledger.claim("k", 10).fence is None  # in progress
+        clock.advance_us(11 * _SECOND)
+        fences.append(ledger.claim("k", 10).fence)  # overtaken
+        other = ledger.claim("other", 10)
+        clock.advance_us(11 * _SECOND)
+        third = ledger.claim("k", 10)
+        fences.append(third.fence)
+        ledger.release(third, "boom")
+        fourth = ledger.claim("k", 10)
+        fences.append(fourth.fence)
+        ledger.release(fourth, counted=False)
+        fifth = ledger.claim("k", 10)
+        fences.append(fifth.fence)
+        assert (fifth.attempts, fifth.last_error) == (4, "boom")
+        ledger.complete(fifth, 1)
+        done = ledger.claim("k", 10)
+        assert (done.status, done.result, done.fence) == ("done", 1, None)
+        clock.advance_us(int(self.done_ttl) * _SECOND)
+        ledger.prune()
+        if not self.expires_by_wall_clock:
+            again = ledger.claim("k", 10)
+            assert (again.status, again.attempts) == ("acquired", 1)  # forgotten; its fence is not
+            fences.append(again.fence)
+        assert all(type(fence) is int for fence in [*fences, other.fence])
+        assert fences == sorted(set(fences)), fences
+        batch = [claim.fence for claim in ledger.claim_many([f"b{i}" for i in range(5)], 10)]
+        assert None not in batch
+
+    def test_fences_follow_the_order_of_acquisitions(self) -> None:
+        ledger, _ = self._world(fence=True)
+
+        def take_and_give_back(_: int) -> tuple[int, int] | None:
+            claim = ledger.claim("k", 100)
+            if claim.status != "acquired":
+                return None
+            ledger.release(claim, "again")
+            return claim.attempts, claim.fence
+
+        with ThreadPoolExecutor(8) as threads:
+            found = sorted(pair for pair in threads.map(take_and_give_back, range(60)) if pair is not None)
+        assert [attempt for attempt, _ in found] == list(range(1, len(found) + 1))
+        fences = [fence for _, fence in found]
+        assert fences == sorted(set(fences)), fences
+
+    def test_another_payload_with_a_fence(self) -> None:
+        ledger, _ = self._world(fence=True)
+        ledger.claim("k", 10, payload="p1")
+        _raises(ConflictError, lambda: ledger.claim("k", 10, payload="p2"))
+        assert ledger.claim("k", 10, payload="p1").status == "in_progress"
+
+    def test_a_legacy_key_that_does_not_count_is_not_claimed(self) -> None:
+        ledger, _ = self._world()
+        ledger.complete(ledger.claim("old", 10), 1)
+        assert ledger.claim("new", 10, legacy_key="old").status == "acquired"
+        _raises(InvalidInputError, lambda: ledger.claim("new2", 10, legacy_key="caf\udce9"))
+
+    def test_both_keys_are_held_renewed_and_completed(self) -> None:
+        ledger, clock = self._world(legacy_keys=True)
+        claim = ledger.claim("new", 10, legacy_key="old")
+        assert (claim.status, claim.attempts) == ("acquired", 1)
+        assert [c.status for c in ledger.claim_many(["new", "old"], 10)] == ["in_progress", "in_progress"]
+        clock.advance_us(9 * _SECOND)
+        assert ledger.renew(claim, 10) == clock.now_us() / 1e6 + 10
+        clock.advance_us(9 * _SECOND)
+        assert [c.status for c in ledger.claim_many(["new", "old"], 10)] == ["in_progress", "in_progress"]
+        assert ledger.complete(claim, {"n": 1}) is True
+        ledger.complete(claim, {"n": 2})  # again: nothing changes
+        for found in (*ledger.claim_many(["new", "old"], 10), ledger.claim("new", 10, legacy_key="old")):
+            assert (found.status, found.result) == ("done", {"n": 1})
+        assert ledger.claim("same", 10, legacy_key="same").status == "acquired"
+
+    def test_what_is_done_or_in_progress_under_either_key_is_so(self) -> None:
+        ledger, _ = self._world(legacy_keys=True)
+        ledger.complete(ledger.claim("old", 10), "by the old one")
+        found = ledger.claim("new", 10, legacy_key="old")
+        assert (found.status, found.result, found.key) == ("done", "by the old one", "new")
+        free = ledger.claim("new", 10)
+        assert (free.status, free.attempts) == ("acquired", 1)  # it was not left held
+        held = ledger.claim("old2", 10)
+        busy = ledger.claim("new2", 10, legacy_key="old2")
+        assert (busy.status, busy.until, busy.token) == ("in_progress", held.until, "")
+        newer = ledger.claim("new2", 20)
+        assert (newer.status, newer.attempts) == ("acquired", 1)
+        ledger.release(held, "boom")
+        busy = ledger.claim("new2", 10, legacy_key="old2")
+        assert (busy.status, busy.until) == ("in_progress", newer.until)
+        again = ledger.claim("old2", 10)
+        assert (again.status, again.attempts, again.last_error) == ("acquired", 2, "boom")
+        ledger.release(again)
+        ledger.complete(newer, "by the new one")
+        found = ledger.claim("new2", 10, legacy_key="old2")
+        assert (found.status, found.result) == ("done", "by the new one")
+        _raises(StaleLeaseError, ledger.complete, ledger.claim("new2", 10, legacy_key="old2"))
+
+    def test_both_keys_are_released_and_their_attempts_go_on(self) -> None:
+        ledger, clock = self._world(legacy_keys=True)
+        for _ in range(2):
+            ledger.release(ledger.claim("old", 10), "old boom")
+        claim = ledger.claim("new", 10, legacy_key="old")
+        assert (claim.status, claim.attempts, claim.last_error) == ("acquired", 3, "old boom")
+        ledger.release(claim, counted=False)
+        ledger.release(claim, counted=False)
+        claim = ledger.claim("new", 10, legacy_key="old")
+        assert (claim.attempts, claim.last_error) == (3, "old boom")
+        ledger.release(claim, "new boom")
+        assert [(c.attempts, c.last_error) for c in ledger.claim_many(["new", "old"], 10)] == [
+            (2, "new boom"),
+            (4, "new boom"),
+        ]
+        clock.advance_us(11 * _SECOND)
+        stale = ledger.claim("new", 10, legacy_key="old")
+        clock.advance_us(11 * _SECOND)
+        ledger.complete(ledger.claim("old", 10), "a worker of before overtook it")
+        for call in (ledger.complete, ledger.renew, ledger.release):
+            _raises(StaleLeaseError, call, stale)
+        found = ledger.claim("new", 10, legacy_key="old")
+        assert (found.status, found.result) == ("done", "a worker of before overtook it")
+
+    def test_another_payload_under_a_legacy_key_is_refused(self) -> None:
+        ledger, _ = self._world(legacy_keys=True)
+        ledger.complete(ledger.claim("old", 10, payload="p1"), 1)
+        _raises(ConflictError, lambda: ledger.claim("new", 10, payload="p2", legacy_key="old"))
+        assert ledger.claim("new", 10, payload="p1", legacy_key="old").status == "done"
+        assert ledger.claim("new", 10, payload="p2").status == "acquired"
+
+    def test_workers_of_both_versions_never_both_win(self) -> None:
+        ledger, _ = self._world(legacy_keys=True)
+
+        def old(_: int) -> str:
+            return str(ledger.claim("old", 100).status)
+
+        def new(_: int) -> str:
+            return str(ledger.claim("new", 100, legacy_key="old").status)
+
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda i: (old if i % 2 else new)(i), range(40)))
+        assert sorted(found) == ["acquired"] + ["in_progress"] * 39
+
+    def test_a_pair_of_keys_has_one_fence(self) -> None:
+        ledger, _ = self._world(fence=True, legacy_keys=True)
+        first = ledger.claim("new", 10, legacy_key="old")
+        ledger.release(first, "boom")
+        second = ledger.claim("new", 10, legacy_key="old")
+        assert second.attempts == 2
+        assert second.fence > first.fence
+        ledger.complete(second, 1)
+        assert ledger.claim("old", 10).result == 1
 
 
 class ObjectStoreSuite:

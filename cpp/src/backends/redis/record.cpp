@@ -41,8 +41,7 @@ local found, rank, pick = {}, 0, nil
 for i, key in ipairs(KEYS) do
   local v, attempts, err, state = redis.call('GET', key), 0, '', 0
   if v then
-    local s, u, n, t, p, e, at = string.match(v, '^(%a) (%d+) (%d+) (%x+) (%d+) (%d+)
-()')
+    local s, u, n, t, p, e, at = string.match(v, '^(%a) (%d+) (%d+) (%x+) (%d+) (%d+)\n()')
     if not s then return redis.error_reply('ERR not a headgate record') end
     local kept = string.sub(v, at, at + p - 1)
     attempts, err = tonumber(n), string.sub(v, at + p, at + p + e - 1)
@@ -59,8 +58,7 @@ if rank > 0 then return {pick, '', 0} end
 for i, key in ipairs(KEYS) do
   local v, attempts, err = unpack(found[i])
   if not v then
-    v = string.format('o %s %d %s %d %d
-', till, attempts + 1, token, #payload, #err) .. payload .. err
+    v = string.format('o %s %d %s %d %d\n', till, attempts + 1, token, #payload, #err) .. payload .. err
     redis.call('SET', key, v, 'PX', ttl)
   end
   found[i] = v
