@@ -86,7 +86,7 @@ def test_rooms_know_only_whom_they_may():
 
 
 def test_the_engine_names_no_domain():
-    words = re.compile(r"tiingo|finnhub|ptid|ticker|essay|packet", re.IGNORECASE)
+    words = re.compile(r"tiingo|finnhub|(?<!Attem)ptid|ticker|essay|packet", re.IGNORECASE)
     engine = ("resilience", "intake", "idempotency", "consume", "healing", "workflow", "checkpoint")
     found = [
         f"{path.name}: {match[0]}"
