@@ -35,9 +35,10 @@ class World:
             raise ValueError("a bug \x00\ufffe\udce9 in the handler")
         self.done.append(body["n"])
 
-    def run(self, queue=QUEUE, dead=DEAD, **consumer):
+    def run(self, queue=QUEUE, dead=DEAD, concurrency=4, **consumer):
         made = Consumer("c", "t", self.handle, effects="plain", **{"max_attempts": 2, **consumer})
-        return SqsWorker(made, self.ledger, self.clock, self.sqs, queue, dead_letter_url=dead).drain(3)
+        options = {"dead_letter_url": dead, "concurrency": concurrency}
+        return SqsWorker(made, self.ledger, self.clock, self.sqs, queue, **options).drain(3)
 
     def send(self, body='{"n": 1}', attributes=None, queue=QUEUE, **more):
         self.sqs.send_message(QueueUrl=queue, MessageBody=body, MessageAttributes=attributes or {}, **more)
@@ -178,7 +179,7 @@ def test_a_letter_sent_back_twice_is_handled_once(world):
     world.broken = False
     redrive_sqs(world.sqs, DEAD, QUEUE)
     world.sqs.of(QUEUE).append({**copy, "id": "m77"})
-    result = world.run()
+    result = world.run(concurrency=1)
     assert (world.done, result.handled, result.duplicates) == ([1], 1, 1)
 
 
@@ -189,7 +190,7 @@ def test_a_letter_that_was_sent_and_not_deleted_is_handled_once(world):
     world.sqs.failures.append(("delete_message", ConnectionError()))
     assert redrive_sqs(world.sqs, DEAD, QUEUE) == 1
     assert redrive_sqs(world.sqs, DEAD, QUEUE) == 1
-    result = world.run()
+    result = world.run(concurrency=1)
     assert (world.done, result.duplicates, world.sqs.of(DEAD)) == ([1], 1, [])
 
 

@@ -185,7 +185,8 @@ def test_a_handler_whose_service_is_away_costs_no_receives(world):
     assert world.sqs.of(DEAD) == []
 
 
-def test_one_message_whose_service_is_away_does_not_stop_the_others(world):
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_one_message_whose_service_is_away_does_not_stop_the_others(world, concurrency):
     world.send(QUEUE, *({"n": n} for n in range(40)))
 
     def handle(body):
@@ -193,18 +194,38 @@ def test_one_message_whose_service_is_away_does_not_stop_the_others(world):
             raise ConnectionError("only mine")
         world.handle(body)
 
-    world.worker(handle, lease_s=7200).drain(5)
+    world.worker(handle, lease_s=7200, concurrency=concurrency).drain(5)
     assert sorted(world.done) == list(range(1, 40))
     (left,) = world.sqs.of(QUEUE)
     assert left["received"] == 1
 
 
-def test_while_resting_nothing_is_received(world):
-    world.send(QUEUE, *({"n": n} for n in range(20)))
+def test_while_a_backend_is_away_each_rest_ends_with_one_fresh_message(world):
+    world.send(QUEUE, *({"n": n} for n in range(60)))
     away = Ledger(Away(world.ledger.native, world.clock, 1 << 62), world.clock)
-    world.worker(ledger=away, concurrency=2).drain(30)
-    assert sum(m["received"] for m in world.sqs.of(QUEUE)) == 2
-    assert world.sqs.count("receive_message") == 1
+    start = world.clock.mono_us()
+    worker = world.worker(ledger=away, concurrency=2, lease_s=7200)
+
+    def sleep(micros, sleep=world.clock.sleep_us):
+        sleep(micros)
+        if world.clock.mono_us() - start > 120_000_000:
+            worker.stop()
+
+    worker.clock = Ticking(world.clock, sleep)
+    worker.run()
+    assert {m["received"] for m in world.sqs.of(QUEUE)} == {0, 1}
+    assert sum(m["received"] for m in world.sqs.of(QUEUE)) <= 2 + 8  # rests of 1, 2, 4 ... 60 seconds
+    assert world.done == []
+
+
+class Ticking:
+    """A clock that tells when somebody sleeps."""
+
+    def __init__(self, clock, sleep):
+        self._clock, self.sleep_us = clock, sleep
+
+    def __getattr__(self, name):
+        return getattr(self._clock, name)
 
 
 def test_a_twin_of_a_slow_message_is_received_once(world):

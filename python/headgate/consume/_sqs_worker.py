@@ -118,6 +118,7 @@ class SqsWorker:
         self._metrics = metrics
         self._last_lag_us = -(1 << 62)
         self._concurrency = check_count(f"{where}concurrency", concurrency)
+        self._most_waiting = self._concurrency * _WAITING_PER_THREAD
         self._ledger = ledger
         self._processor = Processor(consumer, ledger, clock, self._letters, metrics)
         self._is_fifo = is_fifo(queue_url)
@@ -134,6 +135,7 @@ class SqsWorker:
         self._rest_until_us = 0  # monotonic; nothing is received or handled before
         self._receive_after_us = 0
         self._is_probing = False  # after a rest one message shows whether the backend is back
+        self._has_asked = False  # for a fresh message, since the rest
         self._is_ending = False
         self._receive_failures = 0
         self._fatal: BaseException | None = None  # what ended a thread and is no message's failure: KeyboardInterrupt
@@ -184,7 +186,8 @@ class SqsWorker:
         self._last_work_us = self.clock.mono_us()
         while not self.stopping and self._fatal is None:
             self._collect(0.0)
-            self._dispatch(threads)
+            if not self._wants_fresh():
+                self._dispatch(threads)
             self._report_lag()
             now = self.clock.mono_us()
             if self._running:
@@ -194,6 +197,7 @@ class SqsWorker:
             left_s = max(0.0, min(poll_s, idle_left_s, self._next_due_s(now)))
             room = self._room(now)
             if room > 0:
+                self._has_asked = True
                 messages = self._receive(room, int(left_s))
                 if messages:
                     self._last_work_us = self.clock.mono_us()
@@ -224,9 +228,20 @@ class SqsWorker:
         if max(self._rest_until_us, self._receive_after_us) > now:
             return 0
         if self._is_probing:
-            return 0 if self._lines else 1
+            return 1 if not self._lines or self._wants_fresh() else 0
         ready = sum(1 for line in self._lines if not line.is_running and line.due_us <= now)
         return min(self._most, self._concurrency - self._running - ready)
+
+    def _wants_fresh(self) -> bool:
+        """Whether a rest has just ended and a message that was not tried yet should show if the backend is back.
+
+        One whose own service stays away must not keep the others waiting behind it.
+        """
+        if not self._is_probing or self._has_asked or self._running or len(self._lines) >= self._most_waiting:
+            return False
+        if max(self._rest_until_us, self._receive_after_us) > self.clock.mono_us():
+            return False
+        return all(line.waiting[0].waits for line in self._lines)
 
     def _next_due_s(self, now: int) -> float:
         """In how many seconds a message that waits here is to be tried again."""
@@ -273,7 +288,8 @@ class SqsWorker:
         if self._rest_until_us > now:
             return
         ready = sorted(
-            (line for line in self._lines if not line.is_running and line.due_us <= now), key=lambda line: line.due_us
+            (line for line in self._lines if not line.is_running and line.due_us <= now),
+            key=lambda line: (line.waiting[0].waits > 0, line.due_us),
         )
         free = max(0, (1 if self._is_probing else self._concurrency) - self._running)
         for line in ready[:free]:
@@ -304,7 +320,7 @@ class SqsWorker:
         """Receive nothing while a backend is away: it would only be counted against the messages."""
         if verdict.unavailable:
             self._rest_until_us = max(self._rest_until_us, self.clock.mono_us() + int(verdict.retry_s * 1e6))
-            self._is_probing = True
+            self._is_probing, self._has_asked = True, False
         else:
             self._is_probing = False
 
@@ -343,8 +359,7 @@ class SqsWorker:
             return False
         if self.stopping or self._is_ending or not received.held.is_held:
             return False
-        others = sum(1 for other in list(self._lines) if not other.is_running)
-        return others < self._concurrency * _WAITING_PER_THREAD
+        return sum(1 for other in list(self._lines) if not other.is_running) < self._most_waiting
 
     def _finish(self, line: _Line, received: _Received, verdict: Verdict) -> None:
         """Delete a message, keep it, or let SQS bring it again."""
