@@ -187,7 +187,7 @@ def test_a_pipeline_of_ones_own_goes_the_whole_way_healing_included(folder, monk
     path, feed = folder
     (path / "own.py").write_text(OWN + "\n\ndef business_key(body):\n    return body['key']\n")
     (path / "headgate.toml").write_text(OWN_CONFIG.format(url=feed.url))
-    monkeypatch.setenv("PYTHONPATH", str(path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
     stored = json.loads(headgate(path, "collect").stdout)["new_item_count"]
     assert stored > 0
     from headgate.backends.local import LocalDatabase
@@ -216,11 +216,26 @@ def test_dead_letters_are_listed_and_sent_back_by_the_command(tmp_path):
     store.db.close()
     run = lambda *words, **env: subprocess.run(  # noqa: E731
         [sys.executable, "-m", "headgate", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), **env},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), **env},
     )  # fmt: skip
     assert json.loads(run("consume", "own", BROKEN="1").stdout)["dead_lettered"] == 1
-    (letter,) = json.loads(run("dlq").stdout)
-    assert (letter["stage"], letter["pipeline"], "doc" in letter) == ("consume", "own", False)
+    assert json.loads(run("dlq").stdout) == [
+        {"stage": "consume", "pipeline": "own", "kind": "attempts_exhausted", "letters": 1, "seen": 1}
+    ]
+    listed = run("dlq", "list", "own", "--stage", "consume", "--kind", "attempts_exhausted").stdout
+    (letter,) = json.loads(listed)
+    assert "secret" not in listed
+    assert (letter["source"], letter["attempts"], letter["message_id"]) == ("market.items", 1, "1")
+    assert json.loads(run("dlq", "list", "nobody").stdout) == []
+    shown = run("dlq", "show", str(letter["id"])).stdout
+    assert "reason      ValueError: secret body\n" in shown
+    assert "body        11 bytes; --body shows them\n" in shown
+    assert 'body        {"key":"k"}\n' in run("dlq", "show", str(letter["id"]), "--body").stdout
+    whole = json.loads(run("dlq", "show", str(letter["id"]), "--body", "--json").stdout)
+    assert (whole["key"], whole["body"], whole["headers"], whole["raw_key"]) == ("k", '{"key":"k"}', None, None)
+    for words, expected in ((("99",), "there is no dead letter 99"), ((), "expected the ID of a dead letter")):
+        wrong = run("dlq", "show", *words)
+        assert (wrong.returncode, expected in wrong.stderr) == (1, True), wrong.stderr
     assert json.loads(run("dlq", "redrive").stdout) == {"own": 1}
     assert json.loads(run("dlq", "redrive", "own").stdout) == {"own": 0}
     assert json.loads(run("consume", "own").stdout)["handled"] == 1

@@ -99,3 +99,62 @@ def test_relative_paths_start_at_the_file(tmp_path):
     assert config.locate("sqlite:////abs/a.db") == "sqlite:////abs/a.db"
     assert config.locate("out.parquet") == f"{tmp_path}/out.parquet"
     assert config.locate("s3://bucket/key") == "s3://bucket/key"
+
+
+def test_every_option_of_a_consumer_reaches_it(tmp_path, monkeypatch):
+    from headgate.wiring import App
+
+    (tmp_path / "own_options.py").write_text(
+        "def handle(body): ...\ndef key(body): return 'k'\ndef payload(body): return body\ndef keep(result): return 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {
+        "event_type": "order.created", "namespace": "shop", "tombstones": "skip", "backoff_base_s": 2.0,
+        "backoff_cap_s": 9.0, "unavailable_limit_s": 60.0, "max_message_bytes": 1000, "effects": "plain",
+    }  # fmt: skip
+    functions = {"handler": "handle", "key": "key", "payload": "payload", "serializer": "keep"}
+    lines = [f"{name} = {value!r}" for name, value in options.items()]
+    lines += [f"{name} = 'own_options:{function}'" for name, function in functions.items()]
+    config = load(write(tmp_path, "[consumers.c]\n" + "\n".join(lines) + "\n"), {})
+    worker = App(config).worker("c")
+    assert {name: getattr(worker.consumer, name) for name in options} == options
+    import own_options
+
+    assert {name: getattr(worker.consumer, name) for name in functions} == {
+        name: getattr(own_options, function) for name, function in functions.items()
+    }
+
+
+def test_an_option_of_a_consumer_that_cannot_be_loaded_is_named(tmp_path):
+    from headgate.wiring import App
+
+    config = load(write(tmp_path, "[consumers.c]\nserializer = 'nowhere:at_all'\n"), {})
+    with pytest.raises(ConfigError, match=r"consumers\.c\.serializer: cannot load 'nowhere:at_all'"):
+        App(config).worker("c")
+
+
+def test_a_relay_counts_what_waits_and_what_is_set_aside(tmp_path):
+    from headgate.ports import Published, Refusal
+    from headgate.wiring import App
+
+    class Half:
+        def publish(self, announcements):
+            refused = {a.row: Refusal("message_too_large", "large") for a in announcements if a.key == "large"}
+            return Published([a.row for a in announcements if a.key == "small"], refused)
+
+    app = App(load(write(tmp_path, "[backends]\nstore = 'sqlite:///h.db'\nnotify = 'kafka://b:9092'\n"), {}))
+    app.publisher = Half()
+    for key in ("large", "small", "waits"):
+        app.store.publish("orders", key, {})
+    assert app.relay() == 1
+    assert app.metrics.value("headgate_outbox_unsent") == 1
+    assert app.metrics.value("headgate_outbox_set_aside_total", reason="message_too_large") == 1
+
+
+def test_the_ledger_counts_with_the_apps_metrics(tmp_path, monkeypatch):
+    from headgate import Ledger
+    from headgate.wiring import App
+
+    monkeypatch.setattr(Ledger, "metrics", None, raising=False)
+    app = App(load(write(tmp_path, "[backends]\nstore = 'sqlite:///h.db'\n"), {}))
+    assert app.ledger.metrics is app.metrics

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from headgate.wiring import App
 
 EXIT_OK = 0
-# Queues that keep their dead letters themselves -> the module that reads them.
-_QUEUES = {"sqs": "headgate.cli._dlq_sqs", "kafka": "headgate.cli._dlq_kafka"}
 
 
 def add_dlq(
@@ -67,12 +65,14 @@ def _run(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], A
 
 def _list(app: App, options: argparse.Namespace) -> list[Json]:
     reader = _reader(app, options.name)
-    if reader is not None:
-        module, config = reader
-        return list(module.list_letters(app, options.name, config, limit=options.limit))
-    return dead_letters(
-        app.store, stage=options.stage, consumer=options.name, kind=options.kind, limit=options.limit
-    )  # fmt: skip
+    if reader is None:
+        return dead_letters(
+            app.store, stage=options.stage, consumer=options.name, kind=options.kind, limit=options.limit
+        )  # fmt: skip
+    found = reader.list(options.limit) if options.stage in {None, "consume"} else []
+    # A reason may quote what a message held: like the body it is shown on request.
+    shown = [{name: value for name, value in letter.items() if name != "reason"} for letter in found]
+    return [letter for letter in shown if options.kind in {None, letter["kind"]}]
 
 
 def _show(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], App]) -> int:
@@ -83,11 +83,7 @@ def _show(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], 
         return show_reject(options.target, options.name)
     app = open_app(options)
     reader = _reader(app, options.consumer)
-    if reader is not None:
-        module, config = reader
-        letter = dict(module.show_letter(app, options.consumer, config, options.name))
-    else:
-        letter = dead_letter(app.store, options.name)
+    letter = dead_letter(app.store, options.name) if reader is None else reader.show(options.name)
     body = letter.pop("body")
     size = len((body or "").encode("utf-8", "surrogatepass"))
     if options.json:
@@ -117,24 +113,59 @@ def _redrive(app: App, options: argparse.Namespace) -> dict[str, int]:
     for name in names:
         reader = _reader(app, name)
         if reader is not None:
-            module, config = reader
-            done[name] = int(module.redrive(app, name, config, limit=options.limit))
+            done[name] = reader.redrive(options.limit)
         else:
             app.worker(name)  # says so where there is no such consumer
             done[name] = app.store.redrive(name, options.limit)
     return done
 
 
-def _reader(app: App, consumer: str | None) -> tuple[Any, Any] | None:
-    """The module that reads the dead letters of a consumer's own queue, with its settings; None: the store has them."""
+class _KafkaReader:
+    """The dead letters of a consumer whose queue is a Kafka topic."""
+
+    def __init__(self, app: App, consumer: str) -> None:
+        self._module = import_module("headgate.cli._dlq_kafka")
+        self._of = (app, consumer, app.config.consumers[consumer])
+
+    def list(self, limit: int) -> list[Json]:
+        return list(self._module.list_letters(*self._of, limit=limit))
+
+    def show(self, ident: str) -> Json:
+        return dict(self._module.show_letter(*self._of, ident))
+
+    def redrive(self, limit: int) -> int:
+        return int(self._module.redrive(*self._of, limit=limit))
+
+
+class _SqsReader:
+    """The dead letters of a consumer whose queue is an SQS queue; a letter's id is its message id."""
+
+    def __init__(self, app: App, consumer: str) -> None:
+        self._run = import_module("headgate.cli._dlq_sqs").dlq_sqs
+        self._app, self._consumer = app, consumer
+
+    def list(self, limit: int) -> list[Json]:
+        return list(self._run(self._app, "list", self._consumer, limit))
+
+    def show(self, ident: str) -> Json:
+        return dict(self._run(self._app, "show", self._consumer, None, ident))
+
+    def redrive(self, limit: int) -> int:
+        return int(self._run(self._app, "redrive", self._consumer, limit)[self._consumer])
+
+
+def _reader(app: App, consumer: str | None) -> _KafkaReader | _SqsReader | None:
+    """Reads the dead letters of a consumer whose own queue keeps them; None: the store has them."""
     settings = app.config.consumers.get(consumer or "")
-    if settings is None or not settings.queue:
+    if settings is None or not settings.queue or consumer is None:
         return None
     scheme = settings.queue.partition("://")[0]
-    if scheme not in _QUEUES:
-        message = f"consumers.{consumer}.queue: expected kafka:// or sqs://, got {scheme}://"
-        raise ConfigError(message)
-    return import_module(_QUEUES[scheme]), settings
+    if scheme == "kafka":
+        return _KafkaReader(app, consumer)
+    if scheme == "sqs":
+        return _SqsReader(app, consumer)
+    message = f"consumers.{consumer}.queue: expected kafka:// or sqs://, got {settings.queue.partition('?')[0]!r}"
+    raise ConfigError(message)
 
 
 def _print(value: Any) -> None:
