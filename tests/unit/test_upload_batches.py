@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from headgate.errors import InvalidInputError
 from headgate.identity import event_id
-from headgate.pipelines.uploads import UploadedFile, replay_uploads
+from headgate.pipelines.uploads import (
+    EssayContentProvisionedV1,
+    FileService,
+    UploadedFile,
+    Worked,
+    replay_uploads,
+)
 from headgate.pipelines.uploads.batches import event_key
-from headgate.pipelines.uploads.contracts import EXCESS, READY
+from headgate.pipelines.uploads.contracts import EXCESS, FAILED, READY
 
 SECOND = 1_000_000
+# UUIDs of version 5, of "u:3", the outcome as compact JSON, and the id of the event before.
+GIVEN_UP = "9e9f063c-5bf6-52b9-aa87-4c10cb3131a6"
+MENDED = "00bff821-6b84-55c9-a947-34953145816e"
 
 
 def essay(word):
@@ -129,8 +141,6 @@ def test_a_batch_that_nobody_registered_has_ids_and_takes_nothing_twice(world, c
 
 
 def test_a_replay_says_what_it_replaces(world):
-    from headgate.pipelines.uploads import FileService
-
     class Upper:
         def extract(self, data):
             return data.decode().upper()
@@ -144,3 +154,45 @@ def test_a_replay_says_what_it_replaces(world):
     assert (known["outcome"], known["revision"], known["at_us"]) == ("provisioned", 1, world.clock.now_us())
     assert known["first"] != known["event_id"]
     assert name.endswith(":0")
+
+
+def test_the_outcome_of_a_job_has_an_identity_that_lasts(world):
+    """Of job, outcome and predecessor. A change would announce what waits during an update a second time."""
+    job = {
+        "upload_id": "u", "index": 3, "batch_id": "b", "original_file_name": "a.exe", "raw_file_storage_id": "raw-1",
+        "file_size_bytes": 1, "correlation_id": "c",
+    }  # fmt: skip
+    world.files.give_up({"data": job}, "why", None)
+    ((topic, key, text),) = world.store.db.execute("SELECT topic, key, body FROM outbox")
+    body = json.loads(text)
+    assert (topic, key, body["event_id"]) == (FAILED, "raw-1", GIVEN_UP)
+    assert (body["correlation_id"], body["data"]["validation_error_message"]) == ("c", "why")
+    known = world.store.load_state("uploads.file.u:3")
+    assert known == {
+        "format": 1, "job": job, "at_us": world.clock.now_us(), "event_id": GIVEN_UP, "first": GIVEN_UP, "revision": 0,
+        "outcome": "failed", "code": "UNKNOWN_VALIDATION_ERROR",
+    }  # fmt: skip
+    event = EssayContentProvisionedV1(
+        batch_id="b", original_file_name="a.exe", raw_file_storage_id="raw-1", text_storage_id="text-1",
+        file_size_bytes=1, timestamp="t",
+    )  # fmt: skip
+    assert world.files.process(Worked(job, event), None) == event.model_dump(mode="json")
+    body = json.loads(world.store.db.execute("SELECT body FROM outbox ORDER BY id")[1][0])
+    assert body["event_id"] == MENDED
+    assert body["replaces"] == {
+        "outcome": "failed", "code": "UNKNOWN_VALIDATION_ERROR", "event_id": GIVEN_UP, "first": GIVEN_UP, "revision": 1
+    }  # fmt: skip
+    assert world.store.load_state("uploads.file.u:3") == {
+        "format": 1, "job": job, "at_us": world.clock.now_us(), "event_id": MENDED, "first": GIVEN_UP, "revision": 1,
+        "outcome": "provisioned", "text_storage_id": "text-1",
+    }  # fmt: skip
+    world.files.process(Worked(job, event), None)  # the same again: nothing to tell
+    assert world.store.count("SELECT count(*) FROM outbox") == 2
+
+
+@pytest.mark.parametrize("correlation_id", ["", "a\nb", 7])
+def test_receive_checks_its_ids(world, correlation_id):
+    with pytest.raises(InvalidInputError, match="correlation_id: expected "):
+        world.files.receive("b", "a.txt", b"x", correlation_id)
+    with pytest.raises(InvalidInputError, match="batch_id: expected "):
+        world.files.receive(correlation_id, "a.txt", b"x")
