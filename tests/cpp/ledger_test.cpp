@@ -74,6 +74,34 @@ TEST_P(LedgerSuite, ReleaseKeepsAttemptsAndError) {
     EXPECT_EQ(again.last_error, "boom");
 }
 
+TEST_P(LedgerSuite, AnAttemptThatWasNoneIsGivenBackOnce) {
+    EXPECT_TRUE(world.ledger->release(claim("k"), "boom", true).ok());
+    const auto second = claim("k");
+    EXPECT_EQ(second.attempts, 2);
+    EXPECT_TRUE(world.ledger->release(second, "", false).ok());
+    EXPECT_TRUE(world.ledger->release(second, "", false).ok());
+    const auto third = claim("k");
+    EXPECT_EQ(third.attempts, 2);
+    EXPECT_EQ(third.last_error, "boom");
+}
+
+TEST_P(LedgerSuite, APairIsAcquiredTogetherOrNotAtAll) {
+    const ClaimRequest request{"new", 10 * kSecond, ""};
+    const auto both = world.ledger->claim_pair(request, "old").value();
+    EXPECT_EQ(both.status, ClaimStatus::acquired);
+    EXPECT_FALSE(both.legacy_token.empty());
+    EXPECT_EQ(claim("old").status, ClaimStatus::in_progress);
+    EXPECT_TRUE(world.ledger->complete({claim("before")}, {"\"b\""}).ok());
+    const ClaimRequest other{"after", 10 * kSecond, ""};
+    const auto done = world.ledger->claim_pair(other, "before").value();
+    EXPECT_EQ(done.status, ClaimStatus::done);
+    EXPECT_EQ(done.result, "\"b\"");
+    EXPECT_EQ(claim("after").attempts, 1);
+    const ClaimRequest held{"after", 10 * kSecond, ""};
+    EXPECT_EQ(world.ledger->claim_pair(held, "free").value().status, ClaimStatus::in_progress);
+    EXPECT_EQ(claim("free").attempts, 1);
+}
+
 TEST_P(LedgerSuite, RenewExtends) {
     const auto a = claim("k");
     world.clock->advance_us(9 * kSecond);

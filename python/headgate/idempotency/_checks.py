@@ -86,8 +86,13 @@ def check_payload(payload: object) -> None:
 
 def check_keys(keys: Sequence[str], payloads: Sequence[str]) -> None:
     """Check the keys of a batch, and that there are as many payloads as keys, or none."""
-    for key in keys:
-        check_key(key)
+    try:
+        plain = all(keys) and all(map(str.isascii, keys))
+    except TypeError:  # one that is no text
+        plain = False
+    if not plain:
+        for key in keys:
+            check_key(key)
     if payloads and len(payloads) != len(keys):
         message = f"{len(keys)} keys need as many payloads, or none, not {len(payloads)}"
         raise InvalidInputError(message)

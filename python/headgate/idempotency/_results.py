@@ -53,7 +53,10 @@ def text_or_reason(value: Any, serializer: Callable[[Any], str | bytes] | None =
     """(JSON text, ""), or (None, one word that says why it cannot be kept)."""
     if value is None and serializer is None:
         return "null", ""
+    kind = type(value)
     try:
+        if serializer is None and kind in _SCALARS and kind is not int:
+            return _encode(value), ""
         if serializer is not None:
             return _serialized(serializer(value)), ""
         return _written(value if _is_plain(value, 0) else _plain(value, 0, set())), ""
