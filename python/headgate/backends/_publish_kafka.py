@@ -20,6 +20,7 @@ log = logging.getLogger("headgate.publish")
 _TIMEOUT_S = 10.0
 _TIMEOUT_SETTINGS = ("message.timeout.ms", "delivery.timeout.ms")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_LARGEST_BYTES = 1_000_000_000  # what librdkafka allows at most
 _ROUND = 10_000  # messages on their way at a time
 _TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE"}
 _INVALID = {
@@ -54,7 +55,8 @@ class KafkaPublisher:
         with needed("kafka:// needs confluent-kafka", "headgate[kafka]"):
             import confluent_kafka
         self._kafka = confluent_kafka
-        self._config = {**config, **_safe(config)}
+        # Without a limit of the settings the topic's own decides, not librdkafka's default of 1 MB.
+        self._config = {"message.max.bytes": _LARGEST_BYTES, **config, **_safe(config)}
         stated = next((self._config[name] for name in _TIMEOUT_SETTINGS if name in self._config), None)
         if stated is None:
             self._config["message.timeout.ms"] = int(timeout_s * 1000)
