@@ -364,6 +364,38 @@ def test_announcements_reach_kafka(kafka_server, outbox):
     assert found == [(f"key-{n}".encode(), n) for n in range(0, 25, 2)]
 
 
+@pytest.mark.xdist_group("kafka")
+def test_what_a_kafka_topic_does_not_take_is_set_aside_and_the_rest_arrives(kafka_server, tmp_path):
+    confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": kafka_server.bootstrap})
+    settings = {"max.message.bytes": "2000"}
+    name = f"sizes-{uuid.uuid4().hex[:8]}"
+    for future in admin.create_topics([confluent_kafka.admin.NewTopic(name, 1, 1, config=settings)]).values():
+        future.result(10)
+    store = LocalStore(LocalDatabase(str(tmp_path / "sizes.db"), durability="normal"), SystemClock(), "p")
+    for n, size in enumerate((10, 5_000, 1_500, 2_000_000, 1_500, 10, 10)):
+        store.publish(name, f"key-{n % 3}", {"n": n, "text": "".join(chr(97 + i * i % 26) for i in range(size))})
+    publisher = KafkaPublisher({"bootstrap.servers": kafka_server.bootstrap}, timeout_s=10)
+    assert store.publish_outbox(publisher) == 5
+    assert (store.unsent_count(), store.publish_outbox(publisher)) == (0, 0)
+    assert [(x["stage"], x["kind"], json.loads(x["doc"])["n"]) for x in store.dead_letters()] == [
+        ("outbox", "message_too_large", 1), ("outbox", "message_too_large", 3),
+    ]  # fmt: skip
+    consumer = confluent_kafka.Consumer({
+        "bootstrap.servers": kafka_server.bootstrap, "group.id": "sizes", "auto.offset.reset": "earliest",
+    })  # fmt: skip
+    consumer.subscribe([name])
+    found = []
+    while len(found) < 5:
+        message = consumer.poll(20)
+        assert message is not None
+        found.append(json.loads(message.value())["n"])
+    consumer.close()
+    assert sorted(found) == [0, 2, 4, 5, 6]
+    assert [n for n in found if n % 3 == 0] == [0, 6]  # the order of each key
+    assert [n for n in found if n % 3 == 2] == [2, 5]
+
+
 def test_publisher_urls(monkeypatch):
     for name, value in SECRET.items():
         monkeypatch.setenv(name.upper().replace("REGION_NAME", "AWS_DEFAULT_REGION"), value)

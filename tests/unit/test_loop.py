@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 
@@ -77,3 +78,36 @@ def test_a_step_that_breaks_ends_neither_the_loop_nor_the_other_steps(error, cap
     assert len(rounds) == 3
     assert [(r.getMessage(), r.step) for r in caplog.records] == [("step failed", "broken")] * 3
     assert "sesame" not in str([vars(r) for r in caplog.records])
+
+
+def test_the_reason_of_a_refused_record_says_what_was_expected_and_the_kind_of_what_was_got():
+    from headgate.intake._reasons import explain
+
+    plan = json.dumps({
+        "fields": [
+            {"name": "n", "type": "int64", "nullable": True}, {"name": "key", "type": "string", "pattern": "^[a-f]{4}$"},
+            {"name": "text", "type": "string", "min_length": 1, "max_length": 5}, {"name": "word", "type": "string", "values": ["a", "b"]},
+            {"name": "tags", "type": "list"},
+        ]
+    })  # fmt: skip
+    problems = [
+        ("n", "type"),
+        ("key", "pattern"),
+        ("text", "length"),
+        ("word", "value"),
+        ("tags", "missing"),
+        ("", "unknown"),
+    ]
+    reason = explain(
+        plan, problems, {"n": "secret", "key": "secret", "text": "secret", "word": None, "extra": "secret"}
+    )
+    assert reason.split("; ") == [
+        "n: type (expected int64 or null, got text of 6 characters)",
+        "key: pattern (expected string that matches ^[a-f]{4}$, got text of 6 characters)",
+        "text: length (expected string of 1 to 5 characters, got text of 6 characters)",
+        "word: value (expected string one of a, b, got null)",
+        "tags: missing (expected list, got nothing)",
+        "record: unknown",
+    ]
+    many = explain(plan, [("n", "type")] * 30, {})
+    assert (many.count("n: type"), many.endswith("; 10 more")) == (20, True)

@@ -617,6 +617,8 @@ def test_a_full_queue_of_the_producer_is_emptied_first(brokers, outbox):
 
 
 def test_settings_of_the_url_reach_the_producer(brokers, outbox):
+    open_publisher("kafka://b:9092")
+    assert brokers.opened.pop()["message.max.bytes"] == 1_000_000_000  # the topic's own limit decides
     publisher = open_publisher("kafka://b:9092?message.max.bytes=5000000&message.timeout.ms=2500&compression.type=zstd")
     (config,) = brokers.opened
     assert (config["message.max.bytes"], config["message.timeout.ms"], config["compression.type"]) == (
