@@ -261,6 +261,16 @@ def test_the_state_of_a_collector_is_kept_and_found_again(collector, clock):
         collector.collect({})
     assert collector.failover.secondary_since_us == 7
     assert collector.last_success_us() == began  # a failure is no success
+    # Another process knows what was told and how often.
+    again = AlertRules(make_tracker(clock), clock)
+    successor = Collector(
+        collector.intake, collector.adapters, failover=collector.failover, breakers=collector.breakers, alerts=again,
+        store=collector.store,
+    )  # fmt: skip
+    with pytest.raises(AllSourcesFailedError):
+        successor.collect({})
+    assert event_of(collector)["alerts"] == []  # within the cooldown
+    assert again.tracker.count == 2
 
 
 def test_a_raw_body_is_kept_with_the_facts_of_its_fetch(collector, objects, clock):
@@ -325,7 +335,8 @@ def test_data_is_stale_after_its_limit_and_not_at_it(is_open, limit_s):
     limit_us = int(limit_s * SECOND)
     fresh, stale = (check_freshness(1, 1 + age, Hours()) for age in (limit_us, limit_us + 1))
     assert (fresh.is_stale, stale.is_stale, fresh.limit_s, fresh.age_s) == (False, True, limit_s, limit_s)
-    assert (fresh.warning, bool(stale.warning)) == (None, is_open)
+    said = "last known good: the data is 15 minutes old (limit 15)" if is_open else None
+    assert (fresh.warning, stale.warning) == (None, said)
     assert check_freshness(2 * SECOND, SECOND, Hours()).age_s == 0.0  # a clock that went back
     never = check_freshness(None, 0, Hours())
     assert never.warning == ("no collection has succeeded yet" if is_open else None)
@@ -357,14 +368,14 @@ TIINGO = {"Source": "tiingo"}
 
 def test_the_metrics_of_a_good_collection():
     both = {**TIINGO, "IsFailover": "false"}
-    assert collection_metrics(Result(Taken(5, 3, 1, 1)), collected(), "tiingo") == [
+    assert collection_metrics(Result(Taken(5, 2, 1, 2)), collected(), "tiingo") == [
         Metric("CollectionSuccess", 1, "Count", both),
         Metric("CollectionFailure", 0, "Count", TIINGO),
         Metric("CollectionSuccessRate", 100.0, "Percent", {}),
         Metric("CollectionLatencyMs", 1500.0, "Milliseconds", both),
         Metric("ItemsCollected", 5, "Count", TIINGO),
         Metric("ItemsDuplicate", 1, "Count", TIINGO),
-        Metric("DuplicateRate", 25.0, "Percent", TIINGO),
+        Metric("DuplicateRate", 100 / 3, "Percent", TIINGO),
     ]
     assert collection_metrics(Result(Taken()), collected(), "tiingo")[-1] == Metric(
         "DuplicateRate", 0.0, "Percent", TIINGO
