@@ -140,6 +140,18 @@ def test_a_batch_that_nobody_registered_has_ids_and_takes_nothing_twice(world, c
     assert [event["original_file_name"] for event in world.events(EXCESS)] == ["late.txt"]
 
 
+def test_a_replay_that_fails_for_another_reason_changes_nothing(world):
+    class Short:
+        def extract(self, data):
+            return "short"
+
+    world.files.accept("b", [UploadedFile("a.essay", b"x")])
+    world.settle()
+    newer = FileService(world.content, world.store, world.clock, extractors={".essay": Short()})
+    assert replay_uploads(newer, world.store).unchanged == 1
+    assert world.store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL") == 0
+
+
 def test_a_replay_says_what_it_replaces(world):
     class Upper:
         def extract(self, data):

@@ -48,6 +48,7 @@ def part(value):
         (b'; filename="a\\\\b.txt"', "a\\b.txt"),
         (b'; filename="100%25 %C3%A9.txt"', "100%25 %C3%A9.txt"),
         (b'; filename="a%0Ab%0d.txt"', "a\nb\r.txt"),
+        (b'; filename="a%0D%0a.txt"', "a\r\n.txt"),
         (b'; filename="C:\\essays\\a.txt"', "C:\\essays\\a.txt"),
         (b'; filename="a; filename=b.txt"', "a; filename=b.txt"),
         (b'; filename="a=b, c.txt"', "a=b, c.txt"),
@@ -94,6 +95,7 @@ def test_a_name_that_never_ends_takes_no_time():
         ("a\u2028b\u2029.txt", "a_b_.txt"),
         ("a\u202etxt.exe", "a_txt.exe"),
         ("a\u2066b\u2069\u202a\u2065.txt", "a_b__\u2065.txt"),
+        ("a\u202f\u206a\u202d.txt", "a\u202f\u206a_.txt"),  # the neighbours of those marks are none
         ("x" * 251 + ".txt", "x" * 251 + ".txt"),
         ("x" * 252 + ".txt", "x" * 251 + ".txt"),
         ("x" * 300, "x" * 255),
