@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,7 @@ def _as_object(definition: Any, findings: Findings) -> dict[str, Any] | None:
         try:
             definition = json.loads(definition, object_pairs_hook=pairs)
         except ValueError as error:
-            findings.error("$", str(error), "mend the JSON", "INVALID_JSON_DESCRIPTION")
+            findings.error("$", _json_problem(definition, error), "mend the JSON", "INVALID_JSON_DESCRIPTION")
             return None
     if not isinstance(definition, dict):
         findings.error("$", "Definition must be a valid JSON object", "write a JSON object with StartAt and States")
@@ -125,6 +126,17 @@ def _as_object(definition: Any, findings: Findings) -> dict[str, Any] | None:
     for key in doubled:
         findings.error("$", f"The name '{key}' stands twice in one object", "rename one", "DUPLICATE_STATE_NAME")
     return definition
+
+
+def _json_problem(text: str, error: ValueError) -> str:
+    """What is wrong with a text that is no JSON, in the words of Step Functions where they are known."""
+    word = re.match(r"\s*([A-Za-z_]\w*)", text)
+    if word and word[1] not in ("true", "false", "null"):
+        return (
+            f"Unrecognized token '{word[1]}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' or"
+            " 'false')"
+        )
+    return str(error)
 
 
 class _MachineReader:
@@ -424,6 +436,8 @@ class _MachineReader:
             self.findings.error(
                 path, "Workflow has no terminal state", 'end it with "End": true, Succeed or Fail', "MISSING_END_STATE"
             )
+            return
+        if start not in states:
             return
         reached = reachable(start, states)
         for name in states:

@@ -255,8 +255,8 @@ class _PathParser:
         while self._peek() != quote:
             if not self._peek():
                 raise self._error("the quotes are not closed")
-            if self._peek() == "\\":
-                self.at += 1
+            if self._peek() == "\\" and self.text[self.at + 1 : self.at + 2] == quote:
+                self.at += 1  # a backslash before anything else is itself
             out.append(self._peek())
             self.at += 1
         self.at += 1

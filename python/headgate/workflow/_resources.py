@@ -89,6 +89,10 @@ def parse_resource(text: str) -> Resource | None:
         if known is None or (pattern and pattern not in known):
             return None
         return Resource(text, "service", service, action, pattern)
+    service, _, action = text.partition(":")
+    action, _, pattern = action.partition(".")
+    if action in INTEGRATIONS.get(service, {}):  # the short form that this runner takes as well
+        return Resource(text, "service", service, action, pattern)
     if text.startswith("arn:") and not is_placeholder(text):
         return None
     return Resource(text, "function", "lambda", text)
