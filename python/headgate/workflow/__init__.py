@@ -15,6 +15,7 @@ from headgate.workflow._model import (
     create_express_workflow,
     create_standard_workflow,
 )
+from headgate.workflow._ports import local_ports
 from headgate.workflow._runner import Execution, ExecutionAlreadyExistsError, LocalRunner, StateMachine
 from headgate.workflow._stage import PERMANENT_ERROR, StageFailure, WorkflowHandler, output_key
 from headgate.workflow._tasks import TaskFailure
@@ -26,5 +27,5 @@ __all__ = [
     "PERMANENT_ERROR", "Execution", "ExecutionAlreadyExistsError", "ExecutionContext", "Finding", "GlueStep",
     "LambdaStep", "LocalRunner", "Mocks", "RetryConfiguration", "StageFailure", "StageResult", "StateMachine",
     "TaskFailure", "TaskRequest", "Workflow", "WorkflowConfiguration", "WorkflowHandler", "WorkflowLambdaHandler",
-    "WorkflowType", "create_express_workflow", "create_standard_workflow", "lint", "output_key",
+    "WorkflowType", "create_express_workflow", "create_standard_workflow", "lint", "local_ports", "output_key",
 ]  # fmt: skip

@@ -121,7 +121,9 @@ def _selected(engine: Engine, frame: Frame, state: MapState, item: dict[str, Any
     if isinstance(state.selector, Constant):
         return state.selector.value
     scope = engine.scope_of(frame, state, item)
-    return state.selector.evaluate(scope if state.is_jsonata else scope.with_data(_states.effective_input(state, scope)))
+    return state.selector.evaluate(
+        scope if state.is_jsonata else scope.with_data(_states.effective_input(state, scope))
+    )
 
 
 def _counts(engine: Engine, frame: Frame) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
@@ -164,8 +165,7 @@ class Drive:
                 return
             limit = None if request.timeout_s is None else self.clock.now_us() + request.timeout_s * 1_000_000
             self.in_flight[frame.id] = (request, limit)
-            tasks = self.runner.tasks
-            self.runner.pool.submit(lambda r=request: tasks.run(r), self.results, request)  # type: ignore[misc]
+            self.runner.pool.submit(partial(self.runner.tasks.run, request), self.results, request)
         if self.in_flight and self._collect():
             engine.run_ready()
             self._commit_task()
@@ -359,7 +359,7 @@ class Drive:
     # --- commits
 
     def _until(self) -> int:
-        return self.clock.now_us() + self.runner.lease_us
+        return int(self.clock.now_us()) + self.runner.lease_us
 
     def _commit(self, until_us: int | None, wake_us: int | None) -> None:
         new, self.new = self.new, []

@@ -160,7 +160,9 @@ class Engine:
 
     def new_frame(self, parent: Frame | None, machine: Machine, index: int, data: Any) -> Frame:
         """A frame at the start of a machine."""
-        frame = Frame(self.next_frame, None if parent is None else parent.id, machine.path, machine.start_at, data, index)
+        frame = Frame(
+            self.next_frame, None if parent is None else parent.id, machine.path, machine.start_at, data, index
+        )
         self.next_frame += 1
         self.frames[frame.id] = frame
         if parent is not None:
@@ -432,7 +434,13 @@ class Engine:
         self.dirty.add(frame.id)
 
     def end(
-        self, status: str, frame: Frame | None, *, output: Any = None, error: str | None = None, cause: str | None = None
+        self,
+        status: str,
+        frame: Frame | None,
+        *,
+        output: Any = None,
+        error: str | None = None,
+        cause: str | None = None,
     ) -> None:
         """End the execution."""
         self.status, self.output, self.error, self.cause = status, output, error, cause

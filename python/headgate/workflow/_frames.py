@@ -84,7 +84,9 @@ class Frame:
         """Its document in the store, without what has a column of its own."""
         if self.status == SUCCEEDED:
             # Only the output of a finished frame is read again.
-            return to_text({"machine": self.machine, "index": self.index, "output": self.output, "last": self.last_event})
+            return to_text(
+                {"machine": self.machine, "index": self.index, "output": self.output, "last": self.last_event}
+            )
         data = {key: value for key, value in self.data.items() if key not in ("items", "counts")}
         doc: dict[str, Any] = {
             "machine": self.machine, "index": self.index, "state": self.state, "phase": self.phase, "input": self.input,

@@ -40,7 +40,9 @@ class History:
         self.is_kept = is_kept
         self.pending: list[tuple[int, str, str | None, dict[str, Any]]] = []
 
-    def add(self, kind: str, at_us: int, previous: int, state: str | None, details: dict[str, Any] | None = None) -> int:
+    def add(
+        self, kind: str, at_us: int, previous: int, state: str | None, details: dict[str, Any] | None = None
+    ) -> int:
         """Add an event; its id."""
         number = self.next_id
         self.next_id += 1

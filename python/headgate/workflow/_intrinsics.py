@@ -391,7 +391,7 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "States.JsonToString": (1, 1, to_text),
     "States.Array": (0, _MANY, lambda *items: list(items)),
     "States.ArrayPartition": (2, 2, _partition),
-    "States.ArrayContains": (2, 2, lambda items, value: any(same(i, value) for i in _list(items, "the first argument"))),
+    "States.ArrayContains": (2, 2, lambda items, value: any(same(i, value) for i in _list(items, "the array"))),
     "States.ArrayRange": (3, 3, _range),
     "States.ArrayGetItem": (2, 2, _get_item),
     "States.ArrayLength": (1, 1, lambda items: len(_list(items, "the argument"))),

@@ -158,7 +158,7 @@ def write_results(engine: Engine, frame: Frame, state: MapState) -> Any:
     writer = state.writer
     assert writer is not None
     children = [engine.frames[number] for number in engine.children.get(frame.id, ())]
-    good = [_result(engine, state, child) for child in children if child.status == SUCCEEDED]
+    good: list[Any] = [_result(engine, state, child) for child in children if child.status == SUCCEEDED]
     bad = [_result(engine, state, child) for child in children if child.status == FAILED]
     if writer.transformation != "NONE":
         good = [json.loads(entry["Output"]) for entry in good]
@@ -168,7 +168,9 @@ def write_results(engine: Engine, frame: Frame, state: MapState) -> Any:
         return good
     scope = engine.scope_of(frame, state)
     assert writer.parameters is not None
-    given = writer.parameters.evaluate(scope if state.is_jsonata else scope.with_data(_states.effective_input(state, scope)))
+    given = writer.parameters.evaluate(
+        scope if state.is_jsonata else scope.with_data(_states.effective_input(state, scope))
+    )
     services: MapObjects | None = engine.services
     if services is None:
         raise StateError(RESULT_WRITER, "The runner has no object store to write results to")

@@ -31,7 +31,7 @@ def is_expression(value: Any) -> bool:
 @functools.cache
 def _library() -> Any:
     try:
-        import jsonata
+        import jsonata  # type: ignore[import-untyped]
     except ImportError:
         message = "JSONata needs the package jsonata-python; install it with: pip install 'headgate[workflow]'"
         raise ConfigError(message, Kind.NOT_BUILT) from None

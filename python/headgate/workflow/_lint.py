@@ -14,12 +14,14 @@ from headgate.workflow._failure import ALL, Finding, child
 from headgate.workflow._json import LIMIT_BYTES, size_bytes, to_text
 from headgate.workflow._parse import is_terminal, parse_definition, transitions
 from headgate.workflow._program import (
+    Catcher,
     ChoiceState,
     FailState,
     Machine,
     MapState,
     ParallelState,
     PassState,
+    Retrier,
     State,
     TaskState,
     WaitState,
@@ -29,9 +31,10 @@ from headgate.workflow._values import Constant, ListValue, ObjectValue, Value
 EXPRESS_LIMIT_S = 300.0
 _KNOWN_ERRORS = {
     "States.ALL", "States.HeartbeatTimeout", "States.Timeout", "States.TaskFailed", "States.Permissions",
-    "States.ResultPathMatchFailure", "States.ParameterPathFailure", "States.QueryEvaluationError", "States.BranchFailed",
-    "States.NoChoiceMatched", "States.IntrinsicFailure", "States.ExceedToleratedFailureThreshold",
-    "States.ItemReaderFailed", "States.ResultWriterFailed", "States.DataLimitExceeded", "States.Runtime", "States.Http.Socket",
+    "States.ResultPathMatchFailure", "States.ParameterPathFailure", "States.QueryEvaluationError",
+    "States.BranchFailed", "States.NoChoiceMatched", "States.IntrinsicFailure", "States.ExceedToleratedFailureThreshold",
+    "States.ItemReaderFailed", "States.ResultWriterFailed", "States.DataLimitExceeded", "States.Runtime",
+    "States.Http.Socket",
 }  # fmt: skip
 # (service, action) -> the argument that makes a repeated call harmless
 _IDEMPOTENCY_KEYS = {
@@ -105,7 +108,7 @@ class _Checks:
         return state.is_distributed and state.reader is not None and state.writer is None and not state.discards_result
 
     def _unreachable_handlers(self, state: State) -> None:
-        for field, entries in (("Retry", state.retriers), ("Catch", state.catchers)):
+        for field, entries in _handlers(state):
             seen: set[str] = set()
             for place, entry in enumerate(entries):
                 if ALL in seen or set(entry.errors) <= seen:
@@ -117,7 +120,7 @@ class _Checks:
                 seen |= set(entry.errors)
 
     def _error_names(self, state: State) -> None:
-        for field, entries in (("Retry", state.retriers), ("Catch", state.catchers)):
+        for field, entries in _handlers(state):
             for place, entry in enumerate(entries):
                 for name in entry.errors:
                     path = f"{child(state.path, field)}[{place}].ErrorEquals"
@@ -125,7 +128,7 @@ class _Checks:
                         self.warn(path, "UNKNOWN_ERROR", f"there is no error {name}", "mend its name", state.name)
                     if name == "States.Runtime":
                         self.warn(
-                            path, "UNREACHABLE_HANDLER", "States.Runtime always fails the execution; nothing handles it",
+                            path, "UNREACHABLE_HANDLER", "States.Runtime always fails the execution",
                             "remove it", state.name,
                         )  # fmt: skip
 
@@ -163,8 +166,8 @@ class _Checks:
         why = "an Express workflow runs a state at least once" if self.kind == "EXPRESS" else "it is retried"
         mend = f"pass {key}" if key else "make the receiver ignore repeats, for example by $$.Execution.Id in the data"
         self.warn(
-            state.path, "NOT_IDEMPOTENT", f"{resource.service}:{resource.action} may be done twice: {why}, and it has no"
-            " idempotency key", mend, state.name,
+            state.path, "NOT_IDEMPOTENT", f"{resource.service}:{resource.action} may be done twice: {why},"
+            " and it has no idempotency key", mend, state.name,
         )  # fmt: skip
 
     def _large(self, state: State, value: Any) -> None:
@@ -202,7 +205,8 @@ class _Checks:
         first = _longest(machine, retries=False)
         if first > limit:
             self.warn(
-                machine.path, "EXPRESS_BUDGET", f"its states may take {first:.0f} s, an Express workflow has {limit:.0f} s",
+                machine.path, "EXPRESS_BUDGET",
+                f"its states may take {first:.0f} s, an Express workflow has {limit:.0f} s",
                 "lower TimeoutSeconds and Wait states, or make it STANDARD",
             )  # fmt: skip
             return
@@ -213,6 +217,10 @@ class _Checks:
                 f"with its retries it may take {worst:.0f} s, an Express workflow has {limit:.0f} s",
                 "retry less, wait shorter, or make it STANDARD",
             )  # fmt: skip
+
+
+def _handlers(state: State) -> list[tuple[str, tuple[Retrier | Catcher, ...]]]:
+    return [("Retry", state.retriers), ("Catch", state.catchers)]
 
 
 def _node(state: State) -> dict[str, Any]:
@@ -254,7 +262,10 @@ def _time(state: State, *, retries: bool) -> float:
     if not retries or not state.retriers:
         return once
     waits = [
-        sum(min(r.interval_s * r.backoff_rate**i, r.max_delay_s or float("inf")) for i in range(min(r.max_attempts, 100)))
+        sum(
+            min(r.interval_s * r.backoff_rate**i, r.max_delay_s or float("inf"))
+            for i in range(min(r.max_attempts, 100))
+        )
         + r.max_attempts * once
         for r in state.retriers
     ]
@@ -264,7 +275,7 @@ def _time(state: State, *, retries: bool) -> float:
 def _has_member(value: Value | None, name: str) -> bool:
     if isinstance(value, Constant):
         return isinstance(value.value, dict) and name in value.value
-    return isinstance(value, ObjectValue) and any(key == name for key, _ in value.members) or (
+    return (isinstance(value, ObjectValue) and any(key == name for key, _ in value.members)) or (
         value is not None and not isinstance(value, ObjectValue | Constant)
     )  # an expression may give it
 

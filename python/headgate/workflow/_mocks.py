@@ -69,7 +69,11 @@ class Mocks:
         if entry.get("timed_out"):
             return TimedOut(entry.get("cause"))
         if "error" in entry:
-            return Failed(entry["error"], entry.get("cause")) if entry["error"] != TIMEOUT else TimedOut(entry.get("cause"))
+            return (
+                Failed(entry["error"], entry.get("cause"))
+                if entry["error"] != TIMEOUT
+                else TimedOut(entry.get("cause"))
+            )
         return Done(entry["result"])
 
 

@@ -57,7 +57,9 @@ FIELDS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "Wait": ({*_FLOW, "Assign", "Seconds", "Timestamp"}, {*_PATHS, "SecondsPath", "TimestampPath"}, {"Output"}),
     "Succeed": (set(), _PATHS, {"Output"}),
     "Fail": ({"Error", "Cause"}, {"ErrorPath", "CausePath"}, set()),
-    "Parallel": ({*_FLOW, *_RECOVERY, "Assign", "Branches"}, {*_PATHS, *_RESULT, "Parameters"}, {"Arguments", "Output"}),
+    "Parallel": (
+        {*_FLOW, *_RECOVERY, "Assign", "Branches"}, {*_PATHS, *_RESULT, "Parameters"}, {"Arguments", "Output"},
+    ),
     "Map": (
         {
             *_FLOW, *_RECOVERY, "Assign", "ItemProcessor", "Iterator", "ItemSelector", "MaxConcurrency", "ItemReader",
@@ -133,8 +135,8 @@ def _json_problem(text: str, error: ValueError) -> str:
     word = re.match(r"\s*([A-Za-z_]\w*)", text)
     if word and word[1] not in ("true", "false", "null"):
         return (
-            f"Unrecognized token '{word[1]}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' or"
-            " 'false')"
+            f"Unrecognized token '{word[1]}': was expecting (JSON String, Number, Array, Object or token 'null',"
+            " 'true' or 'false')"
         )
     return str(error)
 
@@ -158,7 +160,9 @@ class _MachineReader:
     def _language(self, reader: FieldReader, default: Language) -> Language:
         value = reader.node.get("QueryLanguage", default)
         if value not in _LANGUAGES:
-            reader.refuse("QueryLanguage", f"Value must be one of [{', '.join(_LANGUAGES)}]", "write JSONPath or JSONata")
+            reader.refuse(
+                "QueryLanguage", f"Value must be one of [{', '.join(_LANGUAGES)}]", "write JSONPath or JSONata"
+            )
             return default
         return value  # type: ignore[no-any-return]
 
@@ -191,7 +195,9 @@ class _MachineReader:
             self.findings.error(path, f"State names have 1 to {_NAME_LIMIT} characters, not {len(name)}", "shorten it")
         if name in self.names:
             message = f"Duplicate State name: {name}, which is also at {self.names[name]}"
-            self.findings.error(path, message, "names are unique in the whole definition: rename one", "DUPLICATE_STATE_NAME")
+            self.findings.error(
+                path, message, "names are unique in the whole definition: rename one", "DUPLICATE_STATE_NAME"
+            )
         self.names[name] = path
         bare = FieldReader(node, path, self.top_language, self.findings)
         if not bare.require("Type"):
@@ -236,7 +242,9 @@ class _MachineReader:
             shared["output"] = reader.value("Output")
         shared["assign"] = reader.value("Assign")
         if "Assign" in node and not isinstance(node["Assign"], dict):
-            reader.refuse("Assign", f"Expected value of type Object, not {type_name(node['Assign'])}", "write an object")
+            reader.refuse(
+                "Assign", f"Expected value of type Object, not {type_name(node['Assign'])}", "write an object"
+            )
         if "Retry" in FIELDS[kind][0]:
             shared["retriers"] = reader.retriers()
             shared["catchers"] = reader.catchers(_target)
@@ -265,16 +273,20 @@ class _MachineReader:
         return PassState(**shared, result=reader.node.get("Result"), has_result="Result" in reader.node)
 
     def _fail(self, reader: FieldReader, shared: dict[str, Any]) -> State:
-        values: dict[str, Value | None] = {}
+        values: dict[str, Any] = {}
         for field in ("Error", "Cause"):
             if field in reader.node and f"{field}Path" in reader.node:
-                reader.refuse("", f"Only one of the fields '{field}' and '{field}Path' may be set", f"remove {field}Path")
+                reader.refuse(
+                    "", f"Only one of the fields '{field}' and '{field}Path' may be set", f"remove {field}Path"
+                )
             if f"{field}Path" in reader.node and reader.language == "JSONPath":
                 values[field.lower()] = reader.path_or_call(f"{field}Path")
             elif field in reader.node:
                 text = reader.text(field)
                 is_dynamic = reader.language == "JSONata" and is_expression(text)
-                values[field.lower()] = reader.expression(text, field, reader.at(field)) if is_dynamic else Constant(text)
+                values[field.lower()] = (
+                    reader.expression(text, field, reader.at(field)) if is_dynamic else Constant(text)
+                )
         return FailState(**shared, **values)
 
     def _wait(self, reader: FieldReader, shared: dict[str, Any]) -> State:
@@ -363,8 +375,8 @@ class _MachineReader:
         if found is None:
             reader.refuse(
                 "Resource",
-                f"The resource provided {text} is not recognized. The value is not a valid resource ARN, or the resource"
-                " is not available in this region.",
+                f"The resource provided {text} is not recognized. The value is not a valid resource ARN, or the"
+                " resource is not available in this region.",
                 "write the ARN of a function, an activity, or arn:aws:states:::service:action",
             )
             return unknown
@@ -385,7 +397,9 @@ class _MachineReader:
         for field in REQUIRED.get((resource.service, resource.action), ()):
             if field not in given and f"{field}.$" not in given:
                 reader.refuse(
-                    name if name in reader.node else "", f"The field '{field}' is required but was missing", f"add {field}"
+                    name if name in reader.node else "",
+                    f"The field '{field}' is required but was missing",
+                    f"add {field}",
                 )
 
     def _parallel(self, reader: FieldReader, shared: dict[str, Any]) -> State:

@@ -73,7 +73,9 @@ class FieldReader:
         for name in self.node:
             if name not in allowed:
                 self.findings.error(
-                    self.path, f"Field '{name}' is not supported", f"remove it, or use one of: {', '.join(sorted(allowed))}"
+                    self.path,
+                    f"Field '{name}' is not supported",
+                    f"remove it, or use one of: {', '.join(sorted(allowed))}",
                 )
 
     def require(self, *names: str) -> bool:
@@ -108,7 +110,9 @@ class FieldReader:
             return default
         kind = "Integer" if whole else "Number"
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            self.refuse(name, f"Expected value of type {kind}, not {type_name(value)} {value!r}", f"write a {kind.lower()}")
+            self.refuse(
+                name, f"Expected value of type {kind}, not {type_name(value)} {value!r}", f"write a {kind.lower()}"
+            )
             return default
         if not least <= value <= most:
             self.refuse(name, f"Value {value} is out of range: {least} to {most}", "write a value within the range")
@@ -120,7 +124,9 @@ class FieldReader:
     def path_field(self, name: str, *, reference: bool = False) -> Path | None:
         text = self.node.get(name)
         if not isinstance(text, str):
-            self.refuse(name, f"Value is not a valid JSONPath: expected a string, not {type_name(text)}", "write a path: $.a")
+            self.refuse(
+                name, f"Value is not a valid JSONPath: expected a string, not {type_name(text)}", "write a path: $.a"
+            )
             return None
         try:
             path = parse_path(text)
@@ -130,7 +136,9 @@ class FieldReader:
             return None
         if reference and not path.is_reference:
             self.refuse(
-                name, f"Value is not a Reference Path: '{text}'", "name one place by names and indices, such as $.a.b[0]"
+                name,
+                f"Value is not a Reference Path: '{text}'",
+                "name one place by names and indices, such as $.a.b[0]",
             )
             return None
         return path
@@ -147,7 +155,9 @@ class FieldReader:
         path = self.path_field(name)
         return None if path is None else PathValue(path, name)
 
-    def number_or_path(self, name: str, *, least: float, most: float = 99_999_999, whole: bool = True) -> Value | Path | None:
+    def number_or_path(
+        self, name: str, *, least: float, most: float = 99_999_999, whole: bool = True
+    ) -> Value | Path | None:
         """A number, `{% expression %}` in JSONata, or the field of the same name with `Path` in JSONPath."""
         path_name = f"{name}Path"
         if name in self.node and path_name in self.node:
@@ -235,7 +245,8 @@ class FieldReader:
 
     def retriers(self) -> tuple[Retrier, ...]:
         allowed = {
-            "ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds", "JitterStrategy", "Comment"
+            "ErrorEquals", "IntervalSeconds", "MaxAttempts", "BackoffRate", "MaxDelaySeconds", "JitterStrategy",
+            "Comment",
         }  # fmt: skip
         found = []
         entries = self._entries("Retry", allowed)
@@ -272,7 +283,9 @@ class FieldReader:
                 Catcher(
                     errors,
                     targets(entry, "Next"),
-                    entry.path_field("ResultPath", reference=True) if entry.node.get("ResultPath") is not None else None,
+                    entry.path_field("ResultPath", reference=True)
+                    if entry.node.get("ResultPath") is not None
+                    else None,
                     "ResultPath" in entry.node,
                     entry.value("Assign"),
                     entry.value("Output"),
@@ -301,7 +314,9 @@ class FieldReader:
             return ()
         names = entry.node["ErrorEquals"]
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-            entry.refuse("ErrorEquals", "Value cannot be empty: expected a list of error names", "name an error, or States.ALL")
+            entry.refuse(
+                "ErrorEquals", "Value cannot be empty: expected a list of error names", "name an error, or States.ALL"
+            )
             return ()
         if ALL in names and len(names) > 1:
             entry.refuse("ErrorEquals", f"{ALL} must appear alone in ErrorEquals", f"leave only {ALL}, or remove it")

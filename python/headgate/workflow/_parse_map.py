@@ -36,7 +36,9 @@ def map_fields(reader: FieldReader, inner: Inner, kind: str) -> dict[str, Any]:
         for name in _DISTRIBUTED_ONLY:
             if name in node:
                 reader.refuse(
-                    "", f"Field '{name}' is only supported in DISTRIBUTED mode", 'set ProcessorConfig.Mode to "DISTRIBUTED"'
+                    "",
+                    f"Field '{name}' is only supported in DISTRIBUTED mode",
+                    'set ProcessorConfig.Mode to "DISTRIBUTED"',
                 )
     if "ItemSelector" in node and "Parameters" in node:
         reader.refuse("", "Only one of the fields 'ItemSelector' and 'Parameters' may be set", "remove Parameters")
@@ -44,7 +46,9 @@ def map_fields(reader: FieldReader, inner: Inner, kind: str) -> dict[str, Any]:
     if len(label) > _LABEL_LIMIT:
         reader.refuse("Label", f"A label has at most {_LABEL_LIMIT} characters, not {len(label)}", "shorten it")
     return {
-        "processor": inner(node[field], reader.at(field), {"Comment", "StartAt", "States", "ProcessorConfig", "QueryLanguage"}),
+        "processor": inner(
+            node[field], reader.at(field), {"Comment", "StartAt", "States", "ProcessorConfig", "QueryLanguage"}
+        ),
         "is_distributed": distributed,
         "execution_type": execution_type,
         "items": _items(reader),
@@ -123,7 +127,9 @@ def _item_reader(reader: FieldReader) -> ItemReader | None:
     if not found.require("Resource"):
         return None
     action = _action(found, ("getObject", "listObjectsV2"))
-    config = _object(found, "ReaderConfig") or FieldReader({}, found.at("ReaderConfig"), reader.language, reader.findings)
+    config = _object(found, "ReaderConfig") or FieldReader(
+        {}, found.at("ReaderConfig"), reader.language, reader.findings
+    )
     config.check_known(
         {
             "InputType", "CSVHeaderLocation", "CSVHeaders", "CSVDelimiter", "MaxItems", "MaxItemsPath", "ItemsPointer",
@@ -131,7 +137,9 @@ def _item_reader(reader: FieldReader) -> ItemReader | None:
         }
     )  # fmt: skip
     if action == "getObject" and "InputType" not in config.node:
-        config.refuse("", "These fields are required: [InputType]", "add InputType: JSON, JSONL, CSV, MANIFEST or PARQUET")
+        config.refuse(
+            "", "These fields are required: [InputType]", "add InputType: JSON, JSONL, CSV, MANIFEST or PARQUET"
+        )
     input_type = config.text_of("InputType", _INPUT_TYPES, "JSON")
     header = config.text_of("CSVHeaderLocation", ("FIRST_ROW", "GIVEN"), "FIRST_ROW")
     headers = config.node.get("CSVHeaders", [])
@@ -155,7 +163,9 @@ def _batcher(reader: FieldReader) -> ItemBatcher | None:
     items = found.number_or_path("MaxItemsPerBatch", least=1)
     size = found.number_or_path("MaxInputBytesPerBatch", least=1, most=262_144)
     if items is None and size is None:
-        found.refuse("", "These fields are required: [MaxItemsPerBatch]", "add MaxItemsPerBatch or MaxInputBytesPerBatch")
+        found.refuse(
+            "", "These fields are required: [MaxItemsPerBatch]", "add MaxItemsPerBatch or MaxInputBytesPerBatch"
+        )
     return ItemBatcher(items, size, found.value("BatchInput"))
 
 
@@ -165,7 +175,9 @@ def _writer(reader: FieldReader) -> ResultWriter | None:
         return None
     language = {"Arguments"} if reader.language == "JSONata" else {"Parameters"}
     found.check_known({"Resource", "WriterConfig", *language})
-    config = _object(found, "WriterConfig") or FieldReader({}, found.at("WriterConfig"), reader.language, reader.findings)
+    config = _object(found, "WriterConfig") or FieldReader(
+        {}, found.at("WriterConfig"), reader.language, reader.findings
+    )
     config.check_known({"Transformation", "OutputType"})
     action = _action(found, ("putObject",)) if "Resource" in found.node else ""
     return ResultWriter(

@@ -18,7 +18,21 @@ from typing import Any
 from headgate.workflow._filters import Filter, FilterParser
 
 _WORD_END = set(".[]() \t\n'\",")
-FUNCTIONS = ("length", "size", "min", "max", "avg", "sum", "stddev", "keys", "first", "last", "concat", "index", "append")
+FUNCTIONS = (
+    "length",
+    "size",
+    "min",
+    "max",
+    "avg",
+    "sum",
+    "stddev",
+    "keys",
+    "first",
+    "last",
+    "concat",
+    "index",
+    "append",
+)
 
 
 class PathSyntaxError(ValueError):
@@ -321,7 +335,7 @@ def _walk(steps: tuple[Step, ...], at: int, data: Any, root: Any, where: str, de
 
 def _every_container(data: Any) -> list[Any]:
     """The data and all objects and lists in it, each before what it holds."""
-    found = []
+    found: list[Any] = []
     stack = [data]
     while stack:
         node = stack.pop()

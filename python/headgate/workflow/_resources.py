@@ -8,7 +8,9 @@ from headgate.workflow._program import Resource
 
 _LAMBDA = re.compile(r"arn:aws[\w-]*:lambda:[^:]*:[^:]*:function:([^:]+)(?::([^:]+))?$")
 _ACTIVITY = re.compile(r"arn:aws[\w-]*:states:[^:]*:[^:]*:activity:([^:]+)$")
-_SERVICE = re.compile(r"arn:aws[\w-]*:states:[^:]*:[^:]*:((?:aws-sdk:)?[\w-]+):(\w+)(?:\.(sync:2|sync|waitForTaskToken))?$")
+_SERVICE = re.compile(
+    r"arn:aws[\w-]*:states:[^:]*:[^:]*:((?:aws-sdk:)?[\w-]+):(\w+)(?:\.(sync:2|sync|waitForTaskToken))?$"
+)
 
 RUN, JOB, CALLBACK = "", "sync", "waitForTaskToken"
 # service -> action -> the patterns that it may be used with (request-response always may)
@@ -16,7 +18,7 @@ INTEGRATIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "lambda": {"invoke": (CALLBACK,)},
     "sqs": {"sendMessage": (CALLBACK,)},
     "sns": {"publish": (CALLBACK,)},
-    "dynamodb": {action: () for action in ("getItem", "putItem", "updateItem", "deleteItem")},
+    "dynamodb": dict.fromkeys(("getItem", "putItem", "updateItem", "deleteItem"), ()),
     "events": {"putEvents": (CALLBACK,)},
     "states": {"startExecution": (JOB, "sync:2", CALLBACK)},
     "glue": {"startJobRun": (JOB,)},
@@ -70,7 +72,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a deployment tool is still to put something there: `${FetchArn}`, `<arn>`, `{{arn}}`, `%ARN%`, `#{arn}`."""
+    """Whether a deployment tool is still to put something there: `${Arn}`, `<arn>`, `{{arn}}`, `%ARN%`, `#{arn}`."""
     return bool(re.search(r"\$\{|\{\{|[<>]|%|#\{|\$[A-Z_]{3,}|^\$\w+", text))
 
 

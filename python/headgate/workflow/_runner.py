@@ -88,6 +88,7 @@ class LocalRunner:
         functions: name -> callable(payload), in the place of Lambda functions.
         clock: waits and retries sleep on it; a clock that jumps (`ManualClock`) makes virtual time.
         objects: the object store of distributed Maps.
+        bucket: the bucket whose keys are the object store's own; other buckets are folders in it.
         ports: "service:action" -> callable(request); see `headgate.workflow.local_ports`.
         machines: name -> definition, for tasks that start executions.
         mocks: outcomes of tasks by state name; see `headgate.workflow.Mocks`.
@@ -113,6 +114,7 @@ class LocalRunner:
         clock: Any,
         *,
         objects: Any = None,
+        bucket: str = "workflow",
         ports: Mapping[str, Port] | None = None,
         machines: Mapping[str, StateMachine | Json] | None = None,
         mocks: Mocks | None = None,
@@ -126,7 +128,7 @@ class LocalRunner:
         self.tasks = TaskTable(functions, ports or {})
         self.machines = dict(machines or {})
         self.mocks = mocks
-        self.objects = None if objects is None else MapObjects(objects)
+        self.objects = None if objects is None else MapObjects(objects, (bucket,))
         self.concurrency = concurrency
         self.lease_us = int(lease_s * 1e6)
         self.is_real_time = isinstance(clock, core.SystemClock)
@@ -166,7 +168,9 @@ class LocalRunner:
         machine = self._check(workflow, definition, kind)
         name = execution_id or str(uuid.uuid4())
         if not _ID.fullmatch(name):
-            message = f"execution id {name!r}: expected 1 to 80 characters without spaces or any of <>{{}}[]?*\"#%\\^|~`$&,;:/"
+            message = (
+                f'execution id {name!r}: expected 1 to 80 characters without spaces or any of <>{{}}[]?*"#%\\^|~`$&,;:/'
+            )
             raise InvalidInputError(message)
         given = _input_text(workflow, data)
         owner = self._owner()
@@ -300,7 +304,8 @@ class LocalRunner:
             NotFoundError: there is no such execution.
         """
         rows = self.db.execute(
-            "SELECT e.workflow, e.status, e.input, e.output, e.error, e.cause, e.started_us, e.ended_us, r.kind, r.redrives"
+            "SELECT e.workflow, e.status, e.input, e.output, e.error, e.cause, e.started_us, e.ended_us, r.kind,"
+            " r.redrives"
             " FROM executions e LEFT JOIN workflow_runs r ON r.execution = e.id WHERE e.id = ?",
             (execution_id,),
         )

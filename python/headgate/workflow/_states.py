@@ -112,7 +112,9 @@ def output_path(state: State, scope: Scope, output: Any) -> Any:
     return output if state.output_path is None else select(state.output_path, scope.with_data(output))
 
 
-def caught(catcher: Catcher, state: State, scope: Scope, error_output: dict[str, Any], raw: Any) -> tuple[Any, dict[str, Any]]:
+def caught(
+    catcher: Catcher, state: State, scope: Scope, error_output: dict[str, Any], raw: Any
+) -> tuple[Any, dict[str, Any]]:
     """The output of a state whose error was caught, and the variables that the catcher assigns."""
     if state.is_jsonata:
         scope.error = error_output

@@ -238,7 +238,8 @@ class ExecutionStore:
         frames = [
             Frame.from_row(*row)
             for row in self.db.execute(
-                "SELECT id, parent, status, doc, items FROM workflow_frames WHERE execution = ? ORDER BY id", (execution,)
+                "SELECT id, parent, status, doc, items FROM workflow_frames WHERE execution = ? ORDER BY id",
+                (execution,),
             )
         ]
         return Loaded(record, definition, status, frames, event or 1, frame or 1, json.loads(cursor or "{}"))
@@ -291,7 +292,9 @@ class ExecutionStore:
 
     # --- committing
 
-    def commit(self, engine: Engine, owner: str, until_us: int | None, new: list[NewExecution], wake_us: int | None) -> None:
+    def commit(
+        self, engine: Engine, owner: str, until_us: int | None, new: list[NewExecution], wake_us: int | None
+    ) -> None:
         """Commit what an engine has done since the last commit, if the lease is still this owner's.
 
         Args:
@@ -360,7 +363,8 @@ class ExecutionStore:
     ) -> None:  # fmt: skip
         if deleted:
             tx.native.execute_many(
-                "DELETE FROM workflow_frames WHERE execution = ? AND id = ?", [(execution, number) for number in deleted]
+                "DELETE FROM workflow_frames WHERE execution = ? AND id = ?",
+                [(execution, number) for number in deleted],
             )
         if rows:
             tx.native.execute_many(
@@ -370,7 +374,9 @@ class ExecutionStore:
             )
         for frame in items:
             text = to_text(frame.data["items"]) if "items" in frame.data else None
-            tx.execute("UPDATE workflow_frames SET items = ? WHERE execution = ? AND id = ?", (text, execution, frame.id))
+            tx.execute(
+                "UPDATE workflow_frames SET items = ? WHERE execution = ? AND id = ?", (text, execution, frame.id)
+            )
 
     @staticmethod
     def _write_tokens(tx: Any, engine: Engine, frames: list[Frame], now: int) -> None:
@@ -454,7 +460,8 @@ def _event(kind: str, state: str | None, at_us: int, text: str) -> Json:
     details = doc.get(name) if name else None
     if isinstance(details, dict) and "index" in details:
         event["index"] = details["index"]
-    return event | doc
+    event.update(doc)
+    return event
 
 
 def _is_dead(owner: str) -> bool:
