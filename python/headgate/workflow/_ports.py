@@ -57,8 +57,9 @@ def local_ports(
             "sns:publish": messages.notify,
             "events:putEvents": messages.put_events,
         }
-        items = ItemTable(store.db, dict(tables or {}))
-        ports |= {f"dynamodb:{action}": items.port(action) for action in ItemTable.ACTIONS}
+        if tables:
+            items = ItemTable(store.db, dict(tables))
+            ports |= {f"dynamodb:{action}": items.port(action) for action in ItemTable.ACTIONS}
     if objects is not None:
         files = Files(MapObjects(objects, (bucket,)))
         ports |= {f"aws-sdk:s3:{action}": files.port(action) for action in Files.ACTIONS}
@@ -168,6 +169,10 @@ class Jobs:
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         self._jobs = jobs
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a job of this name."""
+        return name in self._jobs
 
     def run(self, request: TaskRequest) -> Json:
         """glue:startJobRun; the job has ended when this returns.

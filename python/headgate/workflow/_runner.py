@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import DuplicateError, InvalidInputError, NotFoundError, StageFailedError, StaleLeaseError
+from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, NotFoundError, StageFailedError, StaleLeaseError
 from headgate.workflow._drive import Drive, Progress, TaskPool
 from headgate.workflow._engine import Engine, Record
 from headgate.workflow._frames import ABORTED, FAILED, RUNNING, SUCCEEDED, Frame
@@ -22,6 +22,7 @@ from headgate.workflow._items import MapObjects
 from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text
 from headgate.workflow._mocks import Mocks
 from headgate.workflow._parse import Parsed, parse_definition
+from headgate.workflow._ports import Jobs
 from headgate.workflow._program import Machine
 from headgate.workflow._store import ExecutionStore, NewExecution
 from headgate.workflow._tasks import Port, TaskTable, plain_cause
@@ -125,9 +126,11 @@ class LocalRunner:
         self.functions = functions
         self.clock = clock
         self.store = ExecutionStore(database, clock)
-        self.tasks = TaskTable(functions, ports or {})
+        # Jobs may be among the functions; a port of one's own wins.
+        self.tasks = TaskTable(functions, {"glue:startJobRun": Jobs(functions).run, **(ports or {})})
         self.machines = dict(machines or {})
         self.mocks = mocks
+        self.bucket = bucket
         self.objects = None if objects is None else MapObjects(objects, (bucket,))
         self.concurrency = concurrency
         self.lease_us = int(lease_s * 1e6)
@@ -278,17 +281,26 @@ class LocalRunner:
             log.info("an execution was taken over", extra={"execution": engine.record.id})
             return Progress(self._status(engine.record.id), held_until_us=self.clock.now_us() + _POLL_US)
 
-    def run_due(self, limit: int = 100) -> int | None:
-        """Advance every execution whose time has come.
+    def run_due(self, workflow: str | None = None, *, limit: int = 100) -> list[str]:
+        """Advance every execution whose time has come; what one of them fails with does not stop the others.
 
         Args:
+            workflow: only executions of this state machine.
             limit: executions, at most.
 
         Returns:
-            When the next one is due, in microseconds; None if none is.
+            The executions that were advanced.
         """
-        for execution in self.store.due(self.clock.now_us(), limit):
-            self.advance(execution)
+        found = self.store.due(self.clock.now_us(), limit, workflow)
+        for execution in found:
+            try:
+                self.advance(execution)
+            except HeadgateError as error:
+                log.warning("an execution cannot go on", extra={"execution": execution, "error": str(error)})
+        return found
+
+    def next_wake_us(self) -> int | None:
+        """When the next running execution is due, in microseconds; None if none is."""
         return self.store.next_wake_us()
 
     # --- looking
@@ -350,7 +362,7 @@ class LocalRunner:
                 "UPDATE workflow_runs SET owner = ?, until_us = ? WHERE execution = ?",
                 (owner, self.clock.now_us() + self.lease_us, execution_id),
             )
-            engine = self._load(execution_id)
+            engine = self._load(execution_id, check=False)
             engine.end(ABORTED, None, error=error, cause=cause)
             self.store.commit(engine, owner, None, [], None)
         return self.describe(execution_id)
@@ -467,14 +479,17 @@ class LocalRunner:
             problems = "; ".join(str(finding) for finding in parsed.errors)
             message = f"workflow {workflow!r}: {problems}"
             raise InvalidInputError(message)
+        self._check_supported(workflow, parsed.machine)
+        return parsed.machine
+
+    def _check_supported(self, workflow: str, machine: Machine) -> None:
         # With mocks, what is neither mocked nor there fails when it is reached: a test may stop before.
-        missing = self.tasks.missing(parsed.machine) if self.mocks is None else []
+        missing = self.tasks.missing(machine) if self.mocks is None else []
         if missing:
             message = f"workflow {workflow!r}: {'; '.join(missing)}"
             raise InvalidInputError(message)
-        return parsed.machine
 
-    def _load(self, execution_id: str) -> Engine:
+    def _load(self, execution_id: str, *, check: bool = True) -> Engine:
         loaded = self.store.load(execution_id)
         if loaded is None:
             raise _not_found(execution_id)
@@ -483,6 +498,8 @@ class LocalRunner:
         if machine is None:
             message = f"execution {execution_id!r}: its definition is not valid any more"
             raise InvalidInputError(message)
+        if check:
+            self._check_supported(record.workflow, machine)
         frames, cursor = loaded.frames, loaded.cursor
         is_new = not frames
         if is_new and cursor.get("state") in machine.states:  # committed by an earlier version of this package

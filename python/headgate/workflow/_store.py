@@ -266,12 +266,13 @@ class ExecutionStore:
         )
         return [row[0] for row in rows]
 
-    def due(self, now_us: int, limit: int) -> list[str]:
+    def due(self, now_us: int, limit: int, workflow: str | None = None) -> list[str]:
         """Running executions whose time to go on has come, the longest waiting first."""
         rows = self.db.execute(
             "SELECT r.execution FROM workflow_runs r JOIN executions e ON e.id = r.execution"
-            " WHERE r.wake_us <= ? AND e.status = 'RUNNING' ORDER BY r.wake_us LIMIT ?",
-            (now_us, limit),
+            " WHERE r.wake_us <= ? AND e.status = 'RUNNING' AND (? IS NULL OR e.workflow = ?)"
+            " ORDER BY r.wake_us LIMIT ?",
+            (now_us, workflow, workflow, limit),
         )
         return [row[0] for row in rows]
 

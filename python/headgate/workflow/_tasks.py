@@ -6,7 +6,7 @@ import json
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from headgate.errors import HeadgateError
 from headgate.workflow._attempts import Done, Failed, Outcome, Submitted, TaskRequest, TimedOut
@@ -31,6 +31,13 @@ class TaskFailure(Exception):  # noqa: N818 - its name travels as an error name 
         super().__init__(cause)
         self.error = error
         self.cause = cause
+
+
+@runtime_checkable
+class KnowsJobs(Protocol):
+    """A port of jobs that can tell beforehand which there are."""
+
+    def knows(self, name: str) -> bool: ...
 
 
 class TaskTable:
@@ -136,6 +143,9 @@ class TaskTable:
         name = f"{resource.service}:{resource.action}"
         if name == "states:startExecution":
             return None
+        jobs, job = getattr(self.ports.get(name), "__self__", None), _constant(state, "JobName")
+        if isinstance(jobs, KnowsJobs) and job is not None and not jobs.knows(job):
+            return f"there is no job {job!r}; pass it in `jobs` of local_ports, in `functions`, or mock the state"
         return None if name in self.ports else _no_port(resource, name)
 
 
