@@ -213,7 +213,7 @@ def _submit(engine: Engine, frame: Frame, state: TaskState, outcome: Submitted) 
     if state.resource.kind != "activity":
         details = {**_about(state.resource), "output": to_text(outcome.output)}
         engine.emit(frame, "TaskSubmitted", details)
-    frame.phase = CALLBACK if outcome.child is None else JOB
+    engine.wait(frame, CALLBACK if outcome.child is None else JOB, None)
     if outcome.child is not None:
         frame.data["child"] = outcome.child
     frame.data["beat_us"] = engine.now_us()

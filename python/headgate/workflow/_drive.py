@@ -312,7 +312,7 @@ class Drive:
     # --- answers
 
     def _waiting(self) -> list[Frame]:
-        return [f for f in self.engine.frames.values() if f.is_running and f.phase in (CALLBACK, JOB)]
+        return [frame for frame in self.engine.waiting() if frame.phase in (CALLBACK, JOB)]
 
     def _has_answers(self) -> bool:
         """Whether an answer has come since they were last looked at."""

@@ -58,6 +58,7 @@ from headgate.workflow._values import Scope
 EXPRESS_LIMIT_US = 300 * 1_000_000
 STANDARD_LIMIT_US = 365 * 86_400 * 1_000_000
 _EXPRESS_EVENTS = 1_000_000  # Express keeps no history; this only ends loops that do nothing
+_EVENTS_OF_A_STEP = 8  # at most, with the end of the execution
 _OPEN_WHEN_FAILED = ("Task", "Wait")  # a failing Parallel or Map has had its own Failed event
 
 
@@ -128,6 +129,7 @@ class Engine:
         self.new_items: set[int] = set()
         self.ready: deque[int] = deque()
         self.tasks: deque[int] = deque()
+        self.timed: set[int] = set()  # frames that wait for a time or an answer; those that do not any more leave late
         self.status = RUNNING
         self.output: Any = None
         self.error: str | None = None
@@ -136,6 +138,8 @@ class Engine:
         for frame in frames:
             if frame.parent is not None:
                 self.children.setdefault(frame.parent, []).append(frame.id)
+            if frame.phase in TIMED_PHASES:
+                self.timed.add(frame.id)
 
     # --- beginning and going on
 
@@ -255,14 +259,15 @@ class Engine:
 
     def run_ready(self) -> None:
         """Move every frame on until it waits for something."""
-        limit = LIMIT if self.record.kind == "STANDARD" else _EXPRESS_EVENTS
+        limit = (LIMIT if self.record.kind == "STANDARD" else _EXPRESS_EVENTS) - _EVENTS_OF_A_STEP
         while self.ready and self.status == RUNNING:
             self._step(self.frames.get(self.ready.popleft()), limit)
 
     def _step(self, frame: Frame | None, limit: int) -> None:
         while frame is not None and frame.is_running and frame.phase in (ENTER, ATTEMPT) and self.status == RUNNING:
             if self.history_of(frame).next_id > limit:
-                cause = f"The execution reached the maximum number of history events ({limit})."
+                most = limit + _EVENTS_OF_A_STEP
+                cause = f"The execution reached the maximum number of history events ({most})."
                 self.end(FAILED, frame, error=RUNTIME, cause=cause)
                 return
             state = self.state_of(frame)
@@ -303,7 +308,7 @@ class Engine:
         elif isinstance(state, WaitState):
             wake = _states.wake_time(state, scope, self.now_us())
             if wake > self.now_us():
-                frame.phase, frame.wake_us = SLEEP, wake
+                self.wait(frame, SLEEP, wake)
             else:
                 self._leave_wait(frame, state)
         elif isinstance(state, TaskState):
@@ -404,8 +409,7 @@ class Engine:
             frame.attempts[str(place)] = used + 1
             frame.retries += 1
             self.drop_children(frame)
-            frame.phase = BACKOFF
-            frame.wake_us = self.now_us() + retry_delay_us(retrier, used)
+            self.wait(frame, BACKOFF, self.now_us() + retry_delay_us(retrier, used))
             return True
         return False
 
@@ -497,11 +501,27 @@ class Engine:
     def fire_due(self) -> None:
         """Wake what is due now, and within the execution's time."""
         now = min(self.now_us(), self.deadline_us)
-        due = [f for f in self.frames.values() if f.is_running and f.wake_us is not None and f.wake_us <= now]
+        due = [frame for frame in self.waiting() if frame.wake_us is not None and frame.wake_us <= now]
         for frame in sorted(due, key=lambda f: (f.wake_us or 0, f.id)):
             if self.status != RUNNING or not frame.is_running or frame.id not in self.frames:
                 continue
             self._wake(frame)
+
+    def wait(self, frame: Frame, phase: str, wake_us: int | None) -> None:
+        """Let a frame wait: in a phase, and until a time if there is one."""
+        frame.phase, frame.wake_us = phase, wake_us
+        self.timed.add(frame.id)
+
+    def waiting(self) -> list[Frame]:
+        """The frames that wait for a time or an answer."""
+        found = []
+        for number in list(self.timed):
+            frame = self.frames.get(number)
+            if frame is None or not frame.is_running or frame.phase not in TIMED_PHASES:
+                self.timed.discard(number)
+            else:
+                found.append(frame)
+        return found
 
     def check_deadline(self) -> None:
         """End the execution if its time is over; what was due by then has been done before."""
@@ -528,7 +548,7 @@ class Engine:
 
     def next_wake_us(self) -> tuple[int, bool]:
         """When to come back, and whether that is more than the end of the execution's time."""
-        times = [f.wake_us for f in self.frames.values() if f.is_running and f.wake_us is not None]
+        times = [frame.wake_us for frame in self.waiting() if frame.wake_us is not None]
         return min([*times, self.deadline_us]), bool(times)
 
 

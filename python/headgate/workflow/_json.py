@@ -9,9 +9,12 @@ from typing import Any
 LIMIT_BYTES = 262_144  # what a state, a task or an execution may hand on: 256 KiB of UTF-8
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def to_text(value: Any) -> str:
     """Compact JSON, as Step Functions writes it into causes and history."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def size_bytes(text: str) -> int:

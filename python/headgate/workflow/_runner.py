@@ -215,16 +215,20 @@ class LocalRunner:
     def _is_through(self, execution_id: str) -> bool:
         """Advance an execution and those that it has started; sleep until the next of them is due."""
         progress = self.advance(execution_id)
-        for child in self.store.children_of(execution_id):
-            self._is_through_once(child)
+        children = self.store.children_of(execution_id)
+        for child in children:
+            self._advance_family(child)
         if progress.status != RUNNING:
             return True
-        waits = [progress, *(self._peek(child) for child in self.store.children_of(execution_id))]
+        left = self.store.children_of(execution_id)
+        if left != children:
+            return False  # one of them has ended: its parent may go on
+        waits = [progress, *(self._peek(child) for child in left)]
         now = self.clock.now_us()
-        if any(p.status != RUNNING for p in waits) or self.store.due(now, 1) == [execution_id]:
+        if progress.held_until_us is not None:  # somebody else runs it: look again soon, or when its lease ends
+            self._sleep_until(progress.held_until_us, answers=True)
             return False
-        if progress.held_until_us is not None:
-            self._sleep_until(progress.held_until_us)
+        if any(p.wake_us is not None and p.wake_us <= now for p in waits):
             return False
         timers = [p.wake_us for p in waits if p.wake_us is not None and (p.has_timer or not p.waits_for_answer)]
         if not timers and not self.is_real_time:
@@ -233,10 +237,10 @@ class LocalRunner:
         self._sleep_until(min(timers) if timers else now + _POLL_US, answers=answers)
         return False
 
-    def _is_through_once(self, execution_id: str) -> None:
+    def _advance_family(self, execution_id: str) -> None:
         self.advance(execution_id)
         for child in self.store.children_of(execution_id):
-            self._is_through_once(child)
+            self._advance_family(child)
 
     def _peek(self, execution_id: str) -> Progress:
         rows = self.db.execute("SELECT wake_us FROM workflow_runs WHERE execution = ?", (execution_id,))
