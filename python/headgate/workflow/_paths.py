@@ -17,7 +17,8 @@ from typing import Any
 
 from headgate.workflow._filters import Filter, FilterParser
 
-_WORD_END = set(".[]() \t\n'\",")
+_WORD_END = frozenset(".[]() \t\n'\",")
+_WORD_END_IN_FILTER = _WORD_END | frozenset("<>=!&|~")
 FUNCTIONS = (
     "length",
     "size",
@@ -91,7 +92,7 @@ class Path:
     root: str
     steps: tuple[Step, ...]
 
-    @property
+    @functools.cached_property
     def is_definite(self) -> bool:
         if any(step.kind == "function" for step in self.steps):
             return True  # a function's result is one value, whatever it was computed from
@@ -121,9 +122,10 @@ def parse_path(text: str) -> Path:
 
 
 class _PathParser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, ends: frozenset[str] = _WORD_END) -> None:
         self.text = text
         self.at = 0
+        self.ends = ends  # what ends a name
 
     def parse(self) -> Path:
         if not self.text.startswith("$"):
@@ -160,7 +162,7 @@ class _PathParser:
             self.at += 1
             return Step("wildcard", None, deep)
         start = self.at
-        while self._peek() and self._peek() not in _WORD_END:
+        while self._peek() and self._peek() not in self.ends:
             self.at += 1
         name = self.text[start : self.at]
         if not name:
@@ -289,7 +291,7 @@ class _PathParser:
 
 def parse_inner_path(text: str, at: int) -> tuple[Path, int]:
     """The path that begins at a position of a filter, and where it ends."""
-    parser = _PathParser(text)
+    parser = _PathParser(text, _WORD_END_IN_FILTER)
     parser.at = at
     path = parser._inner_path()
     return path, parser.at
@@ -301,9 +303,25 @@ def find(path: Path, data: Any) -> Any:
     Raises:
         PathNotFoundError: a definite path finds nothing.
     """
-    definite = path.is_definite
+    value = data
+    left = path.steps
+    while True:
+        # A function takes all that the steps before it have found, as one value.
+        place = next((i for i, step in enumerate(left) if step.kind == "function"), len(left))
+        if place == len(left):
+            return _find(path, left, value, data)
+        value = _find(path, left[:place], value, data)
+        result = _function(left[place].value, value, data)
+        if result is None:
+            raise PathNotFoundError(f"No results for path: {path}")
+        value = result[0]
+        left = left[place + 1 :]
+
+
+def _find(path: Path, steps: tuple[Step, ...], data: Any, root: Any) -> Any:
+    definite = (path if steps is path.steps else Path(path.text, path.root, steps)).is_definite
     try:
-        found = _walk(path.steps, 0, data, data, "$", True)
+        found = _walk(steps, 0, data, root, "$", True)
     except PathNotFoundError:
         if definite:
             raise
@@ -319,12 +337,6 @@ def _walk(steps: tuple[Step, ...], at: int, data: Any, root: Any, where: str, de
     if at == len(steps):
         return [data]
     step = steps[at]
-    if step.kind == "function":
-        values = _function(step.value, data, root, definite)
-        return [] if values is None else [r for v in values for r in _walk(steps, at + 1, v, root, where, definite)]
-    if at + 1 < len(steps) and steps[at + 1].kind == "function" and not (definite and step.is_definite):
-        # A function takes all that an indefinite path has found, as one list.
-        return _walk(steps, at + 1, _walk(steps[: at + 1], at, data, root, where, definite), root, where, True)
     out: list[Any] = []
     for node in _every_container(data) if step.deep else (data,):
         certain = definite and not step.deep
@@ -383,10 +395,10 @@ def _members(step: Step, data: Any, where: str, certain: bool, is_last: bool) ->
             " 'com.jayway.jsonpath.spi.json.JacksonJsonNodeJsonProvider'."
         )
     present = [name for name in step.value if name in data]
-    if step.kind == "names" and is_last and not step.deep:
-        return [(where, {name: data[name] for name in present})]
     if step.deep and len(present) < len(step.value):
         return []
+    if step.kind == "names" and is_last:
+        return [(where, {name: data[name] for name in present})]
     if not present and not is_last and certain:
         raise PathNotFoundError(f"Missing property in path {where}['{step.value[0]}']")
     return [(f"{where}['{name}']", data[name]) for name in present]
@@ -403,7 +415,8 @@ def _filtered(step: Step, data: Any, root: Any, where: str, certain: bool) -> li
     return []
 
 
-def _function(call: tuple[str, tuple[Any, ...]], data: Any, root: Any, definite: bool) -> list[Any] | None:
+def _function(call: tuple[str, tuple[Any, ...]], data: Any, root: Any) -> list[Any] | None:
+    """A function's result in a list, or None if it has none for this value."""
     name, arguments = call
     given = [_argument(a, data, root) for a in arguments]
     if name in ("length", "size"):

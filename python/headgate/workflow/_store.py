@@ -163,7 +163,9 @@ class ExecutionStore:
             core.fault_point("workflow.before_commit")
             return self._insert(tx, new, owner, until_us)
 
-        return bool(self._group.run(work))
+        created = bool(self._group.run(work))
+        core.fault_point("workflow.after_commit")
+        return created
 
     def _insert(self, tx: Any, new: NewExecution, owner: str | None, until_us: int) -> bool:
         now = self.clock.now_us()
@@ -309,6 +311,7 @@ class ExecutionStore:
             StaleLeaseError: somebody else runs it now; nothing was written.
         """
         self._group.run(self._work(engine, owner, until_us, new, wake_us))
+        core.fault_point("workflow.after_commit")
 
     def commit_in(self, tx: Any, engine: Engine, owner: str, until_us: int) -> None:
         """As `commit`, as part of a transaction that is open."""
