@@ -92,6 +92,11 @@ def _read(services: MapObjects, reader: ItemReader, given: dict[str, Any]) -> li
 
 def _parse(data: bytes, reader: ItemReader, services: MapObjects, bucket: str) -> list[Any]:
     kind = reader.input_type
+    if kind == "PARQUET":
+        from pyarrow import parquet
+
+        rows = parquet.read_table(io.BytesIO(data)).to_pylist()
+        return list(json.loads(json.dumps(rows, default=str)))  # times and decimals as text
     text = data.decode("utf-8-sig")
     if kind == "JSONL":
         return [json.loads(line) for line in text.splitlines() if line.strip()]

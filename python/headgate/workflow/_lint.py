@@ -32,9 +32,9 @@ EXPRESS_LIMIT_S = 300.0
 _KNOWN_ERRORS = {
     "States.ALL", "States.HeartbeatTimeout", "States.Timeout", "States.TaskFailed", "States.Permissions",
     "States.ResultPathMatchFailure", "States.ParameterPathFailure", "States.QueryEvaluationError",
-    "States.BranchFailed", "States.NoChoiceMatched", "States.IntrinsicFailure", "States.ExceedToleratedFailureThreshold",
-    "States.ItemReaderFailed", "States.ResultWriterFailed", "States.DataLimitExceeded", "States.Runtime",
-    "States.Http.Socket",
+    "States.BranchFailed", "States.NoChoiceMatched", "States.IntrinsicFailure",
+    "States.ExceedToleratedFailureThreshold", "States.ItemReaderFailed", "States.ResultWriterFailed",
+    "States.DataLimitExceeded", "States.Runtime", "States.Http.Socket",
 }  # fmt: skip
 # (service, action) -> the argument that makes a repeated call harmless
 _IDEMPOTENCY_KEYS = {

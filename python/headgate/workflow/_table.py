@@ -25,12 +25,18 @@ _TABLE = """CREATE TABLE IF NOT EXISTS workflow_items (
 ) WITHOUT ROWID"""
 _KNOWN = {
     "getItem": {"TableName", "Key", "ConsistentRead"},
-    "putItem": {"TableName", "Item", "ConditionExpression", "ReturnValues", "ExpressionAttributeNames", "ExpressionAttributeValues"},
+    "putItem": {
+        "TableName", "Item", "ConditionExpression", "ReturnValues", "ExpressionAttributeNames",
+        "ExpressionAttributeValues",
+    },
     "updateItem": {
         "TableName", "Key", "UpdateExpression", "ConditionExpression", "ReturnValues", "ExpressionAttributeNames",
         "ExpressionAttributeValues",
     },
-    "deleteItem": {"TableName", "Key", "ConditionExpression", "ReturnValues", "ExpressionAttributeNames", "ExpressionAttributeValues"},
+    "deleteItem": {
+        "TableName", "Key", "ConditionExpression", "ReturnValues", "ExpressionAttributeNames",
+        "ExpressionAttributeValues",
+    },
 }  # fmt: skip
 
 
@@ -137,7 +143,8 @@ class _Expressions:
     def _apply(self, verb: str, part: str, item: Item, before: Item) -> None:
         if verb == "SET":
             target, _, source = part.partition("=")
-            item[self._name(target.strip())] = self._operand(source.strip(), before)
+            attribute = self._name(target.strip())
+            item[attribute] = self._operand(source.strip(), before)
         elif verb == "REMOVE":
             item.pop(self._name(part), None)
         elif verb == "ADD":
