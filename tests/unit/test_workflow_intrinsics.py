@@ -79,7 +79,7 @@ def test_results(call, result):
 @pytest.mark.parametrize(
     "text",
     ["States.Nothing()", "States.Array", "States.Array(", "States.Array(1", "States.Array(1 2)", "States.Array(,)", "States.Array(x)",
-     "States.Array('x)", r"States.Format('\n')", 'States.StringToJson(\'{"t":"a \\"b\\""}\')', "States.UUID(1)", "States.MathAdd(1)",
+     "States.Array('x)", r"States.Format('\n')", 'States.StringToJson(\'{"t":"a \\"b\\""}\')', "States.UUID(1)", "States.MathAdd(1)", "States.MathAdd('1', 2)",
      "States.Array(1) rest", "States.Hash('x')", "Array(1)", "States.ArrayRange(1,2)", 'States.Array("x")', "States.Array($.)",
      "States.Format()"],
 )  # fmt: skip
@@ -108,8 +108,8 @@ def test_what_is_no_call(text):
         ("States.JsonMerge($.object, $.object, true)", "only the shallow merge"),
         ("States.JsonMerge($.object, 1, false)", "must be objects"),
         ("States.MathRandom(5, 5)", "the start must be less than the end"),
-        ("States.MathAdd('1', 2)", 'must be a number, not "1"'),
-        ("States.MathAdd(true, 2)", "must be a number, not true"),
+        ("States.MathAdd($.s, 2)", 'must be a number, not "text"'),
+        ("States.MathAdd($.yes, 2)", "must be a number, not true"),
         ("States.Base64Encode($.long)", "longer than 10000 characters"),
         ("States.Base64Decode($.long)", "longer than 10000 characters"),
         ("States.Hash($.long, 'MD5')", "longer than 10000 characters"),
@@ -117,7 +117,7 @@ def test_what_is_no_call(text):
 )
 def test_what_a_function_cannot_do(call, reason):
     with pytest.raises(IntrinsicError, match="had the following error") as raised:
-        evaluate(call, {**DATA, "long": "x" * 10_001})
+        evaluate(call, {**DATA, "yes": True, "long": "x" * 10_001})
     assert reason in str(raised.value)
 
 

@@ -45,6 +45,9 @@ BOOKS = {
         ("$.store.bicycle.price-list", [1, 2]),
         ("$.store.book[0].title", "A"),
         ("$.store.book[-1].title", "C"),
+        ("$.store.book[(@.length-1)].title", "C"),
+        ("$.store.book.[0].['title']", "A"),
+        ("$.store.book[?(@.kind == fiction)].title", ["B", "C"]),
         ("$.store.book[0,2].title", ["A", "C"]),
         ("$.store.book[0:2].title", ["A", "B"]),
         ("$.store.book[:1].title", ["A"]),
@@ -130,7 +133,7 @@ def test_an_indefinite_path_finds_an_empty_list(path):
 @pytest.mark.parametrize(
     "text",
     ["", "a", ".a", "$.", "$a.", "$..", "$[", "$[]", "$['a", "$['a'", "$[a]", "$[1", "$.a b", "$.a[?]", "$.a[?(]", "$.a[?(@.x ==)]",
-     "$.a[?('x')]", "$.a[?(@.x =~ /(/)]", "$.a[?(@.x == 'y)]", "$.a.nothing()", "$.[0]", "$.a['b',]", "$.a)"],
+     "$.a[?('x')]", "$.a[?(@.x =~ /(/)]", "$.a[?(@.x == 'y)]", "$.a.nothing()", "$.a['b',]", "$.a)"],
 )  # fmt: skip
 def test_what_is_no_path(text):
     with pytest.raises(PathSyntaxError):

@@ -100,6 +100,10 @@ class FilterParser:
             if self.text.startswith(word, self.at):
                 self.at += len(word)
                 return value
+        bare = re.compile(r"[A-Za-z_]\w*").match(self.text, self.at)
+        if bare:  # a text whose quotes were left out
+            self.at = bare.end()
+            return bare[0]
         raise ValueError(f"expected a value at position {self.at}")
 
     def _list(self) -> list[Any]:

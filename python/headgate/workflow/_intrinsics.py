@@ -25,6 +25,7 @@ from headgate.workflow._paths import Path, PathSyntaxError, parse_path
 
 Resolve = Callable[[Path], Any]
 _HASHES = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
+_NUMERIC = ("States.MathAdd", "States.MathRandom", "States.ArrayRange")
 _MAX_HASH_INPUT = 10_000
 _MAX_BASE64_INPUT = 10_000
 _MAX_RANGE = 1_000
@@ -112,6 +113,8 @@ class _Parser:
         if not least <= len(arguments) <= most:
             expected = str(least) if least == most else f"at least {least}" if most > 100 else f"{least} to {most}"
             raise self.error(f"{name} takes {expected} arguments, not {len(arguments)}")
+        if name in _NUMERIC and any(isinstance(a, str | bool) or a is None for a in arguments):
+            raise self.error(f"{name} takes numbers")
         return Call(name, tuple(arguments), self.text[start : self.at])
 
     def _arguments(self) -> list[Any]:

@@ -74,11 +74,15 @@ class _Checks:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.found: list[Finding] = []
+        self.raised: set[Any] = set()  # errors that Fail states of the definition name
 
     def warn(self, path: str, code: str, message: str, mend: str, state: str = "") -> None:
         self.found.append(Finding(path, code, message, mend, "warning", state))
 
     def machine(self, machine: Machine) -> None:
+        for state in machine.every_state():
+            if isinstance(state, FailState) and isinstance(state.error, Constant):
+                self.raised.add(state.error.value)
         for part in machine.machines():
             self._exits(part)
             for state in part.states.values():
@@ -124,7 +128,7 @@ class _Checks:
             for place, entry in enumerate(entries):
                 for name in entry.errors:
                     path = f"{child(state.path, field)}[{place}].ErrorEquals"
-                    if name.startswith("States.") and name not in _KNOWN_ERRORS:
+                    if name.startswith("States.") and name not in (*_KNOWN_ERRORS, *self.raised):
                         self.warn(path, "UNKNOWN_ERROR", f"there is no error {name}", "mend its name", state.name)
                     if name == "States.Runtime":
                         self.warn(
@@ -133,10 +137,16 @@ class _Checks:
                         )  # fmt: skip
 
     def _resource(self, state: TaskState) -> None:
-        from headgate.workflow._resources import is_placeholder
+        from headgate.workflow._resources import is_foreign, is_placeholder
 
         resource = state.resource
-        if not resource.text.startswith("arn:") and not is_placeholder(resource.text):
+        if is_foreign(resource.text):
+            self.warn(
+                child(state.path, "Resource"), "UNKNOWN_RESOURCE",
+                f"Step Functions knows no tasks of {resource.text!r}",
+                "write the ARN of a function, an activity, or arn:aws:states:::service:action", state.name,
+            )  # fmt: skip
+        elif not resource.text.startswith("arn:") and not is_placeholder(resource.text):
             self.warn(
                 child(state.path, "Resource"), "NOT_AN_ARN",
                 f"the resource {resource.text!r} is no ARN: the local runner takes it, Step Functions does not",

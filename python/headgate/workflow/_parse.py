@@ -370,6 +370,9 @@ class _MachineReader:
         unknown = Resource("", "function")
         if not reader.require("Resource"):
             return unknown
+        node = reader.node["Resource"]
+        if isinstance(node, dict) and all(key == "Ref" or key.startswith("Fn::") for key in node):
+            return Resource(f"${{{json.dumps(node)}}}", "function")  # CloudFormation puts an ARN there
         text = reader.text("Resource")
         found = parse_resource(text)
         if found is None:
@@ -391,13 +394,13 @@ class _MachineReader:
 
     def _required_parameters(self, reader: FieldReader, resource: Resource) -> None:
         name = "Arguments" if reader.language == "JSONata" else "Parameters"
-        given = reader.node.get(name, {})
+        given = reader.node.get(name)
         if not isinstance(given, dict):
-            return
+            return  # the state's input holds them, or an expression gives them
         for field in REQUIRED.get((resource.service, resource.action), ()):
             if field not in given and f"{field}.$" not in given:
                 reader.refuse(
-                    name if name in reader.node else "",
+                    name,
                     f"The field '{field}' is required but was missing",
                     f"add {field}",
                 )

@@ -196,6 +196,8 @@ class FieldReader:
             return Constant(node)
         members = []
         for key, value in node.items():
+            if key.endswith(".$") and key[:-2] in node:
+                self.findings.error(path, f"The field '{key[:-2]}' is duplicated by '{key}'", "keep one of them")
             if key.endswith(".$"):
                 members.append((key[:-2], self._dynamic(key, value, path)))
             else:
@@ -208,7 +210,7 @@ class FieldReader:
         try:
             if isinstance(value, str) and value.startswith("$"):
                 return PathValue(parse_path(value), key)
-            if isinstance(value, str) and value.lstrip().startswith("States."):
+            if isinstance(value, str) and value.startswith("States."):
                 return IntrinsicValue(parse_intrinsic(value), key)
             reason = f"{value!r} is neither"
         except (PathSyntaxError, IntrinsicSyntaxError) as error:
@@ -224,6 +226,12 @@ class FieldReader:
         """Any JSON whose strings `{% ... %}` are expressions; `field` is what errors call the place."""
         if is_expression(node):
             return self.expression(node, field, path)
+        if isinstance(node, str) and (node.startswith("{%") or node.endswith("%}")):
+            self.findings.error(
+                path,
+                "A JSONata expression must begin with '{%' and end with '%}'",
+                "write {% expression %}, or a space before it if it is plain text",
+            )
         if isinstance(node, list):
             items = tuple(self.jsonata(item, f"{field}[{i}]", f"{path}[{i}]") for i, item in enumerate(node))
             return Constant(node) if all(isinstance(i, Constant) for i in items) else ListValue(items)

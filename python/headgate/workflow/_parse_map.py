@@ -27,7 +27,15 @@ def map_fields(reader: FieldReader, inner: Inner, kind: str) -> dict[str, Any]:
     if field not in node:
         reader.refuse("", "These fields are required: [ItemProcessor]", "add ItemProcessor")
         return {}
-    distributed, execution_type = _processor_config(reader, field)
+    distributed, execution_type, is_given = _processor_config(reader, field)
+    if not is_given and any(name in node for name in _DISTRIBUTED_ONLY):
+        reader.findings.warn(
+            reader.at(field),
+            "it has fields of a distributed Map, but no ProcessorConfig; the local runner takes it as DISTRIBUTED",
+            'set ProcessorConfig with "Mode": "DISTRIBUTED" and an ExecutionType',
+            "NO_PROCESSOR_CONFIG",
+        )
+        distributed = True
     if distributed and kind == "EXPRESS":
         reader.refuse(
             field, "Express state machine does not support Map states in DISTRIBUTED mode", "make the machine STANDARD"
@@ -63,15 +71,16 @@ def map_fields(reader: FieldReader, inner: Inner, kind: str) -> dict[str, Any]:
     }
 
 
-def _processor_config(reader: FieldReader, field: str) -> tuple[bool, str]:
+def _processor_config(reader: FieldReader, field: str) -> tuple[bool, str, bool]:
+    """Whether the Map is distributed, its execution type, and whether the definition says so."""
     config = _object(reader, field, "ProcessorConfig")
     if config is None:
-        return False, "STANDARD"
+        return False, "STANDARD", False
     config.check_known({"Mode", "ExecutionType"})
     distributed = config.text_of("Mode", ("INLINE", "DISTRIBUTED"), "INLINE") == "DISTRIBUTED"
     if distributed:
         config.require("ExecutionType")
-    return distributed, config.text_of("ExecutionType", ("STANDARD", "EXPRESS"), "STANDARD")
+    return distributed, config.text_of("ExecutionType", ("STANDARD", "EXPRESS"), "STANDARD"), True
 
 
 def _object(reader: FieldReader, *names: str) -> FieldReader | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from headgate.workflow._filters import Filter, FilterParser
 
 _WORD_END = frozenset(".[]() \t\n'\",")
 _WORD_END_IN_FILTER = _WORD_END | frozenset("<>=!&|~")
+_FROM_END = re.compile(r"\(\s*@\.length\s*-\s*(\d+)\s*\)")  # the older way to write a negative index
 FUNCTIONS = (
     "length",
     "size",
@@ -151,9 +153,7 @@ class _PathParser:
             if deep:
                 self.at += 2
             elif self._peek() == ".":
-                self.at += 1
-                if self._peek() == "[":
-                    raise self._error("expected a name after '.'")
+                self.at += 1  # `$.[0]` is the same as `$[0]`
             steps.append(self._bracket(deep) if self._peek() == "[" else self._named(deep))
         return tuple(steps)
 
@@ -226,6 +226,10 @@ class _PathParser:
         return Step("name" if len(names) == 1 else "names", tuple(names), deep)
 
     def _numbers(self, deep: bool) -> Step:
+        from_end = _FROM_END.match(self.text, self.at)
+        if from_end:
+            self.at = from_end.end()
+            return Step("index", (-int(from_end[1]),), deep)
         start = None if self._peek() == ":" else self._number()
         self._blanks()
         if self._peek() == ":":

@@ -12,6 +12,9 @@ _SERVICE = re.compile(
     r"arn:aws[\w-]*:states:[^:]*:[^:]*:((?:aws-sdk:)?[\w-]+):(\w+)(?:\.(sync:2|sync|waitForTaskToken))?$"
 )
 
+_NAME = re.compile(r"(?!arn:)[\w./ :-]+")  # a function of the runner's own; Step Functions takes ARNs only
+_FOREIGN = re.compile(r"arn:aws[\w-]*:(?!states:|lambda:)[\w-]+:")
+
 RUN, JOB, CALLBACK = "", "sync", "waitForTaskToken"
 # service -> action -> the patterns that it may be used with (request-response always may)
 INTEGRATIONS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -73,7 +76,7 @@ REQUIRED: dict[tuple[str, str], tuple[str, ...]] = {
 
 def is_placeholder(text: str) -> bool:
     """Whether a deployment tool is still to put something there: `${Arn}`, `<arn>`, `{{arn}}`, `%ARN%`, `#{arn}`."""
-    return bool(re.search(r"\$\{|\{\{|[<>]|%|#\{|\$[A-Z_]{3,}|^\$\w+", text))
+    return bool(re.search(r"[$#]\{[^}]*\}|\{\{.*\}\}|<.*>|%.+%|\$\w+", text))
 
 
 def parse_resource(text: str) -> Resource | None:
@@ -95,6 +98,11 @@ def parse_resource(text: str) -> Resource | None:
     action, _, pattern = action.partition(".")
     if action in INTEGRATIONS.get(service, {}):  # the short form that this runner takes as well
         return Resource(text, "service", service, action, pattern)
-    if text.startswith("arn:") and not is_placeholder(text):
-        return None
-    return Resource(text, "function", "lambda", text)
+    if is_placeholder(text) or _NAME.fullmatch(text) or is_foreign(text):
+        return Resource(text, "function", "lambda", text)
+    return None
+
+
+def is_foreign(text: str) -> bool:
+    """Whether an ARN is one of a service that is neither Lambda nor Step Functions."""
+    return bool(_FOREIGN.match(text))

@@ -13,7 +13,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, NotFoundError, StageFailedError, StaleLeaseError
+from headgate.errors import (
+    DuplicateError,
+    HeadgateError,
+    InvalidInputError,
+    NotFoundError,
+    StageFailedError,
+    StaleLeaseError,
+)
 from headgate.workflow._drive import Drive, Progress, TaskPool
 from headgate.workflow._engine import Engine, Record
 from headgate.workflow._frames import ABORTED, FAILED, RUNNING, SUCCEEDED, Frame
