@@ -646,6 +646,22 @@ def test_an_execution_is_not_resumed_without_its_functions(database, clock):
     assert runner.resume("e").status == "SUCCEEDED"
 
 
+def test_what_is_pruned_leaves_nothing_behind(database, clock):
+    from headgate.backends.retention import Retention, prune
+
+    def fail(payload):
+        raise ValueError
+
+    runner = LocalRunner(database, {"a": fail}, clock)
+    with pytest.raises(StageFailedError):
+        runner.start("w", chain("A"), [], "old")  # its frames are kept for a redrive
+    clock.advance_us(91 * 86_400_000_000)
+    prune(database, None, Retention(), clock)
+    prune(database, None, Retention(), clock)  # events first, then the execution
+    for table in ("executions", "execution_events", "workflow_runs", "workflow_frames"):
+        assert database.execute(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
 def test_lists_show_the_latest_first(database, clock):
     runner = LocalRunner(database, {"a": lambda p: p}, clock)
     for number in range(3):
