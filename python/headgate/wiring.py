@@ -42,7 +42,7 @@ from headgate.resilience import (
     find_ca_file,
     make_tracker,
 )
-from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
+from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow, local_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -377,12 +377,24 @@ class App:
         workflow = self._resolve(f"{where}.definition", w.definition)(retry)
         functions = self._resolve(f"{where}.functions", w.functions)(self.objects, self.clock)
         data = {k: self.config.locate(v) if k == "events" else v for k, v in w.input.items()}
-        return workflow, LocalRunner(self.database, functions, self.clock), data
+        ports = local_ports(store=self.store, objects=self.objects, bucket=workflow.bucket, clock=self.clock)
+        runner = LocalRunner(
+            self.database, functions, self.clock, objects=self.objects, bucket=workflow.bucket, ports=ports
+        )
+        return workflow, runner, data
 
     def run_workflow(self, name: str, execution_id: str | None = None) -> Execution:
         """Run a configured workflow to its end."""
         workflow, runner, data = self.workflow(name)
-        return runner.start(workflow.name, workflow.to_asl(), data, execution_id)
+        return runner.start(workflow.name, workflow.to_asl(), data, execution_id, kind=str(workflow.type))
+
+    def resume_workflows(self) -> int:
+        """Go on with what was running of the configured workflows, as far as it goes without waiting; how many."""
+        count = 0
+        for name in self.config.workflows if self.is_embedded else ():
+            workflow, runner, _ = self.workflow(name)
+            count += len(runner.run_due(workflow.name))
+        return count
 
     # --- parts
 

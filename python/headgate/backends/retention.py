@@ -65,10 +65,19 @@ def prune(database: LocalDatabase, objects: str | None, policy: Retention, clock
     for name, (rule, table, time, also) in _TABLES.items():
         days = getattr(policy, rule)
         gone[name] = _prune_table(database, table, f"{time} < ? AND {also}", now - int(days * _DAY_US)) if days else 0
+    _prune_runs(database)
     if objects is not None:
         gone["raw blobs"] = _prune_files(Path(objects) / "raw", now - int(policy.raw_days * _DAY_US), policy.raw_days)
         gone["temporary files"] = _prune_temporary(Path(objects))
     return gone
+
+
+def _prune_runs(database: LocalDatabase) -> None:
+    """Forget the frames, tokens and leases of executions that are gone; their tables are there once one has run."""
+    with database.transaction() as tx:
+        for table in ("workflow_frames", "workflow_tokens", "workflow_runs"):
+            if tx.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)):
+                tx.execute(f"DELETE FROM {table} WHERE execution NOT IN (SELECT id FROM executions)")
 
 
 def report(database: LocalDatabase, policy: Retention) -> dict[str, dict[str, Any]]:

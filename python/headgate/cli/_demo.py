@@ -413,8 +413,8 @@ def _workflow(demo: Demo) -> None:
         execution = demo.app.run_workflow("scoring", "demo-1")
     finally:
         _native.set_faults("")
-    succeeded = [e for e in execution.history if e["type"] == "StateSucceeded"]
-    retried = [e["state"] for e in execution.history if e["type"] == "StateRetried"]
+    succeeded = [e for e in execution.history if e["type"] == "TaskStateExited"]
+    retried = [e["state"] for e in execution.history if e["type"] == "TaskFailed"]
     final = json.loads(demo.app.objects.get("executions/demo-1/ReactiveStage/output.json"))
     metrics = final["data"]["metrics"]
     demo.counts["workflow"] = {

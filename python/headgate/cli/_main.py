@@ -16,6 +16,7 @@ from headgate.cli._checkpoint import add_commands
 from headgate.cli._collect import add_collect
 from headgate.cli._dlq import add_dlq
 from headgate.cli._tables import add_tables
+from headgate.cli._workflow import add_workflow, with_default_action
 from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_COUNTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 13
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code: 0 fine, 1 an error, 2 wrong usage, 3 counts differ, 130 interrupted."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_default_action(sys.argv[1:] if arguments is None else arguments))
     command: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
     if command is None:
         parser.print_help()
@@ -223,16 +224,6 @@ def _replay_uploads(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _workflow(options: argparse.Namespace) -> int:
-    app = _app(options)
-    if options.asl:
-        workflow, _, _ = app.workflow(options.name)
-        _print(workflow.to_asl())
-        return EXIT_OK
-    _print(asdict(app.run_workflow(options.name, options.id)))
-    return EXIT_OK
-
-
 def _simulate(options: argparse.Namespace) -> int:
     from headgate.cli._simulate import run_seeds
 
@@ -290,10 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="instead of serve.port; 0 takes a free one")
     add("heal", _heal, "One sweep for items that got stuck.")
     add_commands(add)
-    workflow = add("workflow", _workflow, "Run a configured workflow, or print its state machine.")
-    workflow.add_argument("name")
-    workflow.add_argument("--id", help="execution id; the same id runs once")
-    workflow.add_argument("--asl", action="store_true", help="print Amazon States Language instead of running")
+    add_workflow(add, shared)
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)

@@ -61,6 +61,7 @@ def one_pass(app: App) -> Outcome:
             continue
         outcome.checkpoints[name] = run.to_dict()
         outcome.wrong.extend(f"checkpoint {name}: {line}" for line in run.adds_up())
+    app.resume_workflows()
     for name in app.config.workflows:
         try:
             outcome.workflows[name] = app.run_workflow(name).status

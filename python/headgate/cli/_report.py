@@ -147,6 +147,18 @@ p.note{color:#5b6672;font-size:.9rem}
 """
 
 
+def _attempts(history: list[Json]) -> list[tuple[str, float, bool]]:
+    """The attempts of an execution's tasks: state, milliseconds, and whether it failed."""
+    found = []
+    begun = 0
+    for event in history:
+        if event["type"] == "TaskStarted":
+            begun = event["at_us"]
+        elif event["type"] in ("TaskSucceeded", "TaskFailed", "TaskTimedOut"):
+            found.append((event["state"], round((event["at_us"] - begun) / 1_000, 1), event["type"] != "TaskSucceeded"))
+    return found
+
+
 def render_html(report: Json) -> str:
     """One self-contained page."""
     c = report["counts"]
@@ -155,10 +167,9 @@ def render_html(report: Json) -> str:
     held = sum(check["holds"] for check in report["checks"])
     verdict = "every count adds up" if report["ok"] else "counts differ"
     stages = [
-        (f"{e['state']}{'' if e['type'] == 'StateSucceeded' else ' (failed)'}", round(e["duration_ms"], 1),
-         _BLUE if e["type"] == "StateSucceeded" else _RED)
-        for e in c["workflow"]["history"]
-    ]  # fmt: skip
+        (f"{state}{' (failed)' if failed else ''}", milliseconds, _RED if failed else _BLUE)
+        for state, milliseconds, failed in _attempts(c["workflow"]["history"])
+    ]
     actions = [(str(r["action"]), r["count"], _BLUE) for r in checkpoint["by_action"]]
     packets = [(str(r["packet"] if r["packet"] is not None else "none"), r["count"], _GREY if r["packet"] is None else _ORANGE)
                for r in checkpoint["by_packet"]]  # fmt: skip

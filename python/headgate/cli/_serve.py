@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
+_WORKFLOWS_S = 1.0  # how often executions are looked at whose waits have ended
 
 
 def serve(app: App, port: int | None = None) -> int:
@@ -80,6 +81,8 @@ def scheduled_jobs(app: App) -> list[Job]:
         Job("sweep", s.sweep_s, app.heal),
         Job("prune", s.prune_s, app.prune),
     ]
+    if app.config.workflows:
+        jobs.append(Job("workflows", _WORKFLOWS_S, app.resume_workflows))
     for name in app.config.checkpoints:
         checkpoint = CheckpointRuns(app, name)
         jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel))

@@ -1,302 +1,580 @@
-"""Runs compiled ASL on this machine, durably: every transition is one SQLite commit, a killed run resumes."""
+"""Runs workflows on this machine, durably: what has happened is committed, and a killed run goes on from there."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.backends.local import dumps
-from headgate.errors import InvalidInputError, StageFailedError
-from headgate.workflow._model import lint
-from headgate.workflow._stage import StageFailure
+from headgate.errors import (
+    DuplicateError,
+    HeadgateError,
+    InvalidInputError,
+    NotFoundError,
+    StageFailedError,
+    StaleLeaseError,
+)
+from headgate.workflow._drive import Drive, Progress, TaskPool
+from headgate.workflow._engine import Engine, Record
+from headgate.workflow._frames import ABORTED, FAILED, RUNNING, SUCCEEDED, Frame
+from headgate.workflow._history import History
+from headgate.workflow._items import MapObjects
+from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text
+from headgate.workflow._mocks import Mocks
+from headgate.workflow._parse import Parsed, parse_definition
+from headgate.workflow._ports import Jobs
+from headgate.workflow._program import Machine
+from headgate.workflow._store import ExecutionStore, NewExecution
+from headgate.workflow._tasks import Port, TaskTable, plain_cause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from headgate.ports import Json
 
 log = logging.getLogger("headgate.workflow")
-_MISSING = object()
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\s<>{}\[\]?*\"#%\\^|~`$&,;:/]{1,80}")
+_POLL_US = 100_000  # how often a waiting start() looks for answers from other processes
+_REDRIVE_DAYS = 14
+_REDRIVES = 1_000
+
+
+class ExecutionAlreadyExistsError(DuplicateError):
+    """There is an execution of this id with another input."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A finished run: its history has every attempt with its times."""
+    """A run as it stands: its history has every event, as Step Functions shows it.
+
+    Args:
+        id: its name.
+        status: RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED.
+        error: the error's name, if it has failed.
+        cause: the reason, if it has failed.
+        history: its events: id, previousEventId, type, timestamp, and their details.
+        output: what it has handed on, if it has succeeded.
+        workflow: the state machine's name.
+        kind: STANDARD or EXPRESS.
+        input: what it was started with.
+        started_us: when; `ended_us` is None while it runs.
+        redrives: how often it was redriven.
+    """
 
     id: str
     status: str
     error: str | None
     cause: str | None
     history: list[Json]
+    output: Any = None
+    workflow: str = ""
+    kind: str = "STANDARD"
+    input: Any = None
+    started_us: int = 0
+    ended_us: int | None = None
+    redrives: int = 0
+
+
+@dataclass(frozen=True)
+class StateMachine:
+    """A definition that tasks may start: `states:startExecution`."""
+
+    definition: Json
+    kind: str = "STANDARD"
 
 
 class LocalRunner:
-    """Executes Task (Lambda), Pass, Wait, Choice, Succeed and Fail states.
+    """Executes definitions of the Amazon States Language.
 
     Args:
-        database: a `LocalDatabase`; executions and their history live there.
-        functions: function key -> callable(payload).
-        clock: waits and retries sleep on it.
+        database: a `LocalDatabase`; executions, their frames and their history live there.
+        functions: name -> callable(payload), in the place of Lambda functions.
+        clock: waits and retries sleep on it; a clock that jumps (`ManualClock`) makes virtual time.
+        objects: the object store of distributed Maps.
+        bucket: the bucket whose keys are the object store's own; other buckets are folders in it.
+        ports: "service:action" -> callable(request); see `headgate.workflow.local_ports`.
+        machines: name -> definition, for tasks that start executions.
+        mocks: outcomes of tasks by state name; see `headgate.workflow.Mocks`.
+        concurrency: tasks of one execution that run at once, on a real clock.
+        lease_s: how long an execution stays with a process that does not renew its lease.
+
+    A runner may be used by several threads at once. Every task attempt is made at least once; its result is committed
+    with the state that it leads to, in one transaction.
+
+    Example:
+        >>> from headgate.backends.local import LocalDatabase
+        >>> from headgate._core import ManualClock
+        >>> runner = LocalRunner(LocalDatabase(":memory:"), {"double": lambda n: 2 * n}, ManualClock(0))
+        >>> machine = {"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "double", "End": True}}}
+        >>> runner.start("doubling", machine, 21).output
+        42
     """
 
-    def __init__(self, database: Any, functions: Mapping[str, Callable[[Json], Any]], clock: Any) -> None:
+    def __init__(
+        self,
+        database: Any,
+        functions: Mapping[str, Callable[[Any], Any]],
+        clock: Any,
+        *,
+        objects: Any = None,
+        bucket: str = "workflow",
+        ports: Mapping[str, Port] | None = None,
+        machines: Mapping[str, StateMachine | Json] | None = None,
+        mocks: Mocks | None = None,
+        concurrency: int = 32,
+        lease_s: float = 30.0,
+    ) -> None:
         self.db = database
         self.functions = functions
         self.clock = clock
+        self.store = ExecutionStore(database, clock)
+        # Jobs may be among the functions; a port of one's own wins.
+        self.tasks = TaskTable(functions, {"glue:startJobRun": Jobs(functions).run, **(ports or {})})
+        self.machines = dict(machines or {})
+        self.mocks = mocks
+        self.bucket = bucket
+        self.objects = None if objects is None else MapObjects(objects, (bucket,))
+        self.concurrency = concurrency
+        self.lease_us = int(lease_s * 1e6)
+        self.is_real_time = isinstance(clock, core.SystemClock)
+        self.pool = TaskPool(concurrency)
 
-    def start(self, workflow: str, definition: Json, data: Any, execution_id: str | None = None) -> Execution:
-        """Run to the end. The same execution id runs once: a second start returns or resumes the first.
+    # --- running
+
+    def start(
+        self,
+        workflow: str,
+        definition: Json,
+        data: Any,
+        execution_id: str | None = None,
+        *,
+        kind: str = "STANDARD",
+        wait: bool = True,
+    ) -> Execution:
+        """Start an execution and run it to its end.
+
+        The same execution id runs once: a second start with an equal input joins the first, or returns what became of
+        it.
+
+        Args:
+            workflow: the state machine's name.
+            definition: the state machine.
+            data: the input, any JSON.
+            execution_id: its name; None makes one.
+            kind: STANDARD or EXPRESS.
+            wait: False returns as soon as the execution waits for something; `run_due` goes on with it.
 
         Raises:
-            InvalidInputError: the definition is broken.
-            StageFailedError: a stage failed after its retries; the execution is FAILED with error and cause.
+            InvalidInputError: the definition is broken or needs what this runner does not have, or the input is no
+                JSON or too large; nothing was started.
+            ExecutionAlreadyExistsError: the id was used with another input.
+            StageFailedError: the execution ended without success; error and cause are in the message.
         """
-        problems = lint(definition)
-        if problems:
-            message = f"workflow {workflow!r}: {problems[0]}"
-            raise InvalidInputError(message)
-        execution_id = execution_id or str(uuid.uuid4())
-        now = self.clock.now_us()
-        cursor = {"state": definition["StartAt"], "input": data, "attempts": {}}
-        with self.db.transaction() as tx:
-            tx.execute(
-                "INSERT INTO executions (id, workflow, status, definition, input, started_us, cursor)"
-                " VALUES (?, ?, 'RUNNING', ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-                (execution_id, workflow, dumps(definition), dumps(data), now, dumps(cursor)),
+        machine = self._check(workflow, definition, kind)
+        name = execution_id or str(uuid.uuid4())
+        if not _ID.fullmatch(name):
+            message = (
+                f'execution id {name!r}: expected 1 to 80 characters without spaces or any of <>{{}}[]?*"#%\\^|~`$&,;:/'
             )
-        return self.resume(execution_id)
+            raise InvalidInputError(message)
+        given = _input_text(workflow, data)
+        owner = self._owner()
+        new = NewExecution(name, workflow, str(kind), _definition_text(definition), given)
+        if self.store.create(new, owner, self.clock.now_us() + self.lease_us):
+            record = Record(name, workflow, str(kind), json.loads(given), self.clock.now_us())
+            engine = Engine(record, machine, [], History(), self.clock.now_us, self.objects)
+            engine.begin()
+            with self._releasing(name, owner):
+                self._drive(engine, owner)
+        else:
+            known = self.store.load(name)
+            if known is not None and to_text(known.record.input) != given:
+                message = f"execution {name!r} exists with another input; use another id"
+                raise ExecutionAlreadyExistsError(message)
+        return self.resume(name) if wait else self.describe(name)
 
     def resume(self, execution_id: str) -> Execution:
-        """Go on from the last committed transition."""
-        rows = self.db.execute("SELECT status, definition, input, cursor FROM executions WHERE id = ?", (execution_id,))
-        if not rows:
-            message = f"there is no execution {execution_id!r}"
-            raise InvalidInputError(message)
-        status, definition, data, cursor = rows[0][0], *(json.loads(text) for text in rows[0][1:])
-        while status == "RUNNING":
-            status = self._step(execution_id, definition, data, cursor)
-        execution = self._load(execution_id)
-        if execution.status == "FAILED":
-            message = f"execution {execution_id} failed: {execution.error}: {execution.cause}"
+        """Go on with an execution to its end, or return it if it has ended.
+
+        On a clock that jumps, an execution that waits for an answer (a task token) without a time limit is returned
+        while it is RUNNING: nothing that the clock does can wake it.
+
+        Raises:
+            NotFoundError: there is no such execution.
+            StageFailedError: it ended without success.
+        """
+        self._status(execution_id)
+        while not self._is_through(execution_id):
+            pass
+        execution = self.describe(execution_id)
+        if execution.status not in (SUCCEEDED, RUNNING):
+            verb = {"TIMED_OUT": "timed out", "ABORTED": "was aborted"}.get(execution.status, "failed")
+            reason = "".join(f": {part}" for part in (execution.error, plain_cause(execution.cause)) if part)
+            message = f"execution {execution_id} {verb}{reason}"
             raise StageFailedError(message)
         return execution
+
+    def _is_through(self, execution_id: str) -> bool:
+        """Advance an execution and those that it has started; sleep until the next of them is due."""
+        progress = self.advance(execution_id)
+        children = self.store.children_of(execution_id)
+        for child in children:
+            self._advance_family(child)
+        if progress.status != RUNNING:
+            return True
+        left = self.store.children_of(execution_id)
+        if left != children:
+            return False  # one of them has ended: its parent may go on
+        waits = [progress, *(self._peek(child) for child in left)]
+        now = self.clock.now_us()
+        if progress.held_until_us is not None:  # somebody else runs it: look again soon, or when its lease ends
+            self._sleep_until(progress.held_until_us, answers=True)
+            return False
+        if any(p.wake_us is not None and p.wake_us <= now for p in waits):
+            return False
+        timers = [p.wake_us for p in waits if p.wake_us is not None and (p.has_timer or not p.waits_for_answer)]
+        if not timers and not self.is_real_time:
+            return True
+        answers = any(p.waits_for_answer for p in waits)
+        self._sleep_until(min(timers) if timers else now + _POLL_US, answers=answers)
+        return False
+
+    def _advance_family(self, execution_id: str) -> None:
+        self.advance(execution_id)
+        for child in self.store.children_of(execution_id):
+            self._advance_family(child)
+
+    def _peek(self, execution_id: str) -> Progress:
+        rows = self.db.execute("SELECT wake_us FROM workflow_runs WHERE execution = ?", (execution_id,))
+        return Progress(RUNNING, rows[0][0] if rows else None, has_timer=True)
+
+    def _sleep_until(self, wake_us: int, *, answers: bool = False) -> None:
+        left = wake_us - self.clock.now_us()
+        if left <= 0:
+            return
+        if self.is_real_time:
+            self.clock.sleep_us(min(left, _POLL_US if answers else 10 * _POLL_US))
+        elif hasattr(self.clock, "advance_us"):
+            self.clock.advance_us(left)  # a virtual year is one jump, not a sleep in steps
+        else:
+            self.clock.sleep_us(left)
+
+    def advance(self, execution_id: str) -> Progress:
+        """Run an execution until it waits or ends, if nobody else runs it; never sleeps.
+
+        Raises:
+            NotFoundError: there is no such execution.
+        """
+        status = self._status(execution_id)
+        if status != RUNNING:
+            return Progress(status)
+        owner = self._owner()
+        taken, holder, until = self.store.claim(execution_id, owner, self.clock.now_us() + self.lease_us)
+        if not taken and holder is None:
+            self.store.adopt(execution_id)
+            taken, holder, until = self.store.claim(execution_id, owner, self.clock.now_us() + self.lease_us)
+        if not taken:
+            return Progress(self._status(execution_id), held_until_us=until)
+        with self._releasing(execution_id, owner):
+            engine = self._load(execution_id)
+            engine.go_on()
+            return self._drive(engine, owner)
+
+    def _drive(self, engine: Engine, owner: str) -> Progress:
+        try:
+            return Drive(self, engine, owner).run()
+        except StaleLeaseError:
+            log.info("an execution was taken over", extra={"execution": engine.record.id})
+            return Progress(self._status(engine.record.id), held_until_us=self.clock.now_us() + _POLL_US)
+
+    def run_due(self, workflow: str | None = None, *, limit: int = 100) -> list[str]:
+        """Advance every execution whose time has come; what one of them fails with does not stop the others.
+
+        Args:
+            workflow: only executions of this state machine.
+            limit: executions, at most.
+
+        Returns:
+            The executions that were advanced.
+        """
+        found = self.store.due(self.clock.now_us(), limit, workflow)
+        for execution in found:
+            try:
+                self.advance(execution)
+            except HeadgateError as error:
+                log.warning("an execution cannot go on", extra={"execution": execution, "error": str(error)})
+        return found
+
+    def next_wake_us(self) -> int | None:
+        """When the next running execution is due, in microseconds; None if none is."""
+        return self.store.next_wake_us()
+
+    # --- looking
 
     def running(self) -> list[str]:
         """Executions that have not ended: those of a killed process among them."""
         return [row[0] for row in self.db.execute("SELECT id FROM executions WHERE status = 'RUNNING' ORDER BY id")]
 
-    # --- one transition
+    def describe(self, execution_id: str, *, history: bool = True) -> Execution:
+        """An execution as it stands.
 
-    def _step(self, execution_id: str, definition: Json, data: Any, cursor: Json) -> str:
-        name = cursor["state"]
-        state = definition["States"][name]
-        scope = {
-            "Execution": {"Id": execution_id, "Name": execution_id, "Input": data},
-            "State": {"Name": name, "RetryCount": sum(cursor["attempts"].values())},
-        }
-        started = self.clock.now_us()
-        try:
-            output = self._run_state(state, cursor["input"], scope)
-        except StageFailure as failure:
-            return self._failed(execution_id, state, cursor, failure, started)
-        core.fault_point("workflow.before_commit")
-        event = {"duration_ms": (self.clock.now_us() - started) / 1000, "attempt": scope["State"]["RetryCount"] + 1}
-        following = self._next(state, output)
-        cursor.update(state=following, input=output, attempts={})
-        status = "RUNNING" if following else "SUCCEEDED"
-        with self.db.transaction() as tx:
-            self._event(tx, execution_id, "StateSucceeded", name, event)
-            if following:
-                tx.execute("UPDATE executions SET cursor = ? WHERE id = ?", (dumps(cursor), execution_id))
-            else:
-                tx.execute(
-                    "UPDATE executions SET status = ?, output = ?, ended_us = ? WHERE id = ?",
-                    (status, dumps(output), self.clock.now_us(), execution_id),
-                )
-        return status
-
-    def _failed(self, execution_id: str, state: Json, cursor: Json, failure: StageFailure, started: int) -> str:
-        name = cursor["state"]
-        event = {
-            "error": failure.error_name, "cause": failure.cause[:1000],
-            "duration_ms": (self.clock.now_us() - started) / 1000,
-            "attempt": sum(cursor["attempts"].values()) + 1,
-        }  # fmt: skip
-        delay = _retry_delay(state, failure.error_name, cursor["attempts"])
-        caught = None if delay is not None else _matching(state.get("Catch", ()), failure.error_name)
-        if delay is None and caught is None:
-            with self.db.transaction() as tx:
-                self._event(tx, execution_id, "StateFailed", name, event)
-                tx.execute(
-                    "UPDATE executions SET status = 'FAILED', error = ?, cause = ?, ended_us = ? WHERE id = ?",
-                    (failure.error_name, failure.cause[:1000], self.clock.now_us(), execution_id),
-                )
-            return "FAILED"
-        if caught is not None:
-            info = {"Error": failure.error_name, "Cause": failure.cause}
-            cursor.update(
-                state=caught["Next"], input=_put(cursor["input"], caught.get("ResultPath", "$"), info), attempts={}
-            )
-        with self.db.transaction() as tx:
-            self._event(tx, execution_id, "StateRetried" if delay is not None else "StateCaught", name, event)
-            tx.execute("UPDATE executions SET cursor = ? WHERE id = ?", (dumps(cursor), execution_id))
-        if delay:
-            self.clock.sleep_us(int(delay * 1e6))
-        return "RUNNING"
-
-    def _run_state(self, state: Json, data: Any, scope: Json) -> Any:
-        kind = state["Type"]
-        given = _path(state.get("InputPath", "$"), data, scope)
-        if kind == "Task":
-            result = self._task(state, _template(state["Parameters"], given, scope) if "Parameters" in state else given)
-        elif kind == "Pass":
-            result = state.get(
-                "Result", _template(state["Parameters"], given, scope) if "Parameters" in state else given
-            )
-        elif kind == "Wait":
-            seconds = _path(state["SecondsPath"], given, scope) if "SecondsPath" in state else state["Seconds"]
-            self.clock.sleep_us(int(seconds * 1e6))
-            return given
-        elif kind == "Fail":
-            raise StageFailure(state.get("Error", "Fail"), state.get("Cause", ""))
-        elif kind in ("Choice", "Succeed"):
-            return given
-        else:
-            raise StageFailure("States.Runtime", f"state type {kind!r} is not supported by the local runner")
-        return _put(data, state.get("ResultPath", "$"), result)
-
-    def _task(self, state: Json, parameters: Json) -> Any:
-        if not state["Resource"].endswith("lambda:invoke"):
-            raise StageFailure("States.Runtime", f"the local runner cannot run {state['Resource']!r}")
-        function = self.functions.get(parameters["FunctionName"])
-        if function is None:
-            raise StageFailure("Lambda.ResourceNotFoundException", f"no function {parameters['FunctionName']!r}")
-        try:
-            return function(parameters.get("Payload", {}))
-        except StageFailure:
-            raise
-        except Exception as error:
-            # As Lambda does: the class name is the error, the text its cause.
-            raise StageFailure(type(error).__name__, str(error)) from error
-
-    @staticmethod
-    def _next(state: Json, output: Any) -> str | None:
-        if state["Type"] != "Choice":
-            return state.get("Next")
-        for rule in state.get("Choices", ()):
-            if _chosen(rule, output):
-                return str(rule["Next"])
-        if "Default" not in state:
-            raise StageFailure("States.NoChoiceMatched", "no choice matched and there is no Default")
-        return str(state["Default"])
-
-    def _event(self, tx: Any, execution_id: str, kind: str, state: str, doc: Json) -> None:
-        tx.execute(
-            "INSERT INTO execution_events (execution, at_us, type, state, doc) VALUES (?, ?, ?, ?, ?)",
-            (execution_id, self.clock.now_us(), kind, state, dumps(doc)),
+        Raises:
+            NotFoundError: there is no such execution.
+        """
+        rows = self.db.execute(
+            "SELECT e.workflow, e.status, e.input, e.output, e.error, e.cause, e.started_us, e.ended_us, r.kind,"
+            " r.redrives"
+            " FROM executions e LEFT JOIN workflow_runs r ON r.execution = e.id WHERE e.id = ?",
+            (execution_id,),
         )
+        if not rows:
+            raise _not_found(execution_id)
+        workflow, status, data, output, error, cause, started, ended, kind, redrives = rows[0]
+        return Execution(
+            execution_id, status, error, cause, self.store.history(execution_id) if history else [],
+            None if output is None else json.loads(output), workflow, kind or "STANDARD", json.loads(data), started,
+            ended, redrives or 0,
+        )  # fmt: skip
 
-    def _load(self, execution_id: str) -> Execution:
-        status, error, cause = self.db.execute(
-            "SELECT status, error, cause FROM executions WHERE id = ?", (execution_id,)
-        )[0]
-        events = self.db.execute(
-            "SELECT type, state, at_us, doc FROM execution_events WHERE execution = ? ORDER BY id", (execution_id,)
+    def executions(self, workflow: str | None = None, *, limit: int = 100) -> list[Execution]:
+        """The latest executions, newest first, without their history."""
+        rows = self.db.execute(
+            "SELECT id FROM executions WHERE ? IS NULL OR workflow = ? ORDER BY started_us DESC, id LIMIT ?",
+            (workflow, workflow, limit),
         )
-        history = [{"type": t, "state": s, "at_us": at, **json.loads(doc)} for t, s, at, doc in events]
-        return Execution(execution_id, status, error, cause, history)
+        return [self.describe(row[0], history=False) for row in rows]
 
+    def history(self, execution_id: str) -> list[Json]:
+        """The events of an execution.
 
-def _matching(rules: Any, error: str) -> Json | None:
-    for rule in rules:
-        if error in rule["ErrorEquals"] or "States.ALL" in rule["ErrorEquals"]:
-            return rule  # type: ignore[no-any-return]
-    return None
+        Raises:
+            NotFoundError: there is no such execution.
+        """
+        self._status(execution_id)
+        return self.store.history(execution_id)
 
+    # --- ending and redriving
 
-def _retry_delay(state: Json, error: str, attempts: dict[str, int]) -> float | None:
-    """Seconds to wait before the next attempt, or None when the first matching retrier is used up."""
-    retriers = state.get("Retry", [])
-    rule = _matching(retriers, error)
-    if rule is None:
-        return None
-    index = str(retriers.index(rule))
-    used = attempts.get(index, 0)
-    if used >= rule.get("MaxAttempts", 3):
-        return None
-    attempts[index] = used + 1
-    delay = rule.get("IntervalSeconds", 1) * rule.get("BackoffRate", 2.0) ** used
-    return float(min(delay, rule.get("MaxDelaySeconds", delay)))
+    def stop(self, execution_id: str, error: str | None = None, cause: str | None = None) -> Execution:
+        """End a running execution as ABORTED. A task that is running is not interrupted; its result is dropped.
 
-
-def _path(path: str | None, data: Any, scope: Json) -> Any:
-    """A reference path: `$`, `$.a.b`, or `$$.` into the context object; None is an empty object."""
-    if path is None:
-        return {}
-    current = scope if path.startswith("$$") else data
-    for part in path.lstrip("$").strip(".").split("."):
-        if not part:
-            continue
-        current = current.get(part, _MISSING) if isinstance(current, dict) else _MISSING
-        if current is _MISSING:
-            raise StageFailure("States.ParameterPathFailure", f"the path {path} finds nothing")
-    return current
-
-
-def _template(template: Any, data: Any, scope: Json) -> Any:
-    if isinstance(template, dict):
-        return {
-            (key[:-2] if key.endswith(".$") else key): (
-                _path(value, data, scope) if key.endswith(".$") else _template(value, data, scope)
+        Raises:
+            NotFoundError: there is no such execution.
+        """
+        if self._status(execution_id) == RUNNING:
+            owner = self._owner()
+            self.store.adopt(execution_id)
+            self.db.execute(
+                "UPDATE workflow_runs SET owner = ?, until_us = ? WHERE execution = ?",
+                (owner, self.clock.now_us() + self.lease_us, execution_id),
             )
-            for key, value in template.items()
-        }
-    return [_template(item, data, scope) for item in template] if isinstance(template, list) else template
+            engine = self._load(execution_id, check=False)
+            engine.end(ABORTED, None, error=error, cause=cause)
+            self.store.commit(engine, owner, None, [], None)
+        return self.describe(execution_id)
+
+    def redrive(self, execution_id: str, *, wait: bool = True) -> Execution:
+        """Go on with a failed execution from where it failed; states that have succeeded are not run again.
+
+        Raises:
+            NotFoundError: there is no such execution.
+            InvalidInputError: it cannot be redriven: it runs, has succeeded, is Express, ended more than 14 days ago,
+                or has used up 1,000 redrives or its history.
+            StageFailedError: it failed again.
+        """
+        execution = self.describe(execution_id, history=False)
+        reason = self._not_redrivable(execution)
+        if reason:
+            message = f"execution {execution_id!r} cannot be redriven: {reason}"
+            raise InvalidInputError(message)
+        owner = self._owner()
+        with self.db.transaction() as tx:
+            changed = tx.changes(
+                "UPDATE executions SET status = 'RUNNING', error = NULL, cause = NULL, ended_us = NULL"
+                " WHERE id = ? AND status = ?",
+                (execution_id, execution.status),
+            )
+            if changed:
+                tx.execute(
+                    "UPDATE workflow_runs SET owner = ?, until_us = ? WHERE execution = ?",
+                    (owner, self.clock.now_us() + self.lease_us, execution_id),
+                )
+                engine = self._load(execution_id)
+                engine.redrive()
+                self.store.commit_in(tx, engine, owner, self.clock.now_us() + self.lease_us)
+        if changed:
+            with self._releasing(execution_id, owner):
+                self._drive(engine, owner)
+        return self.resume(execution_id) if wait else self.describe(execution_id)
+
+    def _not_redrivable(self, execution: Execution) -> str | None:
+        if execution.status not in (FAILED, ABORTED, "TIMED_OUT"):
+            return f"its status is {execution.status}"
+        if execution.kind == "EXPRESS":
+            return "Express executions cannot be"
+        if execution.redrives >= _REDRIVES:
+            return f"it was redriven {_REDRIVES} times"
+        if self.clock.now_us() - (execution.ended_us or 0) > _REDRIVE_DAYS * 86_400_000_000:
+            return f"it ended more than {_REDRIVE_DAYS} days ago"
+        loaded = self.store.load(execution.id)
+        if loaded is None or not loaded.frames:
+            return "its frames are not there any more"
+        if loaded.next_event >= 24_999:
+            return "its history is full"
+        return None
+
+    # --- task tokens and activities
+
+    def send_task_success(self, token: str, output: Any) -> None:
+        """Answer a task token with a result; any process may, at any time until the task times out.
+
+        Raises:
+            InvalidInputError: nobody waits for the token, or the result is no JSON.
+        """
+        problem = describe_not_json(output)
+        if problem is not None:
+            message = f"the output of a task must be JSON: {problem}"
+            raise InvalidInputError(message)
+        self._answer(token, SUCCEEDED, to_text(output), None, None)
+
+    def send_task_failure(self, token: str, error: str = "", cause: str = "") -> None:
+        """Answer a task token with an error.
+
+        Raises:
+            InvalidInputError: nobody waits for the token.
+        """
+        self._answer(token, FAILED, None, error, cause)
+
+    def send_task_heartbeat(self, token: str) -> None:
+        """Tell that a task is still being worked on.
+
+        Raises:
+            InvalidInputError: nobody waits for the token.
+        """
+        if not self.store.beat(token):
+            raise _no_token()
+
+    def get_activity_task(self, activity: str) -> tuple[str, Any] | None:
+        """Take the longest waiting task of an activity: its token and its input; None if there is none.
+
+        Args:
+            activity: its name or ARN.
+        """
+        found = self.store.take_activity(activity.rpartition(":")[2])
+        return None if found is None else (found[0], json.loads(found[1]))
+
+    def _answer(self, token: str, status: str, output: str | None, error: str | None, cause: str | None) -> None:
+        if self.store.answer(token, status, output, error, cause) is None:
+            raise _no_token()
+
+    # --- parts
+
+    def machine(self, arn: str) -> tuple[str, str, str] | None:
+        """A state machine by its ARN or name: its name, its definition as text, and its kind."""
+        name = arn.rpartition(":")[2]
+        found = self.machines.get(arn, self.machines.get(name))
+        if found is None:
+            return None
+        if isinstance(found, StateMachine):
+            return name, _definition_text(found.definition), found.kind
+        return name, _definition_text(found), "STANDARD"
+
+    def _check(self, workflow: str, definition: Json, kind: str) -> Machine:
+        parsed = _parsed(_definition_text(definition), str(kind))
+        if parsed.machine is None:
+            problems = "; ".join(str(finding) for finding in parsed.errors)
+            message = f"workflow {workflow!r}: {problems}"
+            raise InvalidInputError(message)
+        self._check_supported(workflow, parsed.machine)
+        return parsed.machine
+
+    def _check_supported(self, workflow: str, machine: Machine) -> None:
+        # With mocks, what is neither mocked nor there fails when it is reached: a test may stop before.
+        missing = self.tasks.missing(machine) if self.mocks is None else []
+        if missing:
+            message = f"workflow {workflow!r}: {'; '.join(missing)}"
+            raise InvalidInputError(message)
+
+    def _load(self, execution_id: str, *, check: bool = True) -> Engine:
+        loaded = self.store.load(execution_id)
+        if loaded is None:
+            raise _not_found(execution_id)
+        record = loaded.record
+        machine = _parsed(loaded.definition, record.kind).machine
+        if machine is None:
+            message = f"execution {execution_id!r}: its definition is not valid any more"
+            raise InvalidInputError(message)
+        if check:
+            self._check_supported(record.workflow, machine)
+        frames, cursor = loaded.frames, loaded.cursor
+        is_new = not frames
+        if is_new and cursor.get("state") in machine.states:  # committed by an earlier version of this package
+            frames = [Frame(1, None, machine.path, cursor["state"], cursor.get("input"))]
+        engine = Engine(record, machine, frames, History(loaded.next_event), self.clock.now_us, self.objects)
+        engine.next_frame = max(engine.next_frame, loaded.next_frame)
+        if not frames:
+            engine.begin()
+            engine.ready.clear()  # go_on() finds it
+        return engine
+
+    def _status(self, execution_id: str) -> str:
+        found = self.store.status_of(execution_id)
+        if found is None:
+            raise _not_found(execution_id)
+        return found[0]
+
+    def _owner(self) -> str:
+        return f"{core.process_identity()}/{uuid.uuid4().hex[:12]}"
+
+    def _releasing(self, execution_id: str, owner: str) -> _Releasing:
+        return _Releasing(self.store, execution_id, owner)
 
 
-def _put(data: Any, path: str | None, result: Any) -> Any:
-    """ResultPath: None discards the result, `$` replaces the input, `$.a` adds to it."""
-    if path is None:
-        return data
-    parts = [part for part in path.lstrip("$").split(".") if part]
-    if not parts:
-        return result
-    out = dict(data) if isinstance(data, dict) else {}
-    inner = out
-    for part in parts[:-1]:
-        inner[part] = dict(inner.get(part) or {})
-        inner = inner[part]
-    inner[parts[-1]] = result
-    return out
+class _Releasing:
+    """Gives the lease back when something unforeseen ends the work."""
+
+    def __init__(self, store: ExecutionStore, execution_id: str, owner: str) -> None:
+        self._release = (store, execution_id, owner)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            store, execution_id, owner = self._release
+            with suppress(Exception):
+                store.release(execution_id, owner)
 
 
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "StringEquals": lambda a, b: isinstance(a, str) and a == b,
-    "BooleanEquals": lambda a, b: isinstance(a, bool) and a == b,
-    "NumericEquals": lambda a, b: not isinstance(a, bool) and isinstance(a, int | float) and a == b,
-    "NumericGreaterThan": lambda a, b: not isinstance(a, bool) and isinstance(a, int | float) and a > b,
-    "NumericLessThan": lambda a, b: not isinstance(a, bool) and isinstance(a, int | float) and a < b,
-}
+@lru_cache(maxsize=64)
+def _parsed(text: str, kind: str) -> Parsed:
+    return parse_definition(text, kind)
 
 
-def _chosen(rule: Json, data: Any) -> bool:
-    if "And" in rule:
-        return all(_chosen(part, data) for part in rule["And"])
-    if "Or" in rule:
-        return any(_chosen(part, data) for part in rule["Or"])
-    if "Not" in rule:
-        return not _chosen(rule["Not"], data)
-    try:
-        value = _path(rule["Variable"], data, {})
-    except StageFailure:
-        return rule.get("IsPresent") is False
-    if "IsPresent" in rule:
-        return bool(rule["IsPresent"])
-    for operator, compare in _COMPARE.items():
-        if operator in rule:
-            return compare(value, rule[operator])
-    raise StageFailure("States.Runtime", f"a choice with an operator the local runner does not have: {sorted(rule)}")
+def _definition_text(definition: Any) -> str:
+    return definition if isinstance(definition, str) else to_text(definition)
+
+
+def _input_text(workflow: str, data: Any) -> str:
+    problem = describe_not_json(data)
+    if problem is not None:
+        message = f"workflow {workflow!r}: the input must be JSON: {problem}"
+        raise InvalidInputError(message)
+    text = to_text(data)
+    if size_bytes(text) > LIMIT_BYTES:
+        message = f"workflow {workflow!r}: the input has {size_bytes(text)} bytes, more than {LIMIT_BYTES}"
+        raise InvalidInputError(message)
+    return text
+
+
+def _not_found(execution_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no execution {execution_id!r}")
+
+
+def _no_token() -> InvalidInputError:
+    return InvalidInputError("Invalid Token: nobody waits for this task token")

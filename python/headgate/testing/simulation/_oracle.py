@@ -213,7 +213,7 @@ class Oracle:
                 continue
             self.world.report.executions += 1
             stages = database.execute(
-                "SELECT state, count(*) FROM execution_events WHERE execution = ? AND type = 'StateSucceeded'"
+                "SELECT state, count(*) FROM execution_events WHERE execution = ? AND type = 'TaskStateExited'"
                 " GROUP BY state", (run,),
             )  # fmt: skip
             if sorted(stages) != [("Double", 1), ("Read", 1), ("Sum", 1)]:
