@@ -232,6 +232,11 @@ class LocalStore:
     # --- queue
 
     def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]:
+        rows = self.receive_texts(topic, group, limit, lease_us)
+        return [Message(i, topic, group, key, json.loads(body), n, r) for i, key, body, n, r in rows]
+
+    def receive_texts(self, topic: str, group: str, limit: int, lease_us: int) -> list[tuple[int, str, str, int, int]]:
+        """As `receive`, with the bodies as the text that was sent: (id, key, body, deliveries, redrive)."""
         now = self.clock.now_us()
         rows = self.db.execute(
             "UPDATE queue SET visible_us = ?1, deliveries = deliveries + 1, owner = ?6"
@@ -240,7 +245,14 @@ class LocalStore:
             " RETURNING id, key, body, deliveries, redrive",
             (now + lease_us, topic, group, now, limit, core.process_identity()),
         )
-        return [Message(i, topic, group, key, json.loads(body), n, r) for i, key, body, n, r in sorted(rows)]
+        return sorted((int(i), str(key), str(body), int(n), int(r)) for i, key, body, n, r in rows)
+
+    def send_text(self, topic: str, group: str, key: str, body: str) -> None:
+        """Put a message of any text into a group's queue, as `receive_texts` brings it."""
+        self.db.execute(
+            "INSERT INTO queue (topic, grp, key, body, visible_us) VALUES (?, ?, ?, ?, ?)",
+            (topic, group, key, body, self.clock.now_us()),
+        )
 
     def reclaim(self, topic: str, group: str) -> int:
         """Make visible what workers hold that are proved dead on this host; how many messages."""
