@@ -42,7 +42,7 @@ from headgate.resilience import (
     find_ca_file,
     make_tracker,
 )
-from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
+from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow, glue_script, local_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -293,7 +293,7 @@ class App:
     @property
     def retention(self) -> Retention:
         r = self.config.retention
-        return Retention(r.outbox_days, r.history_days, r.dead_letter_days, r.raw_days)
+        return Retention(r.outbox_days, r.history_days, r.dead_letter_days, r.raw_days, r.execution_days)
 
     def prune(self) -> dict[str, int]:
         """Forget what is past its time, done keys included; how much of each store."""
@@ -353,7 +353,9 @@ class App:
         workflow = self._resolve(f"{where}.definition", w.definition)(retry)
         functions = self._resolve(f"{where}.functions", w.functions)(self.objects, self.clock)
         data = {k: self.config.locate(v) if k == "events" else v for k, v in w.input.items()}
-        return workflow, LocalRunner(self.database, functions, self.clock), data
+        jobs = {job: glue_script(self.config.locate(script)) for job, script in w.jobs.items()}
+        known = local_functions(workflow, self.objects, self.clock, functions, jobs)
+        return workflow, LocalRunner(self.database, known, self.clock), data
 
     def run_workflow(self, name: str, execution_id: str | None = None) -> Execution:
         """Run a configured workflow to its end."""

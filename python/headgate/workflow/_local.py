@@ -67,6 +67,7 @@ def run_workflow(
     from headgate.workflow._runner import LocalRunner
 
     definition = workflow.to_asl()
+    _check_given(workflow, functions, jobs)
     clock = clock or core.SystemClock()
     objects = objects if objects is not None else core.file_store(os.path.join(folder, "objects"))
     known = local_functions(workflow, objects, clock, functions, jobs)
@@ -86,6 +87,19 @@ def run_workflow(
     return WorkflowRun(execution.id, execution.status, result, list(execution.history), definition)
 
 
+def _check_given(workflow: Workflow, functions: Mapping[str, Any] | None, jobs: Mapping[str, Any] | None) -> None:
+    """Refuse what no step would call: it is most likely a wrong name."""
+    steps = workflow.steps
+    keys = {step.function_key for step in steps if isinstance(step, LambdaStep)}
+    names = {step.job_name for step in steps if isinstance(step, GlueStep)}
+    for what, given, known in (("function key", functions, keys), ("Glue job", jobs, names)):
+        unknown = sorted(set(given or {}) - known)
+        if unknown:
+            shown = ", ".join(sorted(known)) or "there are none"
+            message = f"workflow {workflow.name!r}: no step has the {what} {unknown[0]!r}; known are: {shown}"
+            raise InvalidInputError(message)
+
+
 def local_functions(
     workflow: Workflow,
     objects: Any,
@@ -103,14 +117,9 @@ def local_functions(
         jobs: Glue job name -> callable with the job's arguments.
 
     Raises:
-        InvalidInputError: there is nothing to run for a step, or a key or job that no step has.
+        InvalidInputError: there is nothing to run for a step.
     """
     given = {**(workflow.functions or {}), **(functions or {})}
-    keys = {step.function_key for step in workflow.steps if isinstance(step, LambdaStep)}
-    unknown = sorted(set(functions or {}) - keys)
-    if unknown:
-        message = f"workflow {workflow.name!r}: no step has the function key {unknown[0]!r}; known are: {_list(keys)}"
-        raise InvalidInputError(message)
     found: dict[str, Callable[[Json], Any]] = {}
     for step in workflow.steps:
         if isinstance(step, GlueStep):
@@ -207,7 +216,3 @@ def stage_output(objects: Any, execution_id: str, stage: str) -> Any:
         message = f"stage {stage!r} of execution {execution_id!r} has written no output"
         raise NotFoundError(message)
     return read_output(objects, execution_id, stage, MAX_OUTPUT_BYTES).data
-
-
-def _list(keys: set[str]) -> str:
-    return ", ".join(sorted(keys)) or "there are none"

@@ -186,7 +186,8 @@ class WorkflowHandler:
             tuple(line.rstrip() for line in stack),
         )  # fmt: skip
         is_final = isinstance(error, HeadgatePermanentError) or is_permanent(error)
-        log.error(
+        log.log(
+            logging.ERROR if is_final else logging.WARNING,  # what is retried is no error yet
             "stage failed",
             extra={**where, "errorType": result.errorType, "errorMessage": result.errorMessage, "permanent": is_final,
                    "stack": list(result.stack)},
