@@ -6,15 +6,16 @@ Job arguments, all text, as the state machine passes them:
     --input-bucket   --input-key    executions/{execution-id}/{previous stage}/output.json
     --output-bucket  --output-key   executions/{execution-id}/{this stage}/output.json
 
-The input is a stage's envelope. Its data is a list of records, or an object with such a list as `records`, `candidates` or
-`items`; the rest of the object travels on. Data that lies beside its envelope (JSON Lines or Parquet) is read by the
+The input is a stage's envelope. Its data is a list of records, or an object with such a list as `records`, `candidates`
+or `items`; the rest of the object travels on. Data that lies beside its envelope (JSON Lines or Parquet) is read by the
 executors. Change `transform` for a job of your own.
 
 The output is one object at the output key. It is written through S3's API, not by Spark, which would write a folder of
-parts under that name. Records that are too large for the envelope lie beside it as JSON Lines. An output that exists stays:
-a job that runs again writes nothing.
+parts under that name. Records that are too large for the envelope lie beside it as JSON Lines. An output that exists
+stays: a job that runs again writes nothing.
 
-Tried with Glue 5.0's PySpark, and in local mode. boto3 finds credentials, region and endpoint as usual.
+Written for Glue 5.0 (Spark 3.5, Python 3.11); its tests run it on PySpark in local mode. boto3 finds credentials, region
+and endpoint as usual.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import re
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 INLINE_BYTES = 16 * 1024 * 1024  # more than this lies beside the envelope
 RANGE_BYTES = 8 * 1024 * 1024  # what one task reads of JSON Lines
@@ -98,7 +99,7 @@ def run(options):
         head = {
             "executionId": options.execution_id,
             "stage": KEY.fullmatch(options.output_key)[2],
-            "timestamp": datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "timestamp": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "metadata": {
                 "processingTimeMs": int((time.monotonic() - started) * 1000),
                 "inputRecordCount": given,
@@ -275,8 +276,8 @@ def write(s3, options, head, lines, digest, size, rest, name):
         document = {**head, "data": data if rest is None else {**rest, name: data}}
     elif rest is not None:
         raise JobError(
-            f"the records have {size:,} bytes, more than the {INLINE_BYTES:,} of an envelope, and their object cannot lie"
-            " beside it; expected a list of records from the stage before"
+            f"the records have {size:,} bytes, more than the {INLINE_BYTES:,} of an envelope, and their object cannot"
+            " lie beside it; expected a list of records from the stage before"
         )
     else:
         key = options.output_key.replace("output.json", f"data-{digest[:32]}.jsonl")
