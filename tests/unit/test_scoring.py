@@ -394,7 +394,7 @@ def test_the_shipped_workflow_runs(run, objects, clock):
     metrics = done.data["metrics"]
     assert (metrics["subjects"], metrics["rejected"], metrics["scoredCount"], metrics["storedCount"]) == (5, 1, 4, 4)
     assert metrics["reactions"] == 2  # 30 and 40 days old
-    assert [e["state"] for e in done.history] == [
+    assert list(dict.fromkeys(e["state"] for e in done.history if e.get("state"))) == [
         "ETLStage",
         "FilterStage",
         "ScoreStage",

@@ -120,7 +120,7 @@ def test_a_long_chain_and_a_wide_choice_are_placed_without_overlap():
     layout = lay_out(read_graph({"StartAt": "C", "States": states}), {})
     boxes = list(layout.boxes.values())
     for number, one in enumerate(boxes):
-        assert 0 <= one.x - one.width / 2
+        assert one.x - one.width / 2 >= 0
         assert one.x + one.width / 2 <= layout.width + 0.01
         for other in boxes[number + 1 :]:
             apart = abs(one.x - other.x) >= (one.width + other.width) / 2 - 0.01

@@ -204,12 +204,11 @@ def test_what_contains_itself_is_refused(memory, clock):
 
 
 def test_half_a_gigabyte_is_refused_by_state_and_rule(memory, clock):
-    huge = "x" * (512 * 1024 * 1024)
+    huge = ["x" * (512 * 1024 * 1024)]
     with pytest.raises(
         HeadgatePermanentError, match=r"stage 'A' returned 536,870,914 bytes of data; expected at most 268,"
     ):
-        run(memory, clock, lambda data: huge, event("A", data=0))
-    del huge
+        run(memory, clock, lambda data: huge.pop(), event("A", data=0))
     assert memory.list() == [failure_key("e1", "A")]
 
 
@@ -317,7 +316,7 @@ def test_a_broken_input_is_permanent(memory, clock, body, rule):
 # --- failures by kind
 
 
-class Throttled(Exception):
+class Throttled(Exception):  # noqa: N818 - stands for botocore's ClientError
     __module__ = "botocore.exceptions"
 
     def __init__(self, status, code):

@@ -110,7 +110,7 @@ def _name_of(event: Mapping[str, Any]) -> str:
         details = event.get(member)
         if isinstance(details, Mapping):
             return str(details.get("name", ""))
-    return ""
+    return str(event.get("state") or "")
 
 
 def _milliseconds(event: Mapping[str, Any]) -> float:
