@@ -76,7 +76,8 @@ def run_workflow(
         os.makedirs(folder, exist_ok=True)
         database = opened = LocalDatabase(os.path.join(folder, "headgate.db"))
     try:
-        execution = LocalRunner(database, known, clock).start(workflow.name, definition, data, execution_id)
+        runner = LocalRunner(database, known, clock)
+        execution = start_execution(runner, workflow.name, definition, data, execution_id, str(workflow.type))
     finally:
         if opened is not None:
             opened.close()
@@ -85,6 +86,13 @@ def run_workflow(
     if workflow.uses_s3(last):
         result = read_output(objects, execution.id, last.state_name, MAX_OUTPUT_BYTES).data
     return WorkflowRun(execution.id, execution.status, result, list(execution.history), definition)
+
+
+def start_execution(runner: Any, name: str, definition: Json, data: Any, execution_id: str | None, kind: str) -> Any:
+    """`runner.start`, told the type of the workflow where the runner distinguishes them."""
+    if "kind" in inspect.signature(runner.start).parameters:
+        return runner.start(name, definition, data, execution_id, kind=kind)
+    return runner.start(name, definition, data, execution_id)
 
 
 def _check_given(workflow: Workflow, functions: Mapping[str, Any] | None, jobs: Mapping[str, Any] | None) -> None:

@@ -25,6 +25,7 @@ from headgate._native import core
 from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.ports import DeadLetter
 from headgate.workflow._context import check_name
+from headgate.workflow._local import start_execution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,7 +336,10 @@ class LocalPipe:
             if len(json.dumps(delivery.data)) > MAX_PAYLOAD_CHARACTERS:
                 message = f"the message has more than the {MAX_PAYLOAD_CHARACTERS:,} characters that a pipe hands on"
                 raise InvalidInputError(message, Kind.MESSAGE_TOO_LARGE)
-            execution = self.runner.start(self.name, self.definition, delivery.data, delivery.execution)
+            kind = "EXPRESS" if self.waits else "STANDARD"
+            execution = start_execution(
+                self.runner, self.name, self.definition, delivery.data, delivery.execution, kind
+            )
         except HeadgateError as error:
             if error.kind is Kind.FAULT_INJECTED:
                 raise  # stands for the death of this process
