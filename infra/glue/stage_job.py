@@ -14,8 +14,8 @@ The output is one object at the output key. It is written through S3's API, not 
 parts under that name. Records that are too large for the envelope lie beside it as JSON Lines. An output that exists
 stays: a job that runs again writes nothing.
 
-Written for Glue 5.0 (Spark 3.5, Python 3.11); its tests run it on PySpark in local mode. boto3 finds credentials, region
-and endpoint as usual.
+Written for Glue 5.0 (Spark 3.5, Python 3.11); its tests run it on PySpark in local mode. boto3 finds credentials,
+region and endpoint as usual.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from datetime import UTC, datetime
 INLINE_BYTES = 16 * 1024 * 1024  # more than this lies beside the envelope
 RANGE_BYTES = 8 * 1024 * 1024  # what one task reads of JSON Lines
 ARGUMENTS = ("execution-id", "input-bucket", "input-key", "output-bucket", "output-key")
+RECORDS_PER_TASK = 1_000  # a task for less costs more than it does
 LISTS = ("records", "candidates", "items")
 KEY = re.compile(r"executions/([A-Za-z0-9][A-Za-z0-9_-]{0,79})/([A-Za-z0-9][A-Za-z0-9_-]{0,79})/output\.json")
 
@@ -189,7 +190,7 @@ def read_records(spark, s3, options, envelope):
 def parallelize(spark, items):
     """Items over the executors; as JSON texts, which cost less to send than Python's objects."""
     texts = [json.dumps(item) for item in items]
-    parts = max(1, min(len(texts), spark.sparkContext.defaultParallelism * 2))
+    parts = max(1, min(len(texts) // RECORDS_PER_TASK, spark.sparkContext.defaultParallelism * 2))
     return spark.sparkContext.parallelize(texts, parts).map(json.loads)
 
 

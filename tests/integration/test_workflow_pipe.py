@@ -79,7 +79,7 @@ def test_17_1_express_from_message_to_outputs(deployed, feed):
     assert bucket.list("executions/") == sorted(output_key(execution, stage) for stage in STAGES)
     final = stage_output(bucket, execution, "ReactiveStage")
     assert {k: final["metrics"][k] for k in ("subjects", "rejected", "scoredCount", "storedCount", "reactions")} == {
-        "subjects": 8, "rejected": 1, "scoredCount": 7, "storedCount": 7, "reactions": 5,
+        "subjects": 8, "rejected": 1, "scoredCount": 7, "storedCount": 7, "reactions": 6,
     }  # fmt: skip
     assert [r["subjectId"] for r in final["rejected"]] == ["s3"]
     stored = [c for key in bucket.list("candidates/") for c in json.loads(bucket.get(key))]
@@ -271,10 +271,12 @@ def functions(objects, clock):
     return {"total": total}
 """
 SERVE = """
-import argparse, sys
+import argparse, os, sys
+from headgate import _native
 from headgate.cli._workflow_serve import add_serve_arguments, serve_workflow
 from headgate.config import load
 from headgate.wiring import App
+_native.set_faults(os.environ.get("HEADGATE_FAULTS", ""))
 parser = argparse.ArgumentParser()
 add_serve_arguments(parser)
 sys.exit(serve_workflow(App(load("headgate.toml")), parser.parse_args(sys.argv[1:])))

@@ -39,12 +39,19 @@ from headgate.workflow import (
 
 NOW_US = 1_780_000_000_000_000
 DAY_US = 86_400 * 1_000_000
-MANY = settings(max_examples=150, deadline=None)
+MANY = settings(max_examples=100, deadline=None)
 RUNS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}", fullmatch=True)
-executions = st.from_regex(r"[a-z0-9][a-z0-9-]{0,40}", fullmatch=True)
-buckets = st.from_regex(r"[a-z0-9][a-z0-9-]{1,40}[a-z0-9]", fullmatch=True)
+LETTERS = "abcXYZ019"
+
+
+def _texts(first, rest, size):
+    return st.builds(str.__add__, st.sampled_from(first), st.text(rest, max_size=size))
+
+
+names = _texts(LETTERS, f"{LETTERS}_-", 11)
+executions = _texts("abc019", "abc019-", 20)
+buckets = _texts("abc019", "abc019-", 20).map(lambda name: f"{name}-x")
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
