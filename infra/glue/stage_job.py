@@ -90,11 +90,16 @@ def run(options):
         print("stage job: the output exists, nothing is done")
         return
     envelope = read_envelope(s3, options)
+    data, rest, name = records_of(envelope)  # before Spark starts: what is wrong is said at once
 
     from pyspark.sql import SparkSession
 
     spark = SparkSession.builder.appName(options.output_key.split("/")[2]).getOrCreate()
-    records, rest, name, given = read_records(spark, s3, options, envelope)
+    if data is None:
+        records = read_beside(spark, s3, options.input_bucket, envelope["dataLocation"])
+        given = envelope["metadata"]["outputRecordCount"]
+    else:
+        records, given = parallelize(spark, data), len(data)
     with tempfile.TemporaryFile() as lines:
         written, digest, size = collect(transform(spark, records), lines)
         head = {
@@ -172,19 +177,20 @@ def read_envelope(s3, options):
     return document
 
 
-def read_records(spark, s3, options, envelope):
-    """An RDD of records, the object around them (or None), the name of their list, and how many there are."""
+def records_of(envelope):
+    """The list of records, the object around it (or None), the list's name; Nones for data beside the envelope."""
     location = envelope.get("dataLocation")
     if location:
-        count = envelope["metadata"]["outputRecordCount"]
-        return read_beside(spark, s3, options.input_bucket, location), None, None, count
+        if location.get("format") not in ("jsonl", "parquet"):
+            raise JobError(f"the input's data has the format {location.get('format')!r}; expected jsonl or parquet")
+        return None, None, None
     data, rest, name = envelope["data"], None, None
     if isinstance(data, dict):
         name = next((name for name in LISTS if isinstance(data.get(name), list)), None)
         rest, data = (data, data[name]) if name else (None, [data])
     if not isinstance(data, list):
         raise JobError(f"the input's data is {type(data).__name__}; expected a list of records, or an object with one")
-    return parallelize(spark, data), rest, name, len(data)
+    return data, rest, name
 
 
 def parallelize(spark, items):
@@ -202,15 +208,13 @@ def read_beside(spark, s3, bucket, location):
         if not ranges:
             return spark.sparkContext.emptyRDD()
         return spark.sparkContext.parallelize(ranges, len(ranges)).flatMap(read_lines)
-    if form == "parquet":
-        import io
+    import io
 
-        import pyarrow.parquet as pq
+    import pyarrow.parquet as pq
 
-        groups = pq.ParquetFile(io.BytesIO(get(s3, bucket, key, "the input's data"))).num_row_groups
-        parts = [(bucket, key, group) for group in range(groups)]
-        return spark.sparkContext.parallelize(parts, max(1, groups)).flatMap(read_row_group)
-    raise JobError(f"the input's data has the format {form!r}; expected jsonl or parquet")
+    groups = pq.ParquetFile(io.BytesIO(get(s3, bucket, key, "the input's data"))).num_row_groups
+    parts = [(bucket, key, group) for group in range(groups)]
+    return spark.sparkContext.parallelize(parts, max(1, groups)).flatMap(read_row_group)
 
 
 def read_lines(part):
