@@ -185,9 +185,13 @@ class WorkflowConfig:
 
     definition: str = _text("headgate.pipelines.scoring:scoring_workflow", "module:function(retry) -> Workflow")
     functions: str = _text("headgate.pipelines.scoring:scoring_functions", "module:function(objects, clock)")
-    retry_interval_s: float = _number(20, 0, 3600, "before the first retry of a stage, seconds; doubles")
+    retry_interval_s: float = _number(20, 1, 3600, "before the first retry of a stage, whole seconds; doubles")
     retry_attempts: int = _number(2, 0, 10, "retries of a stage")
     input: dict[str, Any] = field(default_factory=dict, metadata={"doc": "what the first stage gets"})
+    jobs: dict[str, Any] = field(default_factory=dict, metadata={"doc": "Glue job -> its script, to run it here"})
+    queue: str = _text("", "the topic whose messages `headgate workflow serve` takes; empty: the definition's queue")
+    visibility_timeout_s: float = _number(600, 1, 43_200, "a message that was received is hidden so long, seconds")
+    max_receive_count: int = _number(3, 1, 1000, "deliveries of a message before it becomes a dead letter")
 
 
 @dataclass
@@ -211,6 +215,7 @@ class RetentionConfig:
     history_days: float = _number(90, 0, 36_500, "collection events, finished workflows and batches")
     dead_letter_days: float = _number(0, 0, 36_500, "dead letters")
     raw_days: float = _number(0, 0, 36_500, "raw bodies; without them nothing can be replayed")
+    execution_days: float = _number(7, 0, 36_500, "outputs of workflow stages (executions/)")
 
 
 @dataclass

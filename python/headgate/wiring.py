@@ -42,7 +42,15 @@ from headgate.resilience import (
     find_ca_file,
     make_tracker,
 )
-from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow, local_ports
+from headgate.workflow import (
+    Execution,
+    LocalRunner,
+    RetryConfiguration,
+    Workflow,
+    glue_script,
+    local_functions,
+    local_ports,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -317,7 +325,7 @@ class App:
     @property
     def retention(self) -> Retention:
         r = self.config.retention
-        return Retention(r.outbox_days, r.history_days, r.dead_letter_days, r.raw_days)
+        return Retention(r.outbox_days, r.history_days, r.dead_letter_days, r.raw_days, r.execution_days)
 
     def prune(self) -> dict[str, int]:
         """Forget what is past its time, done keys included; how much of each store."""
@@ -377,9 +385,11 @@ class App:
         workflow = self._resolve(f"{where}.definition", w.definition)(retry)
         functions = self._resolve(f"{where}.functions", w.functions)(self.objects, self.clock)
         data = {k: self.config.locate(v) if k == "events" else v for k, v in w.input.items()}
+        jobs = {job: glue_script(self.config.locate(script)) for job, script in w.jobs.items()}
+        known = local_functions(workflow, self.objects, self.clock, functions, jobs)
         ports = local_ports(store=self.store, objects=self.objects, bucket=workflow.bucket, clock=self.clock)
         runner = LocalRunner(
-            self.database, functions, self.clock, objects=self.objects, bucket=workflow.bucket, ports=ports
+            self.database, known, self.clock, objects=self.objects, bucket=workflow.bucket, ports=ports
         )
         return workflow, runner, data
 

@@ -172,6 +172,18 @@ class LocalMessages:
         )
         return [Message(i, topic, group, key, _object(body), n, r, body) for i, key, body, n, r in sorted(rows)]
 
+    def receive_texts(self, topic: str, group: str, limit: int, lease_us: int) -> list[tuple[int, str, str, int, int]]:
+        """As `receive`, with the bodies as the text that was sent: (id, key, body, deliveries, redrive)."""
+        found = self.receive(topic, group, limit, lease_us)
+        return [(m.id, m.key, m.text, m.deliveries, m.redrive) for m in found]
+
+    def send_text(self, topic: str, group: str, key: str, body: str) -> None:
+        """Put a message of any text into a group's queue, as `receive_texts` brings it."""
+        self.db.execute(
+            "INSERT INTO queue (topic, grp, key, body, visible_us) VALUES (?, ?, ?, ?, ?)",
+            (topic, group, key, body, self.clock.now_us()),
+        )
+
     def extend(self, messages: Sequence[Message], lease_us: int) -> list[Message]:
         """Hold received messages for `lease_us` microseconds from now; those that are still held.
 

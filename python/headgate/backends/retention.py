@@ -27,6 +27,7 @@ class Retention:
     history_days: float = 90.0
     dead_letter_days: float = 0.0
     raw_days: float = 0.0
+    execution_days: float = 7.0
 
 
 # store -> (which rule, table, its time in microseconds, what else must hold)
@@ -68,6 +69,8 @@ def prune(database: LocalDatabase, objects: str | None, policy: Retention, clock
     _prune_runs(database)
     if objects is not None:
         gone["raw blobs"] = _prune_files(Path(objects) / "raw", now - int(policy.raw_days * _DAY_US), policy.raw_days)
+        kept_us = int(policy.execution_days * _DAY_US)
+        gone["workflow outputs"] = _prune_files(Path(objects) / "executions", now - kept_us, policy.execution_days)
         gone["temporary files"] = _prune_temporary(Path(objects))
     return gone
 
@@ -97,6 +100,7 @@ def report(database: LocalDatabase, policy: Retention) -> dict[str, dict[str, An
         "next_expiry": core.format_timestamp(expired) if expired is not None else None,
     }  # fmt: skip
     found["raw blobs"] = {"keeps_days": policy.raw_days or "for ever"}
+    found["workflow outputs"] = {"keeps_days": policy.execution_days or "for ever"}
     return found
 
 

@@ -1,57 +1,113 @@
-"""The definition of a workflow and its compilation to ASL (spec 003)."""
+"""The definition of a workflow: its steps, how they are retried, and what it compiles to."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from headgate.errors import InvalidInputError
+from headgate.workflow._context import ExecutionContext, StageResult
+from headgate.workflow._errors import PERMANENT_ERRORS
+from headgate.workflow._naming import Naming, NamingStrategy
+from headgate.workflow._stage import FunctionStage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from headgate.ports import Json
+    from headgate.workflow._local import WorkflowRun
 
-# Error names that stages raise for what a retry cannot mend (spec 003, decision 2): ASL matches names exactly.
-PERMANENT_ERRORS = ("HeadgatePermanentError", "States.DataLimitExceeded", "Lambda.InvalidParameterValueException")
-EXPRESS_LIMIT_S = 300  # section 2: an Express run may take 5 min
-_STATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # safe as a part of an object key, ASL's limit
+__all__ = [
+    "PERMANENT_ERRORS", "ExecutionContext", "GlueStep", "LambdaStep", "MigrationMode", "RetryConfiguration",
+    "StageResult", "Workflow", "WorkflowStepType", "WorkflowType", "create_express_workflow",
+    "create_standard_workflow", "lint",
+]  # fmt: skip
 
 
 class WorkflowType(StrEnum):
+    """EXPRESS: at most 5 minutes, only functions; the pipe waits for its end, and a failure brings the message back.
+
+    STANDARD: up to a year, functions and Glue jobs; the pipe starts it and deletes the message.
+    """
+
     EXPRESS = "EXPRESS"
     STANDARD = "STANDARD"
 
+    @property
+    def invocation_type(self) -> str:
+        """How a pipe starts it.
+
+        Example:
+            >>> WorkflowType.EXPRESS.invocation_type
+            'REQUEST_RESPONSE'
+        """
+        return "REQUEST_RESPONSE" if self is WorkflowType.EXPRESS else "FIRE_AND_FORGET"
+
+
+class MigrationMode(StrEnum):
+    """LEGACY: every function takes its data in its payload. FULL: every function is a stage of the base class. HYBRID:
+    each step says which of the two it is (`uses_s3_orchestration`)."""
+
+    LEGACY = "LEGACY"
+    HYBRID = "HYBRID"
+    FULL = "FULL"
+
+
+class WorkflowStepType:
+    """A step: `WorkflowStepType.Lambda(state, function_key)` or `WorkflowStepType.Glue(state, job_name)`."""
+
+    Lambda: ClassVar[type[LambdaStep]]
+    Glue: ClassVar[type[GlueStep]]
+
 
 @dataclass(frozen=True)
-class LambdaStep:
+class LambdaStep(WorkflowStepType):
     """A stage that runs as a function.
 
     Args:
         state_name: the state's name, and the stage's part of the output path.
-        function_key: resolved to a function name (deployed) or a callable (local).
-        timeout_s: the function's configured limit.
+        function_key: mapped to a function's name (deployed) or a callable (local).
+        timeout_s: the function's configured limit in seconds, at most 900.
+        uses_s3_orchestration: whether it is a stage of the base class, in a HYBRID workflow; None follows the mode.
+        handler: what runs locally, where no `functions` say otherwise.
     """
 
     state_name: str
     function_key: str
-    timeout_s: int = 60
+    timeout_s: float = 60
+    uses_s3_orchestration: bool | None = None
+    handler: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
-class GlueStep:
-    """A stage that runs as a Glue job; the state waits for it (RUN_JOB)."""
+class GlueStep(WorkflowStepType):
+    """A stage that runs as a Glue job; the state waits for it (RUN_JOB).
+
+    Args:
+        state_name: the state's name, and the stage's part of the output path.
+        job_name: the Glue job.
+        timeout_s: the state's limit in seconds, at most 7 days.
+    """
 
     state_name: str
     job_name: str
-    timeout_s: int = 7200
+    timeout_s: float = 7200
+
+
+WorkflowStepType.Lambda = LambdaStep
+WorkflowStepType.Glue = GlueStep
 
 
 @dataclass(frozen=True)
 class RetryConfiguration:
-    """Lambda: all errors, 2 more attempts, 20 s doubling; Glue: 2, 5 min doubling (section 2)."""
+    """How often and when a failed step is run again. Intervals are whole seconds; they grow by the backoff rate.
+
+    Args:
+        max_attempts: retries of a function after its first attempt.
+        interval_s: before the first of them.
+        backoff_rate: what each further interval is multiplied by.
+        glue_max_attempts, glue_interval_s, glue_backoff_rate: the same for a Glue job.
+    """
 
     max_attempts: int = 2
     interval_s: float = 20
@@ -61,202 +117,276 @@ class RetryConfiguration:
     glue_backoff_rate: float = 2.0
 
 
-@dataclass(frozen=True)
-class ExecutionContext:
-    """What a stage is told: identifiers and places, never the data (property 8)."""
-
-    executionId: str  # noqa: N815 - the contract's own names
-    currentStage: str  # noqa: N815
-    workflowBucket: str  # noqa: N815
-    previousStage: str | None = None  # noqa: N815
-    initialData: Any = None  # noqa: N815
-
-    @classmethod
-    def from_event(cls, event: Json) -> ExecutionContext:
-        """Read the payload that the state machine sends.
-
-        Raises:
-            InvalidInputError: a field is missing.
-        """
-        try:
-            return cls(
-                event["executionId"], event["currentStage"], event["workflowBucket"],
-                event.get("previousStage"), event.get("initialData"),
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            message = f"a stage was called without {error}; expected executionId, currentStage and workflowBucket"
-            raise InvalidInputError(message) from None
+Step = LambdaStep | GlueStep
+# Names of the workflow's contract -> ours.
+_ALIASES = {
+    "workflowName": "name", "workflowType": "type", "workflowBucket": "bucket", "retryConfig": "retry",
+    "sourceQueue": "source_queue", "migrationMode": "migration", "lambdaFunctions": "functions",
+    "workflow_name": "name", "workflow_type": "type", "workflow_bucket": "bucket", "retry_config": "retry",
+    "migration_mode": "migration", "lambda_functions": "functions",
+}  # fmt: skip
+_DEFAULTS: dict[str, Any] = {
+    "name": None, "type": None, "steps": None, "bucket": "workflow", "retry": None, "source_queue": None,
+    "functions": None, "function_names": None, "naming": None, "migration": MigrationMode.FULL,
+}  # fmt: skip
+_REQUIRED = ("name", "type", "steps")
 
 
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage reports; the data itself lies at its output path."""
-
-    status: str
-    stage: str
-    recordsProcessed: int = 0  # noqa: N815
-    errorMessage: str | None = None  # noqa: N815
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Workflow:
-    """A sequence of stages.
+    """A sequence of stages that runs on this machine and compiles to the state machine that is deployed.
+
+    Nothing is checked while it is made; `validate()` names every problem at once, and `to_asl()` and `run()` call it.
+
+    Args:
+        name: the state machine is `{name}-Express` or `{name}-Standard`.
+        type: a `WorkflowType`, or its text.
+        steps: `LambdaStep`, `GlueStep` and functions with `@stage`, in their order.
+        bucket: where the stages read and write.
+        retry: see `RetryConfiguration`.
+        source_queue: the queue that a pipe reads, if one does.
+        functions: function key -> what runs locally: a handler, a stage or its class. When given, every step's key has
+            to be in it (or have a handler of its own).
+        function_names: function key -> name of the deployed function; a short form of `naming`.
+        naming: how function keys become names; without it they are the names.
+        migration: a `MigrationMode`, or its text.
+
+    The names of the workflow's contract (`workflowName`, `workflowType`, `workflowBucket`, `sourceQueue`,
+    `retryConfig`, `lambdaFunctions`, `migrationMode`) are taken too.
+
+    Raises:
+        InvalidInputError: an unknown keyword, one that was given twice, or name, type or steps are missing.
 
     Example:
-        >>> w = Workflow("scoring", WorkflowType.EXPRESS, [LambdaStep("ETLStage", "etl")], bucket="b")
+        >>> w = Workflow("scoring", "EXPRESS", [LambdaStep("ETLStage", "etl")], bucket="scoring-data")
         >>> w.to_asl()["StartAt"]
         'ETLStage'
     """
 
     name: str
     type: WorkflowType
-    steps: Sequence[LambdaStep | GlueStep]
-    bucket: str = "workflow"
-    retry: RetryConfiguration = field(default_factory=RetryConfiguration)
+    steps: tuple[Step, ...]
+    bucket: str
+    retry: RetryConfiguration
+    source_queue: str | None
+    functions: Mapping[str, Any] | None
+    naming: Naming | None
+    migration: MigrationMode
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        given = _named(args, keywords)
+        steps = given["steps"]
+        if isinstance(steps, Iterable) and not isinstance(steps, str | bytes | Mapping):
+            steps = tuple(_step(entry) for entry in steps)
+        naming = given["naming"]
+        if given["function_names"] is not None:
+            if naming is not None:
+                message = "Workflow: function_names and naming are both given; expected one (Naming has function_names)"
+                raise InvalidInputError(message)
+            naming = Naming(strategy=NamingStrategy.AUTO_GENERATED, function_names=given["function_names"])
+        values = {
+            "name": given["name"], "type": _coerced(WorkflowType, given["type"]), "steps": steps,
+            "bucket": given["bucket"], "retry": given["retry"] if given["retry"] is not None else RetryConfiguration(),
+            "source_queue": given["source_queue"], "functions": given["functions"], "naming": naming,
+            "migration": _coerced(MigrationMode, given["migration"]),
+        }  # fmt: skip
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def problems(self) -> list[str]:
+        """Everything that keeps the workflow from running, one sentence each; empty when nothing does."""
+        from headgate.workflow._validation import find_problems
+
+        return find_problems(self)
 
     def validate(self) -> list[str]:
         """Refuse what cannot run; return warnings.
 
+        Returns:
+            Sentences about what can go wrong: an Express workflow whose retries do not fit into its 5 minutes.
+
         Raises:
-            InvalidInputError: one sentence that names the step.
+            InvalidInputError: names every problem, separated by semicolons.
+
+        Example:
+            >>> Workflow("", "EXPRESS", []).validate()
+            Traceback (most recent call last):
+            headgate.errors.InvalidInputError: workflow '': the name is blank; it has no steps
         """
-        errors = _structure_errors(self)
-        warnings: list[str] = []
-        first = sum(step.timeout_s for step in self.steps)
-        if self.type is WorkflowType.EXPRESS and not errors:
-            glue = [step.state_name for step in self.steps if isinstance(step, GlueStep)]
-            if glue:
-                errors.append(
-                    f"step {glue[0]!r} is a Glue job, which an EXPRESS workflow cannot wait for; use STANDARD"
-                )
-            elif first > EXPRESS_LIMIT_S:
-                errors.append(
-                    f"the stages may take {first} s in all, an EXPRESS workflow has {EXPRESS_LIMIT_S} s; use STANDARD"
-                )
-            else:
-                warnings.extend(_retry_warning(self, first))
-        if errors:
-            message = f"workflow {self.name!r}: {errors[0]}"
+        from headgate.workflow._validation import find_warnings
+
+        problems = self.problems()
+        if problems:
+            message = f"workflow {self.name!r}: {'; '.join(problems)}"
             raise InvalidInputError(message)
-        return warnings
+        return find_warnings(self)
+
+    @property
+    def invocation_type(self) -> str:
+        """How a pipe starts it: REQUEST_RESPONSE (Express) or FIRE_AND_FORGET (Standard)."""
+        return self.type.invocation_type
+
+    def uses_s3(self, step: Step) -> bool:
+        """Whether a step reads and writes the convention paths itself."""
+        if isinstance(step, GlueStep) or self.migration is MigrationMode.FULL:
+            return True
+        if self.migration is MigrationMode.LEGACY:
+            return False
+        return step.uses_s3_orchestration is not False
+
+    def function_name(self, key: str) -> str:
+        """The deployed function of a key.
+
+        Example:
+            >>> Workflow("w", "EXPRESS", [LambdaStep("A", "a")], naming=Naming("Stack", "dev")).function_name("a")
+            'Stack-dev-A'
+        """
+        return key if self.naming is None else self.naming.function_name(key)
 
     def to_asl(self) -> Json:
-        """The state machine, as it is deployed and as the local runner executes it."""
+        """The state machine, as it is deployed and as the local runner executes it.
+
+        Raises:
+            InvalidInputError: the workflow has problems.
+        """
+        from headgate.workflow._compile import compile_workflow
+
         self.validate()
-        states: Json = {}
-        for index, step in enumerate(self.steps):
-            previous = self.steps[index - 1].state_name if index else None
-            state = (
-                _lambda_state(self, step, previous)
-                if isinstance(step, LambdaStep)
-                else _glue_state(self, step, previous)
-            )
-            if index + 1 < len(self.steps):
-                state["Next"] = self.steps[index + 1].state_name
-            else:
-                state["End"] = True
-            states[step.state_name] = state
-        return {"Comment": f"{self.name} ({self.type})", "StartAt": self.steps[0].state_name, "States": states}
+        return compile_workflow(self)
+
+    def run(
+        self,
+        data: Any = None,
+        *,
+        functions: Mapping[str, Any] | None = None,
+        jobs: Mapping[str, Callable[[Json], Any]] | None = None,
+        folder: str = "headgate-data",
+        objects: Any = None,
+        database: Any = None,
+        clock: Any = None,
+        execution_id: str | None = None,
+    ) -> WorkflowRun:
+        """Run to the end on this machine, durably: what a killed run had finished is not run again.
+
+        Args:
+            data: the execution's input; None is JSON's null.
+            functions: function key -> handler, stage or stage class; beside those of the workflow and its steps.
+            jobs: Glue job name -> callable with the job's arguments, as `glue_script` makes it.
+            folder: holds `headgate.db` and `objects/`, unless `database` and `objects` are given.
+            objects: the object store that stands for the bucket.
+            database: a `LocalDatabase` for executions and their history.
+            clock: waits and retries sleep on it.
+            execution_id: the same id runs once; default: a new one.
+
+        Returns:
+            Status, history, and `data`: what the last stage wrote.
+
+        Raises:
+            InvalidInputError: the workflow has problems, or a function is missing.
+            StageFailedError: a stage failed after its retries.
+        """
+        from headgate.workflow._local import run_workflow
+
+        return run_workflow(
+            self, data, functions=functions, jobs=jobs, folder=folder, objects=objects, database=database, clock=clock,
+            execution_id=execution_id,
+        )  # fmt: skip
+
+    def to_mermaid(self) -> str:
+        """The compiled state machine as a Mermaid flow chart."""
+        from headgate.workflow._graph import to_mermaid
+
+        return to_mermaid(self.to_asl())
+
+    def to_svg(self, history: Any = None) -> str:
+        """The compiled state machine as SVG.
+
+        Args:
+            history: of an execution; its timings and outcomes are drawn at the states.
+        """
+        from headgate.workflow._svg import to_svg
+
+        return to_svg(self.to_asl(), history)
+
+    def _repr_html_(self) -> str:
+        from headgate.workflow._svg import to_html
+
+        problems = self.problems()
+        return to_html(None, problems=problems) if problems else to_html(self.to_asl())
 
 
-def _structure_errors(workflow: Workflow) -> list[str]:
-    names = [step.state_name for step in workflow.steps]
-    errors = []
-    if not workflow.name.strip():
-        errors.append("the name is blank")
-    if not names:
-        errors.append("it has no steps")
-    errors.extend(
-        f"step name {name!r}: expected letters, digits, '-' and '_', at most 80"
-        for name in names
-        if not _STATE_NAME.fullmatch(name)
-    )
-    errors.extend(f"step name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1}))
-    return errors
+def _named(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by our names, defaults included."""
+    names = [name for name in _DEFAULTS if name != "function_names"]
+    if len(args) > len(names):
+        message = f"Workflow takes at most {len(names)} positional arguments; {len(args)} were given"
+        raise InvalidInputError(message)
+    given = dict(zip(names, args, strict=False))
+    for keyword, value in keywords.items():
+        name = _ALIASES.get(keyword, keyword)
+        if name not in _DEFAULTS:
+            message = f"Workflow: unknown keyword {keyword!r}; expected {', '.join(_DEFAULTS)}"
+            raise InvalidInputError(message)
+        if name in given:
+            message = f"Workflow: {name} is given twice"
+            raise InvalidInputError(message)
+        given[name] = value
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
+        message = f"Workflow: {', '.join(missing)} missing; expected Workflow(name, type, steps)"
+        raise InvalidInputError(message)
+    return {**_DEFAULTS, **given}
 
 
-def _retry_warning(workflow: Workflow, first: int) -> list[str]:
-    retry = workflow.retry
-    waits = sum(retry.interval_s * retry.backoff_rate**i for i in range(retry.max_attempts))
-    slowest = max(step.timeout_s for step in workflow.steps)
-    worst = first + waits + retry.max_attempts * slowest
-    if worst <= EXPRESS_LIMIT_S:
-        return []
-    fits = 0
-    spent = float(first)
-    for i in range(retry.max_attempts):
-        spent += retry.interval_s * retry.backoff_rate**i + slowest
-        fits += spent <= EXPRESS_LIMIT_S
-    return [
-        f"with all retries of one stage it may take {worst:.0f} s; "
-        f"{fits} retries of the slowest fit in {EXPRESS_LIMIT_S} s"
-    ]
+def _step(entry: Any) -> Any:
+    """A step of what may stand for one; anything else stays what it is and is named by `validate()`."""
+    if isinstance(entry, FunctionStage):
+        return LambdaStep(entry.name, entry.function_key, entry.timeout_s, handler=entry)
+    return entry
 
 
-def _context(workflow: Workflow, step: LambdaStep | GlueStep, previous: str | None) -> Json:
-    payload: Json = {
-        "executionId.$": "$$.Execution.Name",
-        "currentStage": step.state_name,
-        "workflowBucket": workflow.bucket,
-    }
-    if previous is None:
-        payload["initialData.$"] = "$$.Execution.Input"
-    else:
-        payload["previousStage"] = previous
-    return payload
+def _coerced(kind: type[StrEnum], value: Any) -> Any:
+    """A member for its text, whatever its case; anything else stays what it is."""
+    try:
+        return kind(value.strip().upper()) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
-def _lambda_state(workflow: Workflow, step: LambdaStep, previous: str | None) -> Json:
-    r = workflow.retry
-    return {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::lambda:invoke",
-        "Parameters": {"FunctionName": step.function_key, "Payload": _context(workflow, step, previous)},
-        "TimeoutSeconds": step.timeout_s,
-        "Retry": [
-            {"ErrorEquals": list(PERMANENT_ERRORS), "MaxAttempts": 0},
-            {"ErrorEquals": ["States.ALL"], "MaxAttempts": r.max_attempts, "IntervalSeconds": r.interval_s,
-             "BackoffRate": r.backoff_rate},
-        ],
-        "ResultPath": None,
-    }  # fmt: skip
+def create_express_workflow(name: str, steps: Iterable[Any], **options: Any) -> Workflow:
+    """A validated EXPRESS workflow.
+
+    Args:
+        name, steps, options: see `Workflow`.
+
+    Raises:
+        InvalidInputError: names every problem.
+
+    Example:
+        >>> create_express_workflow("w", [LambdaStep("A", "a")]).invocation_type
+        'REQUEST_RESPONSE'
+    """
+    return _created(name, WorkflowType.EXPRESS, steps, options)
 
 
-def _glue_state(workflow: Workflow, step: GlueStep, previous: str | None) -> Json:
-    r = workflow.retry
-    source = f"'executions/{{}}/{previous}/output.json'" if previous else "'executions/{}/initial/output.json'"
-    return {
-        "Type": "Task",
-        "Resource": "arn:aws:states:::glue:startJobRun.sync",
-        "Parameters": {
-            "JobName": step.job_name,
-            "Arguments": {
-                "--execution-id.$": "$$.Execution.Name",
-                "--input-bucket": workflow.bucket,
-                "--input-key.$": f"States.Format({source}, $$.Execution.Name)",
-                "--output-bucket": workflow.bucket,
-                "--output-key.$": f"States.Format('executions/{{}}/{step.state_name}/output.json', $$.Execution.Name)",
-            },
-        },
-        "TimeoutSeconds": step.timeout_s,
-        "Retry": [
-            {"ErrorEquals": ["States.ALL"], "MaxAttempts": r.glue_max_attempts, "IntervalSeconds": r.glue_interval_s,
-             "BackoffRate": r.glue_backoff_rate}
-        ],
-        "ResultPath": None,
-    }  # fmt: skip
+def create_standard_workflow(name: str, steps: Iterable[Any], **options: Any) -> Workflow:
+    """A validated STANDARD workflow.
+
+    Args:
+        name, steps, options: see `Workflow`.
+
+    Raises:
+        InvalidInputError: names every problem.
+
+    Example:
+        >>> create_standard_workflow("w", [GlueStep("G", "job")]).invocation_type
+        'FIRE_AND_FORGET'
+    """
+    return _created(name, WorkflowType.STANDARD, steps, options)
 
 
-def create_express_workflow(name: str, steps: Sequence[LambdaStep | GlueStep], **options: Any) -> Workflow:
-    """A validated EXPRESS workflow."""
-    workflow = Workflow(name, WorkflowType.EXPRESS, steps, **options)
-    workflow.validate()
-    return workflow
-
-
-def create_standard_workflow(name: str, steps: Sequence[LambdaStep | GlueStep], **options: Any) -> Workflow:
-    """A validated STANDARD workflow."""
-    workflow = Workflow(name, WorkflowType.STANDARD, steps, **options)
+def _created(name: str, kind: WorkflowType, steps: Iterable[Any], options: Mapping[str, Any]) -> Workflow:
+    workflow = Workflow(name, kind, steps, **options)
     workflow.validate()
     return workflow
 
