@@ -25,9 +25,16 @@ class UploadWorld:
         self.files = FileService(self.content, store, clock, metrics=self.metrics)
         self.tracker = BatchTracker(store, clock, metrics=self.metrics)
         ledger = Ledger.on_database(store.db, clock=clock)
-        consumers = [self.files.consumer(max_attempts=2), *self.tracker.consumers()]
+        consumers = [self.files.consumer(max_attempts=2, unavailable=()), *self.tracker.consumers()]
         self.groups = {c.topic: [c.name] for c in consumers}
         self.workers = [Worker(c, store, ledger, clock) for c in consumers]
+
+    def settle_once(self):
+        """Deliver and work once, then let half a minute pass."""
+        self.store.relay_outbox(self.groups)
+        for worker in self.workers:
+            worker.drain()
+        self.clock.advance_us(30 * SECOND)
 
     def settle(self):
         while True:

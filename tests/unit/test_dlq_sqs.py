@@ -16,7 +16,7 @@ QUEUE, DEAD = "https://sqs/1/q", "https://sqs/1/dead"
 
 @pytest.fixture
 def app(sqs, monkeypatch):
-    monkeypatch.setattr(publish, "_client", lambda service, options: sqs)
+    monkeypatch.setattr(publish, "aws_client", lambda service, options: sqs)
     for url in (QUEUE, DEAD):
         sqs.create(url)
     for n in range(3):

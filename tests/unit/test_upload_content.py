@@ -519,3 +519,30 @@ def test_a_commit_that_has_begun_is_finished_although_its_caller_is_cancelled(wo
         return await service.accept_async("b", [UploadedFile("a.txt", TEXT)], "corr-2", "key-1")
 
     assert asyncio.run(run())["correlation_id"] == "corr"
+
+
+def test_a_text_store_that_is_away_for_a_while_costs_no_attempt_and_one_that_stays_away_ends_the_job(world):
+    """With a consumer as it is by default: five attempts used to be over after three seconds."""
+    world.workers[0] = Worker(
+        world.files.consumer(), world.store, Ledger.on_database(world.store.db, clock=world.clock), world.clock
+    )
+    real, until = world.content.store_content, world.clock.now_us() + 300 * 1_000_000
+
+    def away(data, kind):
+        if kind == "extracted_plaintext" and world.clock.now_us() < until:
+            raise TimeoutError
+        return real(data, kind)
+
+    world.content.store_content = away
+    world.files.accept("b", [UploadedFile("a.txt", b"long enough a text to be one of those that are taken " * 2)])
+    for _ in range(60):
+        world.settle_once()
+    assert (len(world.events(PROVISIONED)), len(world.events(FAILED))) == (1, 0)
+    until = world.clock.now_us() + 10**15
+    world.files.accept(
+        "b", [UploadedFile("b.txt", b"another text that is long enough to be one of those that are taken")]
+    )
+    for _ in range(60):
+        world.settle_once()
+    (failed,) = world.events(FAILED)
+    assert failed["validation_error_code"] == "TEXT_STORAGE_FAILED"

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from headgate.pipelines.uploads.content import Steps
     from headgate.ports import Clock, Json, Metrics, Transaction
 
+UNAVAILABLE_LIMIT_S = 600.0
 log = logging.getLogger("headgate.uploads")
 JOBS = "uploads.files"  # the topic of our own jobs
 FILES = "uploads.file."  # state documents: the files' jobs and outcomes, for replays
@@ -151,11 +152,13 @@ class FileService:
             name: its group.
             loop: for an async content client: the running event loop that its coroutines belong to. The worker then
                 runs on another thread (`await asyncio.to_thread(worker.drain)`).
-            options: of `Consumer`.
+            options: of `Consumer`. A content client that is away costs a job no attempt for ten minutes
+                (`unavailable_limit_s`), which is less than a batch waits for it; then its attempts count.
 
         Raises:
             ConfigError: the content client is async and there is no loop.
         """
+        options.setdefault("unavailable_limit_s", UNAVAILABLE_LIMIT_S)
         prepare: Callable[[Json], Worked] = self.work
         if loop is not None:
             running = loop
