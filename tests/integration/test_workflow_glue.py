@@ -207,7 +207,7 @@ class Double(WorkflowHandler):
 
 @pytest.mark.parametrize("bucket", ["versitygw"], indirect=True)
 def test_17_2_a_standard_workflow_with_the_script_first_and_in_the_middle(bucket, store):
-    steps = [GlueStep("First", "heavy", 300), LambdaStep("Double", "double"), GlueStep("Last", "heavy", 300)]
+    steps = [GlueStep("First", "heavy", 3600), LambdaStep("Double", "double"), GlueStep("Last", "heavy", 3600)]
     workflow = Workflow("mixed", "STANDARD", steps, name_of(bucket), source_queue="requests")
     known = local_functions(workflow, bucket, None, {"double": Double}, {"heavy": glue_script(str(SCRIPT))})
     pipe = LocalPipe.of(workflow, store, LocalRunner(store.db, known, store.clock))
