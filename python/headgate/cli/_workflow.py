@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headgate.cli._workflow_graph import add_graph_arguments
+from headgate.cli._workflow_serve import add_serve_arguments
 from headgate.errors import ConfigError, InvalidInputError, NotFoundError, StageFailedError
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from headgate.workflow import Execution, LocalRunner
 
 ACTIONS = (
-    "run", "list", "show", "history", "resume", "redrive", "stop", "lint", "succeed", "fail", "heartbeat", "take",
+    "run", "serve", "graph", "list", "show", "history", "resume", "redrive", "stop", "lint", "succeed", "fail",
+    "heartbeat", "take",
 )  # fmt: skip
 _VALUED = ("--config", "--id")  # options of the command itself that take a value
 EXIT_OK, EXIT_FAILED = 0, 1
@@ -86,6 +89,8 @@ def add_workflow(add: Callable[..., Any], shared: argparse.ArgumentParser) -> An
     check.add_argument("file", help="a definition in JSON, - for standard input, or a configured workflow")
     check.add_argument("--type", choices=("STANDARD", "EXPRESS"), default="STANDARD")
     check.add_argument("--json", action="store_true")
+    add_serve_arguments(action("serve", _serve, "The local pipe: an execution for each message of a queue."))
+    add_graph_arguments(action("graph", _graph, "Draw a state machine as Mermaid or SVG."))
     _add_answers(action)
     return actions
 
@@ -127,6 +132,18 @@ def _open(options: argparse.Namespace) -> App:
 
 
 # --- running
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from headgate.cli._workflow_serve import serve_workflow
+
+    return serve_workflow(_open(options), options)
+
+
+def _graph(options: argparse.Namespace) -> int:
+    from headgate.cli._workflow_graph import draw_graph
+
+    return draw_graph(options, lambda name: _open(options).workflow(name)[0].to_asl())
 
 
 def _run(options: argparse.Namespace) -> int:

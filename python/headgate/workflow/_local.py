@@ -90,9 +90,7 @@ def run_workflow(
 
 def start_execution(runner: Any, name: str, definition: Json, data: Any, execution_id: str | None, kind: str) -> Any:
     """`runner.start`, told the type of the workflow where the runner distinguishes them."""
-    if "kind" in inspect.signature(runner.start).parameters:
-        return runner.start(name, definition, data, execution_id, kind=kind)
-    return runner.start(name, definition, data, execution_id)
+    return runner.start(name, definition, data, execution_id, kind=kind)
 
 
 def _check_given(workflow: Workflow, functions: Mapping[str, Any] | None, jobs: Mapping[str, Any] | None) -> None:
