@@ -222,3 +222,118 @@ def test_an_interrupt_ends_the_worker_and_counts_nothing(protected):
 
 def _away(body):
     raise ConnectionError("down")
+
+
+class Joint:
+    """A consumer whose ledger, queue and effects are one SQLite file; every step writes its name into a table."""
+
+    def __init__(self, store, clock, handler, **options):
+        self.db = store.db
+        self.db.execute("CREATE TABLE steps (step TEXT)")
+        self.ledger = Ledger.on_database(store.db, clock=clock)
+        self.consumer = Consumer("c", "t", handler, **options)
+        self.processor = Processor(self.consumer, self.ledger, clock, self.bury)
+        self.broken = False
+
+    def step(self, tx, text):
+        tx.execute("INSERT INTO steps VALUES (?)", (text,))
+
+    def bury(self, delivery, burial, tx):
+        self.step(tx, f"letter {burial.reason}")
+
+    def acknowledge(self, tx):
+        self.step(tx, "acknowledged")
+        if self.broken:
+            raise RuntimeError("the queue")
+
+    def give(self, value, ident="m-1"):
+        delivery = Delivery("t", value, source={"queue_id": ident})
+        outcome = self.processor.process(delivery, self.acknowledge).outcome
+        steps = [step for (step,) in self.db.execute("SELECT step FROM steps ORDER BY rowid")]
+        self.db.execute("DELETE FROM steps")
+        return outcome, steps
+
+
+def test_letter_acknowledgement_and_mark_are_one_commit(store, clock):
+    def handler(body, tx):
+        raise ValueError("bad")
+
+    def on_dead_letter(body, reason, tx):
+        world.step(tx, f"{body} is dead: {reason}")
+
+    world = Joint(store, clock, handler, max_attempts=1, on_dead_letter=on_dead_letter, tombstones="handle")
+    world.broken = True
+    assert world.give(b'{"n": 1}') == (Outcome.WAITING, [])  # all of it is undone with the acknowledgement
+    clock.advance_us(400_000_000)
+    world.broken = False
+    steps = ["letter ValueError: bad", "{'n': 1} is dead: ValueError: bad", "acknowledged"]
+    assert world.give(b'{"n": 1}') == (Outcome.DEAD, steps)
+    claim = world.ledger.claim(world.consumer.claim_key({"n": 1}), 1)
+    assert (claim.status, claim.result) == ("done", {"dead_letter": True, "message": "m-1"})
+    assert world.give(b'{"n": 1}') == (Outcome.DUPLICATE, ["acknowledged"])
+    # Without a body nobody can be told which item it was.
+    assert world.give(None, "m-2") == (Outcome.DEAD, ["letter ValueError: bad", "acknowledged"])
+    reason = "letter InvalidInputError: expected a JSON object, got list"
+    assert world.give(b"[1]", "m-3") == (Outcome.DEAD, [reason, "acknowledged"])
+
+
+def test_a_transaction_is_never_run_unprotected(store, clock):
+    calls = []
+    world = Joint(store, clock, lambda body, tx: calls.append(body), on_unavailable="process")
+    native = world.ledger.native
+
+    class Away:
+        def __getattr__(self, name):
+            if name == "claim":
+                raise TransientError("busy")
+            return getattr(native, name)
+
+    world.ledger.native = Away()
+    assert world.give(b'{"n": 1}') == (Outcome.WAITING, [])
+    assert calls == []
+
+
+def test_a_prepared_tombstone_is_still_none():
+    seen = []
+    world = World(seen.append, tombstones="handle", prepare=lambda body: body["inner"])
+    assert world.give(None)[0] is Outcome.HANDLED
+    assert world.give({"inner": 7})[0] is Outcome.HANDLED
+    assert seen == [None, 7]
+
+
+def test_the_last_known_error_is_the_reason_when_workers_died_after_it():
+    world = World(max_attempts=2)
+    reasons = []
+    world.processor._bury = lambda delivery, burial, tx: reasons.append((burial.reason, burial.attempts))
+    key = world.consumer.claim_key({"n": 1})
+    world.ledger.release(world.ledger.claim(key, 1), "ValueError: the first time")
+    world.ledger.claim(key, 1)  # and died
+    world.clock.advance_us(2_000_000)
+    assert world.give({"n": 1})[0] is Outcome.DEAD
+    assert reasons == [("ValueError: the first time", 2)]
+
+
+def test_what_has_not_run_is_said():
+    async def later():
+        """Never awaited: the processor closes it."""
+
+    reasons = []
+    for result, what in ((later, "an awaitable"), (lambda: (x for x in ()), "a generator")):
+        world = World(lambda body, result=result: result(), max_attempts=1)
+        world.processor._bury = lambda delivery, burial, tx: reasons.append(burial.reason)
+        assert world.give({"n": 1})[0] is Outcome.DEAD
+        sentence = f"the handler returned {what}, so that nothing has run; a worker calls plain functions"
+        assert reasons.pop() == f"InvalidInputError: {sentence}"
+
+
+def test_ledgers_that_cannot_do_what_a_consumer_needs_are_named():
+    ledger, clock = Ledger.open("memory://"), ManualClock(NOW)
+    for effects, wanted, expected in (
+        ("transaction", ledger, "consumer billing: effects='transaction' needs a SQLite ledger in the database that the "
+         "handler writes; use 'writes' (DynamoDB) or 'plain' (at least once) with others"),
+        ("writes", ledger, "consumer billing: effects='writes' needs a dynamodb:// ledger; use 'plain' with others"),
+        ("plain", object(), "consumer billing: a worker needs a Ledger, and got a object"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as found:
+            Processor(Consumer("billing", "t", lambda *_: None, effects=effects), wanted, clock, None)
+        assert str(found.value) == expected
