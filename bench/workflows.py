@@ -45,7 +45,11 @@ def _threads(work, runs: int, at_once: int) -> float:
 def machine() -> dict:
     states = {}
     for n in range(STEPS):
-        states[f"S{n}"] = {"Type": "Task", "Resource": "add", **({"End": True} if n + 1 == STEPS else {"Next": f"S{n + 1}"})}
+        states[f"S{n}"] = {
+            "Type": "Task",
+            "Resource": "add",
+            **({"End": True} if n + 1 == STEPS else {"Next": f"S{n + 1}"}),
+        }
     return {"StartAt": "S0", "States": states}
 
 
@@ -89,7 +93,14 @@ def dbos(folder: str) -> dict:
     from dbos import DBOS, SetWorkflowID
 
     path = os.path.join(folder, "dbos.db")
-    DBOS(config={"name": "bench", "system_database_url": f"sqlite:///{path}", "log_level": "ERROR", "run_admin_server": False})
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": f"sqlite:///{path}",
+            "log_level": "ERROR",
+            "run_admin_server": False,
+        }
+    )
 
     @DBOS.step()
     def add(n: int) -> int:
@@ -111,7 +122,10 @@ def dbos(folder: str) -> dict:
         return one
 
     run("warm")(0)
-    found = {"alone_s": _threads(run("a"), RUNS, 1) / RUNS, "together_s": _threads(run("t"), RUNS * 2, AT_ONCE) / (RUNS * 2)}
+    found = {
+        "alone_s": _threads(run("a"), RUNS, 1) / RUNS,
+        "together_s": _threads(run("t"), RUNS * 2, AT_ONCE) / (RUNS * 2),
+    }
     DBOS.destroy()
     check = sqlite3.connect(path)
     found["policy"] = f"journal={check.execute('PRAGMA journal_mode').fetchone()[0]}, synchronous as its engine sets it"

@@ -42,7 +42,9 @@ def headgate(folder, capsys):
 
 def test_a_file_is_run_and_looked_at(headgate, folder):
     _, handlers = folder
-    code, out, _ = headgate("run", "m.asl.json", "--input", '{"n": 4}', "--handlers", handlers, "--virtual-time", "--id", "x")
+    code, out, _ = headgate(
+        "run", "m.asl.json", "--input", '{"n": 4}', "--handlers", handlers, "--virtual-time", "--id", "x"
+    )
     assert (code, json.loads(out)["output"]) == (0, {"n": 8})
     assert "SUCCEEDED" in headgate("list")[1]
     assert json.loads(headgate("list", "--json", "--workflow", "m")[1])[0]["id"] == "x"
@@ -57,7 +59,9 @@ def test_input_from_files_and_mocks(headgate, folder):
     path, _ = folder
     (path / "in.json").write_text('{"n": 1}')
     (path / "mocks.json").write_text(json.dumps({"Double": [{"error": "Down", "cause": "today"}]}))
-    code, out, err = headgate("run", "m.asl.json", "--input", "@in.json", "--mocks", "mocks.json", "--virtual-time", "--id", "m")
+    code, out, err = headgate(
+        "run", "m.asl.json", "--input", "@in.json", "--mocks", "mocks.json", "--virtual-time", "--id", "m"
+    )
     assert (code, json.loads(out)["error"], json.loads(out)["cause"]) == (1, "Down", "today")
     assert "execution m failed: Down: today" in err
     (path / "mocks.json").write_text(json.dumps({"Double": [{"result": {"Payload": 5}}]}))
@@ -102,7 +106,10 @@ def test_tokens_and_activities_are_answered_from_the_command_line(headgate, fold
     from headgate._core import SystemClock
     from headgate.backends.local import LocalDatabase
 
-    machine = {"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "arn:aws:states:eu-west-1:1:activity:approve", "End": True}}}
+    machine = {
+        "StartAt": "A",
+        "States": {"A": {"Type": "Task", "Resource": "arn:aws:states:eu-west-1:1:activity:approve", "End": True}},
+    }
     database = LocalDatabase("store.db")
     runner = LocalRunner(database, {}, SystemClock())
     for name in ("yes", "no"):
@@ -157,7 +164,9 @@ def test_asl_of_a_file_is_printed(headgate):
 
 def test_handlers_may_be_a_mapping(headgate, folder):
     path, name = folder
-    (path / f"{name}_map.py").write_text("functions = {'double': lambda n: 3 * n}\nother = {'double': lambda n: 4 * n}\nno = 1\n")
+    (path / f"{name}_map.py").write_text(
+        "functions = {'double': lambda n: 3 * n}\nother = {'double': lambda n: 4 * n}\nno = 1\n"
+    )
     run = ("run", "m.asl.json", "--input", '{"n": 1}', "--virtual-time", "--handlers")
     assert json.loads(headgate(*run, f"{name}_map")[1])["output"] == {"n": 3}
     assert json.loads(headgate(*run, f"{name}_map:other")[1])["output"] == {"n": 4}

@@ -6,6 +6,7 @@ paths find something. It runs in this process, on its own threads.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -19,7 +20,13 @@ from headgate.errors import StageFailedError
 from headgate.workflow import LocalRunner, lint
 
 moto = pytest.importorskip("moto")
-INPUT = {"n": 3, "f": 1.5, "s": "text", "l": [1, 2, 3, "x"], "o": {"a": {"b": [True, None]}, "c": "2020-01-01T00:00:00Z"}}
+INPUT = {
+    "n": 3,
+    "f": 1.5,
+    "s": "text",
+    "l": [1, 2, 3, "x"],
+    "o": {"a": {"b": [True, None]}, "c": "2020-01-01T00:00:00Z"},
+}
 PATHS = ["$", "$.n", "$.s", "$.l", "$.l[0]", "$.l[1:3]", "$.l[*]", "$.o.a", "$.o.a.b", "$.o['c']", "$.o.a.b[0]"]
 CALLS = [
     "States.Array($.n, 'x', $.o.c)", "States.ArrayLength($.l)", "States.MathAdd($.n, 4)", "States.ArrayContains($.l, 2)",
@@ -48,7 +55,9 @@ members = st.dictionaries(
     st.sampled_from(["p", "q", "r"]), st.sampled_from(PATHS + CALLS).map(lambda text: (text,)) | st.sampled_from([1, "c", [2]]), min_size=1
 )  # fmt: skip
 templates = members.map(
-    lambda found: {f"{k}.$" if isinstance(v, tuple) else k: v[0] if isinstance(v, tuple) else v for k, v in found.items()}
+    lambda found: {
+        f"{k}.$" if isinstance(v, tuple) else k: v[0] if isinstance(v, tuple) else v for k, v in found.items()
+    }
 )
 
 
@@ -111,10 +120,8 @@ def definitions(draw):
 def on_runner(definition):
     database = LocalDatabase(":memory:")
     runner = LocalRunner(database, {}, ManualClock(0))
-    try:
+    with contextlib.suppress(StageFailedError):
         runner.start("w", definition, INPUT, "e")
-    except StageFailedError:
-        pass
     found = runner.describe("e")
     database.close()
     return found.status, found.output, found.error, found.cause
@@ -132,7 +139,9 @@ def on_moto():
         def run(definition):
             role = "arn:aws:iam::123456789012:role/r"
             name = f"m{time.monotonic_ns()}"
-            arn = client.create_state_machine(name=name, definition=json.dumps(definition), roleArn=role)["stateMachineArn"]
+            arn = client.create_state_machine(name=name, definition=json.dumps(definition), roleArn=role)[
+                "stateMachineArn"
+            ]
             execution = client.start_execution(stateMachineArn=arn, input=json.dumps(INPUT))["executionArn"]
             for _ in range(600):
                 found = client.describe_execution(executionArn=execution)
@@ -158,4 +167,9 @@ def test_generated_definitions_end_as_on_moto(on_moto, definition):
     expected = on_moto(definition)
     assert expected is not None
     status, output, error, cause = on_runner(definition)
-    assert (status, output, error or None, cause or None) == (expected[0], expected[1], expected[2] or None, expected[3] or None)
+    assert (status, output, error or None, cause or None) == (
+        expected[0],
+        expected[1],
+        expected[2] or None,
+        expected[3] or None,
+    )

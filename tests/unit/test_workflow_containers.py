@@ -68,11 +68,20 @@ def test_a_branch_that_fails_aborts_the_others_and_is_caught(run):
         {"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 99, "End": True}}},
         {"StartAt": "T", "States": {"T": task("boom")}},
     ]
-    state = {"Type": "Parallel", "Branches": branches, "Catch": [{"ErrorEquals": ["ValueError"], "ResultPath": "$.e", "Next": "C"}]}
+    state = {
+        "Type": "Parallel",
+        "Branches": branches,
+        "Catch": [{"ErrorEquals": ["ValueError"], "ResultPath": "$.e", "Next": "C"}],
+    }
     execution = run(state, {"a": 1}, {"boom": boom}, {"C": {"Type": "Succeed"}})
     assert execution.output["e"]["Error"] == "ValueError"
     assert "WaitStateAborted" in kinds(execution)
-    assert kinds(execution)[-4:] == ["ParallelStateExited", "SucceedStateEntered", "SucceedStateExited", "ExecutionSucceeded"]
+    assert kinds(execution)[-4:] == [
+        "ParallelStateExited",
+        "SucceedStateEntered",
+        "SucceedStateExited",
+        "ExecutionSucceeded",
+    ]
 
 
 def test_a_parallel_is_retried_as_a_whole(run):
@@ -98,7 +107,9 @@ def test_a_parallel_is_retried_as_a_whole(run):
 
 
 def test_a_parallel_that_fails_says_so(run):
-    execution = run({"Type": "Parallel", "Branches": [{"StartAt": "T", "States": {"T": task("boom")}}]}, {}, {"boom": boom})
+    execution = run(
+        {"Type": "Parallel", "Branches": [{"StartAt": "T", "States": {"T": task("boom")}}]}, {}, {"boom": boom}
+    )
     assert kinds(execution)[-3:] == ["TaskStateAborted", "ParallelStateFailed", "ExecutionFailed"]
     assert execution.error == "ValueError"
 
@@ -116,7 +127,10 @@ def test_items_and_their_selector(run):
         "Type": "Map", "ItemsPath": "$.list", "ItemProcessor": processor(PASS), "ResultPath": "$.out", "OutputPath": "$.out",
         "ItemSelector": {"i.$": "$$.Map.Item.Index", "v.$": "$$.Map.Item.Value", "all.$": "$.x"},
     }  # fmt: skip
-    assert run(state, {"list": ["a", "b"], "x": 1}).output == [{"i": 0, "v": "a", "all": 1}, {"i": 1, "v": "b", "all": 1}]
+    assert run(state, {"list": ["a", "b"], "x": 1}).output == [
+        {"i": 0, "v": "a", "all": 1},
+        {"i": 1, "v": "b", "all": 1},
+    ]
     assert run(state, {"list": [], "x": 1}).output == []
 
 
@@ -126,7 +140,11 @@ def test_items_and_their_selector(run):
         ({"ItemsPath": "$.no"}, {}, "Invalid path '$.no' : No results for path: $['no']"),
         ({"ItemsPath": "$.x"}, {"x": 1}, 'Reference path "$.x" must point to array.'),
         ({}, {"x": 1}, 'Reference path "$" must point to array.'),
-        ({"ItemSelector": {"v.$": "$.no"}}, [1], "The JSONPath '$.no' specified for the field 'v.$' could not be found"),
+        (
+            {"ItemSelector": {"v.$": "$.no"}},
+            [1],
+            "The JSONPath '$.no' specified for the field 'v.$' could not be found",
+        ),
         ({"MaxConcurrencyPath": "$[0]"}, ["x"], "The MaxConcurrencyPath parameter cannot be parsed as a long value"),
         ({"ToleratedFailurePercentagePath": "$[0]"}, ["x"], "must be a number from 0 to 100"),
     ],
@@ -138,7 +156,12 @@ def test_items_that_cannot_be_had(run, state, data, cause):
 
 
 def test_concurrency_is_kept(store, clock):
-    state = {"Type": "Map", "MaxConcurrency": 2, "ItemProcessor": processor({"Type": "Wait", "Seconds": 10, "End": True}), "End": True}
+    state = {
+        "Type": "Map",
+        "MaxConcurrency": 2,
+        "ItemProcessor": processor({"Type": "Wait", "Seconds": 10, "End": True}),
+        "End": True,
+    }
     runner = LocalRunner(store.db, {}, clock)
     before = clock.now_us()
     runner.start("w", {"StartAt": "M", "States": {"M": state}}, [1, 2, 3, 4, 5], "e")
@@ -169,7 +192,11 @@ def only_even(n):
 )
 @pytest.mark.parametrize("mode", [{}, {"ProcessorConfig": DISTRIBUTED}])
 def test_failures_that_are_tolerated(run, fields, output, mode):
-    execution = run({"Type": "Map", "ItemProcessor": processor(task("even"), **mode), **fields}, [0, 1, 2, 3, 4], {"even": only_even})
+    execution = run(
+        {"Type": "Map", "ItemProcessor": processor(task("even"), **mode), **fields},
+        [0, 1, 2, 3, 4],
+        {"even": only_even},
+    )
     assert execution.output == output
     if output is None:
         plain = not mode and not fields
@@ -235,7 +262,12 @@ def test_a_child_of_a_distributed_map_has_its_own_context(run):
     ],
 )
 def test_batches(run, batcher, sizes):
-    state = {"Type": "Map", "ItemsPath": "$.l", "ItemBatcher": batcher, "ItemProcessor": processor(PASS, ProcessorConfig=DISTRIBUTED)}
+    state = {
+        "Type": "Map",
+        "ItemsPath": "$.l",
+        "ItemBatcher": batcher,
+        "ItemProcessor": processor(PASS, ProcessorConfig=DISTRIBUTED),
+    }
     found = run(state, {"l": ["item-1", "item-2", "item-3", "item-4", "item-5", "item-6", "item-7"], "per": 2}).output
     assert [len(batch["Items"]) for batch in found] == sizes
     assert all(batch.get("BatchInput") == {"b": 2} for batch in found) is ("BatchInput" in batcher)
@@ -245,7 +277,11 @@ def test_batches(run, batcher, sizes):
 
 
 def reading(config, key="in/data", **more):
-    reader = {"Resource": "arn:aws:states:::s3:getObject", "ReaderConfig": config, "Parameters": {"Bucket": "data", "Key": key}}
+    reader = {
+        "Resource": "arn:aws:states:::s3:getObject",
+        "ReaderConfig": config,
+        "Parameters": {"Bucket": "data", "Key": key},
+    }
     return {"Type": "Map", "ItemReader": reader, "ItemProcessor": processor(PASS, ProcessorConfig=DISTRIBUTED), **more}
 
 
@@ -298,7 +334,11 @@ def test_reading_a_manifest_and_a_listing(run, objects):
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [(None, "The object in/data does not exist in bucket data"), (b"{", "cannot be read: "), (b"5", "expected an array or an object")],
+    [
+        (None, "The object in/data does not exist in bucket data"),
+        (b"{", "cannot be read: "),
+        (b"5", "expected an array or an object"),
+    ],
 )
 def test_items_that_cannot_be_read(run, objects, content, cause):
     if content is not None:

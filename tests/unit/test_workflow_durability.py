@@ -74,7 +74,12 @@ def test_a_run_goes_on_from_whichever_commit_was_its_last(database, clock, commi
     execution = runner.start("w", machine, [], "e")
     assert execution.output == ["a", "b", "c"]
     # Only the task whose result was not committed is run again.
-    expected = {1: {"a": 1, "b": 1, "c": 1}, 2: {"a": 2, "b": 1, "c": 1}, 3: {"a": 1, "b": 2, "c": 1}, 4: {"a": 1, "b": 1, "c": 2}}
+    expected = {
+        1: {"a": 1, "b": 1, "c": 1},
+        2: {"a": 2, "b": 1, "c": 1},
+        3: {"a": 1, "b": 2, "c": 1},
+        4: {"a": 1, "b": 1, "c": 2},
+    }
     assert calls.counts == expected[commit], before
     assert [e["id"] for e in execution.history] == list(range(1, len(execution.history) + 1))
     assert kinds(execution).count("TaskStateExited") == 3
@@ -87,7 +92,10 @@ def test_a_map_resumes_without_running_finished_iterations_again(database, clock
         "States": {
             "M": {
                 "Type": "Map",
-                "ItemProcessor": {"StartAt": "F", "States": {"F": task("f", Next="W"), "W": {"Type": "Wait", "Seconds": 5, "End": True}}},
+                "ItemProcessor": {
+                    "StartAt": "F",
+                    "States": {"F": task("f", Next="W"), "W": {"Type": "Wait", "Seconds": 5, "End": True}},
+                },
                 "End": True,
             }
         },
@@ -245,7 +253,9 @@ def test_whoever_lost_the_lease_commits_nothing(database, clock):
     def steal(payload):
         if not taken_over:
             taken_over.append(True)
-            database.execute("UPDATE workflow_runs SET owner = 'boot:1:1/other', until_us = ?", (clock.now_us() + 5_000_000,))
+            database.execute(
+                "UPDATE workflow_runs SET owner = 'boot:1:1/other', until_us = ?", (clock.now_us() + 5_000_000,)
+            )
         return payload
 
     machine = chain("A")
@@ -285,7 +295,9 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(database, clock):
 
 def test_a_stale_commit_is_refused_by_name(database, clock):
     runner = LocalRunner(database, {"a": lambda p: p}, clock)
-    runner.start("w", {"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 9, "End": True}}}, [], "e", wait=False)
+    runner.start(
+        "w", {"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 9, "End": True}}}, [], "e", wait=False
+    )
     engine = runner._load("e")
     with pytest.raises(StaleLeaseError, match="execution e is run by somebody else"):
         runner.store.commit(engine, "not the owner", None, [], None)
@@ -617,7 +629,6 @@ def test_a_result_that_is_too_large_fails_the_state(database, clock):
 def test_functions_cannot_change_what_the_execution_keeps(database, clock):
     def spoil(payload):
         payload["x"] = "spoiled"
-        return None
 
     machine = {"StartAt": "A", "States": {"A": task("a", ResultPath=None, End=True)}}
     assert LocalRunner(database, {"a": spoil}, clock).start("w", machine, {"x": 1}).output == {"x": 1}
@@ -628,7 +639,9 @@ def test_what_is_not_supported_is_refused_before_anything_runs(database, clock):
     machine = chain("A", "B")
     machine["States"]["B"] = {"Type": "Task", "Resource": "arn:aws:states:::aws-sdk:ec2:stopInstances", "End": True}
     runner = LocalRunner(database, calls.functions, clock)
-    with pytest.raises(InvalidInputError, match=r"state 'B' \(at \$\.States\.B\): the runner does not support 'arn.*ec2"):
+    with pytest.raises(
+        InvalidInputError, match=r"state 'B' \(at \$\.States\.B\): the runner does not support 'arn.*ec2"
+    ):
         runner.start("w", machine, [], "e")
     assert calls.counts == {"a": 0}
     assert runner.running() == []
@@ -700,7 +713,11 @@ def test_an_error_in_one_commit_of_a_group_spares_the_others():
     def work(number):
         start.wait()
         try:
-            group.run(lambda tx: tx.execute("INSERT INTO t VALUES (?)", (number if number != 3 else None,)) if number != 3 else 1 / 0)
+            group.run(
+                lambda tx: (
+                    tx.execute("INSERT INTO t VALUES (?)", (number if number != 3 else None,)) if number != 3 else 1 / 0
+                )
+            )
         except ZeroDivisionError as error:
             errors.append(error)
 

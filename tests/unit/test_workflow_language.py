@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -174,16 +175,24 @@ def test_choice_rules(run, rule, data, holds):
 
 
 def test_a_choice_needs_what_it_looks_at(run):
-    states = {"C": {"Type": "Choice", "Choices": [{"Variable": "$.no", "IsNull": True, "Next": "S"}]}, "S": end("Succeed")}
+    states = {
+        "C": {"Type": "Choice", "Choices": [{"Variable": "$.no", "IsNull": True, "Next": "S"}]},
+        "S": end("Succeed"),
+    }
     execution = run(states)
     assert execution.error == "States.Runtime"
-    assert execution.cause.endswith("Invalid path '$.no': The choice state's condition path references an invalid value.")
+    assert execution.cause.endswith(
+        "Invalid path '$.no': The choice state's condition path references an invalid value."
+    )
     states["C"]["Choices"][0] = {"Variable": "$.v", "NumericEqualsPath": "$.no", "Next": "S"}
     assert run(states, {"v": 1}).error == "States.Runtime"
 
 
 def test_no_rule_matches(run):
-    states = {"C": {"Type": "Choice", "Choices": [{"Variable": "$.v", "IsNull": True, "Next": "S"}]}, "S": end("Succeed")}
+    states = {
+        "C": {"Type": "Choice", "Choices": [{"Variable": "$.v", "IsNull": True, "Next": "S"}]},
+        "S": end("Succeed"),
+    }
     execution = run(states, {"v": 1})
     assert execution.error == "States.NoChoiceMatched"
     assert "does not point to a next state" in execution.cause
@@ -228,9 +237,17 @@ def test_waits(run, clock, fields, seconds):
     [
         ({"SecondsPath": "$.n"}, {}, "The SecondsPath parameter does not reference an input value: $.n"),
         ({"SecondsPath": "$.n"}, {"n": -1}, "The SecondsPath parameter references a negative value: $.n == -1"),
-        ({"SecondsPath": "$.n"}, {"n": "soon"}, "The SecondsPath parameter cannot be parsed as a long value: $.n == soon"),
+        (
+            {"SecondsPath": "$.n"},
+            {"n": "soon"},
+            "The SecondsPath parameter cannot be parsed as a long value: $.n == soon",
+        ),
         ({"SecondsPath": "$.n"}, {"n": True}, "cannot be parsed as a long value: $.n == true"),
-        ({"TimestampPath": "$.t"}, {"t": "noon"}, "The TimestampPath parameter cannot be parsed as an ISO-8601 extended offset"),
+        (
+            {"TimestampPath": "$.t"},
+            {"t": "noon"},
+            "The TimestampPath parameter cannot be parsed as an ISO-8601 extended offset",
+        ),
         ({"TimestampPath": "$.t"}, {}, "The TimestampPath parameter does not reference an input value: $.t"),
     ],
 )
@@ -242,7 +259,10 @@ def test_waits_that_cannot_be(run, fields, data, cause):
 
 def test_failing(run):
     assert run({"F": end("Fail", Error="E", Cause="C")}).cause == "C"
-    execution = run({"F": end("Fail", ErrorPath="$.e", CausePath="States.Format('{} of {}', $.n, $$.State.Name)")}, {"e": "E", "n": 1})
+    execution = run(
+        {"F": end("Fail", ErrorPath="$.e", CausePath="States.Format('{} of {}', $.n, $$.State.Name)")},
+        {"e": "E", "n": 1},
+    )
     assert (execution.error, execution.cause) == ("E", "1 of F")
     assert run({"F": end("Fail", ErrorPath="$.n")}, {"n": 1}).error == "States.Runtime"
     assert run({"S": end("Succeed", InputPath="$.a", OutputPath="$.b")}, {"a": {"b": 2}}).output == 2
@@ -283,7 +303,13 @@ def test_a_function_is_called_by_its_own_arn(run):
 def test_an_error_is_retried_by_the_first_retrier_that_names_it_then_caught(run, clock):
     retry = [
         {"ErrorEquals": ["KeyError"], "MaxAttempts": 9},
-        {"ErrorEquals": ["ValueError"], "IntervalSeconds": 2, "MaxAttempts": 4, "BackoffRate": 3, "MaxDelaySeconds": 10},
+        {
+            "ErrorEquals": ["ValueError"],
+            "IntervalSeconds": 2,
+            "MaxAttempts": 4,
+            "BackoffRate": 3,
+            "MaxDelaySeconds": 10,
+        },
         {"ErrorEquals": ["States.ALL"], "MaxAttempts": 9},
     ]
     calls = []
@@ -294,14 +320,22 @@ def test_an_error_is_retried_by_the_first_retrier_that_names_it_then_caught(run,
 
     states = {"T": end("Task", Resource="f", Retry=retry, Catch=CATCH_ALL), "Caught": end("Succeed")}
     execution = run(states, {"x": 1}, {"f": fail})
-    assert [(b - a) // 1_000_000 for a, b in zip(calls, calls[1:], strict=False)] == [2, 6, 10, 10]
+    assert [(b - a) // 1_000_000 for a, b in itertools.pairwise(calls)] == [2, 6, 10, 10]
     assert execution.output["x"] == 1
     assert execution.output["error"]["Error"] == "ValueError"
     assert json.loads(execution.output["error"]["Cause"])["errorMessage"] == "no"
 
 
 def test_full_jitter_waits_at_most_the_delay(run, clock):
-    retry = [{"ErrorEquals": ["States.ALL"], "IntervalSeconds": 100, "MaxAttempts": 3, "BackoffRate": 1, "JitterStrategy": "FULL"}]
+    retry = [
+        {
+            "ErrorEquals": ["States.ALL"],
+            "IntervalSeconds": 100,
+            "MaxAttempts": 3,
+            "BackoffRate": 1,
+            "JitterStrategy": "FULL",
+        }
+    ]
     before = clock.now_us()
     run({"T": end("Task", Resource="f", Retry=retry)}, {}, {"f": boom})
     assert 0 < clock.now_us() - before < 300_000_000
@@ -326,7 +360,9 @@ def test_which_errors_are_caught(run, names, error, caught):
         raise TaskFailure(error, "why")
 
     catch = [{"ErrorEquals": names, "Next": "Caught"}]
-    execution = run({"T": end("Task", Resource="f", Catch=catch), "Caught": end("Pass", Result="caught")}, {}, {"f": fail})
+    execution = run(
+        {"T": end("Task", Resource="f", Catch=catch), "Caught": end("Pass", Result="caught")}, {}, {"f": fail}
+    )
     assert (execution.output == "caught") is caught
     assert execution.error == (None if caught else error)
 
@@ -348,7 +384,10 @@ def test_timeouts_from_paths(run):
 
 def test_mocks_by_state_attempt_and_iteration(run):
     retry = [{"ErrorEquals": ["Slow"], "MaxAttempts": 2}]
-    inner = {"StartAt": "T", "States": {"T": end("Task", Resource="arn:aws:states:::aws-sdk:ec2:describeInstances", Retry=retry)}}
+    inner = {
+        "StartAt": "T",
+        "States": {"T": end("Task", Resource="arn:aws:states:::aws-sdk:ec2:describeInstances", Retry=retry)},
+    }
     mocks = Mocks({"T": [
         {"result": "zero", "iteration": 0},
         {"error": "Slow", "cause": "x", "iteration": 1}, {"result": "one", "iteration": 1},
@@ -445,12 +484,12 @@ def test_jsonata_errors(run, expression, cause):
 def test_a_task_in_jsonata(run):
     state = jsonata(
         "Task", Resource="arn:aws:states:::lambda:invoke",
-        Arguments={"FunctionName": "f", "Payload": {"n": "{% $states.input.n %}", "plain": "$.n", " {%": " {% 1 %}"}},
+        Arguments={"FunctionName": "f", "Payload": {"n": "{% $states.input.n %}", "plain": "$.n", " {%": " {% 1 %} "}},
         Output="{% $states.result.Payload %}", Assign={"got": "{% $states.result.StatusCode %}"},
         TimeoutSeconds="{% $states.input.n * 10 %}",
     )  # fmt: skip
     execution = run({"A": state}, {"n": 2}, {"f": lambda p: p})
-    assert execution.output == {"n": 2, "plain": "$.n", " {%": " {% 1 %}"}
+    assert execution.output == {"n": 2, "plain": "$.n", " {%": " {% 1 %} "}
     assert execution.history[2]["taskScheduledEventDetails"]["timeoutInSeconds"] == 20
 
 
@@ -488,7 +527,10 @@ def test_choice_wait_and_fail_in_jsonata(run, clock):
         (jsonata("Wait", Seconds="{% 'x' %}"), "Expected 'number', but was 'string'"),
         (jsonata("Wait", Timestamp="{% 'noon' %}"), "The Timestamp field cannot be parsed as an ISO-8601"),
         (jsonata("Fail", Error="{% 1 %}"), "Expected 'string', but was 'number'"),
-        (jsonata("Task", Resource="f", TimeoutSeconds="{% 0 %}"), "The TimeoutSeconds field must be a whole number of at least 1"),
+        (
+            jsonata("Task", Resource="f", TimeoutSeconds="{% 0 %}"),
+            "The TimeoutSeconds field must be a whole number of at least 1",
+        ),
         (jsonata("Task", Resource="f", TimeoutSeconds="{% 'x' %}"), "Expected 'number', but was 'string'"),
     ],
 )

@@ -192,7 +192,9 @@ def test_what_is_refused_in_distributed_maps(fields, path, message):
 
 
 def test_express_allows_less():
-    assert errors(state(Type="Map", End=True, ItemProcessor=DISTRIBUTED), "EXPRESS")[0].message.startswith("Express state machine")
+    assert errors(state(Type="Map", End=True, ItemProcessor=DISTRIBUTED), "EXPRESS")[0].message.startswith(
+        "Express state machine"
+    )
     for resource, word in (
         ("arn:aws:states:::glue:startJobRun.sync", "'.sync' service integration"),
         ("arn:aws:states:::lambda:invoke.waitForTaskToken", "'.waitForTaskToken' service integration"),
@@ -227,7 +229,9 @@ def test_a_definition_may_be_text():
     assert lint(json.dumps(machine(A=PASS))) == []
 
 
-@pytest.mark.parametrize("resource", ["${FetchArn}", "arn:aws:lambda:${R}:${A}:function:f", "<arn>", "{{arn}}", "%ARN%", "$SOME_ARN"])
+@pytest.mark.parametrize(
+    "resource", ["${FetchArn}", "arn:aws:lambda:${R}:${A}:function:f", "<arn>", "{{arn}}", "%ARN%", "$SOME_ARN"]
+)
 def test_placeholders_of_deployment_tools_are_left_alone(resource):
     assert lint(state(Type="Task", End=True, Resource=resource)) == []
 
@@ -292,6 +296,8 @@ def test_warnings(definition, kind, expected):
 
 def test_a_broken_definition_starts_nothing(store, clock):
     runner = LocalRunner(store.db, {}, clock)
-    with pytest.raises(InvalidInputError, match=r"workflow 'w': state 'S': .*RFC3339.*\(at \$\.States\.S\.Timestamp; SCHEMA"):
+    with pytest.raises(
+        InvalidInputError, match=r"workflow 'w': state 'S': .*RFC3339.*\(at \$\.States\.S\.Timestamp; SCHEMA"
+    ):
         runner.start("w", state(Type="Wait", Timestamp="now", End=True), {})
     assert runner.running() == []

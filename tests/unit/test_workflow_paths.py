@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,7 +115,10 @@ def test_what_a_path_finds(path, found):
         ("$.store.book[7]", "No results for path: $['store']['book'][7]"),
         ("$.store[0]", "Filter: [0] can only be applied to arrays. Current context is: {"),
         ("$.null[0]", "The path $['null'] is null"),
-        ("$.text.x", "Expected to find an object with property ['x'] in path $['text'] but found 'com.fasterxml.jackson"),
+        (
+            "$.text.x",
+            "Expected to find an object with property ['x'] in path $['text'] but found 'com.fasterxml.jackson",
+        ),
         ("$.null.x", "but found 'com.fasterxml.jackson.databind.node.NullNode'"),
         ("$.limit.length()", "No results for path: $['limit'].length()"),
         ("$.text.sum()", "Aggregation function attempted to calculate value using empty array"),
@@ -125,7 +130,9 @@ def test_why_a_definite_path_finds_nothing(path, reason):
     assert reason in str(raised.value)
 
 
-@pytest.mark.parametrize("path", ["$.no[*]", "$.no.more[0:1].x", "$.text[*]", "$.text[?(@.x)]", "$.no..x", "$.limit[1,2]"])
+@pytest.mark.parametrize(
+    "path", ["$.no[*]", "$.no.more[0:1].x", "$.text[*]", "$.text[?(@.x)]", "$.no..x", "$.limit[1,2]"]
+)
 def test_an_indefinite_path_finds_an_empty_list(path):
     assert find(parse_path(path), BOOKS) == []
 
@@ -177,7 +184,10 @@ def test_placing_a_result(path, data, result):
     assert place(parse_path(path), data, "new") == result
 
 
-@pytest.mark.parametrize(("path", "data"), [("$.a.b", {"a": "text"}), ("$.a", [1]), ("$.a[5]", {"a": [1]}), ("$.a[0]", {"a": {}}), ("$.a", 3)])
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [("$.a.b", {"a": "text"}), ("$.a", [1]), ("$.a[5]", {"a": [1]}), ("$.a[0]", {"a": {}}), ("$.a", 3)],
+)
 def test_places_that_cannot_be(path, data):
     with pytest.raises(CannotPlaceError):
         place(parse_path(path), data, 1)
@@ -251,12 +261,5 @@ def test_a_deep_scan_finds_every_member_of_a_name(data):
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="$.[]'\"?(@=<>&|!*:,-0aB _/~)", max_size=14))
 def test_any_text_parses_or_is_refused_by_name(text):
-    try:
-        path = parse_path(text)
-    except PathSyntaxError as error:
-        assert str(error)
-    else:
-        try:
-            find(path, {"a": [1, {"B": 2}]})
-        except PathNotFoundError as error:
-            assert str(error)
+    with contextlib.suppress(PathSyntaxError, PathNotFoundError):
+        find(parse_path(text), {"a": [1, {"B": 2}]})  # nothing else is raised

@@ -16,7 +16,13 @@ def run(store, objects, clock):
     numbers = iter(range(1_000))
 
     def start(resource, arguments, functions=None, **fields):
-        state = {"Type": "Task", "Resource": f"arn:aws:states:::{resource}", "Parameters": arguments, "End": True, **fields}
+        state = {
+            "Type": "Task",
+            "Resource": f"arn:aws:states:::{resource}",
+            "Parameters": arguments,
+            "End": True,
+            **fields,
+        }
         runner = LocalRunner(store.db, functions or {}, clock, objects=objects, ports=ports)
         name = f"e{next(numbers)}"
         try:
@@ -44,13 +50,21 @@ def test_a_message_goes_to_the_queue_of_its_url(run, store):
 def test_a_notification_is_an_envelope(run, store):
     run("sns:publish", {"TopicArn": "arn:aws:sns:eu-west-1:1:news", "Message": {"m": 1}, "Subject": "s"})
     ((topic, envelope),) = outbox(store)
-    assert (topic, envelope["Type"], json.loads(envelope["Message"]), envelope["Subject"]) == ("news", "Notification", {"m": 1}, "s")
+    assert (topic, envelope["Type"], json.loads(envelope["Message"]), envelope["Subject"]) == (
+        "news",
+        "Notification",
+        {"m": 1},
+        "s",
+    )
     execution = run("sns:publish", {"Message": "m"})
     assert execution.error == "SNS.InvalidParameterException"
 
 
 def test_events_go_to_their_bus(run, store):
-    entries = [{"Source": "a", "DetailType": "t", "Detail": {"x": 1}}, {"EventBusName": "arn:aws:events:eu:1:event-bus/b"}]
+    entries = [
+        {"Source": "a", "DetailType": "t", "Detail": {"x": 1}},
+        {"EventBusName": "arn:aws:events:eu:1:event-bus/b"},
+    ]
     found = run("events:putEvents", {"Entries": entries}).output
     assert (found["FailedEntryCount"], len(found["Entries"])) == (0, 2)
     assert [(topic, body["detail"]) for topic, body in outbox(store)] == [("default", {"x": 1}), ("b", {})]
@@ -68,7 +82,13 @@ def test_items_of_a_table(run):
         "ExpressionAttributeNames": {"#n": "n"},
         "ExpressionAttributeValues": {":one": {"N": "1"}, ":zero": {"N": "0"}, ":more": {"L": [{"S": "y"}]}, ":two": {"N": "2"}},
     }).output["Attributes"]  # fmt: skip
-    assert updated == {"id": {"S": "1"}, "n": {"N": "6"}, "l": {"L": [{"S": "x"}, {"S": "y"}]}, "seen": {"N": "0"}, "hits": {"N": "2"}}
+    assert updated == {
+        "id": {"S": "1"},
+        "n": {"N": "6"},
+        "l": {"L": [{"S": "x"}, {"S": "y"}]},
+        "seen": {"N": "0"},
+        "hits": {"N": "2"},
+    }
     old = run("dynamodb:deleteItem", {"TableName": "orders", "Key": key, "ReturnValues": "ALL_OLD"}).output
     assert old["Attributes"] == updated
     assert run("dynamodb:getItem", {"TableName": "orders", "Key": key}).output == {}
@@ -160,6 +180,13 @@ def test_a_glue_job_is_a_function_or_a_script(store, clock, tmp_path):
 
 
 def test_ports_of_ones_own(store, clock):
-    runner = LocalRunner(store.db, {}, clock, ports={"aws-sdk:ec2:stopInstances": lambda request: {"stopped": request.arguments["Ids"]}})
-    state = {"Type": "Task", "Resource": "arn:aws:states:::aws-sdk:ec2:stopInstances", "Parameters": {"Ids": [1]}, "End": True}
+    runner = LocalRunner(
+        store.db, {}, clock, ports={"aws-sdk:ec2:stopInstances": lambda request: {"stopped": request.arguments["Ids"]}}
+    )
+    state = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:ec2:stopInstances",
+        "Parameters": {"Ids": [1]},
+        "End": True,
+    }
     assert runner.start("w", {"StartAt": "T", "States": {"T": state}}, {}).output == {"stopped": [1]}

@@ -105,10 +105,14 @@ def runner(store, objects, clock):
     objects.put("b/k", b"[1]")
     functions = {"echo": lambda payload: payload, "once": once, "boom": boom, "job": lambda arguments: None}
     ports = local_ports(store=store, objects=objects, tables={"t": ("id",)})
-    return LocalRunner(store.db, functions, clock, objects=objects, ports=ports, machines={"child": StateMachine(INNER)})
+    return LocalRunner(
+        store.db, functions, clock, objects=objects, ports=ports, machines={"child": StateMachine(INNER)}
+    )
 
 
-@pytest.mark.parametrize(("feature", "definition", "data", "support"), [(r[1], *r[2:5]) for r in ROWS], ids=[r[1] for r in ROWS])
+@pytest.mark.parametrize(
+    ("feature", "definition", "data", "support"), [(r[1], *r[2:5]) for r in ROWS], ids=[r[1] for r in ROWS]
+)
 def test_every_row_of_the_table_is_true(runner, feature, definition, data, support):
     assert [f for f in lint(definition) if f.severity == "error"] == []
     if support == "no":

@@ -1,6 +1,7 @@
 """Staged workflows: one definition compiles to Amazon States Language, and the local runner executes that ASL."""
 
 from headgate.workflow._attempts import TaskRequest
+from headgate.workflow._execution import Execution, ExecutionAlreadyExistsError, StateMachine
 from headgate.workflow._failure import Finding
 from headgate.workflow._lint import lint
 from headgate.workflow._mocks import Mocks
@@ -16,7 +17,7 @@ from headgate.workflow._model import (
     create_standard_workflow,
 )
 from headgate.workflow._ports import local_ports
-from headgate.workflow._runner import Execution, ExecutionAlreadyExistsError, LocalRunner, StateMachine
+from headgate.workflow._runner import LocalRunner
 from headgate.workflow._stage import PERMANENT_ERROR, StageFailure, WorkflowHandler, output_key
 from headgate.workflow._tasks import TaskFailure
 
