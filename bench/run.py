@@ -371,6 +371,43 @@ def redis_claims(folder: Path, rounds: int) -> list[Row]:
     ]
 
 
+def workflow_rows(folder: Path) -> list[Row]:
+    """Three durable steps against DBOS on SQLite, each side in a process of its own; a Map and a virtual year beside them."""
+    ours = child(sys.executable, HERE / "workflows.py", "headgate", folder)
+    theirs = child(sys.executable, HERE / "workflows.py", "dbos", folder)
+    policy = f"fsync: ours {ours['policy']}; theirs {theirs['policy']}"
+    return [
+        Row(
+            "workflow, three durable steps",
+            "DBOS on SQLite",
+            ours["alone_s"] * 1e3,
+            theirs["alone_s"] * 1e3,
+            "ms",
+            "4x",
+            policy,
+        ),
+        Row(
+            "the same, eight at a time",
+            "DBOS on SQLite",
+            ours["together_s"] * 1e3,
+            theirs["together_s"] * 1e3,
+            "ms",
+            "15x",
+            policy,
+        ),
+        Row("Map of 10,000 tasks", "itself", ours["map_s"], ours["map_s"], "s", "", "every result committed"),
+        Row(
+            "virtual year",
+            "10 ms",
+            ours["year_cpu_s"] * 1e3,
+            10.0,
+            "ms CPU",
+            "1x",
+            f"{ours['year_s'] * 1e3:.1f} ms with its commits",
+        ),
+    ]
+
+
 def _fresh(folder: Path, n: int) -> Path:
     out = folder / str(n)
     out.mkdir()
@@ -385,7 +422,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
-    parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta", "failover", "collect")
+    parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta", "failover", "collect",
+             "workflows")  # fmt: skip
     parser.add_argument("--only", choices=parts, help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
@@ -407,6 +445,7 @@ def main() -> None:
         "large": lambda folder, _: [row for n in events for row in checkpoints.large_rows(_fresh(folder, n), few, n)],
         "failover": lambda folder, n: market.failover_rows(folder, n) + market.policy_rows(n),
         "collect": lambda folder, _: market.collection_rows(folder, few, small * 2),
+        "workflows": lambda folder, _: workflow_rows(folder),
         "delta": lambda folder, _: checkpoints.delta_rows(folder, few, events[-1]),
     }
     rows: list[Row] = []

@@ -629,7 +629,6 @@ def test_a_result_that_is_too_large_fails_the_state(database, clock):
 def test_functions_cannot_change_what_the_execution_keeps(database, clock):
     def spoil(payload):
         payload["x"] = "spoiled"
-        return
 
     machine = {"StartAt": "A", "States": {"A": task("a", ResultPath=None, End=True)}}
     assert LocalRunner(database, {"a": spoil}, clock).start("w", machine, {"x": 1}).output == {"x": 1}

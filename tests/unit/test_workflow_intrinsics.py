@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -189,7 +190,5 @@ def test_splitting_drops_what_is_empty(text, separators):
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="States.ArrayFormat()'\\{}$,1 n\"", max_size=24))
 def test_any_text_parses_or_is_refused(text):
-    try:
-        parse_intrinsic(text)
-    except IntrinsicSyntaxError as error:
-        assert str(error)  # noqa: PT017 - either outcome is right
+    with contextlib.suppress(IntrinsicSyntaxError):
+        assert parse_intrinsic(text).name in FUNCTIONS

@@ -484,12 +484,12 @@ def test_jsonata_errors(run, expression, cause):
 def test_a_task_in_jsonata(run):
     state = jsonata(
         "Task", Resource="arn:aws:states:::lambda:invoke",
-        Arguments={"FunctionName": "f", "Payload": {"n": "{% $states.input.n %}", "plain": "$.n", " {%": " {% 1 %}"}},
+        Arguments={"FunctionName": "f", "Payload": {"n": "{% $states.input.n %}", "plain": "$.n", " {%": " {% 1 %} "}},
         Output="{% $states.result.Payload %}", Assign={"got": "{% $states.result.StatusCode %}"},
         TimeoutSeconds="{% $states.input.n * 10 %}",
     )  # fmt: skip
     execution = run({"A": state}, {"n": 2}, {"f": lambda p: p})
-    assert execution.output == {"n": 2, "plain": "$.n", " {%": " {% 1 %}"}
+    assert execution.output == {"n": 2, "plain": "$.n", " {%": " {% 1 %} "}
     assert execution.history[2]["taskScheduledEventDetails"]["timeoutInSeconds"] == 20
 
 

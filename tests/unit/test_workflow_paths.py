@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -259,12 +261,5 @@ def test_a_deep_scan_finds_every_member_of_a_name(data):
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="$.[]'\"?(@=<>&|!*:,-0aB _/~)", max_size=14))
 def test_any_text_parses_or_is_refused_by_name(text):
-    try:
-        path = parse_path(text)
-    except PathSyntaxError as error:
-        assert str(error)  # noqa: PT017 - either outcome is right
-    else:
-        try:
-            find(path, {"a": [1, {"B": 2}]})
-        except PathNotFoundError as error:
-            assert str(error)  # noqa: PT017
+    with contextlib.suppress(PathSyntaxError, PathNotFoundError):
+        find(parse_path(text), {"a": [1, {"B": 2}]})  # nothing else is raised

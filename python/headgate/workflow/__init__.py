@@ -4,6 +4,7 @@ from headgate.workflow._attempts import TaskRequest
 from headgate.workflow._bridge import BridgeHandler, InputStage, bridge, write_input
 from headgate.workflow._context import ExecutionContext, StageResult, failure_key, output_key
 from headgate.workflow._errors import PERMANENT_ERROR, PERMANENT_ERRORS, HeadgatePermanentError, StageFailure
+from headgate.workflow._execution import Execution, ExecutionAlreadyExistsError, StateMachine
 from headgate.workflow._failure import Finding
 from headgate.workflow._graph import to_mermaid
 from headgate.workflow._lifecycle import EmbeddedBucket, LifecycleRule
@@ -25,7 +26,7 @@ from headgate.workflow._model import (
 from headgate.workflow._naming import Naming, NamingStrategy, workflow_bucket_name
 from headgate.workflow._pipe import LocalPipe, PipeResult
 from headgate.workflow._ports import local_ports
-from headgate.workflow._runner import Execution, ExecutionAlreadyExistsError, LocalRunner, StateMachine
+from headgate.workflow._runner import LocalRunner
 from headgate.workflow._stage import FunctionStage, WorkflowHandler, stage
 from headgate.workflow._svg import to_svg
 from headgate.workflow._tasks import TaskFailure

@@ -11,6 +11,7 @@ from headgate.workflow._failure import TIMEOUT, StateError
 from headgate.workflow._frames import CALLBACK, JOB, TASK, Frame
 from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text
 from headgate.workflow._program import Resource, State, TaskState
+from headgate.workflow._rules import too_large
 from headgate.workflow._values import Scope
 
 if TYPE_CHECKING:
@@ -177,8 +178,6 @@ def apply_outcome(engine: Engine, frame: Frame, outcome: Outcome) -> None:
         return
     text = to_text(outcome.result)
     if size_bytes(text) > LIMIT_BYTES:
-        from headgate.workflow._engine import too_large
-
         error = too_large(state.resource.text)
         _fail_task(engine, frame, state, error.error, error.cause)
         return

@@ -6,24 +6,13 @@ commits, runs tasks, hands their outcomes in, and wakes it when a time has come.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from headgate._native import core
 from headgate.workflow import _states
-from headgate.workflow._failure import (
-    ALL,
-    BRANCH_FAILED,
-    DATA_LIMIT,
-    HEARTBEAT_TIMEOUT,
-    RUNTIME,
-    TASK_FAILED,
-    TIMEOUT,
-    StateError,
-)
+from headgate.workflow._failure import RUNTIME, StateError
 from headgate.workflow._frames import (
     ABORTED,
     ATTEMPT,
@@ -47,12 +36,13 @@ from headgate.workflow._program import (
     MapState,
     ParallelState,
     PassState,
-    Retrier,
     State,
     SucceedState,
     TaskState,
     WaitState,
 )
+from headgate.workflow._record import Record
+from headgate.workflow._rules import matches, retry_delay_us, too_large
 from headgate.workflow._values import Scope
 
 EXPRESS_LIMIT_US = 300 * 1_000_000
@@ -60,38 +50,6 @@ STANDARD_LIMIT_US = 365 * 86_400 * 1_000_000
 _EXPRESS_EVENTS = 1_000_000  # Express keeps no history; this only ends loops that do nothing
 _EVENTS_OF_A_STEP = 8  # at most, with the end of the execution
 _OPEN_WHEN_FAILED = ("Task", "Wait")  # a failing Parallel or Map has had its own Failed event
-
-
-@dataclass
-class Record:
-    """An execution as the store knows it.
-
-    Args:
-        id: its name.
-        workflow: the state machine's name.
-        kind: STANDARD or EXPRESS.
-        input: of the execution.
-        started_us: when it was started; with `redriven_us`, the beginning of its time limit.
-        redrives: how often it was redriven.
-    """
-
-    id: str
-    workflow: str
-    kind: str
-    input: Any
-    started_us: int
-    redrives: int = 0
-    redriven_us: int = 0
-    mock_calls: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def arn(self) -> str:
-        word = "express" if self.kind == "EXPRESS" else "execution"
-        return f"arn:aws:states:local:000000000000:{word}:{self.workflow}:{self.id}"
-
-    @property
-    def machine_arn(self) -> str:
-        return f"arn:aws:states:local:000000000000:stateMachine:{self.workflow}"
 
 
 class Engine:
@@ -550,33 +508,3 @@ class Engine:
         """When to come back, and whether that is more than the end of the execution's time."""
         times = [frame.wake_us for frame in self.waiting() if frame.wake_us is not None]
         return min([*times, self.deadline_us]), bool(times)
-
-
-def matches(names: tuple[str, ...], error: str | None) -> bool:
-    """Whether a Retry or Catch that names these errors is meant by an error."""
-    if error in names:
-        return True
-    if error == HEARTBEAT_TIMEOUT and TIMEOUT in names:
-        return True
-    if ALL in names:
-        return error not in (DATA_LIMIT, RUNTIME)
-    return TASK_FAILED in names and error not in (TIMEOUT, HEARTBEAT_TIMEOUT, DATA_LIMIT, RUNTIME, BRANCH_FAILED)
-
-
-def retry_delay_us(retrier: Retrier, used: int) -> int:
-    """How long to wait before the next attempt, `used` attempts having been made."""
-    delay = retrier.interval_s * retrier.backoff_rate ** min(used, 1_000)
-    if retrier.max_delay_s is not None:
-        delay = min(delay, retrier.max_delay_s)
-    delay = min(delay, 365 * 86_400)
-    if retrier.full_jitter:
-        delay = random.uniform(0, delay)  # noqa: S311 - spreads load, guards nothing
-    return int(delay * 1_000_000)
-
-
-def too_large(what: str) -> StateError:
-    """The failure of what is more than 256 KiB."""
-    return StateError(
-        DATA_LIMIT,
-        f"The state/task '{what}' returned a result with a size exceeding the maximum number of bytes service limit.",
-    )

@@ -7,30 +7,36 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import (
-    DuplicateError,
     HeadgateError,
     InvalidInputError,
-    NotFoundError,
     StageFailedError,
     StaleLeaseError,
 )
 from headgate.workflow._drive import Drive, Progress, TaskPool
-from headgate.workflow._engine import Engine, Record
+from headgate.workflow._engine import Engine
+from headgate.workflow._execution import (
+    Execution,
+    ExecutionAlreadyExistsError,
+    Releasing,
+    StateMachine,
+    definition_text,
+    input_text,
+    no_token,
+    not_found,
+    parsed,
+)
 from headgate.workflow._frames import ABORTED, FAILED, RUNNING, SUCCEEDED, Frame
 from headgate.workflow._history import History
 from headgate.workflow._items import MapObjects
-from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text
+from headgate.workflow._json import describe_not_json, to_text
 from headgate.workflow._mocks import Mocks
-from headgate.workflow._parse import Parsed, parse_definition
 from headgate.workflow._ports import Jobs
 from headgate.workflow._program import Machine
+from headgate.workflow._record import Record
 from headgate.workflow._store import ExecutionStore, NewExecution
 from headgate.workflow._tasks import Port, TaskTable, plain_cause
 
@@ -42,50 +48,6 @@ _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\s<>{}\[\]?*\"#%\\^|~`$&,;:/]{1,80}")
 _POLL_US = 100_000  # how often a waiting start() looks for answers from other processes
 _REDRIVE_DAYS = 14
 _REDRIVES = 1_000
-
-
-class ExecutionAlreadyExistsError(DuplicateError):
-    """There is an execution of this id with another input."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """A run as it stands: its history has every event, as Step Functions shows it.
-
-    Args:
-        id: its name.
-        status: RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED.
-        error: the error's name, if it has failed.
-        cause: the reason, if it has failed.
-        history: its events: id, previousEventId, type, timestamp, and their details.
-        output: what it has handed on, if it has succeeded.
-        workflow: the state machine's name.
-        kind: STANDARD or EXPRESS.
-        input: what it was started with.
-        started_us: when; `ended_us` is None while it runs.
-        redrives: how often it was redriven.
-    """
-
-    id: str
-    status: str
-    error: str | None
-    cause: str | None
-    history: list[Json]
-    output: Any = None
-    workflow: str = ""
-    kind: str = "STANDARD"
-    input: Any = None
-    started_us: int = 0
-    ended_us: int | None = None
-    redrives: int = 0
-
-
-@dataclass(frozen=True)
-class StateMachine:
-    """A definition that tasks may start: `states:startExecution`."""
-
-    definition: Json
-    kind: str = "STANDARD"
 
 
 class LocalRunner:
@@ -182,11 +144,12 @@ class LocalRunner:
                 f'execution id {name!r}: expected 1 to 80 characters without spaces or any of <>{{}}[]?*"#%\\^|~`$&,;:/'
             )
             raise InvalidInputError(message)
-        given = _input_text(workflow, data)
+        given = input_text(workflow, data)
         owner = self._owner()
-        new = NewExecution(name, workflow, str(kind), _definition_text(definition), given)
-        if self.store.create(new, owner, self.clock.now_us() + self.lease_us):
-            record = Record(name, workflow, str(kind), json.loads(given), self.clock.now_us())
+        now = self.clock.now_us()
+        new = NewExecution(name, workflow, str(kind), definition_text(definition), given, started_us=now)
+        if self.store.create(new, owner, now + self.lease_us):
+            record = Record(name, workflow, str(kind), json.loads(given), now)
             engine = Engine(record, machine, [], History(), self.clock.now_us, self.objects)
             engine.begin()
             with self._releasing(name, owner):
@@ -333,7 +296,7 @@ class LocalRunner:
             (execution_id,),
         )
         if not rows:
-            raise _not_found(execution_id)
+            raise not_found(execution_id)
         workflow, status, data, output, error, cause, started, ended, kind, redrives = rows[0]
         return Execution(
             execution_id, status, error, cause, self.store.history(execution_id) if history else [],
@@ -457,7 +420,7 @@ class LocalRunner:
             InvalidInputError: nobody waits for the token.
         """
         if not self.store.beat(token):
-            raise _no_token()
+            raise no_token()
 
     def get_activity_task(self, activity: str) -> tuple[str, Any] | None:
         """Take the longest waiting task of an activity: its token and its input; None if there is none.
@@ -470,7 +433,7 @@ class LocalRunner:
 
     def _answer(self, token: str, status: str, output: str | None, error: str | None, cause: str | None) -> None:
         if self.store.answer(token, status, output, error, cause) is None:
-            raise _no_token()
+            raise no_token()
 
     # --- parts
 
@@ -481,17 +444,17 @@ class LocalRunner:
         if found is None:
             return None
         if isinstance(found, StateMachine):
-            return name, _definition_text(found.definition), found.kind
-        return name, _definition_text(found), "STANDARD"
+            return name, definition_text(found.definition), found.kind
+        return name, definition_text(found), "STANDARD"
 
     def _check(self, workflow: str, definition: Json, kind: str) -> Machine:
-        parsed = _parsed(_definition_text(definition), str(kind))
-        if parsed.machine is None:
-            problems = "; ".join(str(finding) for finding in parsed.errors)
+        found = parsed(definition_text(definition), str(kind))
+        if found.machine is None:
+            problems = "; ".join(str(finding) for finding in found.errors)
             message = f"workflow {workflow!r}: {problems}"
             raise InvalidInputError(message)
-        self._check_supported(workflow, parsed.machine)
-        return parsed.machine
+        self._check_supported(workflow, found.machine)
+        return found.machine
 
     def _check_supported(self, workflow: str, machine: Machine) -> None:
         # With mocks, what is neither mocked nor there fails when it is reached: a test may stop before.
@@ -503,9 +466,9 @@ class LocalRunner:
     def _load(self, execution_id: str, *, check: bool = True) -> Engine:
         loaded = self.store.load(execution_id)
         if loaded is None:
-            raise _not_found(execution_id)
+            raise not_found(execution_id)
         record = loaded.record
-        machine = _parsed(loaded.definition, record.kind).machine
+        machine = parsed(loaded.definition, record.kind).machine
         if machine is None:
             message = f"execution {execution_id!r}: its definition is not valid any more"
             raise InvalidInputError(message)
@@ -525,56 +488,11 @@ class LocalRunner:
     def _status(self, execution_id: str) -> str:
         found = self.store.status_of(execution_id)
         if found is None:
-            raise _not_found(execution_id)
+            raise not_found(execution_id)
         return found[0]
 
     def _owner(self) -> str:
         return f"{core.process_identity()}/{uuid.uuid4().hex[:12]}"
 
-    def _releasing(self, execution_id: str, owner: str) -> _Releasing:
-        return _Releasing(self.store, execution_id, owner)
-
-
-class _Releasing:
-    """Gives the lease back when something unforeseen ends the work."""
-
-    def __init__(self, store: ExecutionStore, execution_id: str, owner: str) -> None:
-        self._release = (store, execution_id, owner)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is not None:
-            store, execution_id, owner = self._release
-            with suppress(Exception):
-                store.release(execution_id, owner)
-
-
-@lru_cache(maxsize=64)
-def _parsed(text: str, kind: str) -> Parsed:
-    return parse_definition(text, kind)
-
-
-def _definition_text(definition: Any) -> str:
-    return definition if isinstance(definition, str) else to_text(definition)
-
-
-def _input_text(workflow: str, data: Any) -> str:
-    problem = describe_not_json(data)
-    if problem is not None:
-        message = f"workflow {workflow!r}: the input must be JSON: {problem}"
-        raise InvalidInputError(message)
-    text = to_text(data)
-    if size_bytes(text) > LIMIT_BYTES:
-        message = f"workflow {workflow!r}: the input has {size_bytes(text)} bytes, more than {LIMIT_BYTES}"
-        raise InvalidInputError(message)
-    return text
-
-
-def _not_found(execution_id: str) -> NotFoundError:
-    return NotFoundError(f"there is no execution {execution_id!r}")
-
-
-def _no_token() -> InvalidInputError:
-    return InvalidInputError("Invalid Token: nobody waits for this task token")
+    def _releasing(self, execution_id: str, owner: str) -> Releasing:
+        return Releasing(self.store, execution_id, owner)

@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 
 from headgate._native import core
 from headgate.errors import StaleLeaseError
-from headgate.workflow._engine import Engine, Record
+from headgate.workflow._engine import Engine
 from headgate.workflow._frames import RUNNING, SUCCEEDED, Frame
 from headgate.workflow._history import details_name
 from headgate.workflow._json import to_text
+from headgate.workflow._record import Record
 
 if TYPE_CHECKING:
     from headgate.ports import Json
@@ -53,6 +54,7 @@ class NewExecution:
     definition: str
     input: str
     parent: str | None = None
+    started_us: int | None = None  # None: the time of its commit
 
 
 @dataclass
@@ -168,7 +170,7 @@ class ExecutionStore:
         return created
 
     def _insert(self, tx: Any, new: NewExecution, owner: str | None, until_us: int) -> bool:
-        now = self.clock.now_us()
+        now = self.clock.now_us() if new.started_us is None else new.started_us
         added = tx.changes(
             "INSERT INTO executions (id, workflow, status, definition, input, started_us, cursor)"
             " VALUES (?, ?, 'RUNNING', ?, ?, ?, '{}') ON CONFLICT (id) DO NOTHING",
