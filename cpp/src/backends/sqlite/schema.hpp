@@ -74,6 +74,14 @@ CREATE INDEX items_status ON items (pipeline, status, timestamp);
 ALTER TABLE dead_letters ADD COLUMN redriven INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE queue ADD COLUMN redrive INTEGER NOT NULL DEFAULT 0;
 )sql",
+    // 4 -> 5: an item says when and why its life ended; the healing sweep asks of an item's announcement whether it is
+    // still in the outbox or in the queue
+    R"sql(
+ALTER TABLE items ADD COLUMN ended_us INTEGER;
+ALTER TABLE items ADD COLUMN reason TEXT;
+CREATE INDEX outbox_unsent_of ON outbox (topic, key) WHERE sent_us IS NULL;
+CREATE INDEX queue_of ON queue (topic, key);
+)sql",
 };
 
 }  // namespace headgate::backends
