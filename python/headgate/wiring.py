@@ -18,7 +18,6 @@ from headgate.checkpoint._places import is_remote, local_path
 from headgate.checkpoint._run import Mode
 from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
 from headgate.errors import ConfigError, Kind
-from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
 from headgate.intake import (
@@ -33,7 +32,6 @@ from headgate.intake import (
     replay,
 )
 from headgate.ops import MemoryMetrics
-from headgate.ports import Item
 from headgate.resilience import (
     BreakerDefaults,
     CircuitBreakerManager,
@@ -42,6 +40,7 @@ from headgate.resilience import (
     find_ca_file,
     make_tracker,
 )
+from headgate.wiring_healing import HealingParts
 from headgate.workflow import Execution, LocalRunner, RetryConfiguration, Workflow
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ _EXPORT_ROWS = 5_000
 
 
 @dataclass
-class App:
+class App(HealingParts):
     """Everything that one configuration describes, opened on first use."""
 
     config: Config
@@ -232,6 +231,20 @@ class App:
             self.longest_delay_us = max(self.longest_delay_us, self.store.last_delay_us)
             self.metrics.observe("notification_seconds", self.store.last_delay_us / 1e6)
 
+    def consumer(self, name: str) -> Consumer:
+        """A configured consumer, without its transport.
+
+        Raises:
+            ConfigError: its handler or its key function cannot be imported.
+        """
+        where, c = f"consumers.{name}", self.config.consumers[name]
+        key = self._resolve(f"{where}.key", c.key) if c.key else None
+        handler = self._resolve(f"{where}.handler", c.handler)
+        return Consumer(
+            name, c.topic, handler, key, c.lease_s, c.max_attempts, effects=cast("Effects", c.effects),
+            on_unavailable=cast("OnUnavailable", c.on_unavailable),
+        )  # fmt: skip
+
     def worker(self, name: str) -> Any:
         """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.
 
@@ -244,12 +257,7 @@ class App:
             message = f"{where}: there is no such consumer; expected one of: {known}"
             raise ConfigError(message)
         c = self.config.consumers[name]
-        key = self._resolve(f"{where}.key", c.key) if c.key else None
-        handler = self._resolve(f"{where}.handler", c.handler)
-        consumer = Consumer(
-            name, c.topic, handler, key, c.lease_s, c.max_attempts, effects=cast("Effects", c.effects),
-            on_unavailable=cast("OnUnavailable", c.on_unavailable),
-        )  # fmt: skip
+        consumer = self.consumer(name)
         if not c.queue:
             if self.ledger.database is None:
                 message = (
@@ -257,12 +265,13 @@ class App:
                     "empty)"
                 )
                 raise ConfigError(message)
-            return Worker(consumer, self.store, self.ledger, self.clock, self.metrics)
+            return Worker(consumer, self.store, self.ledger, self.clock, self.metrics, self.life_cycle(name))
         scheme, place, options = _split(c.queue)
         if scheme == "kafka":
             return KafkaWorker(
                 consumer, self.ledger, self.clock, {"bootstrap.servers": place.strip("/"), **options},
                 concurrency=c.concurrency, dead_letter_topic=c.dead_letters or None, metrics=self.metrics,
+                items=self.life_cycle(name),
             )  # fmt: skip
         if scheme == "sqs":
             from headgate.backends.publish import sqs_client
@@ -270,25 +279,9 @@ class App:
             client, url = sqs_client(place, options)
             return SqsWorker(
                 consumer, self.ledger, self.clock, client, url, dead_letter_url=c.dead_letters or None,
-                concurrency=c.concurrency, metrics=self.metrics,
+                concurrency=c.concurrency, metrics=self.metrics, items=self.life_cycle(name),
             )  # fmt: skip
         raise _scheme(f"{where}.queue", c.queue, "kafka://host:port, sqs://queue-url, or nothing")
-
-    def heal(self) -> SelfHealingResult:
-        """One sweep."""
-        h = self.config.healing
-        if not h.enabled:
-            return SelfHealingResult()
-        pipeline = self.pipeline
-
-        def announce(item: Json) -> Json:
-            accepted = Item(item["key"], pipeline.name, item["source"], item["timestamp"], item["doc"])
-            return dict(pipeline.announce(accepted))
-
-        return run_self_healing_check(
-            self.store, pipeline.topic, pipeline.model_version, announce=announce, threshold_hours=h.threshold_hours,
-            batch_size=h.batch_size, max_attempts=h.max_attempts, clock=self.clock,
-        )  # fmt: skip
 
     @property
     def retention(self) -> Retention:

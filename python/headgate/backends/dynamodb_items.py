@@ -20,18 +20,21 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.backends.dynamodb import _code, _translated, connect
+from headgate.backends.dynamodb_codec import assignments, decoded, encoded
+from headgate.backends.dynamodb_healing import STATUS_KEYS, DynamoItems
 from headgate.backends.local import dumps
 from headgate.errors import Kind, TransientError
-from headgate.ports import Announcement, DeadLetter, Item, Json, StaleItem, Stored
+from headgate.ports import Announcement, DeadLetter, Item, Json, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from headgate.ports import Clock, Publisher
 
@@ -73,8 +76,8 @@ def _schema(key: str, order: str) -> list[dict[str, str]]:
     return [{"AttributeName": key, "KeyType": "HASH"}, {"AttributeName": order, "KeyType": "RANGE"}]
 
 
-class DynamoStore:
-    """Implements ItemStore, StateStore, SharedStateStore and HealingTable.
+class DynamoStore(DynamoItems):
+    """Implements ItemStore, ItemLives, StateStore, SharedStateStore and HealingTable.
 
     Args:
         client: a boto3 DynamoDB client; several threads use it.
@@ -144,14 +147,14 @@ class DynamoStore:
                 doc[name] = value
         try:
             self._client.put_item(
-                TableName=self._table, Item=_encoded(doc), ConditionExpression="attribute_not_exists(pk)",
+                TableName=self._table, Item=encoded(doc), ConditionExpression="attribute_not_exists(pk)",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )  # fmt: skip
         except Exception as error:
             if _code(error) != "ConditionalCheckFailedException":
                 raise _translated(error) from None
             # The client sends again when an answer was lost: then the item that is in the way is our own.
-            there = _decoded(getattr(error, "response", {}).get("Item", {}))
+            there = decoded(getattr(error, "response", {}).get("Item", {}))
             return bool(there.get("write_id") == write_id)
         return True
 
@@ -161,12 +164,12 @@ class DynamoStore:
         for at in range(0, len(keys), _BATCH_GET):
             request: Json = {
                 self._table: {
-                    "Keys": [_encoded(self._item_key(k)) for k in keys[at : at + _BATCH_GET]],
+                    "Keys": [encoded(self._item_key(k)) for k in keys[at : at + _BATCH_GET]],
                     "ProjectionExpression": "#k", "ExpressionAttributeNames": {"#k": "key"},
                 }
             }  # fmt: skip
             for answer in self._until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
-                found.update(_decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
+                found.update(decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
         return found
 
     def _pointer(self, item: Item, label: str) -> Json:
@@ -177,7 +180,7 @@ class DynamoStore:
 
     def _write_all(self, docs: list[Json]) -> None:
         for at in range(0, len(docs), _BATCH_WRITE):
-            puts = [{"PutRequest": {"Item": _encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
+            puts = [{"PutRequest": {"Item": encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
             for _ in self._until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
                 pass
 
@@ -201,10 +204,10 @@ class DynamoStore:
         for label in dict.fromkeys(labels or (_ANY,)):
             answer = self._call(
                 self._client.query, TableName=self._table, KeyConditionExpression="pk = :pk",
-                ExpressionAttributeValues=_encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
+                ExpressionAttributeValues=encoded({":pk": f"LABEL#{self.pipeline}#{label}"}),
                 ScanIndexForward=False, Limit=limit, ConsistentRead=True,
             )  # fmt: skip
-            found |= {i["key"]: i["sk"] for i in map(_decoded, answer["Items"])}
+            found |= {i["key"]: i["sk"] for i in map(decoded, answer["Items"])}
         newest = sorted(found, key=lambda key: found[key], reverse=True)[:limit]
         return self.documents(newest)
 
@@ -217,12 +220,12 @@ class DynamoStore:
             **values: attributes to set, for example sentiment and model_version.
         """
         doc = {"status": status, "status_key": self._status_key(status), **values}
-        sets, names, given = _assignments(doc)
+        sets, names, given = assignments(doc)
         return {
             "Update": {
-                "TableName": self._table, "Key": _encoded(self._item_key(key)), "UpdateExpression": f"SET {sets}",
+                "TableName": self._table, "Key": encoded(self._item_key(key)), "UpdateExpression": f"SET {sets}",
                 "ConditionExpression": "#s = :pending", "ExpressionAttributeNames": {**names, "#s": "status"},
-                "ExpressionAttributeValues": _encoded({":pending": "pending", **given}),
+                "ExpressionAttributeValues": encoded({":pending": "pending", **given}),
             }
         }  # fmt: skip
 
@@ -234,7 +237,7 @@ class DynamoStore:
             "pk": f"OUTBOX#{uuid.uuid4().hex}", "sk": "META", **self._unsent(topic, key, body, now),
             "ttl_timestamp": _expiry(now, _EVENT_DAYS),
         }  # fmt: skip
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded(doc))
+        self._call(self._client.put_item, TableName=self._table, Item=encoded(doc))
 
     def publish_outbox(
         self, publisher: Publisher, groups: Mapping[str, Sequence[str]] | None = None, limit: int = 1_000
@@ -242,10 +245,10 @@ class DynamoStore:
         """Send unsent announcements, oldest first; how many arrived. A crash before the mark sends one again."""
         answer = self._call(
             self._client.query, TableName=self._table, IndexName="by_unsent", KeyConditionExpression="#h = :h",
-            ExpressionAttributeNames={"#h": "unsent_shard"}, ExpressionAttributeValues=_encoded({":h": _SHARD}),
+            ExpressionAttributeNames={"#h": "unsent_shard"}, ExpressionAttributeValues=encoded({":h": _SHARD}),
             Limit=limit,
         )  # fmt: skip
-        rows = [_decoded(item) for item in answer["Items"]]
+        rows = [decoded(item) for item in answer["Items"]]
         announcements = [
             Announcement(n, row["topic"], row["outbox_key"], row["announcement"]) for n, row in enumerate(rows)
         ]
@@ -281,13 +284,13 @@ class DynamoStore:
             "pipeline": x.pipeline, "source": x.source, "kind": x.kind, "reason": x.reason, "raw_key": x.raw_key or "",
             "doc": x.doc.encode(errors="replace").decode(),
         }  # fmt: skip
-        sets, names, given = _assignments(values, "if_not_exists({name}, {value})")
+        sets, names, given = assignments(values, "if_not_exists({name}, {value})")
         self._call(
             self._client.update_item, TableName=self._table,
-            Key=_encoded({"pk": f"DEAD#{x.pipeline}#{digest}", "sk": x.stage}),
+            Key=encoded({"pk": f"DEAD#{x.pipeline}#{digest}", "sk": x.stage}),
             UpdateExpression=f"SET {sets} ADD #seen :one",
             ExpressionAttributeNames={**names, "#seen": "seen"},
-            ExpressionAttributeValues=_encoded({":one": 1, **given}),
+            ExpressionAttributeValues=encoded({":one": 1, **given}),
         )  # fmt: skip
 
     def dead_letters(self, limit: int = 1_000) -> list[Json]:
@@ -301,7 +304,7 @@ class DynamoStore:
             "pk": f"COLLECTION#{at[:10]}", "sk": f"{at}#{event_id[:8]}", "event_id": event_id, "due": started_us,
             "status_key": f"{pipeline}#COLLECTION", "doc": dumps({**doc, "ttl": expires}), "ttl_timestamp": expires,
         }  # fmt: skip
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded(entry))
+        self._call(self._client.put_item, TableName=self._table, Item=encoded(entry))
 
     def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
         found = self._by_status("COLLECTION", last, pipeline=pipeline, newest=True)
@@ -311,23 +314,23 @@ class DynamoStore:
 
     def load_state(self, name: str) -> Json | None:
         answer = self._call(
-            self._client.get_item, TableName=self._table, Key=_encoded(_state_key(name)), ConsistentRead=True
+            self._client.get_item, TableName=self._table, Key=encoded(_state_key(name)), ConsistentRead=True
         )
-        return json.loads(_decoded(answer["Item"])["doc"]) if "Item" in answer else None
+        return json.loads(decoded(answer["Item"])["doc"]) if "Item" in answer else None
 
     def save_state(self, name: str, doc: Json) -> None:
-        self._call(self._client.put_item, TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}))
+        self._call(self._client.put_item, TableName=self._table, Item=encoded({**_state_key(name), "doc": dumps(doc)}))
 
     def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
         condition: Json = {"ConditionExpression": "attribute_not_exists(pk)"}
         if before is not None:
             condition = {
                 "ConditionExpression": "#d = :before", "ExpressionAttributeNames": {"#d": "doc"},
-                "ExpressionAttributeValues": _encoded({":before": dumps(before)}),
+                "ExpressionAttributeValues": encoded({":before": dumps(before)}),
             }  # fmt: skip
         try:
             self._client.put_item(
-                TableName=self._table, Item=_encoded({**_state_key(name), "doc": dumps(doc)}), **condition
+                TableName=self._table, Item=encoded({**_state_key(name), "doc": dumps(doc)}), **condition
             )
         except Exception as error:
             if _code(error) != "ConditionalCheckFailedException":
@@ -335,56 +338,14 @@ class DynamoStore:
             return self.load_state(name) == doc  # ours, when only the answer was lost
         return True
 
-    # --- healing
-
-    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
-        due, key = after or (-1, "")
-        found: list[StaleItem] = []
-        for page in self._pages("pending", until=before_us, since=max(0, due)):
-            found += [StaleItem(i["key"], i["due"], i["republish_attempts"]) for i in page]
-            found = sorted((s for s in found if (s.due_us, s.key) > (due, key)), key=lambda s: (s.due_us, s.key))
-            # The index orders by time alone: a tie at the border may go on in the next page.
-            if len(found) > limit and found[limit - 1].due_us < found[-1].due_us:
-                break
-        return found[:limit]
-
-    def full_items(self, keys: Iterable[str]) -> list[Json]:
-        return [
-            {"key": i["key"], "source": i["source"], "timestamp": i["timestamp"], "doc": json.loads(i["doc"]),
-             "status": i["status"], "republish_attempts": i["republish_attempts"], "due_us": i["due"]}
-            for i in self._threads.map(self._get_item, keys)
-            if i and i["status"] == "pending"
-        ]  # fmt: skip
-
-    def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
-        now = self.clock.now_us()
-        values = {
-            "due": now, "last_republished_at": core.format_timestamp(now), "republish_attempts": attempts + 1,
-            **self._unsent(topic, key, body, now),
-        }  # fmt: skip
-        sets, names, given = _assignments(values)
-        return bool(
-            self._update(
-                self._item_key(key), f"SET {sets}",
-                "#s = :pending AND #n = :attempts AND #due <= :before",
-                {**names, "#s": "status", "#n": "republish_attempts", "#due": "due"},
-                {":pending": "pending", ":attempts": attempts, ":before": before_us, **given},
-            )
-        )  # fmt: skip
-
-    def quarantine(self, key: str, attempts: int) -> bool:
-        return bool(
-            self._update(
-                self._item_key(key), "SET #s = :q, #k = :k", "#s = :pending AND #n = :attempts",
-                {"#s": "status", "#k": "status_key", "#n": "republish_attempts"},
-                {":q": "quarantined", ":k": self._status_key("quarantined"), ":pending": "pending",
-                 ":attempts": attempts},
-            )
-        )  # fmt: skip
+    # --- counts
 
     def status_counts(self) -> dict[str, int]:
-        counts = {s: len(self._by_status(s, None)) for s in ("analyzed", "pending", "quarantined")}
-        return {status: n for status, n in counts.items() if n}
+        counts: Counter[str] = Counter()
+        for word in (*STATUS_KEYS, "analyzed"):
+            for page in self._pages(word):
+                counts.update(item["status"] for item in page)
+        return dict(sorted(counts.items()))
 
     # --- parts
 
@@ -396,9 +357,9 @@ class DynamoStore:
 
     def _get_item(self, key: str) -> Json:
         answer = self._call(
-            self._client.get_item, TableName=self._table, Key=_encoded(self._item_key(key)), ConsistentRead=True
+            self._client.get_item, TableName=self._table, Key=encoded(self._item_key(key)), ConsistentRead=True
         )
-        return _decoded(answer.get("Item", {}))
+        return decoded(answer.get("Item", {}))
 
     def _by_status(self, status: str, limit: int | None, *, pipeline: str = "", newest: bool = False) -> list[Json]:
         found: list[Json] = []
@@ -416,11 +377,11 @@ class DynamoStore:
             "TableName": self._table, "IndexName": "by_status", "ScanIndexForward": not newest,
             "KeyConditionExpression": "#k = :k AND #d BETWEEN :since AND :until",
             "ExpressionAttributeNames": {"#k": "status_key", "#d": "due"},
-            "ExpressionAttributeValues": _encoded({":k": key, ":since": since, ":until": until}),
+            "ExpressionAttributeValues": encoded({":k": key, ":since": since, ":until": until}),
         }  # fmt: skip
         while True:
             answer = self._call(self._client.query, **request)
-            yield [_decoded(item) for item in answer["Items"]]
+            yield [decoded(item) for item in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -429,8 +390,8 @@ class DynamoStore:
         """1, or 0 when the condition does not hold."""
         try:
             self._client.update_item(
-                TableName=self._table, Key=_encoded(key), UpdateExpression=expression, ConditionExpression=condition,
-                ExpressionAttributeNames=names, ExpressionAttributeValues=_encoded(values),
+                TableName=self._table, Key=encoded(key), UpdateExpression=expression, ConditionExpression=condition,
+                ExpressionAttributeNames=names, ExpressionAttributeValues=encoded(values),
             )  # fmt: skip
         except Exception as error:
             if _code(error) == "ConditionalCheckFailedException":
@@ -451,38 +412,7 @@ def _expiry(from_us: int, days: int) -> int:
     return from_us // 1_000_000 + days * _DAY_S
 
 
-def _assignments(values: Json, form: str = "{value}") -> tuple[str, Json, Json]:
-    """What follows SET, with its names and values; every name goes through a placeholder."""
-    sets = ", ".join(f"#a{i} = " + form.format(name=f"#a{i}", value=f":a{i}") for i in range(len(values)))
-    names = {f"#a{i}": name for i, name in enumerate(values)}
-    return sets, names, {f":a{i}": value for i, value in enumerate(values.values())}
-
-
 def _state_key(name: str) -> Json:
     if name.startswith("breaker:"):
         return {"pk": f"CIRCUIT#{name.removeprefix('breaker:')}", "sk": "STATE"}
     return {"pk": f"STATE#{name}", "sk": "META"}
-
-
-def _encoded(doc: Json) -> Json:
-    """The service's own form of texts, integers and lists of texts: all that is kept outside JSON texts."""
-    out: Json = {}
-    for name, value in doc.items():
-        if isinstance(value, str):
-            out[name] = {"S": value}
-        elif isinstance(value, list):
-            out[name] = {"L": [{"S": v} for v in value]}
-        else:
-            out[name] = {"N": str(value)}
-    return out
-
-
-def _decoded(item: Json) -> Json:
-    out: Json = {}
-    for name, typed in item.items():
-        if "N" in typed:
-            number = typed["N"]
-            out[name] = int(number) if number.lstrip("-").isdigit() else float(number)
-        else:
-            out[name] = [v["S"] for v in typed["L"]] if "L" in typed else typed.get("S")
-    return out

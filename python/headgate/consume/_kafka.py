@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -62,6 +63,7 @@ class KafkaWorker:
         dead_letter_topic: default `{topic}.DLQ`.
         dead_letter_timeout_s: a dead letter that is not confirmed by then keeps its message uncommitted.
         metrics: counts, durations and lag.
+        items: the consumer's part in the lives of items (`headgate.items`).
 
     Example:
         >>> worker = KafkaWorker(consumer, Ledger.open("redis://localhost"), clock,     # doctest: +SKIP
@@ -74,6 +76,7 @@ class KafkaWorker:
         self, consumer: Consumer, ledger: Ledger, clock: Clock, config: Mapping[str, Any], *, concurrency: int = 4,
         prefetch: int = 100, dead_letter_topic: str | None = None,
         dead_letter_timeout_s: float = DEAD_LETTER_TIMEOUT_S, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
         self.consumer = consumer
         self.clock = clock
@@ -84,7 +87,7 @@ class KafkaWorker:
         self._letters = KafkaLetters(
             config, dead_letter_topic or f"{consumer.topic}.DLQ", consumer.name, dead_letter_timeout_s
         )
-        self._processor = Processor(consumer, ledger, clock, self._letters, metrics)
+        self._processor = Processor(consumer, ledger, clock, self._letters, metrics, items)
         self._metrics = metrics
         self._concurrency = concurrency
         self._prefetch = prefetch

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -44,6 +45,7 @@ class SqsWorker:
     def __init__(
         self, consumer: Consumer, ledger: Ledger, clock: Clock, client: Any, queue_url: str, *,
         dead_letter_url: str | None = None, concurrency: int = 4, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
         self.consumer = consumer
         self.clock = clock
@@ -55,7 +57,9 @@ class SqsWorker:
         self._metrics = metrics
         self._last_lag_us = -(1 << 62)
         self._concurrency = concurrency
-        self._processor = Processor(consumer, ledger, clock, None if dead_letter_url is None else self._bury, metrics)
+        self._processor = Processor(
+            consumer, ledger, clock, None if dead_letter_url is None else self._bury, metrics, items
+        )
 
     def stop(self) -> None:
         """Finish what is being handled, then return (safe in a signal handler)."""
@@ -180,14 +184,14 @@ def sqs_batch(handler: Callable[[Any], Any]) -> Callable[[Json, Any], Json]:
 
 
 def sqs_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, items: LifeCycle | None = None
 ) -> Callable[[Json, Any], Json]:
     """A Lambda handler that runs a `Consumer` on SQS records, with partial batch responses.
 
     Dead letters are left to the queue's redrive policy: a record that will never do comes back until SQS moves it.
     """
 
-    processor = Processor(consumer, ledger, clock, None, metrics)
+    processor = Processor(consumer, ledger, clock, None, metrics, items)
 
     def run(record: Json) -> bool:
         delivery = _delivery(consumer.topic, record["body"], record, "messageAttributes", "stringValue")

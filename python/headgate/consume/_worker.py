@@ -12,6 +12,7 @@ from headgate.ports import DeadLetter
 if TYPE_CHECKING:
     from headgate.consume._consumer import Consumer
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Message, Metrics, Transaction
 
 _BATCH = 10
@@ -22,15 +23,16 @@ class Worker:
     """Runs one consumer until its queue is empty or it is told to stop."""
 
     def __init__(
-        self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None
-    ) -> None:
+        self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
+    ) -> None:  # fmt: skip
         self.consumer = consumer
         self.store = store
         self.ledger = ledger
         self.clock = clock
         self.stopping = False
         self._metrics = metrics
-        self._processor = Processor(consumer, ledger, clock, self._bury, metrics)
+        self._processor = Processor(consumer, ledger, clock, self._bury, metrics, items)
 
     def stop(self) -> None:
         """Finish what is claimed, then return (safe in a signal handler)."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
 from headgate.identity import document_text
+from headgate.items import mark_announcement
 from headgate.ports import DeadLetter, Item, Json
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Pipeline:
             that stored something new; None sends nothing.
         model_version: travels in the announcements of the healing sweep.
         key_prefix: of the items' keys in stores that keep everything in one table.
+        finished_by: the consumer whose handling finishes an item; None: the topic's only one.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Pipeline:
     notify: Callable[[str, str, Sequence[NewItem], int], tuple[str, Json]] | None = None
     model_version: str = "v1.0.0"
     key_prefix: str = "ITEM"
+    finished_by: str | None = None
 
     @property
     def topic(self) -> str:
@@ -233,7 +236,8 @@ class Intake:
                 items.append(outcome)
             else:
                 letters.append(outcome)
-        bodies = {item.key: self.pipeline.announce(item) for item in items}
+        # The announcement carries the item's key, which is its identity however often it is sent.
+        bodies = {i.key: mark_announcement(self.pipeline.announce(i), i.key, self.pipeline.name) for i in items}
         return Prepared(len(records), items, letters, bodies)
 
     def keep(self, prepared: Prepared) -> Taken:

@@ -214,7 +214,7 @@ class Simulation:
 
     def _in_healing(self, name: str, parts: Any) -> str:
         swept = run_self_healing_check(
-            parts.store, _rooms.TOPIC, "v1", announce=lambda item: {"key": item["key"]},
+            parts.store, None, _rooms.TOPIC, "v1", announce=lambda item: {"key": item["key"]},
             threshold_hours=_STALE_HOURS, batch_size=10, max_attempts=_rooms.MAX_ATTEMPTS, clock=self.clock,
         )  # fmt: skip
         return f"swept {swept.items_republished}, relay {self._relay(parts)}"
