@@ -16,7 +16,7 @@ from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
 from headgate.checkpoint._places import is_remote, local_path
 from headgate.checkpoint._run import Mode
-from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
+from headgate.consume import Consumer, ConsumeResult, KafkaWorker, SqsWorker, Worker
 from headgate.errors import ConfigError, Kind
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
@@ -31,6 +31,7 @@ from headgate.intake import (
     check_freshness,
     replay,
 )
+from headgate.items import LifeCycle
 from headgate.ops import MemoryMetrics
 from headgate.resilience import (
     BreakerDefaults,
@@ -419,6 +420,27 @@ def open_intake(pipeline: Pipeline, folder: str | os.PathLike[str]) -> Intake:
     clock = core.SystemClock()
     store = LocalStore(LocalDatabase(os.path.join(root, "headgate.db")), clock, pipeline.name)
     return Intake(pipeline, store, objects, clock)
+
+
+def consume_items(intake: Intake, consumer: Consumer) -> ConsumeResult:
+    """Deliver the announcements of an intake of `open_intake` to a consumer, and let it handle and finish the items.
+
+    Effect, completion and the item's end are one commit. What fails or is held by another worker stays in the queue.
+
+    Args:
+        intake: on the embedded backends.
+        consumer: of the pipeline's topic.
+
+    Raises:
+        ConfigError: the consumer listens to another topic.
+    """
+    store: Any = intake.store
+    if consumer.topic != intake.pipeline.topic:
+        message = f"consumer {consumer.name}: listens to {consumer.topic}; expected {intake.pipeline.topic}"
+        raise ConfigError(message)
+    store.relay_outbox({consumer.topic: [consumer.name]})
+    ledger = Ledger.on_database(store.db, clock=intake.clock)
+    return Worker(consumer, store, ledger, intake.clock, items=LifeCycle(store)).drain()
 
 
 def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:

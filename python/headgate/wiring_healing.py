@@ -146,7 +146,7 @@ class HealingParts:
         h = self.config.healing
         items = ItemKind(
             self.store, self.pipeline.topic, self.announcement, self.clock, pipeline=self.pipeline.name,
-            model_version=self.pipeline.model_version, group=self._local_finisher(), evidence=self.held_claims,
+            model_version=self.pipeline.model_version, group=self.local_finisher(), evidence=self.held_claims,
         )  # fmt: skip
 
         def rule(hours: float, attempts: int = h.max_attempts) -> Rule:
@@ -190,7 +190,7 @@ class HealingParts:
             raise ConfigError(message) from None
         return made
 
-    def _local_finisher(self) -> str:
+    def local_finisher(self) -> str:
         """The finishing consumer, if its queue is the embedded one: only its messages are evidence then."""
         configured = self.config.consumers.get(self.finisher)
         return self.finisher if configured is not None and not configured.queue else ""

@@ -151,6 +151,20 @@ class DynamoItems:
             )
         )  # fmt: skip
 
+    def pending_places(self, before_us: int) -> dict[str, int]:
+        """Where the pending items are: "outbox", "stuck" (due by `before_us`), or "moving"."""
+        found = dict.fromkeys(("moving", "outbox", "stuck"), 0)
+        for page in self._pages(PENDING):
+            for item in page:
+                place = "outbox" if "unsent" in item else "stuck" if item["due"] <= before_us else "moving"
+                found[place] += 1
+        return {place: n for place, n in found.items() if n}
+
+    def letter_counts(self, pipeline: str) -> Json:
+        """Refused records of a pipeline: seen (each time counts) and how many different ones."""
+        letters = [x for x in self._by_status("DEAD", None) if x["stage"] == "intake" and x["pipeline"] == pipeline]
+        return {"seen": sum(x["seen"] for x in letters), "unresolved": len(letters)}
+
     def unsent_before(self, before_us: int, limit: int) -> list[tuple[str, int]]:
         """(place, since when) of the announcements that wait to be sent, the oldest first."""
         request: Json = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._native import core
 from headgate.backends.local_items import LocalItems
+from headgate.backends.local_letters import LocalLetters
 from headgate.identity import compact_json, document_text
 from headgate.ports import Announcement, DeadLetter, Item, Json, Message, Stored
 
@@ -59,7 +60,7 @@ class LocalDatabase:
             self.native.close()
 
 
-class LocalStore(LocalItems):
+class LocalStore(LocalItems, LocalLetters):
     """Implements ItemStore, ItemLives, Queue, StateStore and HealingTable on a `LocalDatabase`."""
 
     atomic = True  # `transaction()` makes one commit of what is written inside

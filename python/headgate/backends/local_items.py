@@ -126,6 +126,19 @@ class LocalItems:
             )
         )
 
+    def pending_places(self, before_us: int) -> dict[str, int]:
+        """Where the pending items are: "outbox", "queue", "stuck" (due by `before_us`), or "moving"."""
+        rows = self.db.execute(
+            "SELECT CASE"
+            " WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL)"
+            " THEN 'outbox'"
+            " WHEN EXISTS (SELECT 1 FROM queue q INDEXED BY queue_of WHERE q.topic = ?1 AND q.key = i.key) THEN 'queue'"
+            " WHEN i.due_us <= ?2 THEN 'stuck' ELSE 'moving' END AS place, count(*)"
+            " FROM items i WHERE i.pipeline = ?3 AND i.status = 'pending' GROUP BY place ORDER BY place",
+            (f"{self.pipeline}.items", before_us, self.pipeline),
+        )
+        return dict(rows)
+
     def unsent_before(self, before_us: int, limit: int) -> list[tuple[str, int]]:
         """(place, since when) of the announcements that wait to be sent, the oldest first."""
         rows = self.db.execute(

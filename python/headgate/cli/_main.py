@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from headgate import __version__, _native
 from headgate.cli._checkpoint import add_commands, show_reject
 from headgate.cli._collect import add_collect
+from headgate.cli._dead_letters import add_dead_letters
 from headgate.cli._heal import add_heal
+from headgate.cli._reconcile import add_reconcile
+from headgate.cli._trace import add_trace
 from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
 if TYPE_CHECKING:
@@ -293,6 +296,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = add("serve", _serve, "HTTP intake for uploads, consumers, sweeps and time-outs, until SIGTERM.")
     serve.add_argument("--port", type=int, help="instead of serve.port; 0 takes a free one")
     add_heal(add)
+    add_dead_letters(add)
+    add_reconcile(add)
+    add_trace(add)
     add_commands(add)
     workflow = add("workflow", _workflow, "Run a configured workflow, or print its state machine.")
     workflow.add_argument("name")

@@ -231,14 +231,18 @@ class Intake:
         items: list[Item] = []
         letters: list[DeadLetter] = []
         for record in records:
-            outcome = self._examine(record, raw)
+            outcome = self.examine(record, raw)
             if isinstance(outcome, Item):
                 items.append(outcome)
             else:
                 letters.append(outcome)
-        # The announcement carries the item's key, which is its identity however often it is sent.
-        bodies = {i.key: mark_announcement(self.pipeline.announce(i), i.key, self.pipeline.name) for i in items}
-        return Prepared(len(records), items, letters, bodies)
+        return Prepared(len(records), items, letters, self.announced(items).announcements)
+
+    def announced(self, items: list[Item]) -> Prepared:
+        """Accepted items with their announcements, each with its item's key: its identity however often it is sent."""
+        name = self.pipeline.name
+        bodies = {i.key: mark_announcement(self.pipeline.announce(i), i.key, name) for i in items}
+        return Prepared(len(items), items, [], bodies)
 
     def keep(self, prepared: Prepared) -> Taken:
         """Store what was prepared."""
@@ -263,7 +267,8 @@ class Intake:
             kept += [self.keep(future.result()) for future in ahead]
         return all_of(kept)
 
-    def _examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
+    def examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
+        """One raw record: the item that it becomes, or why it is refused; nothing is written."""
         try:
             normal = self.pipeline.normalise(record, raw)
             text = document_text(normal.doc)
