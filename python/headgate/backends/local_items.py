@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Transaction
 
 _VALUES = ("sentiment", "score", "model_version")  # what a handler may set beside the status
+_KEYS = 400  # of one statement
+_FULL = (
+    "SELECT i.key, i.doc, i.republish_attempts, i.due_us, i.source, i.timestamp, CASE"
+    " WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL) THEN 'outbox'"
+    " WHEN EXISTS (SELECT 1 FROM queue q INDEXED BY queue_of WHERE q.topic = ?1 AND q.key = i.key"
+    " AND (?2 = '' OR q.grp = ?2)) THEN 'queue' ELSE '' END"
+    " FROM items i WHERE i.key IN ({marks}) AND i.status = 'pending' AND i.sentiment IS NULL"
+)
 _OPEN = "status IN ('pending', 'failed', 'quarantined')"
 
 
@@ -63,19 +71,18 @@ class LocalItems:
         return [StaleItem(k, d, n) for k, d, n in rows]
 
     def full_items(self, keys: Iterable[str], group: str = "") -> list[Json]:
-        found = []
-        for key in keys:
-            rows = self.db.execute(
-                "SELECT doc, status, sentiment, republish_attempts, due_us, source, timestamp FROM items WHERE key = ?",
-                (key,),
-            )
-            if rows and rows[0][1] == PENDING and rows[0][2] is None:
-                doc, status, _, attempts, due, source, timestamp = rows[0]
-                found.append({
-                    "key": key, "source": source, "timestamp": timestamp, "doc": json.loads(doc), "status": status,
-                    "republish_attempts": attempts, "due_us": due, "held_up": self.held_up(key, group),
-                })  # fmt: skip
-        return found
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Json] = {}
+        for at in range(0, len(wanted), _KEYS):
+            part = wanted[at : at + _KEYS]
+            sql = _FULL.format(marks=", ".join("?" * len(part)))  # only the number of marks is put in
+            rows = self.db.execute(sql, (f"{self.pipeline}.items", group, *part))
+            for key, doc, attempts, due, source, timestamp, held_up in rows:
+                found[key] = {
+                    "key": key, "source": source, "timestamp": timestamp, "doc": json.loads(doc), "status": PENDING,
+                    "republish_attempts": attempts, "due_us": due, "held_up": held_up,
+                }  # fmt: skip
+        return [found[key] for key in wanted if key in found]
 
     def held_up(self, key: str, group: str = "", tx: Transaction | None = None) -> str:
         """Where an item's announcement is, or an empty text: "outbox" (not sent), "queue" (not acknowledged)."""

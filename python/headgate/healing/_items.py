@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import InvalidInputError
@@ -10,7 +11,7 @@ from headgate.healing._sweeper import MOVED, After, Stuck
 from headgate.items import mark_announcement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from headgate.ports import Clock, HealingTable, Json
 
@@ -19,7 +20,7 @@ class ItemKind:
     """Items that are pending for longer than the threshold since they were ingested or last announced.
 
     Args:
-        table: the items.
+        table: the items, a `HealingTable`.
         topic: where announcements go.
         announce: item (as `HealingTable.full_items` gives it) -> body.
         clock: of the marks.
@@ -33,11 +34,12 @@ class ItemKind:
     name = "item"
 
     def __init__(
-        self, table: HealingTable, topic: str, announce: Callable[[Json], Json], clock: Clock, *, pipeline: str = "",
+        self, table: Any, topic: str, announce: Callable[[Json], Json], clock: Clock, *, pipeline: str = "",
         model_version: str = "", group: str = "",
         evidence: Callable[[Mapping[str, Json]], Mapping[str, str]] | None = None,
     ) -> None:  # fmt: skip
-        self._table = table
+        self._table: HealingTable = table
+        self._store: Any = table
         self._topic = topic
         self._announce = announce
         self._clock = clock
@@ -45,6 +47,7 @@ class ItemKind:
         self._model_version = model_version
         self._group = group
         self._evidence = evidence
+        self._bodies: dict[str, Json | Exception] = {}  # of the page that is being dealt with
 
     def find(self, before_us: int, limit: int, after: After | None) -> list[Stuck]:
         stale = self._table.stale_pending(before_us, limit, after)
@@ -62,8 +65,29 @@ class ItemKind:
         return found
 
     def heal(self, stuck: Stuck, before_us: int) -> bool:
-        body = self.body(stuck.data, stuck.attempts + 1)
+        body = self._bodies.pop(stuck.key, None)
+        if isinstance(body, Exception):
+            raise body
+        if body is None:
+            body = self.body(stuck.data, stuck.attempts + 1)
         return self._table.republish(stuck.key, stuck.attempts, before_us, self._topic, body)
+
+    @contextmanager
+    def together(self, page: Sequence[Stuck]) -> Iterator[None]:
+        """A page's announcements in one commit, on stores that have such; the pipeline makes the bodies before it."""
+        if not getattr(self._store, "atomic", False):
+            yield
+            return
+        for stuck in page:
+            try:
+                self._bodies[stuck.key] = self.body(stuck.data, stuck.attempts + 1)
+            except Exception as error:
+                self._bodies[stuck.key] = error  # that item's own trouble, when its turn comes
+        try:
+            with self._store.transaction():
+                yield
+        finally:
+            self._bodies.clear()
 
     def count_attempt(self, stuck: Stuck, before_us: int) -> bool:
         return self._table.count_attempt(stuck.key, stuck.attempts, before_us)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
@@ -41,7 +42,10 @@ class Stuck:
 
 
 class StuckKind(Protocol):
-    """A kind of thing that can be stuck. Its changes are conditional: of two sweeps that race, one moves a thing."""
+    """A kind of thing that can be stuck. Its changes are conditional: of two sweeps that race, one moves a thing.
+
+    A kind may also have `together(stuck things)`, a context manager around a page's changes: one commit.
+    """
 
     name: str
 
@@ -146,28 +150,60 @@ class Sweeper:
         until: After | None,
     ) -> After | None:  # fmt: skip
         """From a place to the end, or to `until`; where it ran out of time, or None."""
+        probed = False
         while True:
             if end_us is not None and self._clock.mono_us() >= end_us:
                 report.more_remaining = True
                 return after or (-1, "")
-            page = kind.find(before_us, min(_PAGE, rule.batch_size + 1), after)
+            # When the batch is full, one more tells whether more remain.
+            is_full = report.found >= rule.batch_size
+            page = kind.find(before_us, 1 if is_full and not probed else _PAGE, after)
+            probed = is_full
             if not page:
                 return None
+            todo: list[Stuck] = []
+            is_last = False
             for stuck in page:
-                place = (stuck.since_us, stuck.key)
-                if until is not None and place > until:
-                    return None
+                if until is not None and (stuck.since_us, stuck.key) > until:
+                    is_last = True
+                    break
                 if stuck.held_up:
                     report.held_up += stuck.held_up != MOVED
-                elif report.found >= rule.batch_size:
-                    report.more_remaining = True
-                    return None
-                elif end_us is not None and self._clock.mono_us() >= end_us:
-                    report.more_remaining = True
-                    return after or (-1, "")
+                elif report.found + len(todo) >= rule.batch_size:
+                    report.more_remaining = is_last = True
+                    break
                 else:
+                    todo.append(stuck)
+                after_page = (stuck.since_us, stuck.key)
+            left = self._deal_with_all(kind, rule, todo, before_us, end_us, report)
+            if left is not None:
+                report.more_remaining = True
+                # The next sweep begins with it.
+                return _before(left)
+            if is_last:
+                return None
+            after = after_page
+
+    def _deal_with_all(
+        self, kind: StuckKind, rule: Rule, todo: Sequence[Stuck], before_us: int, end_us: int | None, report: KindReport
+    ) -> Stuck | None:  # fmt: skip
+        """In one commit, where the kind has such; the first one that there was no time for."""
+        if not todo:
+            return None
+        together = getattr(kind, "together", None)
+        before = replace(report)
+        try:
+            with nullcontext() if together is None or self._dry_run else together(todo):
+                for stuck in todo:
+                    if end_us is not None and self._clock.mono_us() >= end_us:
+                        return stuck
                     self._deal_with(kind, rule, stuck, before_us, report)
-                after = place
+        except Exception:
+            # The commit failed: nothing of it was done.
+            for field_name in ("found", "healed", "quarantined", "lost_races", "failed"):
+                setattr(report, field_name, getattr(before, field_name))
+            raise
+        return None
 
     def _deal_with(self, kind: StuckKind, rule: Rule, stuck: Stuck, before_us: int, report: KindReport) -> None:
         report.found += 1
@@ -279,6 +315,11 @@ def tracked_page(
                 Stuck(stuck.key, stuck.since_us, count, held_up(stuck) if held_up else stuck.held_up, stuck.data)
             )
     return page
+
+
+def _before(stuck: Stuck) -> After:
+    """The place just before something, so that a search from there begins with it."""
+    return (stuck.since_us - 1, "\U0010ffff")
 
 
 def error_kind(error: BaseException) -> str:
