@@ -175,35 +175,35 @@ class Sweeper:
                 else:
                     todo.append(stuck)
                 after_page = (stuck.since_us, stuck.key)
-            left = self._deal_with_all(kind, rule, todo, before_us, end_us, report)
-            if left is not None:
+            dealt = self._deal_with_all(kind, rule, todo, before_us, end_us, report)
+            if dealt < len(todo):
                 report.more_remaining = True
-                # The next sweep begins with it.
-                return _before(left)
+                # The next sweep begins with the first one that there was no time for.
+                return (todo[dealt - 1].since_us, todo[dealt - 1].key) if dealt else after or (-1, "")
             if is_last:
                 return None
             after = after_page
 
     def _deal_with_all(
         self, kind: StuckKind, rule: Rule, todo: Sequence[Stuck], before_us: int, end_us: int | None, report: KindReport
-    ) -> Stuck | None:  # fmt: skip
-        """In one commit, where the kind has such; the first one that there was no time for."""
+    ) -> int:  # fmt: skip
+        """In one commit, where the kind has such; how many there was time for."""
         if not todo:
-            return None
+            return 0
         together = getattr(kind, "together", None)
         before = replace(report)
         try:
             with nullcontext() if together is None or self._dry_run else together(todo):
-                for stuck in todo:
+                for at, stuck in enumerate(todo):
                     if end_us is not None and self._clock.mono_us() >= end_us:
-                        return stuck
+                        return at
                     self._deal_with(kind, rule, stuck, before_us, report)
         except Exception:
             # The commit failed: nothing of it was done.
             for field_name in ("found", "healed", "quarantined", "lost_races", "failed"):
                 setattr(report, field_name, getattr(before, field_name))
             raise
-        return None
+        return len(todo)
 
     def _deal_with(self, kind: StuckKind, rule: Rule, stuck: Stuck, before_us: int, report: KindReport) -> None:
         report.found += 1
@@ -315,11 +315,6 @@ def tracked_page(
                 Stuck(stuck.key, stuck.since_us, count, held_up(stuck) if held_up else stuck.held_up, stuck.data)
             )
     return page
-
-
-def _before(stuck: Stuck) -> After:
-    """The place just before something, so that a search from there begins with it."""
-    return (stuck.since_us - 1, "\U0010ffff")
 
 
 def error_kind(error: BaseException) -> str:
