@@ -74,24 +74,53 @@ def drop_the_token_check(sim, parts):
 
 
 def mark_before_the_effect(sim, parts):
-    def run(body, claim, acknowledge):
+    def run(delivery, body, claim, acknowledge):
         given = parts.worker.consumer.prepare(body)
         parts.ledger.complete(claim)
         with parts.database.transaction() as tx:
             parts.worker.consumer.handler(given, tx)
+            parts.store.end_item(body["key"], "done", tx=tx)
             acknowledge(tx)
+        return Outcome.HANDLED
 
     parts.worker._processor._run = run
 
 
 def effect_outside_the_commit(sim, parts):
-    def run(body, claim, acknowledge):
+    def run(delivery, body, claim, acknowledge):
         given = parts.worker.consumer.prepare(body)
         with parts.database.transaction() as tx:
             parts.worker.consumer.handler(given, tx)
         with parts.database.transaction() as tx:
+            parts.store.end_item(body["key"], "done", tx=tx)
             acknowledge(tx)
             parts.ledger.complete(claim)
+        return Outcome.HANDLED
+
+    parts.worker._processor._run = run
+
+
+def heals_without_evidence(sim, parts):
+    real = parts.store.full_items
+    parts.store.full_items = lambda keys, group="": [{**item, "held_up": ""} for item in real(keys, group)]
+
+
+def identity_with_the_mark(sim, parts):
+    from headgate import event_id
+
+    for worker in (parts.worker, parts.mirror, parts.far):
+        object.__setattr__(worker.consumer, "key", event_id)
+
+
+def item_ends_outside_the_commit(sim, parts):
+    def run(delivery, body, claim, acknowledge):
+        given = parts.worker.consumer.prepare(body)
+        with parts.database.transaction() as tx:
+            parts.worker.consumer.handler(given, tx)
+            acknowledge(tx)
+            parts.ledger.complete(claim)
+        parts.store.end_item(body["key"], "done")
+        return Outcome.HANDLED
 
     parts.worker._processor._run = run
 
@@ -332,7 +361,8 @@ MUTANTS = [
     announce_in_a_commit_of_its_own, forget_done_keys, lose_dead_letters, double_dead_letters, commit_what_failed,
     acknowledge_what_failed, announced_whatever_the_service_says, deleted_on_receipt, in_progress_taken_for_done,
     stages_that_never_fail, bodies_that_are_not_kept, tables_without_fsync, commits_without_condition,
-    every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
+    every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own, heals_without_evidence,
+    identity_with_the_mark, item_ends_outside_the_commit,
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from headgate.backends.publish import RoutedPublisher, SqsPublisher
 from headgate.consume import Consumer, SqsWorker, Worker
 from headgate.idempotency import Ledger
 from headgate.intake import AlertRules, Collector, Intake, Normalised, Pipeline, Reject
+from headgate.items import LifeCycle
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
 from headgate.resilience import RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.testing.simulation._broker import FarLedger, SimTopic
@@ -95,7 +96,8 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     publishers = [SqsPublisher(queue.client(world.network, name), "q") for queue in world.queues.values()]
     alerts = SqsPublisher(world.alerts.client(world.network, name), "q")
     return Parts(
-        files, objects, database, store, ledger, intake, Worker(effects, store, ledger, world.clock),
+        files, objects, database, store, ledger, intake,
+        Worker(effects, store, ledger, world.clock, items=LifeCycle(store)),
         _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, TOPIC), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
@@ -188,7 +190,8 @@ def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) 
 
 
 def _consumer(name: str, handler: Any, **options: Any) -> Consumer:
-    return Consumer(name, TOPIC, handler, lambda body: str(body["key"]), LEASE_S, MAX_ATTEMPTS, **options)
+    # Without a key: an announcement is known by its item.
+    return Consumer(name, TOPIC, handler, None, LEASE_S, MAX_ATTEMPTS, **options)
 
 
 def _still(ledger: Ledger) -> Ledger:
