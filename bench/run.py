@@ -416,6 +416,7 @@ def _fresh(folder: Path, n: int) -> Path:
 
 def main() -> None:
     import checkpoints  # beside this file; they need Row from here
+    import healing
     import market
 
     sys.modules.setdefault("run", sys.modules[__name__])
@@ -423,7 +424,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
     parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta", "failover", "collect",
-             "workflows")  # fmt: skip
+             "workflows", "healing")  # fmt: skip
     parser.add_argument("--only", choices=parts, help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
@@ -447,6 +448,7 @@ def main() -> None:
         "collect": lambda folder, _: market.collection_rows(folder, few, small * 2),
         "workflows": lambda folder, _: workflow_rows(folder),
         "delta": lambda folder, _: checkpoints.delta_rows(folder, few, events[-1]),
+        "healing": lambda folder, _: healing.healing_rows(folder),
     }
     rows: list[Row] = []
     for name in [options.only] if options.only else parts:

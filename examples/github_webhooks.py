@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from headgate import Pipeline, Reject, event_id, export_items, open_intake
 from headgate.checkpoint import Checkpoint, update
 from headgate.checkpoint.schema import JsonValue, Timestamp, compile_model
+from headgate.consume import Consumer
 from headgate.intake import Normalised
+from headgate.wiring import consume_items
 
 
 class Webhook(BaseModel):
@@ -49,11 +51,19 @@ PIPELINE = Pipeline(
     announce=lambda item: {"key": item.key, "repository": item.doc["repository"]},
 )
 
+
+def count(body, tx):  # the effect; the commit that holds it ends the item as "done"
+    tx.execute("CREATE TABLE IF NOT EXISTS seen (repository)")
+    tx.execute("INSERT INTO seen VALUES (?)", (body["repository"],))
+
+
 if __name__ == "__main__":
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     intake = open_intake(PIPELINE, out)
     fates = [intake.accept("github", path.read_bytes()) for path in sorted(source.rglob("*.json"))]
     print({name: sum(getattr(f, name) for f in fates) for name in ("taken", "stored", "duplicates", "dead_letters")})
+    handled = consume_items(intake, Consumer("counter", PIPELINE.topic, count)).handled
+    print(handled, "handled; items:", intake.store.status_counts())
     export_items(intake.store, out / "export")
     run = update(out / "export", out / "webhooks.parquet", schema=Webhook, settle_s=0)
     print(run.rows_total, "rows;", Checkpoint.read(run.target).count_by("action")[:3])

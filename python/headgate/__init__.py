@@ -34,7 +34,7 @@ _EXPORTS = {
 }
 _SUBMODULES = (
     "backends", "checkpoint", "cli", "config", "consume", "errors", "handlers", "healing", "idempotency", "identity",
-    "inbox", "intake", "ops", "pipelines", "ports", "resilience", "serve", "testing", "wiring", "workflow",
+    "inbox", "intake", "items", "ops", "pipelines", "ports", "resilience", "serve", "testing", "wiring", "workflow",
 )  # fmt: skip
 
 __version__ = "0.1.0"

@@ -24,6 +24,8 @@ CALENDARS = {
     "nyse": "headgate.pipelines.market.calendar:MarketCalendar",
     "always": "headgate.intake:AlwaysOpen",
 }
+# what a sweep of a table that is not headgate's own sends -> module:function(item, key names, model version)
+MESSAGES = {"analysis": "headgate.pipelines.market.requests:analysis_body"}
 PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 
 

@@ -111,6 +111,7 @@ class Collection:
     """What to ask for."""
 
     pipeline: str = _text("market", "a shipped pipeline, or module:NAME of your own")
+    finished_by: str = _text("", "the consumer that finishes items; empty: the pipeline's own, or the topic's only one")
     tickers: list[str] = field(default_factory=lambda: ["AAPL", "MSFT", "GOOGL"], metadata={"doc": "symbols"})
     lookback_days: int = _number(7, 1, 30, "days")
     calendar: str = _choice("nyse", ("nyse", "always"), "when scheduled collections run")
@@ -165,6 +166,12 @@ class Healing:
     threshold_hours: float = _number(1, 0, 720, "pending for longer than this, and the cooldown between announcements")
     batch_size: int = _number(100, 1, 10_000, "announcements per sweep")
     max_attempts: int = _number(5, 1, 100, "then the item is quarantined")
+    budget_s: float = _number(20, 0.1, 3600, "a sweep ends after so long, and the next one goes on there, seconds")
+    outbox_hours: float = _number(1, 0, 720, "announcements that are not sent for longer are reported, and sent")
+    upload_hours: float = _number(1, 0, 720, "uploaded files without an outcome for longer are worked on again")
+    claim_hours: float = _number(1, 0, 720, "claims whose lease ended so long ago, and whose message is gone")
+    workflow_hours: float = _number(6, 0, 720, "executions that have not moved for longer are resumed")
+    kinds: list[str] = field(default_factory=list, metadata={"doc": "module:function(app) -> a StuckKind of your own"})
 
 
 @dataclass

@@ -319,16 +319,55 @@ class StaleItem:
     attempts: int
 
 
+class ItemLives(Protocol):
+    """What the consumer that finishes items needs of an item store."""
+
+    def item_status(self, key: str, tx: Transaction | None = None) -> str | None:
+        """An item's status, or None: there is no such item."""
+        ...
+
+    def end_item(
+        self, key: str, status: str, reason: str = "", values: Mapping[str, Any] | None = None,
+        tx: Transaction | None = None,
+    ) -> bool:  # fmt: skip
+        """Give an item that is pending, failed or quarantined its final status; whether it was one of these.
+
+        One commit, or one conditional write; with `tx` a part of that transaction.
+        """
+        ...
+
+
 class HealingTable(Protocol):
     """What the sweep needs of an item store."""
 
     def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]: ...
-    def full_items(self, keys: Iterable[str]) -> list[Json]:
-        """Of the keys that are still pending: key, source, timestamp, doc, status, republish_attempts, due_us."""
+    def full_items(self, keys: Iterable[str], group: str = "") -> list[Json]:
+        """Of the keys that are still pending: key, source, timestamp, doc, status, republish_attempts, due_us, and
+        held_up: "outbox" or "queue" where its announcement is still on its way, otherwise an empty text.
+
+        Args:
+            keys: which items.
+            group: the consumer group that finishes them: only its messages count; empty: any group's.
+        """
+        ...
+
+    def count_attempt(self, key: str, attempts: int, before_us: int) -> bool:
+        """Use up an attempt without an announcement, under the conditions of `republish`."""
         ...
 
     def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
         """Announce again, if the item is still pending, due by `before_us`, and has this attempt count."""
         ...
 
-    def quarantine(self, key: str, attempts: int) -> bool: ...
+    def quarantine(self, key: str, attempts: int, reason: str = "") -> bool: ...
+    def stuck_items(self, limit: int = 1_000) -> list[Json]:
+        """Items that nothing sends again by itself: key, source, status, reason, ended_us, republish_attempts."""
+        ...
+
+    def release_items(self, keys: Sequence[str] | None = None) -> int:
+        """Make quarantined and failed items pending and due again; how many.
+
+        Args:
+            keys: which; None: all of the pipeline.
+        """
+        ...

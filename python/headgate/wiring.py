@@ -16,9 +16,8 @@ from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
 from headgate.checkpoint._places import is_remote, local_path
 from headgate.checkpoint._run import Mode
-from headgate.consume import Consumer, KafkaWorker, SqsWorker, Worker
+from headgate.consume import Consumer, ConsumeResult, KafkaWorker, SqsWorker, Worker
 from headgate.errors import ConfigError, Kind
-from headgate.healing import SelfHealingResult, run_self_healing_check
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
 from headgate.intake import (
@@ -32,8 +31,8 @@ from headgate.intake import (
     check_freshness,
     replay,
 )
+from headgate.items import LifeCycle
 from headgate.ops import MemoryMetrics
-from headgate.ports import Item
 from headgate.resilience import (
     BreakerDefaults,
     CircuitBreakerManager,
@@ -42,6 +41,7 @@ from headgate.resilience import (
     find_ca_file,
     make_tracker,
 )
+from headgate.wiring_healing import HealingParts
 from headgate.workflow import (
     Execution,
     LocalRunner,
@@ -65,7 +65,7 @@ _UNSENT_US = 15_000_000  # between two counts of what waits in the outbox
 
 
 @dataclass
-class App:
+class App(HealingParts):
     """Everything that one configuration describes, opened on first use."""
 
     config: Config
@@ -259,6 +259,25 @@ class App:
             self._unsent_due_us = now + _UNSENT_US
             self.metrics.gauge("headgate_outbox_unsent", self.store.unsent_count())
 
+    def consumer(self, name: str) -> Consumer:
+        """A configured consumer, without its transport.
+
+        Raises:
+            ConfigError: its handler, or its key, payload or serializer function, cannot be imported.
+        """
+        where, c = f"consumers.{name}", self.config.consumers[name]
+        key, payload, serializer = (
+            self._resolve(f"{where}.{option}", getattr(c, option)) if getattr(c, option) else None
+            for option in ("key", "payload", "serializer")
+        )
+        handler = self._resolve(f"{where}.handler", c.handler)
+        return Consumer(
+            name, c.topic, handler, key, c.lease_s, c.max_attempts, c.namespace, cast("Effects", c.effects),
+            cast("OnUnavailable", c.on_unavailable), c.max_message_bytes, event_type=c.event_type or None,
+            payload=payload, tombstones=cast("Tombstones", c.tombstones), unavailable_limit_s=c.unavailable_limit_s,
+            backoff_base_s=c.backoff_base_s, backoff_cap_s=c.backoff_cap_s, serializer=serializer,
+        )  # fmt: skip
+
     def worker(self, name: str) -> Any:
         """A worker for a configured consumer: `Worker`, `KafkaWorker` or `SqsWorker`, by its queue.
 
@@ -271,17 +290,7 @@ class App:
             message = f"{where}: there is no such consumer; expected one of: {known}"
             raise ConfigError(message)
         c = self.config.consumers[name]
-        key, payload, serializer = (
-            self._resolve(f"{where}.{option}", getattr(c, option)) if getattr(c, option) else None
-            for option in ("key", "payload", "serializer")
-        )
-        handler = self._resolve(f"{where}.handler", c.handler)
-        consumer = Consumer(
-            name, c.topic, handler, key, c.lease_s, c.max_attempts, c.namespace, cast("Effects", c.effects),
-            cast("OnUnavailable", c.on_unavailable), c.max_message_bytes, event_type=c.event_type or None,
-            payload=payload, tombstones=cast("Tombstones", c.tombstones), unavailable_limit_s=c.unavailable_limit_s,
-            backoff_base_s=c.backoff_base_s, backoff_cap_s=c.backoff_cap_s, serializer=serializer,
-        )  # fmt: skip
+        consumer = self.consumer(name)
         if not c.queue:
             if self.ledger.database is None:
                 message = (
@@ -289,12 +298,13 @@ class App:
                     "empty)"
                 )
                 raise ConfigError(message)
-            return Worker(consumer, self.store, self.ledger, self.clock, self.metrics)
+            return Worker(consumer, self.store, self.ledger, self.clock, self.metrics, self.life_cycle(name))
         scheme, place, options = split_url(c.queue)
         if scheme == "kafka":
             return KafkaWorker(
                 consumer, self.ledger, self.clock, {"bootstrap.servers": place.strip("/"), **options},
                 concurrency=c.concurrency, dead_letter_topic=c.dead_letters or None, metrics=self.metrics,
+                items=self.life_cycle(name),
             )  # fmt: skip
         if scheme == "sqs":
             from headgate.backends.publish import sqs_client
@@ -302,25 +312,9 @@ class App:
             client, url = sqs_client(place, options)
             return SqsWorker(
                 consumer, self.ledger, self.clock, client, url, dead_letter_url=c.dead_letters or None,
-                concurrency=c.concurrency, metrics=self.metrics,
+                concurrency=c.concurrency, metrics=self.metrics, items=self.life_cycle(name),
             )  # fmt: skip
         raise _scheme(f"{where}.queue", c.queue, "kafka://host:port, sqs://queue-url, or nothing")
-
-    def heal(self) -> SelfHealingResult:
-        """One sweep."""
-        h = self.config.healing
-        if not h.enabled:
-            return SelfHealingResult()
-        pipeline = self.pipeline
-
-        def announce(item: Json) -> Json:
-            accepted = Item(item["key"], pipeline.name, item["source"], item["timestamp"], item["doc"])
-            return dict(pipeline.announce(accepted))
-
-        return run_self_healing_check(
-            self.store, pipeline.topic, pipeline.model_version, announce=announce, threshold_hours=h.threshold_hours,
-            batch_size=h.batch_size, max_attempts=h.max_attempts, clock=self.clock,
-        )  # fmt: skip
 
     @property
     def retention(self) -> Retention:
@@ -472,6 +466,27 @@ def open_intake(pipeline: Pipeline, folder: str | os.PathLike[str]) -> Intake:
     clock = core.SystemClock()
     store = LocalStore(LocalDatabase(os.path.join(root, "headgate.db")), clock, pipeline.name)
     return Intake(pipeline, store, objects, clock)
+
+
+def consume_items(intake: Intake, consumer: Consumer) -> ConsumeResult:
+    """Deliver the announcements of an intake of `open_intake` to a consumer, and let it handle and finish the items.
+
+    Effect, completion and the item's end are one commit. What fails or is held by another worker stays in the queue.
+
+    Args:
+        intake: on the embedded backends.
+        consumer: of the pipeline's topic.
+
+    Raises:
+        ConfigError: the consumer listens to another topic.
+    """
+    store: Any = intake.store
+    if consumer.topic != intake.pipeline.topic:
+        message = f"consumer {consumer.name}: listens to {consumer.topic}; expected {intake.pipeline.topic}"
+        raise ConfigError(message)
+    store.relay_outbox({consumer.topic: [consumer.name]})
+    ledger = Ledger.on_database(store.db, clock=intake.clock)
+    return Worker(consumer, store, ledger, intake.clock, items=LifeCycle(store)).drain()
 
 
 def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:

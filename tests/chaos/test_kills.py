@@ -154,7 +154,7 @@ def test_a_sweep_killed_in_the_middle_sends_each_item_once(world):
     process = headgate(folder, "heal", faults="healing.before_item:kill:12")
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert store.count("SELECT count(*) FROM outbox") == 11
+    assert store.count("SELECT count(*) FROM outbox") == 0  # a page of a sweep is one commit
     store.db.execute("UPDATE items SET due_us = due_us + 3600000000 WHERE republish_attempts = 1")
     finished(headgate(folder, "heal"))
     assert store.count("SELECT count(*) FROM outbox") == 30

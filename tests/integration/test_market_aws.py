@@ -14,6 +14,7 @@ import requests
 from headgate.backends.dynamodb_items import create_items_table
 from headgate.errors import AccessError, ConfigError
 from headgate.handlers import handle_scheduled_collection
+from headgate.handlers import heal as handlers_heal
 from headgate.testing.feed import Feed, WrittenData
 
 CONFIG = """
@@ -140,13 +141,110 @@ def test_a_closed_market_is_left_alone_once_there_is_data(aws, feed):
     first = handle_scheduled_collection(at(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
     assert first["body"]["new_items"] > 0  # never collected: now, whatever the hour
     asked = len(feed.requests)
-    assert handle_scheduled_collection(CLOSED) == {
-        "statusCode": 200,
-        "body": {"skipped": "market_closed", "new_items": 0},
-    }
+    closed = handle_scheduled_collection(CLOSED)
+    swept = closed["body"].pop("self_healing")
+    assert closed == {"statusCode": 200, "body": {"skipped": "market_closed", "new_items": 0}}
+    assert (swept["items_found"], swept["items_republished"], "errors" in swept) == (0, 0, False)
     assert len(feed.requests) == asked
     assert handle_scheduled_collection({"source": "manual"})["body"]["trigger_type"] == "manual"
-    assert handle_scheduled_collection(at("yesterday"))["statusCode"] == 400
+    bad = handle_scheduled_collection(at("yesterday"))
+    assert (bad["statusCode"], bad["self_healing"]["items_found"]) == (400, 0)
+
+
+class Context:
+    """Lambda's, with so much time left."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def get_remaining_time_in_millis(self):
+        return int(self.seconds * 1000)
+
+
+def metrics_of(out):
+    """Name -> (value, unit, Environment) of the sweep's metrics in EMF lines."""
+    found = {}
+    for line in out.getvalue().splitlines():
+        doc = json.loads(line)
+        for group in doc.get("_aws", {}).get("CloudWatchMetrics", ()):
+            if group["Namespace"] == "SentimentAnalyzer":
+                assert group["Dimensions"] == [["Environment"]] or "Environment" in group["Dimensions"][0]
+                for m in group["Metrics"]:
+                    value = doc[m["Name"]]
+                    found[m["Name"]] = (value[0] if isinstance(value, list) else value, m["Unit"], doc["Environment"])
+    return found
+
+
+def test_every_way_out_sweeps_with_its_metrics(aws, feed, monkeypatch):
+    """Closed, without tickers, with a bad event, with all sources down, and as its own function."""
+    monkeypatch.setenv("ENVIRONMENT", "preprod")
+    monkeypatch.setenv("SELF_HEALING_THRESHOLD_HOURS", "0.0000001")
+    first = handle_scheduled_collection(OPEN, Context(30))["body"]
+    stored = first["new_items"]
+    assert len(aws("news")) >= stored
+    dynamo = boto3.Session().client("dynamodb")
+    units = {
+        "SelfHealingItemsFound": "Count", "SelfHealingItemsRepublished": "Count", "SelfHealingItemsQuarantined": "Count",
+        "SelfHealingExecutionTime": "Milliseconds", "SelfHealingErrors": "Count",
+    }  # fmt: skip
+
+    def answer(event, context, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        out = io.StringIO()
+        with redirect_stdout(out):
+            given = handle_scheduled_collection(event, context)
+        for name in environment:
+            monkeypatch.delenv(name)
+        found = metrics_of(out)
+        assert {name: unit for name, (_, unit, _) in found.items()} == units
+        assert {where for _, _, where in found.values()} == {"preprod"}
+        return given, found
+
+    closed, found = answer(CLOSED, Context(30))
+    assert (closed["body"]["skipped"], found["SelfHealingItemsRepublished"][0]) == ("market_closed", stored)
+    assert closed["body"]["self_healing"]["notified"] == stored
+    none, _ = answer(OPEN, Context(30), HEADGATE__COLLECTION__TICKERS="")
+    assert none["body"]["skipped"] == "no_tickers"
+    bad, _ = answer(at("yesterday"), None)
+    assert bad["statusCode"] == 400
+    for name in ("tiingo", "finnhub"):
+        feed.set_mode(name, "error:0")
+    down, found = answer(OPEN, Context(30))
+    assert (down["statusCode"], "self_healing" in down["body"]) == (207, True)
+    assert found["SelfHealingItemsFound"][0] == stored
+    monkeypatch.setattr("headgate.wiring.App.collect", lambda self: 1 / 0)
+    out = io.StringIO()
+    with redirect_stdout(out), pytest.raises(ZeroDivisionError):
+        handle_scheduled_collection(OPEN, Context(30))
+    assert set(metrics_of(out)) == set(units)
+    swept = handlers_heal({}, Context(0.1))
+    assert swept["statusCode"] == 200
+    off, found = answer(CLOSED, Context(30), SELF_HEALING_ENABLED="false")
+    assert (off["body"]["self_healing"]["items_found"], found["SelfHealingItemsFound"][0]) == (0, 0)
+    assert dynamo.describe_table(TableName="sentiment-analyzer-test")
+
+
+def test_a_sweep_that_fails_leaves_the_collection_as_it_was(aws, feed, monkeypatch):
+    monkeypatch.setattr("headgate.backends.dynamodb_items.DynamoStore.stale_pending", lambda *_: 1 / 0)
+    given = handle_scheduled_collection(OPEN)
+    assert (given["statusCode"], given["body"]["self_healing"]["errors"]) == (200, ["ZeroDivisionError"])
+
+
+def test_the_commands_work_on_a_table(aws, feed, capsys):
+    from headgate.cli import main
+
+    handle_scheduled_collection(OPEN)
+    for arguments in (["status"], ["heal", "--dry-run"], ["heal", "list"], ["heal"], ["heal", "release", "--all"]):
+        capsys.readouterr()
+        assert main(arguments) == 0, arguments
+    capsys.readouterr()
+    assert main(["reconcile"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"] == []
+    assert main(["status"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown["items"]) == {"pending"}
+    assert shown["outbox_unsent"] == 0
 
 
 def test_three_failures_alert_once_with_attributes(aws, feed):

@@ -73,25 +73,59 @@ def drop_the_token_check(sim, parts):
     parts.ledger.native = Broken(parts.ledger.native, complete=complete)
 
 
+def end_item(parts, body, tx=None):
+    if "event_type" not in body:  # another event about the record is no announcement of it
+        parts.store.end_item(body["key"], "done", tx=tx)
+
+
 def mark_before_the_effect(sim, parts):
-    def run(body, claim, acknowledge):
+    def run(delivery, body, claim, acknowledge):
         given = parts.worker.consumer.prepare(body)
         parts.ledger.complete(claim)
         with parts.database.transaction() as tx:
             parts.worker.consumer.handler(given, tx)
+            end_item(parts, body, tx)
             acknowledge(tx)
+        return Outcome.HANDLED
 
     parts.worker._processor._run = run
 
 
 def effect_outside_the_commit(sim, parts):
-    def run(body, claim, acknowledge):
+    def run(delivery, body, claim, acknowledge):
         given = parts.worker.consumer.prepare(body)
         with parts.database.transaction() as tx:
             parts.worker.consumer.handler(given, tx)
         with parts.database.transaction() as tx:
+            end_item(parts, body, tx)
             acknowledge(tx)
             parts.ledger.complete(claim)
+        return Outcome.HANDLED
+
+    parts.worker._processor._run = run
+
+
+def heals_without_evidence(sim, parts):
+    real = parts.store.full_items
+    parts.store.full_items = lambda keys, group="": [{**item, "held_up": ""} for item in real(keys, group)]
+
+
+def identity_with_the_mark(sim, parts):
+    from headgate import event_id
+
+    for worker in (parts.worker, parts.mirror, parts.far):
+        object.__setattr__(worker.consumer, "key", event_id)
+
+
+def item_ends_outside_the_commit(sim, parts):
+    def run(delivery, body, claim, acknowledge):
+        given = parts.worker.consumer.prepare(body)
+        with parts.database.transaction() as tx:
+            parts.worker.consumer.handler(given, tx)
+            acknowledge(tx)
+            parts.ledger.complete(claim)
+        end_item(parts, body)
+        return Outcome.HANDLED
 
     parts.worker._processor._run = run
 
@@ -375,7 +409,7 @@ MUTANTS = [
     stages_that_never_fail, bodies_that_are_not_kept, tables_without_fsync, commits_without_condition,
     every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
     event_type_dropped_from_the_key, result_refused_after_the_effect, letter_redriven_taken_for_a_duplicate,
-    outbox_head_too_large,
+    outbox_head_too_large, heals_without_evidence, identity_with_the_mark, item_ends_outside_the_commit,
 ]  # fmt: skip
 
 

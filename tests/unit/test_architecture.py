@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "headgate"
 
 # A room may import the rooms named here (and itself); docs/layers.md draws it.
-BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "_registry"}
+BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry"}
 ROOMS: dict[str, set[str]] = {
     "_native": {"_core", "_parquet", "errors"},
     "errors": {"_native"},
@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "_registry": set(),
     "_forks": set(),
     "identity": BASE,
+    "items": {"errors", "ports"},
     "inbox": BASE,
     "resilience": BASE,
     "intake": BASE,
@@ -58,7 +59,7 @@ EXEMPT = {
     ("consume", "backends"),  # one helper: the compact JSON of document columns
     ("workflow", "backends"),  # likewise
 }
-TOP = {"wiring", "handlers", "cli", "__main__", "__init__"}
+TOP = {"wiring", "wiring_healing", "handlers", "cli", "__main__", "__init__"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -19,7 +19,7 @@ def put(store, count, prefix="k"):
 
 def sweep(store, clock, **options):
     return run_self_healing_check(
-        store, "market.items", "v1.0.0", announce=lambda item: {"key": item["key"]}, clock=clock, **options
+        store, None, "market.items", "v1.0.0", announce=lambda item: {"key": item["key"]}, clock=clock, **options
     )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def test_cooldown_then_again_then_quarantine(store, clock):
     for attempt in range(5):
         clock.advance_us(HOUR)
         assert sweep(store, clock).items_republished == 1, attempt
+        store.db.execute("UPDATE outbox SET sent_us = 1")
         assert sweep(store, clock).items_found == 0
     clock.advance_us(HOUR)
     result = sweep(store, clock)

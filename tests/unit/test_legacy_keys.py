@@ -13,6 +13,7 @@ from headgate import Ledger, event_id, idempotent_consumer
 from headgate._core import SystemRandom, memory_ledger
 from headgate.backends.local import LocalDatabase
 from headgate.consume import Consumer, Delivery, Outcome, Processor
+from headgate.items import mark_announcement
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 EVENT = {"event_type": "order.created", "event_id": "made anew", "data": {"n": 1}}
@@ -86,3 +87,15 @@ def test_old_and_new_workers_side_by_side_run_an_event_once(clock):
     charge(EVENT)
     assert old.claim(f"headgate:charge:event:{IDENTITY}").status == "done"
     assert ran == ["new"]
+
+
+def test_an_item_that_was_handled_before_its_announcements_were_marked_stays_handled(tmp_path, clock):
+    announced = {"story": "s1", "n": 1}
+    ledger = earlier_store(tmp_path, clock, f"headgate:billing:market.items:{event_id(announced)}")
+    ran = []
+    processor = Processor(Consumer("billing", "market.items", ran.append, effects="plain"), ledger, clock, None)
+    swept = {**mark_announcement(announced, "k1", "market", 1, "2026-05-01T00:00:00Z"), "republished": True}
+    for body in (mark_announcement(announced, "k1", "market"), swept):
+        delivery = Delivery("market.items", json.dumps(body).encode(), source={"message_id": json.dumps(body)})
+        assert processor.process(delivery).outcome is Outcome.DUPLICATE
+    assert ran == []

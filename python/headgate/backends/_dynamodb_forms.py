@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headgate.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from headgate.ports import Json
 
@@ -23,15 +25,24 @@ def assignments(values: Json, form: str = "{value}") -> tuple[str, Json, Json]:
 
 
 def encoded(doc: Json) -> Json:
-    """The service's own form of texts, integers and lists of texts: all that is kept outside JSON texts."""
+    """The service's own form of texts, numbers, truth values and lists of texts: all that is kept outside JSON texts.
+
+    Raises:
+        InvalidInputError: a value of another kind.
+    """
     out: Json = {}
     for name, value in doc.items():
         if isinstance(value, str):
             out[name] = {"S": value}
         elif isinstance(value, list):
             out[name] = {"L": [{"S": v} for v in value]}
-        else:
+        elif isinstance(value, bool):
+            out[name] = {"BOOL": value}
+        elif isinstance(value, int | float):
             out[name] = {"N": str(value)}
+        else:
+            message = f"{name.lstrip(':')}: expected a text, a number, a truth value or a list of texts, got a "
+            raise InvalidInputError(message + type(value).__name__)
     return out
 
 
@@ -42,5 +53,5 @@ def decoded(item: Json) -> Json:
             number = typed["N"]
             out[name] = int(number) if number.lstrip("-").isdigit() else float(number)
         else:
-            out[name] = [v["S"] for v in typed["L"]] if "L" in typed else typed.get("S")
+            out[name] = [v["S"] for v in typed["L"]] if "L" in typed else typed.get("S", typed.get("BOOL"))
     return out

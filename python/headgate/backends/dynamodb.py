@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _THREADS = 16
 _MAX_WRITES = 99  # TransactWriteItems takes 100 actions; one is the completion
+_BATCH_GET = 100
+_TRIES = 8  # of what a batch left unprocessed
 _STORAGE = "v1:"
 _DIGESTED = "v1#"  # no literal key begins so
 _LONGEST_KEY = 2_048  # bytes of a partition key
@@ -210,6 +212,32 @@ class DynamoLedger:
             {":until": {"N": str(until)}, **self._expiry(lease_us)},
         )  # fmt: skip
         return until
+
+    def running(self, keys: Sequence[str]) -> set[str]:
+        """Which of these keys are claimed by somebody whose lease has not ended; BatchGetItem, a hundred keys each."""
+        now, found = self._clock.now_us(), set()
+        for at in range(0, len(keys), _BATCH_GET):
+            request: dict[str, Any] = {
+                self._table: {
+                    "Keys": [self._key(key) for key in keys[at : at + _BATCH_GET]], "ConsistentRead": True,
+                    "ProjectionExpression": "pk, #s, #u", "ExpressionAttributeNames": {"#s": "state", "#u": "until"},
+                }
+            }  # fmt: skip
+            for _ in range(_TRIES):
+                try:
+                    answer = self._client.batch_get_item(RequestItems=request)
+                except Exception as error:
+                    raise _translated(error) from None
+                for item in answer.get("Responses", {}).get(self._table, ()):
+                    if _text(item, "state") == "o" and _number(item, "until") > now:
+                        found.add(_text(item, "pk").removeprefix(_STORAGE))
+                request = answer.get("UnprocessedKeys") or {}
+                if not request:
+                    break
+            else:
+                message = "DynamoDB left keys unprocessed"
+                raise TransientError(message, Kind.BUSY)
+        return found
 
     def prune(self) -> int:
         return 0  # DynamoDB expires items itself, by `ttl`

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,14 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.backends._dynamodb_forms import assignments, decoded, encoded, expiry
 from headgate.backends.dynamodb import _code, _translated, connect
+from headgate.backends.dynamodb_healing import STATUS_KEYS, DynamoItems
 from headgate.backends.dynamodb_outbox import DynamoOutbox
 from headgate.backends.local import dumps
 from headgate.errors import Kind, TransientError
-from headgate.ports import Item, Json, StaleItem, Stored
+from headgate.ports import Item, Json, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from headgate.ports import Clock, Metrics
 
@@ -73,8 +75,8 @@ def _schema(key: str, order: str) -> list[dict[str, str]]:
     return [{"AttributeName": key, "KeyType": "HASH"}, {"AttributeName": order, "KeyType": "RANGE"}]
 
 
-class DynamoStore(DynamoOutbox):
-    """Implements ItemStore, StateStore, SharedStateStore and HealingTable.
+class DynamoStore(DynamoItems, DynamoOutbox):
+    """Implements ItemStore, ItemLives, StateStore, SharedStateStore and HealingTable.
 
     Args:
         client: a boto3 DynamoDB client; several threads use it.
@@ -270,56 +272,14 @@ class DynamoStore(DynamoOutbox):
             return self.load_state(name) == doc  # ours, when only the answer was lost
         return True
 
-    # --- healing
-
-    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
-        due, key = after or (-1, "")
-        found: list[StaleItem] = []
-        for page in self._pages("pending", until=before_us, since=max(0, due)):
-            found += [StaleItem(i["key"], i["due"], i["republish_attempts"]) for i in page]
-            found = sorted((s for s in found if (s.due_us, s.key) > (due, key)), key=lambda s: (s.due_us, s.key))
-            # The index orders by time alone: a tie at the border may go on in the next page.
-            if len(found) > limit and found[limit - 1].due_us < found[-1].due_us:
-                break
-        return found[:limit]
-
-    def full_items(self, keys: Iterable[str]) -> list[Json]:
-        return [
-            {"key": i["key"], "source": i["source"], "timestamp": i["timestamp"], "doc": json.loads(i["doc"]),
-             "status": i["status"], "republish_attempts": i["republish_attempts"], "due_us": i["due"]}
-            for i in self._threads.map(self._get_item, keys)
-            if i and i["status"] == "pending"
-        ]  # fmt: skip
-
-    def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
-        now = self.clock.now_us()
-        values = {
-            "due": now, "last_republished_at": core.format_timestamp(now), "republish_attempts": attempts + 1,
-            **self._unsent(topic, key, body, now),
-        }  # fmt: skip
-        sets, names, given = assignments(values)
-        return bool(
-            self._update(
-                self._item_key(key), f"SET {sets}",
-                "#s = :pending AND #n = :attempts AND #due <= :before",
-                {**names, "#s": "status", "#n": "republish_attempts", "#due": "due"},
-                {":pending": "pending", ":attempts": attempts, ":before": before_us, **given},
-            )
-        )  # fmt: skip
-
-    def quarantine(self, key: str, attempts: int) -> bool:
-        return bool(
-            self._update(
-                self._item_key(key), "SET #s = :q, #k = :k", "#s = :pending AND #n = :attempts",
-                {"#s": "status", "#k": "status_key", "#n": "republish_attempts"},
-                {":q": "quarantined", ":k": self._status_key("quarantined"), ":pending": "pending",
-                 ":attempts": attempts},
-            )
-        )  # fmt: skip
+    # --- counts
 
     def status_counts(self) -> dict[str, int]:
-        counts = {s: len(self._by_status(s, None)) for s in ("analyzed", "pending", "quarantined")}
-        return {status: n for status, n in counts.items() if n}
+        counts: Counter[str] = Counter()
+        for word in (*STATUS_KEYS, "analyzed"):
+            for page in self._pages(word):
+                counts.update(item["status"] for item in page)
+        return dict(sorted(counts.items()))
 
     # --- parts
 

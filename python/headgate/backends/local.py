@@ -11,11 +11,13 @@ import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._forks import watch
 from headgate._native import core
 from headgate.backends._local_messages import LocalMessages
+from headgate.backends.local_items import LocalItems
+from headgate.backends.local_letters import LocalLetters
 from headgate.identity import compact_json, document_text
-from headgate.ports import Item, Json, StaleItem, Stored
+from headgate.ports import Item, Json, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from headgate.ports import Clock, Metrics, Transaction
 
@@ -68,8 +70,8 @@ class LocalDatabase:
             self.native.close()
 
 
-class LocalStore(LocalMessages):
-    """Implements ItemStore, Queue, StateStore and HealingTable on a `LocalDatabase`."""
+class LocalStore(LocalItems, LocalLetters, LocalMessages):
+    """Implements ItemStore, ItemLives, Queue, StateStore and HealingTable on a `LocalDatabase`."""
 
     atomic = True  # `transaction()` makes one commit of what is written inside
 
@@ -177,71 +179,6 @@ class LocalStore(LocalMessages):
             (pipeline, -1 if last is None else last),
         )
         return [json.loads(doc) for (doc,) in reversed(rows)]
-
-    # --- healing
-
-    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
-        due, key = after or (-1, "")
-        rows = self.db.execute(
-            "SELECT key, due_us, republish_attempts FROM items INDEXED BY items_due WHERE pipeline = ?1"
-            " AND status = 'pending' AND due_us <= ?2 AND (due_us > ?3 OR (due_us = ?3 AND key > ?4))"
-            " AND sentiment IS NULL ORDER BY due_us, key LIMIT ?5",
-            (self.pipeline, before_us, due, key, limit),
-        )
-        return [StaleItem(k, d, n) for k, d, n in rows]
-
-    def full_items(self, keys: Iterable[str]) -> list[Json]:
-        found = []
-        for key in keys:
-            rows = self.db.execute(
-                "SELECT doc, status, sentiment, republish_attempts, due_us, source, timestamp FROM items WHERE key = ?",
-                (key,),
-            )
-            if rows and rows[0][1] == "pending" and rows[0][2] is None:
-                doc, status, _, attempts, due, source, timestamp = rows[0]
-                found.append(
-                    {
-                        "key": key,
-                        "source": source,
-                        "timestamp": timestamp,
-                        "doc": json.loads(doc),
-                        "status": status,
-                        "republish_attempts": attempts,
-                        "due_us": due,
-                    }
-                )
-        return found
-
-    def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
-        """Count the attempt, move the due time, put the announcement in the outbox: one commit, and only if the item
-        is still pending, still due, and has the attempt count that was read.
-
-        Still due, too: between a sweep's query and its fetch another sweep may have sent the item, and the fetch then
-        reads the new count.
-        """
-        now = self.clock.now_us()
-        with self.db.transaction() as tx:
-            moved = tx.changes(
-                "UPDATE items SET last_republished_us = ?1, due_us = ?1, republish_attempts = republish_attempts + 1"
-                " WHERE key = ?2 AND status = 'pending' AND sentiment IS NULL AND republish_attempts = ?3"
-                " AND due_us <= ?4",
-                (now, key, attempts, before_us),
-            )
-            if moved:
-                tx.execute(
-                    "INSERT INTO outbox (topic, key, body, created_us) VALUES (?, ?, ?, ?)",
-                    (topic, key, dumps(body), now),
-                )
-        return bool(moved)
-
-    def quarantine(self, key: str, attempts: int) -> bool:
-        return bool(
-            self.db.changes(
-                "UPDATE items SET status = 'quarantined'"
-                " WHERE key = ? AND status = 'pending' AND republish_attempts = ?",
-                (key, attempts),
-            )
-        )
 
     # --- export and counts
 

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 from headgate import __version__, _native
 from headgate.cli._checkpoint import add_commands
 from headgate.cli._collect import add_collect
+from headgate.cli._dead_letters import add_dead_letters
 from headgate.cli._dlq import add_dlq
+from headgate.cli._heal import add_heal
+from headgate.cli._reconcile import add_reconcile
 from headgate.cli._tables import add_tables
+from headgate.cli._trace import add_trace
 from headgate.cli._workflow import add_workflow, with_default_action
 from headgate.errors import ConfigError, HeadgateError, InternalError, InterruptedRunError, TransientError
 
@@ -142,25 +146,12 @@ def _warn(app: App) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def _heal(options: argparse.Namespace) -> int:
-    app = _app(options)
-    result = app.heal()
-    app.relay()
-    _print(result.to_dict())
-    return EXIT_FAILED if result.errors else EXIT_OK
-
-
 def _status(options: argparse.Namespace) -> int:
     app = _app(options)
-    store = app.store
     _print(
         {
-            "items": store.status_counts(),
-            "outbox_unsent": store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL"),
-            "queues": {n: store.queue_depth(c.topic, n)[0] for n, c in app.config.consumers.items()},
-            "dead_letters": store.count("SELECT count(*) FROM dead_letters"),
-            "executions_running": store.count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
-            "last_collection": next(iter(store.collection_events(app.pipeline.name, 1)), None),
+            **app.status(),
+            "last_collection": next(iter(app.store.collection_events(app.pipeline.name, 1)), None),
             "freshness": app.freshness().to_dict() if app.config.sources else None,
             "breakers": {a.name: app.breakers.state(a.name) for a in app.adapters},
         }
@@ -279,7 +270,10 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument("--forever", action="store_true", help="until SIGTERM, which finishes what is claimed")
     serve = add("serve", _serve, "HTTP intake for uploads, consumers, sweeps and time-outs, until SIGTERM.")
     serve.add_argument("--port", type=int, help="instead of serve.port; 0 takes a free one")
-    add("heal", _heal, "One sweep for items that got stuck.")
+    add_heal(add)
+    add_dead_letters(add)
+    add_reconcile(add)
+    add_trace(add)
     add_commands(add)
     add_workflow(add, shared)
     add("status", _status, "What is stored, waiting and stuck.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -65,6 +66,7 @@ class KafkaWorker:
         dead_letter_topic: default `{topic}.DLQ`.
         dead_letter_timeout_s: a dead letter that is not confirmed by then keeps its message uncommitted.
         metrics: counts, durations and lag.
+        items: the consumer's part in the lives of items (`headgate.items`).
 
     Raises:
         ConfigError: the ledger cannot do what the consumer needs, or a setting is wrong (those that only librdkafka
@@ -81,6 +83,7 @@ class KafkaWorker:
         self, consumer: Consumer, ledger: Ledger, clock: Clock, config: Mapping[str, Any], *, concurrency: int = 4,
         prefetch: int = 100, dead_letter_topic: str | None = None,
         dead_letter_timeout_s: float = DEAD_LETTER_TIMEOUT_S, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
         self.consumer = consumer
         self.clock = clock
@@ -91,7 +94,7 @@ class KafkaWorker:
         self._letters = KafkaLetters(
             config, dead_letter_topic or f"{consumer.topic}.DLQ", consumer.name, dead_letter_timeout_s, metrics
         )
-        self._processor = Processor(consumer, ledger, clock, self._letters, metrics)
+        self._processor = Processor(consumer, ledger, clock, self._letters, metrics, items)
         self._metrics = metrics
         self._concurrency = concurrency
         self._prefetch = prefetch

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headgate.consume._messages import Headers, Undertaker
     from headgate.consume._streams import BatchHandler
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics
 
 
@@ -70,7 +71,7 @@ def kafka_batch(
 
 def kafka_handler(
     consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None,
-    partial: bool = False,
+    partial: bool = False, items: LifeCycle | None = None,
 ) -> BatchHandler:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on the records of Kafka topics.
 
@@ -84,8 +85,9 @@ def kafka_handler(
         bury: takes records that cannot be handled, after `max_attempts`; None: they come again until the event source
             mapping gives them up.
         partial: as for `kafka_batch`.
+        items: the consumer's part in the lives of items (`headgate.items`); None: none.
     """
-    processor = Processor(consumer, ledger, clock, bury, metrics)
+    processor = Processor(consumer, ledger, clock, bury, metrics, items)
     warn = WarnOnce(consumer, ledger)
 
     def run(record: Json) -> bool:

@@ -19,15 +19,18 @@ from headgate.errors import (
     StaleLeaseError,
     TransientError,
 )
+from headgate.idempotency._events import item_key_of
 from headgate.idempotency._failures import code_path, describe_error
 from headgate.idempotency._handler import discard_unfinished, unfinished
 from headgate.idempotency._serializers import json_serializer
+from headgate.items import announced_at, handled_under
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from headgate.idempotency import Claim, Ledger
+    from headgate.items import LifeCycle, Scope
     from headgate.ports import Clock, Json, Metrics, Transaction
 
 __all__ = [
@@ -38,6 +41,7 @@ log = logging.getLogger("headgate.consume")
 _AWAY_S = 1.0  # how long a message waits at first when the ledger or the dead letters cannot be reached
 _TYPE_HEADERS = {"ce_type", "ce-type"}
 _DEAD = "dead_letter"
+_MAX_WRITES = 99  # of a transaction of DynamoDB, beside the completion
 _MAX_AWAY = 10_000
 
 
@@ -51,6 +55,7 @@ class Processor:
         bury: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive policy, so
             that their attempts are not capped here.
         metrics: counts and durations.
+        items: the consumer's part in the lives of the items that its messages announce (`headgate.items`); None: none.
         joint: for a queue in a database: whether this is the ledger's own, so that acknowledgement, dead letter and
             completion can be one commit. Else each is its own, and the acknowledgement comes last.
 
@@ -59,8 +64,8 @@ class Processor:
     """
 
     def __init__(
-        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None, metrics: Metrics | None = None,
-        *, joint: bool = True,
+        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None,
+        metrics: Metrics | None = None, items: LifeCycle | None = None, *, joint: bool = True,
     ) -> None:  # fmt: skip
         if not hasattr(ledger, "database"):
             message = f"consumer {consumer.name}: a worker needs a Ledger, and got a {type(ledger).__name__}"
@@ -79,6 +84,7 @@ class Processor:
         self.clock = clock
         self._bury = bury
         self._metrics = metrics
+        self._items = items
         self._joint = joint and ledger.database is not None
         self._acknowledges_inside = consumer.effects == "transaction" or (consumer.effects == "plain" and self._joint)
         self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
@@ -146,12 +152,15 @@ class Processor:
                 raise
             return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
-            other = _buried_as(claim.result)
-            is_new = other and delivery.message_id and other != delivery.message_id and not delivery.redriven_for
+            other = handled_under(claim.result)
+            this = _life_id(delivery, body)
+            is_new = other and this and other != this and not delivery.redriven_for
             if is_new and not again:
-                # That key's message is a dead letter, and this is another message: somebody sent it again. (One whose
-                # headers say which life it is, and for whom, is that life and no other.)
-                return self._process(delivery, acknowledge, _again(delivery))
+                # That key's message is a dead letter, or left its item open, and this is another message: somebody sent
+                # it again. (One whose headers say which life it is, and for whom, is that life and no other.)
+                return self._process(delivery, acknowledge, _again(this))
+            if self._items is not None:
+                self._items.settle_known(item_key_of(body), claim.result)
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
             return Verdict(Outcome.DUPLICATE)
@@ -164,7 +173,7 @@ class Processor:
             return self._dead(delivery, claim, burial, acknowledge)
         core.fault_point("consume.after_claim")
         try:
-            self._run(body, claim, acknowledge)
+            outcome = self._run(delivery, body, claim, acknowledge)
         except KeyboardInterrupt:
             with suppress(HeadgateError):
                 self.ledger.release(claim, "interrupted", counted=False)
@@ -180,7 +189,7 @@ class Processor:
             # A failure here is none of the handler's: the message comes back, and is known as done.
             acknowledge(None)
         core.fault_point("consume.after_commit")
-        return Verdict(Outcome.HANDLED)
+        return Verdict(outcome)
 
     def _read(self, delivery: Delivery) -> tuple[Json | None, str, str, str]:
         """(body, claim key, claim key of earlier releases or "", payload digest or "")."""
@@ -218,25 +227,85 @@ class Processor:
             more["legacy_key"] = legacy_key
         return self.ledger.claim(key, self.consumer.current_lease_s(), **more)
 
-    def _run(self, body: Json | None, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> None:
-        with self.ledger.renewing(claim, self.consumer.usual_lease_s):
+    def _run(
+        self, delivery: Delivery, body: Json | None, claim: Claim,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> Outcome:  # fmt: skip
+        item, life = self._item_of(body), _life_id(delivery, body)
+        shared = self._shares()
+        # Within a transaction it is asked for there; slow work before it is spared.
+        early = self.consumer.prepare is not None or not shared or self.consumer.effects != "transaction"
+        if item and early and self._items is not None and self._items.is_ended(item):
+            return self._skip(claim, acknowledge)
+        with self.ledger.renewing(claim, self.consumer.usual_lease_s), self._handling(item) as scope:
             given = self._prepared(body)
             if self.consumer.effects == "transaction":
                 with self.ledger.database.transaction() as tx:
+                    if item and shared and self._items is not None and self._items.is_ended(item, tx):
+                        return self._skip(claim, acknowledge)
                     outcome = self._finished(self.consumer.handler(given, tx))
                     core.fault_point("consume.after_effect")
                     if acknowledge is not None:
                         acknowledge(tx)
-                    self._complete(claim, outcome)
+                    if shared:
+                        self._settle(scope, tx)
+                    self._complete(claim, self._kept(scope, outcome, life))
                     core.fault_point("consume.before_commit")
-                return
+                if not shared:
+                    self._settle(scope)
+                return Outcome.HANDLED
             outcome = self._finished(self.consumer.handler(given))
             core.fault_point("consume.after_effect")
             core.fault_point("consume.before_complete")
             if self.consumer.effects == "writes":
-                self.ledger.complete_with(claim, outcome or ())
+                self._complete_with(claim, scope, list(outcome or ()), life)
             else:
-                self._complete_plain(claim, outcome, acknowledge)
+                self._complete_plain(claim, scope, self._kept(scope, outcome, life), acknowledge)
+        return Outcome.HANDLED
+
+    # --- items (`headgate.items`)
+
+    def _item_of(self, body: Json | None) -> str:
+        return item_key_of(body) if self._items is not None and body is not None else ""
+
+    def _handling(self, item: str) -> AbstractContextManager[Scope | None]:
+        return nullcontext() if self._items is None else self._items.handling(item)
+
+    def _shares(self) -> bool:
+        """Whether items and ledger are in one database, so that one commit holds both."""
+        return self._items is not None and self._items.shares(self.ledger.database)
+
+    def _settle(self, scope: Scope | None, tx: Transaction | None = None) -> None:
+        if self._items is not None and scope is not None:
+            self._items.settle(scope, tx)
+
+    def _settle_unmarked(self, scope: Scope | None) -> None:
+        """End the items of an effect that no claim remembers."""
+        try:
+            self._settle(scope)
+        except HeadgateError as error:
+            # The effect stands, and nothing remembers it: the sweep will announce the item again.
+            log.warning("item not finished", extra={"consumer": self.consumer.name, "error": error.kind.value})
+
+    @staticmethod
+    def _kept(scope: Scope | None, outcome: Any, life: str) -> Any:
+        return outcome if scope is None else scope.result(outcome, life)
+
+    def _skip(self, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> Outcome:
+        """The item was handled already, under another message's claim."""
+        self.ledger.complete(claim, None)
+        if acknowledge is not None and self._acknowledges_inside:
+            acknowledge(self.ledger.database)
+        return Outcome.DUPLICATE
+
+    def _complete_with(self, claim: Claim, scope: Scope | None, writes: list[Any], life: str) -> None:
+        """The handler's writes, the item's end and the completion: one transaction where it has room for them."""
+        ends = self._items.writes(scope, writes) if self._items is not None and scope is not None else []
+        room = ends is not None and len(writes) + len(ends) <= _MAX_WRITES
+        kept = self._kept(scope, None, life)
+        self.ledger.complete_with(claim, [*writes, *(ends or ())] if room else writes, kept)
+        if not room:
+            self._settle(scope)
 
     def _complete(self, claim: Claim, outcome: Any) -> None:
         if self.consumer.serializer is None:
@@ -245,25 +314,32 @@ class Processor:
             self.ledger.complete(claim, outcome, serializer=json_serializer(self.consumer.serializer))
 
     def _complete_plain(
-        self, claim: Claim, outcome: Any, acknowledge: Callable[[Transaction | None], None] | None
-    ) -> None:
-        """Mark the effect as done and acknowledge it: in one commit where both are in the ledger's database."""
+        self, claim: Claim, scope: Scope | None, outcome: Any,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> None:  # fmt: skip
+        """Mark the effect as done, end its item and acknowledge it: in one commit where all are in the ledger's
+        database. Elsewhere the mark comes first: without the item's end, the next announcement is a duplicate that ends
+        it."""
         database = self.ledger.database
         joint: AbstractContextManager[Any] = nullcontext()
-        if acknowledge is not None and self._joint:
+        inside = acknowledge if self._joint else None
+        shared = self._shares()
+        if database is not None and (inside is not None or shared):
             joint = database.transaction()
         try:
             with joint as tx:
                 self._complete(claim, outcome)
-                if acknowledge is not None and self._joint:
-                    acknowledge(tx)
+                self._settle(scope, tx if shared else None)
+                if inside is not None:
+                    inside(tx)
         except TransientError as error:
             # The effect stands; without its mark a redelivery after the lease runs it again.
             if self.consumer.on_unavailable == "refuse":
                 raise _UnmarkedError(error) from None
             log.warning("effect without its mark", extra={"consumer": self.consumer.name, "error": error.kind.value})
-            if acknowledge is not None and self._joint:
-                acknowledge(None)
+            self._settle_unmarked(scope)
+            if inside is not None:
+                inside(None)
 
     def _finished(self, outcome: Any) -> Any:
         what = unfinished(outcome)
@@ -280,12 +356,14 @@ class Processor:
         self, delivery: Delivery, body: Json | None, acknowledge: Callable[[Transaction | None], None] | None
     ) -> Verdict:
         try:
-            self._finished(self.consumer.handler(self._prepared(body)))
+            with self._handling(self._item_of(body)) as scope:
+                self._finished(self.consumer.handler(self._prepared(body)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._log("handler failed", delivery, error=type(error).__name__, traceback=code_path(error))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
+        self._settle_unmarked(scope)
         if acknowledge is not None:
             acknowledge(None)
         return Verdict(Outcome.HANDLED)
@@ -345,17 +423,19 @@ class Processor:
         if self._bury is None:
             self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
-        mark = {_DEAD: True, "message": delivery.message_id}
+        mark = {_DEAD: True, "message": _life_id(delivery)}
         if acknowledge is not None and self._joint:
             with self.ledger.database.transaction() as tx:
                 self._bury(delivery, burial, tx)
                 if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
                     self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
                 acknowledge(tx)
+                self._bury_item(delivery, burial, tx if self._shares() else None)
                 if claim is not None:
                     self.ledger.complete(claim, mark)
         else:
             self._bury(delivery, burial, None)
+            self._bury_item(delivery, burial)
             if claim is not None:
                 self.ledger.complete(claim, mark)
             if acknowledge is not None:
@@ -364,6 +444,16 @@ class Processor:
             self._away_since.pop(claim.key, None)
         self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
         return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
+
+    def _bury_item(self, delivery: Delivery, burial: Burial, tx: Transaction | None = None) -> None:
+        if self._items is None or delivery.value is None:
+            return
+        try:
+            key = item_key_of(json.loads(delivery.value))
+        except (ValueError, RecursionError, InvalidInputError):
+            return  # what cannot be read announces nothing
+        if key:
+            self._items.bury(key, str(burial.kind), tx)
 
     def _log(self, text: str, delivery: Delivery, **more: Any) -> None:
         """A warning with consumer, topic and message id, for every transport; no key, no body, no exception's text."""
@@ -378,11 +468,17 @@ class _UnmarkedError(TransientError):
         super().__init__(cause.message, cause.kind)
 
 
-def _again(delivery: Delivery) -> str:
+def _life_id(delivery: Delivery, body: Json | None = None) -> str:
+    """What no other sending of the same content has: a republication's own time, else the transport's message id.
+
+    Ids of the embedded queue's rows are used again once the queue was empty.
+    """
+    if body is None and delivery.value is not None:
+        with suppress(ValueError, RecursionError):
+            body = json.loads(delivery.value)
+    return announced_at(body) or delivery.message_id
+
+
+def _again(life: str) -> str:
     """What follows the key of a message that was sent again after its first life ended as a dead letter."""
-    return f"#again-{core.sha256_hex(delivery.message_id.encode())[:16]}"
-
-
-def _buried_as(result: Any) -> str:
-    """The message id of the dead letter that completed a claim, or an empty text: it was no dead letter."""
-    return str(result.get("message", "")) if isinstance(result, dict) and result.get(_DEAD) is True else ""
+    return f"#again-{core.sha256_hex(life.encode())[:16]}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from headgate.consume._consumer import Consumer
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -64,8 +65,9 @@ def sqs_batch(handler: Callable[[Any], Any]) -> Callable[..., Json]:
 
 
 def sqs_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, client: Any = None
-) -> Callable[..., Json]:
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, items: LifeCycle | None = None, *,
+    client: Any = None,
+) -> Callable[..., Json]:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on SQS records, with partial batch responses.
 
     Dead letters are left to the queue's redrive policy: a record that fails comes back until SQS moves it, whatever
@@ -76,6 +78,7 @@ def sqs_handler(
         ledger: where claims live; what weakens its guarantees is logged at the first invocation.
         clock: injected in tests.
         metrics: counts and durations.
+        items: the consumer's part in the lives of items (`headgate.items`); None: none.
         client: a boto3 SQS client. With one, the first invocation also compares the queue's retention, redrive policy
             and visibility timeout with the ledger, the consumer and the function's time-out.
 
@@ -86,7 +89,7 @@ def sqs_handler(
     Raises:
         ConfigError: the ledger cannot do what the consumer's effects need.
     """
-    processor = Processor(consumer, ledger, clock, None, metrics)
+    processor = Processor(consumer, ledger, clock, None, metrics, items)
     about = {"consumer": consumer.name}
     unchecked = [True]
 

@@ -30,6 +30,7 @@ from headgate.idempotency._options import check_count, check_name
 if TYPE_CHECKING:
     from headgate.consume._consumer import Consumer
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -84,6 +85,7 @@ class SqsWorker:
             they are left to the queue's own redrive policy, and `max_attempts` does not count.
         concurrency: how many messages are handled at the same time.
         metrics: counts, durations and lag.
+        items: the consumer's part in the lives of items (`headgate.items`); None: none.
 
     Raises:
         ConfigError: an option is not what is expected here.
@@ -97,6 +99,7 @@ class SqsWorker:
     def __init__(
         self, consumer: Consumer, ledger: Ledger, clock: Clock, client: Any, queue_url: str, *,
         dead_letter_url: str | None = None, concurrency: int = 4, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
         where = f"consumer {consumer.name}: "
         _check_url(f"{where}queue_url", queue_url)
@@ -120,7 +123,7 @@ class SqsWorker:
         self._concurrency = check_count(f"{where}concurrency", concurrency)
         self._most_waiting = self._concurrency * _WAITING_PER_THREAD
         self._ledger = ledger
-        self._processor = Processor(consumer, ledger, clock, self._letters, metrics)
+        self._processor = Processor(consumer, ledger, clock, self._letters, metrics, items)
         self._is_fifo = is_fifo(queue_url)
         # A receive counts for every message of its batch. Where the queue moves messages by that count, the later ones
         # of a group would be moved unread together with a first one that fails, so that a FIFO queue with a redrive

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headgate.consume._consumer import Consumer
     from headgate.consume._messages import Undertaker
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -119,8 +120,9 @@ def dynamodb_stream_batch(handler: Callable[[Any], Any], *, unmarshal: bool = Fa
 
 
 def kinesis_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None
-) -> BatchHandler:
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None,
+    items: LifeCycle | None = None,
+) -> BatchHandler:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on the records of a Kinesis stream; their data is JSON.
 
     Args:
@@ -130,6 +132,7 @@ def kinesis_handler(
         metrics: counts and durations.
         bury: takes records that cannot be handled, after `max_attempts`: (delivery, burial, None) -> None, raising if
             it could not. None: they come again until the event source mapping gives them up.
+        items: the consumer's part in the lives of items (`headgate.items`); None: none.
 
     Returns:
         `handler(event, context)` for Lambda.
@@ -137,7 +140,7 @@ def kinesis_handler(
     Raises:
         ConfigError: the ledger cannot do what the consumer's effects need.
     """
-    return _consumer_handler(consumer, ledger, clock, metrics, bury, _KINESIS, _kinesis_delivery)
+    return _consumer_handler(consumer, ledger, clock, metrics, bury, items, _KINESIS, _kinesis_delivery)
 
 
 def dynamodb_stream_handler(
@@ -158,7 +161,7 @@ def dynamodb_stream_handler(
         consumer = replace(
             consumer, prepare=lambda body: (prepare or _unchanged)(unmarshal_record(body))
         )  # the key function and the dead letters keep the record as it came
-    return _consumer_handler(consumer, ledger, clock, metrics, bury, _DYNAMODB, _dynamodb_delivery)
+    return _consumer_handler(consumer, ledger, clock, metrics, bury, None, _DYNAMODB, _dynamodb_delivery)
 
 
 def unmarshal_record(record: Mapping[str, Any]) -> Json:
@@ -217,10 +220,10 @@ def _batch(handler: Any, source: _Source, run: Callable[[Json], bool], about: di
 
 
 def _consumer_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None, bury: Undertaker | None, source: _Source,
-    deliver: Callable[[str, Json], Delivery],
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None, bury: Undertaker | None,
+    items: LifeCycle | None, source: _Source, deliver: Callable[[str, Json], Delivery],
 ) -> BatchHandler:  # fmt: skip
-    processor = Processor(consumer, ledger, clock, bury, metrics)
+    processor = Processor(consumer, ledger, clock, bury, metrics, items)
     warn = WarnOnce(consumer, ledger)
 
     def run(record: Json) -> bool:

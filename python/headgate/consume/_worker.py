@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from headgate.consume._consumer import Consumer
     from headgate.idempotency import Ledger
+    from headgate.items import LifeCycle
     from headgate.ports import Message, Metrics, Transaction
 
 log = logging.getLogger("headgate.consume")
@@ -41,6 +42,7 @@ class Worker:
             acknowledgement are one commit of one database connection.
         clock: injected in tests.
         metrics: counts and durations.
+        items: the consumer's part in the lives of items (`headgate.items`); None: none.
 
     Raises:
         ConfigError: the ledger is in another database than effects="transaction" needs, or it opens the store's file
@@ -48,8 +50,9 @@ class Worker:
     """
 
     def __init__(
-        self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None
-    ) -> None:
+        self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None,
+        items: LifeCycle | None = None,
+    ) -> None:  # fmt: skip
         self.consumer = consumer
         self.store = store
         self.ledger = ledger
@@ -57,7 +60,7 @@ class Worker:
         self.stopping = False
         self._metrics = metrics
         joint = ledger.database is not None and ledger.database is getattr(store, "db", None)
-        self._processor = Processor(consumer, ledger, clock, self._bury, metrics, joint=joint)
+        self._processor = Processor(consumer, ledger, clock, self._bury, metrics, items, joint=joint)
         _check_database(consumer, store, ledger)
         self._lease_us = int(consumer.usual_lease_s * 1e6)
         self._rest_until_us = -(1 << 62)  # of the monotonic clock

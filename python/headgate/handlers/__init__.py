@@ -2,7 +2,8 @@
 
 from headgate.handlers._checkpoint import checkpoint
 from headgate.handlers._collect import handle_scheduled_collection, should_collect
-from headgate.handlers._handlers import consume, heal, upload
+from headgate.handlers._handlers import consume, upload
+from headgate.handlers._heal import heal
 
 collect = handle_scheduled_collection
 

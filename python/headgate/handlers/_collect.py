@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError
+from headgate.handlers._heal import heal_within
 from headgate.handlers._observe import Observer
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "market-ingestion"
 _SCHEDULED = "Scheduled Event"
+_MARKET = "market"  # whose sources cannot be asked without tickers
 
 
 def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
@@ -26,9 +28,10 @@ def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
         context: Lambda's.
 
     Returns:
-        statusCode 200 (collected, or skipped while the market is closed), 207 (no source answered: the last known good
-        data stands) or 400 (the event's time cannot be read); body with source, is_failover, status, items_collected,
-        new_items, duplicates, dead_letters, event_id, alerts, freshness, notified, and self_healing.
+        statusCode 200 (collected, or skipped while the market is closed or without tickers), 207 (no source answered:
+        the last known good data stands) or 400 (the event's time cannot be read); body with source, is_failover,
+        status, items_collected, new_items, duplicates, dead_letters, event_id, alerts, freshness, notified, and
+        self_healing, which every answer has.
 
     Example:
         >>> handle_scheduled_collection({"detail-type": "Scheduled Event",
@@ -40,19 +43,34 @@ def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
 
     parts = app()
     observer = Observer(_SERVICE, NAMESPACE)
+    answer: Json = {}
+    try:
+        answer = _answer(event, parts, observer)
+    finally:
+        # On every way out, an exception among them; the collection's own outcome stays what it is.
+        swept = heal_within(parts, observer, context)
+        if isinstance(answer.get("body"), dict):
+            answer["body"]["self_healing"] = swept
+        elif answer:
+            answer["self_healing"] = swept
+        observer.flush()
+    return answer
+
+
+def _answer(event: Json, parts: App, observer: Observer) -> Json:
     try:
         at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
     except (HeadgateError, TypeError):
         message = "time: expected an ISO 8601 time"
         return {"statusCode": 400, "error": InvalidInputError.__name__, "message": message}
     trigger = "scheduled" if event.get("detail-type") == _SCHEDULED else "manual"
-    try:
-        if trigger == "scheduled" and not should_collect(parts, at_us):
-            observer.info("skipped", reason="market_closed")
-            return {"statusCode": 200, "body": {"skipped": "market_closed", "new_items": 0}}
-        return _collect(parts, observer, trigger)
-    finally:
-        observer.flush()
+    if trigger == "scheduled" and not should_collect(parts, at_us):
+        observer.info("skipped", reason="market_closed")
+        return {"statusCode": 200, "body": {"skipped": "market_closed", "new_items": 0}}
+    if not parts.config.collection.tickers and parts.pipeline.name == _MARKET:
+        observer.info("skipped", reason="no_tickers")
+        return {"statusCode": 200, "body": {"skipped": "no_tickers", "new_items": 0}}
+    return _collect(parts, observer, trigger)
 
 
 def should_collect(parts: App, at_us: int) -> bool:
@@ -80,8 +98,6 @@ def _collect(parts: App, observer: Observer, trigger: str) -> Json:
         status, body = 207, {"new_items": 0, "status": "failed", "errors": [error.kind.value]}
         observer.error("no source answered", reason=str(error))
     finally:
-        healed = parts.heal()
-        body["self_healing"] = healed.to_dict()
         body["notified"] = parts.relay()
     freshness = parts.freshness()
     body |= {"trigger_type": trigger, "freshness": freshness.to_dict()}

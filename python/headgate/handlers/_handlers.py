@@ -26,14 +26,6 @@ def app() -> App:
     return App(config)
 
 
-def heal(event: Json, context: Any = None) -> Json:
-    """One sweep."""
-    parts = app()
-    result = parts.heal()
-    parts.relay()
-    return {"statusCode": 200, "body": result.to_dict()}
-
-
 def consume(event: Json, context: Any = None) -> Json:
     """Drain a configured consumer: `{"consumer": name}`."""
     from headgate.idempotency._lease import lambda_invocation

@@ -48,15 +48,26 @@ class Observer:
             # Powertools takes fields as keywords of its level methods only.
             getattr(self._log, logging.getLevelName(level).lower())(message, extra=fields)
 
-    def metric(self, name: str, value: float, unit: str = "Count", dimensions: dict[str, str] | None = None) -> None:
-        """One value, sent at the end of the invocation; one with dimensions of its own at once."""
+    def metric(
+        self, name: str, value: float, unit: str = "Count", dimensions: dict[str, str] | None = None,
+        namespace: str = "",
+    ) -> None:  # fmt: skip
+        """One value, sent at the end of the invocation; one with dimensions of its own at once.
+
+        Args:
+            name, value, unit: CloudWatch's.
+            dimensions: of this value alone.
+            namespace: of a value with dimensions, instead of the observer's.
+        """
         if self._metrics is None:
             return
         if dimensions:
             from aws_lambda_powertools import single_metric
             from aws_lambda_powertools.metrics import MetricUnit
 
-            with single_metric(name=name, unit=MetricUnit(unit), value=value, namespace=self._namespace) as one:
+            with single_metric(
+                name=name, unit=MetricUnit(unit), value=value, namespace=namespace or self._namespace
+            ) as one:
                 for dimension, of in dimensions.items():
                     one.add_dimension(name=dimension, value=of)
         else:

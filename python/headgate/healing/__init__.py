@@ -1,17 +1,22 @@
-"""The sweep that finds what got stuck and sends it again through the front door (spec 000)."""
+"""The sweep that finds what got stuck and sends it again through the front door (spec 000, docs/healing.md)."""
 
-from headgate.healing._sweep import (
+from headgate.healing._items import ItemKind
+from headgate.healing._result import (
     SELF_HEALING_BATCH_SIZE,
     SELF_HEALING_MAX_ATTEMPTS,
     SELF_HEALING_THRESHOLD_HOURS,
     SelfHealingResult,
+)
+from headgate.healing._sweep import (
     get_full_items,
     query_stale_pending_items,
     republish_items_to_sns,
     run_self_healing_check,
 )
+from headgate.healing._sweeper import Attempts, KindReport, Rule, Stuck, StuckKind, Sweeper, tracked_page
 
 __all__ = [
-    "SELF_HEALING_BATCH_SIZE", "SELF_HEALING_MAX_ATTEMPTS", "SELF_HEALING_THRESHOLD_HOURS", "SelfHealingResult",
-    "get_full_items", "query_stale_pending_items", "republish_items_to_sns", "run_self_healing_check",
+    "SELF_HEALING_BATCH_SIZE", "SELF_HEALING_MAX_ATTEMPTS", "SELF_HEALING_THRESHOLD_HOURS", "Attempts", "ItemKind",
+    "KindReport", "Rule", "SelfHealingResult", "Stuck", "StuckKind", "Sweeper", "get_full_items",
+    "query_stale_pending_items", "republish_items_to_sns", "run_self_healing_check", "tracked_page",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
 from headgate.identity import canonical_json, event_id
+from headgate.items import MARK, announced_key
 
 _RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records of every Kafka client have
 _TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
@@ -55,6 +56,8 @@ def read_event(event: Any) -> EventView:
         event = event["body"]  # the record around it has another receipt handle at every delivery
     elif isinstance(event, Mapping) and event.get("eventSource") == "aws:dynamodb" and event.get("eventID"):
         return EventView(event, stream_id=str(event["eventID"]))
+    elif isinstance(event, Mapping) and event.get("EventSource") == "aws:sns" and "Sns" in event:
+        event = event["Sns"].get("Message", "")  # likewise: the record of a Lambda function that SNS invokes
     if isinstance(event, bytes | bytearray | memoryview | str):
         raw = event.encode("utf-8", "surrogatepass") if isinstance(event, str) else bytes(event)
         try:
@@ -62,7 +65,24 @@ def read_event(event: Any) -> EventView:
         except (ValueError, RecursionError):
             return EventView(None, raw, topic, place, header_type)
     document = _as_document(event)
+    if is_notification(document):
+        return read_event(document["Message"])  # every publication has another envelope
     return EventView(document, None, topic, place, type_of(document) or header_type)
+
+
+def is_notification(document: Any) -> bool:
+    """Whether a message is the envelope in which SNS delivers to SQS and HTTP, without raw delivery."""
+    return (
+        isinstance(document, dict)
+        and document.get("Type") == "Notification"
+        and isinstance(document.get("Message"), str)
+        and "TopicArn" in document
+    )
+
+
+def item_key_of(event: Any) -> str:
+    """The key of the item that an event announces, or an empty text; see `headgate.items`."""
+    return announced_key(read_event(event).document)
 
 
 def type_of(document: Any) -> str:
@@ -93,13 +113,21 @@ def identity_of(view: EventView) -> str:
     if view.document is None and view.place:
         return view.place
     document = view.document
+    if key := announced_key(document):
+        return key
     if isinstance(document, dict) and document.get("data") is not None:
         document = document["data"]
+    elif isinstance(document, dict) and (MARK in document or document.get("republished") is True):
+        # The marks of a republication say how often something was sent, not what it is.
+        document = {k: v for k, v in document.items() if k not in (MARK, "republished")}
     return event_id(document, big_integers="exact")
 
 
 def default_identity(event: Any) -> str:
     """What makes an event that event when no key function is given: the event id of its `data`, else of the whole.
+
+    The announcement of an item is known by the item's key (`headgate.items`), and the marks of a republication, the
+    member `headgate` and `"republished": true`, are no part of any identity. Envelopes of SNS are looked into.
 
     An envelope is made anew when its producer tries again; its `data` stays. Text and bytes are parsed first; what is
     no JSON is known by its bytes. Kafka records of confluent-kafka, aiokafka and kafka-python are known by their value,
@@ -111,7 +139,8 @@ def default_identity(event: Any) -> str:
             DynamoDB stream in a Lambda event, or any value that `headgate.canonical_json` takes.
 
     Returns:
-        64 hex digits, except for a Kafka record without a value and a record of a DynamoDB stream.
+        64 hex digits, except for a Kafka record without a value, a record of a DynamoDB stream, and the announcement of
+        an item.
 
     Raises:
         InvalidInputError: the event has no canonical form (a lone surrogate, a set, a naive datetime ...).
@@ -134,6 +163,8 @@ def earlier_identity(event: Any) -> str | None:
                 event = json.loads(event)
             except ValueError:
                 return core.sha256_hex(event.encode("utf-8", "surrogatepass") if isinstance(event, str) else event)
+        if isinstance(event, dict) and MARK in event:  # known as it was announced first: without marks
+            event = {k: v for k, v in event.items() if k not in (MARK, "republished")}
         return event_id(event["data"] if isinstance(event, dict) and "data" in event else event)
     except (InvalidInputError, RecursionError):
         return None

@@ -15,6 +15,7 @@ from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
 from headgate.identity import document_text
 from headgate.intake._reasons import explain
+from headgate.items import mark_announcement
 from headgate.ports import DeadLetter, Item, Json
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Pipeline:
             that stored something new; None sends nothing.
         model_version: travels in the announcements of the healing sweep.
         key_prefix: of the items' keys in stores that keep everything in one table.
+        finished_by: the consumer whose handling finishes an item; None: the topic's only one.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Pipeline:
     notify: Callable[[str, str, Sequence[NewItem], int], tuple[str, Json]] | None = None
     model_version: str = "v1.0.0"
     key_prefix: str = "ITEM"
+    finished_by: str | None = None
 
     @property
     def topic(self) -> str:
@@ -229,13 +232,18 @@ class Intake:
         items: list[Item] = []
         letters: list[DeadLetter] = []
         for record in records:
-            outcome = self._examine(record, raw)
+            outcome = self.examine(record, raw)
             if isinstance(outcome, Item):
                 items.append(outcome)
             else:
                 letters.append(outcome)
-        bodies = {item.key: self.pipeline.announce(item) for item in items}
-        return Prepared(len(records), items, letters, bodies)
+        return Prepared(len(records), items, letters, self.announced(items).announcements)
+
+    def announced(self, items: list[Item]) -> Prepared:
+        """Accepted items with their announcements, each with its item's key: its identity however often it is sent."""
+        name = self.pipeline.name
+        bodies = {i.key: mark_announcement(self.pipeline.announce(i), i.key, name) for i in items}
+        return Prepared(len(items), items, [], bodies)
 
     def keep(self, prepared: Prepared) -> Taken:
         """Store what was prepared."""
@@ -260,7 +268,8 @@ class Intake:
             kept += [self.keep(future.result()) for future in ahead]
         return all_of(kept)
 
-    def _examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
+    def examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
+        """One raw record: the item that it becomes, or why it is refused; nothing is written."""
         try:
             normal = self.pipeline.normalise(record, raw)
             text = document_text(normal.doc)

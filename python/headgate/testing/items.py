@@ -277,3 +277,55 @@ class ItemStoreSuite:
         assert store.full_items(["a"]) == []
         assert store.status_counts() == {"quarantined": 1}
         assert [d["id"] for d in store.latest([], 10)] == ["a"]
+
+    def test_an_item_ends_once_and_is_swept_no_more(self) -> None:
+        store, clock = self._world()
+        self._put(store, _item("a"), _item("b"))
+        assert (store.item_status("a"), store.item_status("none")) == ("pending", None)
+        assert store.end_item("a", "done") is True
+        assert store.end_item("a", "billed") is False
+        assert store.end_item("none", "done") is False
+        assert store.end_item("b", "billed", values={"sentiment": "neutral", "score": 0.5}) is True
+        clock.advance_us(_SECOND)
+        assert store.stale_pending(clock.now_us(), 10, None) == []
+        assert store.republish("a", 0, clock.now_us(), "market.items", {}) is False
+        assert store.status_counts() == {"billed": 1, "done": 1}
+
+    def test_what_failed_is_listed_and_released(self) -> None:
+        store, _ = self._world()
+        self._put(store, _item("a"), _item("b"), _item("c"))
+        assert store.end_item("a", "failed", "it will never do") is True
+        assert store.quarantine("b", 0, "attempts_exhausted") is True
+        found = {x["key"]: (x["status"], x["reason"]) for x in store.stuck_items(10)}
+        assert found == {"a": ("failed", "it will never do"), "b": ("quarantined", "attempts_exhausted")}
+        assert store.release_items(["a", "c", "none"]) == 1
+        assert store.release_items() == 1
+        assert store.stuck_items(10) == []
+        store.publish_outbox(_Collecting())
+        stale = store.stale_pending(_NOW - 1, 10, None)
+        assert [(s.key, s.attempts) for s in stale] == [("a", 0), ("b", 0)]  # due at once
+        assert store.end_item("a", "quarantined", "dead letter: x") is True
+        assert store.end_item("a", "done") is True  # a redrive was handled
+
+    def test_an_announcement_on_its_way_is_evidence(self) -> None:
+        store, _ = self._world()
+        self._put(store, _item("a"), _item("b"))
+        assert [i["held_up"] for i in store.full_items(["a", "b"])] == ["outbox", "outbox"]
+        assert sorted(since for _, since in store.unsent_before(_NOW, 10)) == [_NOW, _NOW]
+        assert store.unsent_before(_NOW - 1, 10) == []
+        assert store.pending_places(_NOW) == {"outbox": 2}
+        store.publish_outbox(_Collecting())
+        assert [i["held_up"] for i in store.full_items(["b", "a"])] == ["", ""]
+        assert store.unsent_before(_NOW, 10) == []
+        assert store.pending_places(_NOW) == {"stuck": 2}
+        assert store.pending_places(_NOW - 1) == {"moving": 2}
+
+    def test_an_attempt_without_an_announcement(self) -> None:
+        store, clock = self._world()
+        self._put(store, _item("a"))
+        store.publish_outbox(_Collecting())
+        clock.advance_us(_SECOND)
+        assert store.count_attempt("a", 0, _NOW) is True
+        assert store.count_attempt("a", 0, _NOW) is False
+        assert store.publish_outbox(_Collecting()) == 0
+        assert store.full_items(["a"])[0]["republish_attempts"] == 1

@@ -42,7 +42,7 @@ struct DatabaseOptions {
 };
 
 // The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
-inline constexpr int kSchemaVersion = 5;
+inline constexpr int kSchemaVersion = 6;
 inline constexpr int kApplicationId = 0x48476174;
 
 // A connection in WAL mode. Calls are serialised by the caller holding `lock()` across a transaction.

@@ -88,6 +88,14 @@ INSERT OR REPLACE INTO state (name, doc)
         FROM ledger)
     WHERE until_us IS NOT NULL;
 )sql",
+    // 5 -> 6: an item says when and why its life ended; the healing sweep asks of an item's announcement whether it is
+    // still in the outbox or in the queue
+    R"sql(
+ALTER TABLE items ADD COLUMN ended_us INTEGER;
+ALTER TABLE items ADD COLUMN reason TEXT;
+CREATE INDEX outbox_unsent_of ON outbox (topic, key) WHERE sent_us IS NULL;
+CREATE INDEX queue_of ON queue (topic, key);
+)sql",
 };
 
 }  // namespace headgate::backends

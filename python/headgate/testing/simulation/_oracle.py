@@ -12,7 +12,7 @@ from headgate._native import core
 from headgate.backends.local import LocalDatabase
 from headgate.errors import HeadgateError, NotFoundError
 from headgate.pipelines.uploads.contracts import FAILED, PROVISIONED, READY
-from headgate.testing.simulation._rooms import LARGE_TOPIC, TABLE
+from headgate.testing.simulation._rooms import LARGE_TOPIC, TABLE, TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,6 +114,16 @@ class Oracle:
                     self.broken(f"the {name} of {key} happened {count} times")
                 if key not in items:
                     self.broken(f"the {name} of {key} happened, but the record is not stored")
+        for key, status in items.items():
+            if (effects[key] > 0) != (status == "done"):
+                self.broken(f"the effect of {key} happened {effects[key]} times, and the item is {status}")
+        for key, count in database.execute(
+            "SELECT key, count(*) FROM (SELECT key, body FROM outbox WHERE topic = ?1 AND sent_us IS NULL UNION ALL"
+            " SELECT key, body FROM queue WHERE topic = ?1 AND grp = 'effects')"
+            " WHERE json_extract(body, '$.event_type') IS NULL GROUP BY key HAVING count(*) > 1",
+            (TOPIC,),
+        ):
+            self.broken(f"{key} is on its way {count} times: it was announced again while its message was there")
         for name in (key for key in items if key not in announced):
             self.broken(f"{name} is stored and was never announced")
         self._uploads(database, objects, final=final)

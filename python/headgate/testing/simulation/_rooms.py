@@ -11,8 +11,9 @@ from headgate._native import core
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.publish import RoutedPublisher, SqsPublisher
 from headgate.consume import Consumer, SqsWorker, Worker
-from headgate.idempotency import Ledger
+from headgate.idempotency import Ledger, default_identity
 from headgate.intake import AlertRules, Collector, Intake, Normalised, Pipeline, Reject
+from headgate.items import LifeCycle
 from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
 from headgate.resilience import RetryBudget, RetryPolicy, make_breaker, make_tracker
 from headgate.testing.simulation._broker import MAX_BYTES, FarLedger, SimTopic
@@ -98,7 +99,8 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
     publishers = [SqsPublisher(queue.client(world.network, name), "q", MAX_BYTES) for queue in world.queues.values()]
     alerts = SqsPublisher(world.alerts.client(world.network, name), "q", MAX_BYTES)
     return Parts(
-        files, objects, database, store, ledger, intake, _alone(Worker(effects, store, ledger, world.clock)),
+        files, objects, database, store, ledger, intake,
+        _alone(Worker(effects, store, ledger, world.clock, items=LifeCycle(store))),
         _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, (TOPIC, LARGE_TOPIC)), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
@@ -192,7 +194,12 @@ def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) 
 
 
 def _consumer(name: str, handler: Any, max_attempts: int = MAX_ATTEMPTS, **options: Any) -> Consumer:
-    return Consumer(name, TOPIC, handler, lambda body: str(body["key"]), LEASE_S, max_attempts, **options)
+    return Consumer(name, TOPIC, handler, _identity, LEASE_S, max_attempts, **options)
+
+
+def _identity(body: Json) -> str:
+    """An announcement is known by its item, as without a key function; another event about it by the same key."""
+    return str(body["key"]) if body.get("event_type") == CHANGED else default_identity(body)
 
 
 def _still(ledger: Ledger) -> Ledger:

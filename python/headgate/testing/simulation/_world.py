@@ -232,12 +232,20 @@ class Simulation:
 
     def _in_healing(self, name: str, parts: Any) -> str:
         swept = run_self_healing_check(
-            parts.store, _rooms.TOPIC, "v1", announce=lambda item: {"key": item["key"]},
+            parts.store, None, _rooms.TOPIC, "v1", announce=lambda item: {"key": item["key"]},
             threshold_hours=_STALE_HOURS, batch_size=10, max_attempts=_rooms.MAX_ATTEMPTS, clock=self.clock,
+            group="effects",
         )  # fmt: skip
         return f"swept {swept.items_republished}, relay {self._relay(parts)}"
 
     def _in_queue(self, name: str, parts: Any) -> str:
+        if not self._calm and self.rng.random() < 0.1:
+            # An item's message is lost, and only a sweep can bring its item's effect.
+            parts.database.execute(
+                "DELETE FROM queue WHERE id = (SELECT min(id) FROM queue WHERE topic = ? AND grp = 'effects'"
+                " AND json_extract(body, '$.event_type') IS NULL)",
+                (_rooms.TOPIC,),
+            )
         result = parts.worker.drain()
         return f"handled {result.handled} {result.duplicates} {result.waiting} {result.failed}"
 
@@ -326,7 +334,6 @@ class Simulation:
 
     def _insert_effect(self, body: Json, tx: Transaction) -> None:
         tx.execute("INSERT INTO effects VALUES (?, ?)", (body["key"], self.clock.now_us()))
-        tx.execute("UPDATE items SET status = 'analyzed', sentiment = 'neutral' WHERE key = ?", (body["key"],))
 
     def mirror(self, body: Json, tx: Transaction) -> None:
         """The message service's first handler: once, in its commit."""
