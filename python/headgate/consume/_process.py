@@ -26,7 +26,7 @@ from headgate.idempotency._serializers import json_serializer
 from headgate.items import announced_at, handled_under
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from headgate.idempotency import Claim, Ledger
@@ -258,7 +258,7 @@ class Processor:
             core.fault_point("consume.after_effect")
             core.fault_point("consume.before_complete")
             if self.consumer.effects == "writes":
-                self._complete_with(claim, scope, list(outcome or ()), life)
+                self._complete_with(claim, scope, outcome or (), life)
             else:
                 self._complete_plain(claim, scope, self._kept(scope, outcome, life), acknowledge)
         return Outcome.HANDLED
@@ -298,12 +298,15 @@ class Processor:
             acknowledge(self.ledger.database)
         return Outcome.DUPLICATE
 
-    def _complete_with(self, claim: Claim, scope: Scope | None, writes: list[Any], life: str) -> None:
+    def _complete_with(self, claim: Claim, scope: Scope | None, writes: Sequence[Any], life: str) -> None:
         """The handler's writes, the item's end and the completion: one transaction where it has room for them."""
-        ends = self._items.writes(scope, writes) if self._items is not None and scope is not None else []
-        room = ends is not None and len(writes) + len(ends) <= _MAX_WRITES
-        kept = self._kept(scope, None, life)
-        self.ledger.complete_with(claim, [*writes, *(ends or ())] if room else writes, kept)
+        ends: list[Any] | None = []
+        if self._items is not None and scope is not None:
+            writes = list(writes)
+            ends = self._items.writes(scope, writes)
+        room = ends is not None and (not ends or len(writes) + len(ends) <= _MAX_WRITES)
+        more = () if (kept := self._kept(scope, None, life)) is None else (kept,)
+        self.ledger.complete_with(claim, [*writes, *ends] if room and ends else writes, *more)
         if not room:
             self._settle(scope)
 
