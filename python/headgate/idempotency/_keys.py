@@ -33,7 +33,7 @@ def claim_key(namespace: str, consumer: str, event_type: str, identity: str, red
         >>> claim_key("shop", "billing", "order.created", "order:17")
         'shop:billing:order.created:order%3A17'
         >>> claim_key("shop", "billing", "order.created", "x" * 5000)[:29]
-        'shop:billing:order.created:~2'
+        'shop:billing:order.created:~c'
     """
     if not identity:
         message = "the key of an event is empty; expected text that makes the event that event"
