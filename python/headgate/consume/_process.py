@@ -345,25 +345,39 @@ class Processor:
         if self._bury is None:
             self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
+        try:
+            self._bury_and_mark(self._bury, delivery, claim, burial, acknowledge)
+        except Exception:
+            # The letter could not be kept. The message comes back for it without another run, with the same reason, and
+            # without waiting for the end of this lease.
+            if claim is not None:
+                with suppress(HeadgateError):
+                    self.ledger.release(claim, burial.reason, counted=claim.attempts <= self.consumer.max_attempts)
+            raise
+        if claim is not None:
+            self._away_since.pop(claim.key, None)
+        self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
+        return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
+
+    def _bury_and_mark(
+        self, bury: Undertaker, delivery: Delivery, claim: Claim | None, burial: Burial,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> None:  # fmt: skip
         mark = {_DEAD: True, "message": delivery.message_id}
         if acknowledge is not None and self._joint:
             with self.ledger.database.transaction() as tx:
-                self._bury(delivery, burial, tx)
+                bury(delivery, burial, tx)
                 if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
                     self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
                 acknowledge(tx)
                 if claim is not None:
                     self.ledger.complete(claim, mark)
         else:
-            self._bury(delivery, burial, None)
+            bury(delivery, burial, None)
             if claim is not None:
                 self.ledger.complete(claim, mark)
             if acknowledge is not None:
                 acknowledge(None)
-        if claim is not None:
-            self._away_since.pop(claim.key, None)
-        self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
-        return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
 
     def _log(self, text: str, delivery: Delivery, **more: Any) -> None:
         """A warning with consumer, topic and message id, for every transport; no key, no body, no exception's text."""
