@@ -192,6 +192,8 @@ def _run_async(guard: _Guard, function: Any) -> Any:
         try:
             async with ledger.renewing(claim, request.lease) if claim is not None else nullcontext():
                 result = await function(*args, **kwargs)
+                if result.__class__ not in _PLAIN and unfinished(result):
+                    _refuse_unfinished(guard.consumer, result)
         except BaseException as error:
             # Shielded: a second cancellation must not leave the claim held for a whole lease.
             await asyncio.shield(guard.release_async(ledger, claim, error))
