@@ -15,7 +15,7 @@ from headgate.idempotency import Ledger
 from headgate.testing.simulation import first_failure, simulate
 
 SEEDS = 1000
-CHUNKS = 20
+CHUNKS = 40
 
 
 @pytest.fixture(autouse=True)
