@@ -63,6 +63,7 @@ def test_plain_parts_are_the_key_of_earlier_releases():
         (("n", "c", "t", None), Kind.INVALID_RECORD),
         (("n", "c", "t", 7), Kind.INVALID_RECORD),
         (("n", 7, "t", "i"), Kind.INVALID_RECORD),
+        (("n", "c", ["t"], "i"), Kind.INVALID_RECORD),
         (("n", "c", "t", "\ud800"), Kind.INVALID_UNICODE),
         (("n", "c", "\udfff", "i"), Kind.INVALID_UNICODE),
     ],

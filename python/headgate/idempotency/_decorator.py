@@ -217,7 +217,7 @@ def _refuse_unfinished(consumer: str, result: Any) -> None:
     raise ConfigError(message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
     """What is asked of the ledger for one call."""
 

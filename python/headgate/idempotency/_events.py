@@ -19,7 +19,7 @@ _RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records o
 _TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EventView:
     """An event, read.
 
@@ -46,6 +46,8 @@ def read_event(event: Any) -> EventView:
     Raises:
         InvalidInputError: the type that the envelope names is text with a lone surrogate.
     """
+    if event.__class__ is dict and "eventSource" not in event:
+        return EventView(event, type=type_of(event))  # the form of most events
     topic = place = header_type = ""
     if _is_kafka_record(event):
         topic, place, header_type, event = _read_kafka_record(event)
