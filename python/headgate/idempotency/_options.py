@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-
 def check_seconds(where: str, value: Any, low: float = LEAST_S, high: float = LONGEST_LEASE_S) -> float:
     """A number of seconds inside its bounds.
 
