@@ -115,9 +115,7 @@ class Processor:
                 self._metrics.count("dlq_messages_total", consumer=name, topic=topic)
         return verdict
 
-    def _process(
-        self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None, again: str = ""
-    ) -> Verdict:
+    def _process(self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None) -> Verdict:
         if delivery.value is None and self.consumer.tombstones == "skip":
             if acknowledge is not None:
                 acknowledge(None)
@@ -135,7 +133,7 @@ class Processor:
             return self._dead(delivery, None, Burial(kind, describe_error(error), 0), acknowledge)
         core.fault_point("consume.before_claim")
         try:
-            claim = self._claim(key + again, legacy_key + again if legacy_key else "", payload)
+            claim = self._claim(delivery, key, legacy_key, payload)
         except TransientError as error:
             if self.consumer.on_unavailable == "refuse" or self.consumer.effects != "plain":
                 raise
@@ -146,12 +144,6 @@ class Processor:
                 raise
             return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
-            other = _buried_as(claim.result)
-            is_new = other and delivery.message_id and other != delivery.message_id and not delivery.redriven_for
-            if is_new and not again:
-                # That key's message is a dead letter, and this is another message: somebody sent it again. (One whose
-                # headers say which life it is, and for whom, is that life and no other.)
-                return self._process(delivery, acknowledge, _again(delivery))
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
             return Verdict(Outcome.DUPLICATE)
@@ -212,11 +204,24 @@ class Processor:
             raise InvalidInputError(message, Kind.INVALID_RECORD)
         return body
 
-    def _claim(self, key: str, legacy_key: str, payload: str) -> Claim:
+    def _claim(self, delivery: Delivery, key: str, legacy_key: str, payload: str) -> Claim:
+        """Claim a message's effect.
+
+        A key that ended as a dead letter says that of one message. Another message of the same key was sent again by
+        somebody, and is claimed under the next key, `#again-1`, `#again-2` and so on: once it is handled, every further
+        message of the event finds it there. A message whose headers say how often it was redriven needs no such search.
+        """
         more = {"payload": payload} if payload else {}
-        if legacy_key:
-            more["legacy_key"] = legacy_key
-        return self.ledger.claim(key, self.consumer.current_lease_s(), **more)
+        again = 0
+        while True:
+            suffix = f"#again-{again}" if again else ""
+            if legacy_key:
+                more["legacy_key"] = legacy_key + suffix
+            claim = self.ledger.claim(key + suffix, self.consumer.current_lease_s(), **more)
+            buried = _buried_as(claim.result) if claim.status == "done" else ""
+            if buried in {"", delivery.message_id} or not delivery.message_id or delivery.redriven_for:
+                return claim
+            again += 1
 
     def _run(self, body: Json | None, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> None:
         with self.ledger.renewing(claim, self.consumer.usual_lease_s):
@@ -390,11 +395,6 @@ class _UnmarkedError(TransientError):
 
     def __init__(self, cause: TransientError) -> None:
         super().__init__(cause.message, cause.kind)
-
-
-def _again(delivery: Delivery) -> str:
-    """What follows the key of a message that was sent again after its first life ended as a dead letter."""
-    return f"#again-{core.sha256_hex(delivery.message_id.encode())[:16]}"
 
 
 def _buried_as(result: Any) -> str:
