@@ -55,7 +55,7 @@ from headgate.workflow import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headgate.config import Config, SourceConfig
+    from headgate.config import Config, ConsumerConfig, SourceConfig
     from headgate.consume._consumer import Effects, Tombstones
     from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Calendar, Clock, Json, ObjectStore
@@ -259,13 +259,25 @@ class App(HealingParts):
             self._unsent_due_us = now + _UNSENT_US
             self.metrics.gauge("headgate_outbox_unsent", self.store.unsent_count())
 
+    def consumer_config(self, name: str) -> ConsumerConfig:
+        """What the configuration says of a consumer.
+
+        Raises:
+            ConfigError: there is no such consumer.
+        """
+        if name not in self.config.consumers:
+            known = ", ".join(sorted(self.config.consumers)) or "none is configured"
+            message = f"consumers.{name}: there is no such consumer; expected one of: {known}"
+            raise ConfigError(message)
+        return self.config.consumers[name]
+
     def consumer(self, name: str) -> Consumer:
         """A configured consumer, without its transport.
 
         Raises:
-            ConfigError: its handler, or its key, payload or serializer function, cannot be imported.
+            ConfigError: there is no such consumer, or a function that it names cannot be imported.
         """
-        where, c = f"consumers.{name}", self.config.consumers[name]
+        where, c = f"consumers.{name}", self.consumer_config(name)
         key, payload, serializer = (
             self._resolve(f"{where}.{option}", getattr(c, option)) if getattr(c, option) else None
             for option in ("key", "payload", "serializer")
@@ -285,11 +297,7 @@ class App(HealingParts):
             ConfigError: there is no such consumer, its handler cannot be imported, or its queue is of no known kind.
         """
         where = f"consumers.{name}"
-        if name not in self.config.consumers:
-            known = ", ".join(sorted(self.config.consumers)) or "none is configured"
-            message = f"{where}: there is no such consumer; expected one of: {known}"
-            raise ConfigError(message)
-        c = self.config.consumers[name]
+        c = self.consumer_config(name)
         consumer = self.consumer(name)
         if not c.queue:
             if self.ledger.database is None:

@@ -215,6 +215,21 @@ def test_import_is_fast():
     assert min(ours) < budget, (ours, yardstick)
 
 
+@pytest.mark.parametrize(
+    ("statement", "not_needed"),
+    [
+        # Every command starts with this one; `headgate --version` used to import the whole engine.
+        ("import headgate.cli._main", "headgate.workflow headgate.consume headgate.idempotency headgate.wiring asyncio"),
+        ("from headgate import Ledger, idempotent_consumer; idempotent_consumer(Ledger.open('memory://'))(print)({})",
+         "decimal uuid pathlib base64 asyncio headgate.consume headgate.backends.dynamodb"),
+    ],
+)  # fmt: skip
+def test_what_starts_often_imports_no_more_than_it_needs(statement, not_needed):
+    code = f"import sys; {statement}; print(*sorted(set({not_needed.split()}) & set(sys.modules)), sep=',')"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.splitlines()[-1] == ""
+
+
 def test_hashing_and_sqlite_need_no_arrow():
     code = (
         "import sys; import headgate; headgate.event_id({}); headgate.Ledger.open('memory://').claim('k');"

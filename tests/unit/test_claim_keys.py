@@ -63,6 +63,7 @@ def test_plain_parts_are_the_key_of_earlier_releases():
         (("n", "c", "t", None), Kind.INVALID_RECORD),
         (("n", "c", "t", 7), Kind.INVALID_RECORD),
         (("n", 7, "t", "i"), Kind.INVALID_RECORD),
+        (("n", "c", ["t"], "i"), Kind.INVALID_RECORD),
         (("n", "c", "t", "\ud800"), Kind.INVALID_UNICODE),
         (("n", "c", "\udfff", "i"), Kind.INVALID_UNICODE),
     ],
@@ -293,6 +294,35 @@ def test_another_message_of_a_key_that_ended_as_a_dead_letter_is_handled():
     assert [give("m1"), give("m1")] == [Outcome.DEAD, Outcome.DUPLICATE]
     broken.clear()
     assert [give("m1"), give("m2"), give("m2"), give("m1")] == [
+        Outcome.DUPLICATE, Outcome.HANDLED, Outcome.DUPLICATE, Outcome.DUPLICATE,
+    ]  # fmt: skip
+    assert ran == [1]
+    # A further message of the event is a duplicate, too: the effect has happened.
+    assert [give("m3"), give("m1"), give("m3")] == [Outcome.DUPLICATE] * 3
+    assert ran == [1]
+
+
+def test_messages_that_are_sent_again_may_end_as_dead_letters_again():
+    broken, ran = [True], []
+
+    def handle(body):
+        if broken:
+            raise ValueError
+        ran.append(body["n"])
+
+    ledger = Ledger.open("memory://")
+    processor = Processor(
+        Consumer("c", "t", handle, effects="plain", max_attempts=1), ledger, ledger.clock, lambda *_: None
+    )
+
+    def give(message_id):
+        return processor.process(Delivery("t", b'{"n": 1}', source={"message_id": message_id})).outcome
+
+    assert [give(name) for name in ("m1", "m2", "m2", "m3", "m1", "m3")] == [
+        Outcome.DEAD, Outcome.DEAD, Outcome.DUPLICATE, Outcome.DEAD, Outcome.DUPLICATE, Outcome.DUPLICATE,
+    ]  # fmt: skip
+    broken.clear()
+    assert [give(name) for name in ("m2", "m4", "m5", "m1")] == [
         Outcome.DUPLICATE, Outcome.HANDLED, Outcome.DUPLICATE, Outcome.DUPLICATE,
     ]  # fmt: skip
     assert ran == [1]

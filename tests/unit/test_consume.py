@@ -176,3 +176,35 @@ def test_a_redrive_that_dies_half_way_sends_nothing_twice(world, store, clock, m
     assert store.queue_depth("t", "c")[0] == 0
     assert store.redrive("c") == 2
     assert store.queue_depth("t", "c")[0] == 2
+
+
+def test_a_dead_letters_event_that_is_published_again_is_handled(world, store):
+    """The queue was empty in between, and gave its first id to the new message too: it was taken for a duplicate."""
+    broken = [True]
+
+    def handler(body, tx):
+        if broken:
+            raise ValueError("a bug")
+        effect(body, tx)
+
+    publish(store, 1)
+    worker = world(handler, max_attempts=1)
+    assert worker.drain().dead_lettered == 1
+    broken.clear()
+    publish(store, 1)
+    assert worker.drain().handled == 1
+    publish(store, 1)
+    assert worker.drain().duplicates == 1
+    assert effects(store) == [1]
+
+
+def test_a_late_acknowledgement_removes_no_other_message(store, clock):
+    """An id used to be given again once the queue was empty."""
+    publish(store, 1)
+    (slow,) = store.receive("t", "c", 1, 1_000_000)
+    clock.advance_us(2_000_000)  # its time is over, another worker handles it
+    (again,) = store.receive("t", "c", 1, 1_000_000)
+    store.acknowledge(again)
+    publish(store, 2)
+    store.acknowledge(slow)
+    assert [m.body for m in store.receive("t", "c", 9, 1_000_000)] == [{"n": 2}]

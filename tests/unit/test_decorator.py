@@ -303,6 +303,23 @@ def test_a_wrapped_coroutine_function_is_found_out_and_nothing_is_marked(ledger)
             handle({"n": 1})
 
 
+def test_an_async_handler_that_returns_a_generator_has_not_run(ledger):
+    ran = []
+
+    def rows():
+        ran.append(1)
+        yield
+
+    @idempotent_consumer(ledger)
+    async def handle(event):
+        return rows()
+
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="a generator"):
+            asyncio.run(handle({"n": 1}))
+    assert ran == []
+
+
 # --- names
 
 

@@ -10,6 +10,7 @@ from headgate.backends import publish
 from headgate.cli._dlq_sqs import dlq_sqs
 from headgate.config import ConsumerConfig
 from headgate.errors import ConfigError
+from headgate.wiring import App
 
 QUEUE, DEAD = "https://sqs/1/q", "https://sqs/1/dead"
 
@@ -32,7 +33,7 @@ def app(sqs, monkeypatch):
         "billing": ConsumerConfig(queue="sqs://sqs/1/q?region=us-east-1", dead_letters=DEAD),
         "policy": ConsumerConfig(queue="sqs://sqs/1/q"), "local": ConsumerConfig(),
     }  # fmt: skip
-    return SimpleNamespace(config=SimpleNamespace(consumers=made))
+    return App(SimpleNamespace(consumers=made))
 
 
 def test_letters_are_listed_without_their_bodies(app):

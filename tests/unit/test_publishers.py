@@ -639,3 +639,16 @@ def test_settings_that_kafka_does_not_know_are_named(setting, expected):
     pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
     with pytest.raises(ConfigError, match=expected):
         open_publisher(f"kafka://127.0.0.1:9?{setting}")
+
+
+def test_a_setting_that_kafka_does_not_take_is_one_sentence_without_its_secrets():
+    pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+    from headgate.backends.publish import KafkaPublisher
+
+    with pytest.raises(ConfigError, match=r"there is no setting 'no\.such'"):
+        KafkaPublisher({"bootstrap.servers": "localhost:1", "no.such": "1"})
+    with pytest.raises(ConfigError) as caught:
+        KafkaPublisher(
+            {"bootstrap.servers": "localhost:1", "ssl.key.password": "hunter2", "security.protocol": "hunter2"}
+        )
+    assert "hunter2" not in str(caught.value)

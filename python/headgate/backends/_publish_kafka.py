@@ -8,8 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from headgate.backends._publish_order import Lanes
-from headgate.backends.kafka import LARGEST_MESSAGE_BYTES
-from headgate.errors import ConfigError, Kind, needed
+from headgate.backends.kafka import LARGEST_MESSAGE_BYTES, kafka_module, make_client
+from headgate.errors import ConfigError, Kind
 from headgate.ports import Published, Refusal
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class KafkaPublisher:
     """
 
     def __init__(self, config: Mapping[str, Any], timeout_s: float = _TIMEOUT_S) -> None:
-        with needed("kafka:// needs confluent-kafka", "headgate[kafka]"):
-            import confluent_kafka
-        self._kafka = confluent_kafka
+        self._kafka = kafka_module()
         # Without a limit of its own the topic's limit holds alone: librdkafka's default of 1 MB may be below it.
         self._config = {"message.max.bytes": LARGEST_MESSAGE_BYTES, **config, **_safe(config)}
         stated = next((self._config[name] for name in _TIMEOUT_SETTINGS if name in self._config), None)
@@ -146,13 +144,7 @@ class KafkaPublisher:
 
     def _open(self) -> Any:
         if self._producer is None:
-            try:
-                self._producer = self._kafka.Producer({"logger": log, **self._config})
-            except (self._kafka.KafkaException, TypeError, ValueError) as error:
-                about = error.args[0] if error.args else error
-                text = about.str() if hasattr(about, "str") else str(about)
-                message = f"kafka://: {text}"
-                raise ConfigError(message) from None
+            self._producer = make_client(self._kafka.Producer, {"logger": log, **self._config})
         return self._producer
 
     def _refusal(self, announcement: Announcement, name: str) -> Refusal:

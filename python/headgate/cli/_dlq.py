@@ -7,9 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from headgate.cli._checkpoint import show_reject
-from headgate.consume import dead_letter, dead_letter_counts, dead_letters
 from headgate.errors import ConfigError
-from headgate.idempotency._failures import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -59,11 +57,15 @@ def _run(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], A
     elif options.action == "list":
         _print(_list(app, options))
     else:
+        from headgate.consume import dead_letter_counts
+
         _print(dead_letter_counts(app.store))
     return EXIT_OK
 
 
 def _list(app: App, options: argparse.Namespace) -> list[Json]:
+    from headgate.consume import dead_letters  # not at the start of every other command
+
     reader = _reader(app, options.name)
     if reader is None:
         return dead_letters(
@@ -76,6 +78,9 @@ def _list(app: App, options: argparse.Namespace) -> list[Json]:
 
 
 def _show(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], App]) -> int:
+    from headgate.consume import dead_letter
+    from headgate.idempotency._failures import printable
+
     if not options.name:
         message = "dlq show: expected the ID of a dead letter, or DIGEST and --target CHECKPOINT"
         raise ConfigError(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from headgate.errors import ConfigError
 
@@ -33,18 +32,15 @@ def dlq_sqs(app: App, action: str, name: str, limit: int | None = 100, message_i
     """
     from headgate.backends.publish import sqs_client
     from headgate.consume import read_letters_sqs, redrive_sqs
+    from headgate.wiring import split_url
 
     where = f"consumers.{name}"
-    if name not in app.config.consumers:
-        known = ", ".join(sorted(app.config.consumers)) or "none is configured"
-        message = f"{where}: there is no such consumer; expected one of: {known}"
-        raise ConfigError(message)
-    consumer = app.config.consumers[name]
+    consumer = app.consumer_config(name)
     if not is_sqs(consumer.queue):
         message = f"{where}.queue: expected sqs://queue-url for dead letters on SQS, got {consumer.queue!r}"
         raise ConfigError(message)
-    place, _, query = consumer.queue.removeprefix("sqs://").partition("?")
-    client, url = sqs_client(place, dict(parse_qsl(query)))
+    _, place, settings = split_url(consumer.queue)
+    client, url = sqs_client(place, settings)
     if not consumer.dead_letters:
         message = (
             f"{where}.dead_letters: missing, so that the queue's own redrive policy keeps the dead letters; set it to "

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate.cli._workflow_graph import add_graph_arguments
-from headgate.cli._workflow_serve import add_serve_arguments
-from headgate.errors import ConfigError, InvalidInputError, NotFoundError, StageFailedError
+from headgate.cli._files import is_file, read_json, read_text
+from headgate.cli._workflow_graph import add_graph_arguments, draw_graph
+from headgate.cli._workflow_serve import add_serve_arguments, serve_workflow
+from headgate.errors import ConfigError, InvalidInputError, StageFailedError
 
 if TYPE_CHECKING:
     import argparse
@@ -135,21 +136,17 @@ def _open(options: argparse.Namespace) -> App:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from headgate.cli._workflow_serve import serve_workflow
-
     return serve_workflow(_open(options), options)
 
 
 def _graph(options: argparse.Namespace) -> int:
-    from headgate.cli._workflow_graph import draw_graph
-
     return draw_graph(options, lambda name: _open(options).workflow(name)[0].to_asl())
 
 
 def _run(options: argparse.Namespace) -> int:
     app = _open(options)
-    if _is_file(options.name):
-        definition = _read_json(options.name)
+    if is_file(options.name):
+        definition = read_json(options.name)
         if options.asl:
             _print(definition)
             return EXIT_OK
@@ -213,7 +210,7 @@ def _runner(app: App, options: argparse.Namespace, configured: LocalRunner | Non
         functions |= _handlers(options.handlers)
     mocks = None
     if options.mocks:
-        found = _read_json(options.mocks)
+        found = read_json(options.mocks)
         if not isinstance(found, dict):
             message = f"{options.mocks}: expected an object of state names with their outcomes"
             raise InvalidInputError(message)
@@ -331,8 +328,8 @@ def _lint(options: argparse.Namespace) -> int:
     from headgate.workflow import lint
 
     kind = options.type
-    if _is_file(options.file):
-        text: Any = sys.stdin.read() if options.file == "-" else _read_text(options.file)
+    if is_file(options.file):
+        text: Any = read_text(options.file)
     else:
         workflow, _, _ = _open(options).workflow(options.file)
         text, kind = workflow.to_asl(), str(workflow.type)
@@ -375,32 +372,10 @@ def _take(options: argparse.Namespace) -> int:
 # --- arguments
 
 
-def _is_file(name: str) -> bool:
-    return name == "-" or name.endswith(".json") or Path(name).is_file()
-
-
-def _read_text(path: str) -> str:
-    if path == "-":
-        return sys.stdin.read()
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        message = f"there is no file {path}"
-        raise NotFoundError(message) from None
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
-        message = f"{path}: expected JSON: {error}"
-        raise InvalidInputError(message) from None
-
-
 def _json_argument(text: str) -> Any:
     """JSON of the command line: as it stands, @FILE, or - for standard input."""
     if text.startswith("@"):
-        return _read_json(text[1:])
+        return read_json(text[1:])
     try:
         return json.loads(sys.stdin.read() if text == "-" else text)
     except ValueError as error:

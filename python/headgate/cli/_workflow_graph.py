@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import InvalidInputError, NotFoundError
-from headgate.workflow import to_mermaid, to_svg
+from headgate.cli._files import is_file, read_json
+from headgate.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import argparse
@@ -34,12 +32,14 @@ def draw_graph(options: argparse.Namespace, configured: Callable[[str], Any]) ->
         InvalidInputError: a file is no JSON, or no state machine; a history with Mermaid, which has no timings.
         NotFoundError: there is no such file.
     """
-    is_file = options.definition == "-" or options.definition.endswith(".json") or Path(options.definition).exists()
-    definition = _read(options.definition) if is_file else configured(options.definition)
+    from headgate.workflow import to_mermaid, to_svg  # not at the start of every other command
+
+    named = options.definition
+    definition = read_json(named) if is_file(named) else configured(named)
     if options.history and options.format != "svg":
         message = "--history is drawn in SVG only; expected --format svg"
         raise InvalidInputError(message)
-    history = _read(options.history) if options.history else None
+    history = read_json(options.history) if options.history else None
     if isinstance(history, dict):
         history = history.get("events") or history.get("history")
     text = to_svg(definition, history) if options.format == "svg" else to_mermaid(definition)
@@ -48,14 +48,3 @@ def draw_graph(options: argparse.Namespace, configured: Callable[[str], Any]) ->
     else:
         print(text)
     return 0
-
-
-def _read(path: str) -> Any:
-    try:
-        return json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        message = f"there is no file {path}"
-        raise NotFoundError(message) from None
-    except ValueError:
-        message = f"{path} is no JSON"
-        raise InvalidInputError(message) from None

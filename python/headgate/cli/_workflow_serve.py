@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headgate.errors import ConfigError
-from headgate.workflow import LocalPipe
 
 if TYPE_CHECKING:
     import argparse
 
     from headgate.ports import Json
     from headgate.wiring import App
+    from headgate.workflow import LocalPipe
 
 log = logging.getLogger("headgate.workflow")
 _WORKERS = 4
@@ -68,6 +68,8 @@ def make_pipe(app: App, name: str, queue: str = "", workers: int = 0) -> LocalPi
     Raises:
         ConfigError: see `serve_workflow`.
     """
+    from headgate.workflow import LocalPipe  # not at the start of every other command
+
     workflow, runner, _ = app.workflow(name)
     config = app.config.workflows[name]
     topic = queue or config.queue or workflow.source_queue or ""

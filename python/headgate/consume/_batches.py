@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import inspect
 import logging
 import os
@@ -10,7 +12,7 @@ import weakref
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headgate.errors import ConfigError, InvalidInputError
+from headgate.errors import ConfigError, InvalidInputError, Kind
 from headgate.idempotency._failures import code_path
 from headgate.idempotency._handler import check_handler, discard_unfinished, handler_name, unfinished
 from headgate.idempotency._lease import remaining_s
@@ -84,6 +86,46 @@ def run_records(
         if group is not None:
             blocked.add(group)
     return failures
+
+
+def records_of(event: Any, source: str) -> list[Any]:
+    """The list `Records` of a Lambda event.
+
+    Args:
+        event: what Lambda handed over.
+        source: where it should come from, for the error: "an SQS queue".
+
+    Raises:
+        InvalidInputError: it is another kind of event. Answering it with an empty list of failures would say that
+            records were handled which nobody has read.
+    """
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not isinstance(records, list):
+        raise InvalidInputError(unexpected_event(event, source, "a list Records"), Kind.INVALID_RECORD)
+    return records
+
+
+def unexpected_event(event: Any, source: str, expected: str) -> str:
+    """The sentence for an event of another kind."""
+    got = "an object without it" if isinstance(event, dict) else f"a {type(event).__name__}"
+    return f"the event: expected what Lambda sends for {source}, with {expected}, got {got}"
+
+
+def bytes_of(text: Any, where: str) -> bytes:
+    """The bytes of a record's base64 text.
+
+    Args:
+        text: as it stands in the record.
+        where: the field, for the error.
+
+    Raises:
+        InvalidInputError: it is no base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        message = f"{where}: expected base64"
+        raise InvalidInputError(message, Kind.INVALID_RECORD) from None
 
 
 class AwaitingCaller:

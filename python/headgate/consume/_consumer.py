@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from headgate.errors import ConfigError, TransientError
 from headgate.idempotency._decorator import ON_UNAVAILABLE
-from headgate.idempotency._events import earlier_identity, identity_of, read_event, require_event_type
+from headgate.idempotency._events import earlier_identity, identity_and_type
 from headgate.idempotency._handler import check_handler, is_async
-from headgate.idempotency._keys import check_identity, claim_key
+from headgate.idempotency._keys import claim_key
 from headgate.idempotency._lease import DEFAULT_LEASE_S, default_lease_s
 from headgate.idempotency._options import (
     check_callable,
@@ -160,9 +160,7 @@ class Consumer:
         Raises:
             InvalidInputError: `key` gave nothing, or something that is not text.
         """
-        view = read_event(body)
-        identity = identity_of(view) if self.key is None else check_identity(self.key(body))
-        kind = (view.type or event_type or self.topic) if self.event_type is None else self._stated_type(body)
+        identity, kind = identity_and_type(body, self.key, self.event_type, self.topic, event_type)
         return claim_key(self.namespace, self.name, kind, identity, redrive)
 
     def tombstone_key(self, delivery: Delivery) -> str:
@@ -177,7 +175,3 @@ class Consumer:
             return ""
         key = f"{self.namespace}:{self.name}:{self.topic}:{identity}"
         return f"{key}#redrive-{redrive}" if redrive else key
-
-    def _stated_type(self, body: Json) -> str:
-        stated = self.event_type
-        return require_event_type(stated(body) if callable(stated) else stated)

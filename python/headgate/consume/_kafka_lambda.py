@@ -7,12 +7,10 @@ so a handler here raises when a record failed: the whole batch comes again, and 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, run_records
+from headgate.consume._batches import AwaitingCaller, bytes_of, run_records, unexpected_event
 from headgate.consume._letters import read_life
 from headgate.consume._messages import Delivery, delivering
 from headgate.consume._process import Processor
@@ -125,9 +123,8 @@ def _respond(event: Any, context: Any, run: Callable[[Json], bool], about: Mappi
 def _records(event: Any) -> list[Json]:
     found = event.get("records") if isinstance(event, dict) else None
     if not isinstance(found, dict) or not all(isinstance(part, list) for part in found.values()):
-        got = "an object without it" if isinstance(event, dict) else f"a {type(event).__name__}"
-        message = f"the event: expected what Lambda sends for Kafka, with an object records of lists, got {got}"
-        raise InvalidInputError(message, Kind.INVALID_RECORD)
+        sentence = unexpected_event(event, "Kafka", "an object records of lists")
+        raise InvalidInputError(sentence, Kind.INVALID_RECORD)
     records = [record for part in found.values() for record in part]
     for index, record in enumerate(records):
         for name, kind in (("topic", str), ("partition", int), ("offset", int)):
@@ -168,10 +165,4 @@ def _headers(record: Json) -> Headers:
 
 def _bytes(record: Json, name: str) -> bytes | None:
     text = record.get(name)
-    if text is None:
-        return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        message = f"{name}: expected base64"
-        raise InvalidInputError(message, Kind.INVALID_RECORD) from None
+    return None if text is None else bytes_of(text, name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume._consumer import Consumer, Effects, Handler
+from headgate.consume._effect import Effect, UnmarkedError, life_id
 from headgate.consume._messages import Burial, ConsumeResult, Delivery, Outcome, Undertaker, Verdict, delivering
 from headgate.errors import (
     ConfigError,
@@ -19,18 +20,14 @@ from headgate.errors import (
     StaleLeaseError,
     TransientError,
 )
-from headgate.idempotency._events import item_key_of
 from headgate.idempotency._failures import code_path, describe_error
-from headgate.idempotency._handler import discard_unfinished, unfinished
-from headgate.idempotency._serializers import json_serializer
-from headgate.items import announced_at, handled_under
+from headgate.items import handled_under
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
 
     from headgate.idempotency import Claim, Ledger
-    from headgate.items import LifeCycle, Scope
+    from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics, Transaction
 
 __all__ = [
@@ -41,7 +38,6 @@ log = logging.getLogger("headgate.consume")
 _AWAY_S = 1.0  # how long a message waits at first when the ledger or the dead letters cannot be reached
 _TYPE_HEADERS = {"ce_type", "ce-type"}
 _DEAD = "dead_letter"
-_MAX_WRITES = 99  # of a transaction of DynamoDB, beside the completion
 _MAX_AWAY = 10_000
 
 
@@ -84,9 +80,8 @@ class Processor:
         self.clock = clock
         self._bury = bury
         self._metrics = metrics
-        self._items = items
         self._joint = joint and ledger.database is not None
-        self._acknowledges_inside = consumer.effects == "transaction" or (consumer.effects == "plain" and self._joint)
+        self._effect = Effect(consumer, ledger, items, joint=self._joint)
         self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
         self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is away
 
@@ -121,9 +116,7 @@ class Processor:
                 self._metrics.count("dlq_messages_total", consumer=name, topic=topic)
         return verdict
 
-    def _process(
-        self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None, again: str = ""
-    ) -> Verdict:
+    def _process(self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None) -> Verdict:
         if delivery.value is None and self.consumer.tombstones == "skip":
             if acknowledge is not None:
                 acknowledge(None)
@@ -141,7 +134,7 @@ class Processor:
             return self._dead(delivery, None, Burial(kind, describe_error(error), 0), acknowledge)
         core.fault_point("consume.before_claim")
         try:
-            claim = self._claim(key + again, legacy_key + again if legacy_key else "", payload)
+            claim = self._claim(delivery, body, key, legacy_key, payload)
         except TransientError as error:
             if self.consumer.on_unavailable == "refuse" or self.consumer.effects != "plain":
                 raise
@@ -152,15 +145,7 @@ class Processor:
                 raise
             return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
-            other = handled_under(claim.result)
-            this = _life_id(delivery, body)
-            is_new = other and this and other != this and not delivery.redriven_for
-            if is_new and not again:
-                # That key's message is a dead letter, or left its item open, and this is another message: somebody sent
-                # it again. (One whose headers say which life it is, and for whom, is that life and no other.)
-                return self._process(delivery, acknowledge, _again(this))
-            if self._items is not None:
-                self._items.settle_known(item_key_of(body), claim.result)
+            self._effect.end_known(body, claim)
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
             return Verdict(Outcome.DUPLICATE)
@@ -173,7 +158,7 @@ class Processor:
             return self._dead(delivery, claim, burial, acknowledge)
         core.fault_point("consume.after_claim")
         try:
-            outcome = self._run(delivery, body, claim, acknowledge)
+            outcome = self._effect.run(delivery, body, claim, acknowledge)
         except KeyboardInterrupt:
             with suppress(HeadgateError):
                 self.ledger.release(claim, "interrupted", counted=False)
@@ -185,7 +170,7 @@ class Processor:
             # SystemExit and cancellation too: a handler's own end is not the worker's.
             return self._failed(delivery, claim, error, acknowledge)
         self._away_since.pop(claim.key, None)
-        if acknowledge is not None and not self._acknowledges_inside:
+        if acknowledge is not None and not self._effect.acknowledges:
             # A failure here is none of the handler's: the message comes back, and is known as done.
             acknowledge(None)
         core.fault_point("consume.after_commit")
@@ -221,161 +206,43 @@ class Processor:
             raise InvalidInputError(message, Kind.INVALID_RECORD)
         return body
 
-    def _claim(self, key: str, legacy_key: str, payload: str) -> Claim:
+    def _claim(self, delivery: Delivery, body: Json | None, key: str, legacy_key: str, payload: str) -> Claim:
+        """Claim a message's effect.
+
+        A key that ended as a dead letter, or with its item still open, says that of one message. Another message of the
+        same key was sent again by somebody, and is claimed under the next key, `#again-1`, `#again-2` and so on: once
+        it is handled, every further message of the event finds it there. A message whose headers say how often it was
+        redriven needs no such search.
+        """
         more = {"payload": payload} if payload else {}
-        if legacy_key:
-            more["legacy_key"] = legacy_key
-        return self.ledger.claim(key, self.consumer.current_lease_s(), **more)
-
-    def _run(
-        self, delivery: Delivery, body: Json | None, claim: Claim,
-        acknowledge: Callable[[Transaction | None], None] | None,
-    ) -> Outcome:  # fmt: skip
-        item, life = self._item_of(body), _life_id(delivery, body)
-        shared = self._shares()
-        # Within a transaction it is asked for there; slow work before it is spared.
-        early = self.consumer.prepare is not None or not shared or self.consumer.effects != "transaction"
-        if item and early and self._items is not None and self._items.is_ended(item):
-            return self._skip(claim, acknowledge)
-        with self.ledger.renewing(claim, self.consumer.usual_lease_s), self._handling(item) as scope:
-            given = self._prepared(body)
-            if self.consumer.effects == "transaction":
-                with self.ledger.database.transaction() as tx:
-                    if item and shared and self._items is not None and self._items.is_ended(item, tx):
-                        return self._skip(claim, acknowledge)
-                    outcome = self._finished(self.consumer.handler(given, tx))
-                    core.fault_point("consume.after_effect")
-                    if acknowledge is not None:
-                        acknowledge(tx)
-                    if shared:
-                        self._settle(scope, tx)
-                    self._complete(claim, self._kept(scope, outcome, life))
-                    core.fault_point("consume.before_commit")
-                if not shared:
-                    self._settle(scope)
-                return Outcome.HANDLED
-            outcome = self._finished(self.consumer.handler(given))
-            core.fault_point("consume.after_effect")
-            core.fault_point("consume.before_complete")
-            if self.consumer.effects == "writes":
-                self._complete_with(claim, scope, outcome or (), life)
-            else:
-                self._complete_plain(claim, scope, self._kept(scope, outcome, life), acknowledge)
-        return Outcome.HANDLED
-
-    # --- items (`headgate.items`)
-
-    def _item_of(self, body: Json | None) -> str:
-        return item_key_of(body) if self._items is not None and body is not None else ""
-
-    def _handling(self, item: str) -> AbstractContextManager[Scope | None]:
-        return nullcontext() if self._items is None else self._items.handling(item)
-
-    def _shares(self) -> bool:
-        """Whether items and ledger are in one database, so that one commit holds both."""
-        return self._items is not None and self._items.shares(self.ledger.database)
-
-    def _settle(self, scope: Scope | None, tx: Transaction | None = None) -> None:
-        if self._items is not None and scope is not None:
-            self._items.settle(scope, tx)
-
-    def _settle_unmarked(self, scope: Scope | None) -> None:
-        """End the items of an effect that no claim remembers."""
-        try:
-            self._settle(scope)
-        except HeadgateError as error:
-            # The effect stands, and nothing remembers it: the sweep will announce the item again.
-            log.warning("item not finished", extra={"consumer": self.consumer.name, "error": error.kind.value})
-
-    @staticmethod
-    def _kept(scope: Scope | None, outcome: Any, life: str) -> Any:
-        return outcome if scope is None else scope.result(outcome, life)
-
-    def _skip(self, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> Outcome:
-        """The item was handled already, under another message's claim."""
-        self.ledger.complete(claim, None)
-        if acknowledge is not None and self._acknowledges_inside:
-            acknowledge(self.ledger.database)
-        return Outcome.DUPLICATE
-
-    def _complete_with(self, claim: Claim, scope: Scope | None, writes: Sequence[Any], life: str) -> None:
-        """The handler's writes, the item's end and the completion: one transaction where it has room for them."""
-        ends: list[Any] | None = []
-        if self._items is not None and scope is not None:
-            writes = list(writes)
-            ends = self._items.writes(scope, writes)
-        room = ends is not None and (not ends or len(writes) + len(ends) <= _MAX_WRITES)
-        more = () if (kept := self._kept(scope, None, life)) is None else (kept,)
-        self.ledger.complete_with(claim, [*writes, *ends] if room and ends else writes, *more)
-        if not room:
-            self._settle(scope)
-
-    def _complete(self, claim: Claim, outcome: Any) -> None:
-        if self.consumer.serializer is None:
-            self.ledger.complete(claim, outcome)
-        else:
-            self.ledger.complete(claim, outcome, serializer=json_serializer(self.consumer.serializer))
-
-    def _complete_plain(
-        self, claim: Claim, scope: Scope | None, outcome: Any,
-        acknowledge: Callable[[Transaction | None], None] | None,
-    ) -> None:  # fmt: skip
-        """Mark the effect as done, end its item and acknowledge it: in one commit where all are in the ledger's
-        database. Elsewhere the mark comes first: without the item's end, the next announcement is a duplicate that ends
-        it."""
-        database = self.ledger.database
-        joint: AbstractContextManager[Any] = nullcontext()
-        inside = acknowledge if self._joint else None
-        shared = self._shares()
-        if database is not None and (inside is not None or shared):
-            joint = database.transaction()
-        try:
-            with joint as tx:
-                self._complete(claim, outcome)
-                self._settle(scope, tx if shared else None)
-                if inside is not None:
-                    inside(tx)
-        except TransientError as error:
-            # The effect stands; without its mark a redelivery after the lease runs it again.
-            if self.consumer.on_unavailable == "refuse":
-                raise _UnmarkedError(error) from None
-            log.warning("effect without its mark", extra={"consumer": self.consumer.name, "error": error.kind.value})
-            self._settle_unmarked(scope)
-            if inside is not None:
-                inside(None)
-
-    def _finished(self, outcome: Any) -> Any:
-        what = unfinished(outcome)
-        if what:
-            discard_unfinished(outcome)
-            message = f"the handler returned {what}, so that nothing has run; a worker calls plain functions"
-            raise InvalidInputError(message)
-        return outcome
-
-    def _prepared(self, body: Json | None) -> Any:
-        return body if self.consumer.prepare is None or body is None else self.consumer.prepare(body)
+        again, life = 0, life_id(delivery, body)
+        while True:
+            suffix = f"#again-{again}" if again else ""
+            if legacy_key:
+                more["legacy_key"] = legacy_key + suffix
+            claim = self.ledger.claim(key + suffix, self.consumer.current_lease_s(), **more)
+            other = handled_under(claim.result) if claim.status == "done" else ""
+            if other in {"", life} or not life or delivery.redriven_for:
+                return claim
+            again += 1
 
     def _run_unprotected(
         self, delivery: Delivery, body: Json | None, acknowledge: Callable[[Transaction | None], None] | None
     ) -> Verdict:
         try:
-            with self._handling(self._item_of(body)) as scope:
-                self._finished(self.consumer.handler(self._prepared(body)))
+            self._effect.run_unprotected(body, acknowledge)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._log("handler failed", delivery, error=type(error).__name__, traceback=code_path(error))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
-        self._settle_unmarked(scope)
-        if acknowledge is not None:
-            acknowledge(None)
         return Verdict(Outcome.HANDLED)
 
     def _failed(
         self, delivery: Delivery, claim: Claim, error: BaseException,
         acknowledge: Callable[[Transaction | None], None] | None,
     ) -> Verdict:  # fmt: skip
-        if isinstance(error, _UnmarkedError):
+        if isinstance(error, UnmarkedError):
             self._log("effect without its mark", delivery, error=error.kind.value)
             return self._away(error.kind.value)
         name = type(error).__name__
@@ -426,62 +293,43 @@ class Processor:
         if self._bury is None:
             self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
             return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
-        mark = {_DEAD: True, "message": _life_id(delivery)}
-        if acknowledge is not None and self._joint:
-            with self.ledger.database.transaction() as tx:
-                self._bury(delivery, burial, tx)
-                if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
-                    self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
-                acknowledge(tx)
-                self._bury_item(delivery, burial, tx if self._shares() else None)
-                if claim is not None:
-                    self.ledger.complete(claim, mark)
-        else:
-            self._bury(delivery, burial, None)
-            self._bury_item(delivery, burial)
+        try:
+            self._bury_and_mark(self._bury, delivery, claim, burial, acknowledge)
+        except Exception:
+            # The letter could not be kept. The message comes back for it without another run, with the same reason, and
+            # without waiting for the end of this lease.
             if claim is not None:
-                self.ledger.complete(claim, mark)
-            if acknowledge is not None:
-                acknowledge(None)
+                with suppress(HeadgateError):
+                    self.ledger.release(claim, burial.reason, counted=claim.attempts <= self.consumer.max_attempts)
+            raise
         if claim is not None:
             self._away_since.pop(claim.key, None)
         self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
         return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
 
-    def _bury_item(self, delivery: Delivery, burial: Burial, tx: Transaction | None = None) -> None:
-        if self._items is None or delivery.value is None:
-            return
-        try:
-            key = item_key_of(json.loads(delivery.value))
-        except (ValueError, RecursionError, InvalidInputError):
-            return  # what cannot be read announces nothing
-        if key:
-            self._items.bury(key, str(burial.kind), tx)
+    def _bury_and_mark(
+        self, bury: Undertaker, delivery: Delivery, claim: Claim | None, burial: Burial,
+        acknowledge: Callable[[Transaction | None], None] | None,
+    ) -> None:  # fmt: skip
+        mark = {_DEAD: True, "message": life_id(delivery)}
+        if acknowledge is not None and self._joint:
+            with self.ledger.database.transaction() as tx:
+                bury(delivery, burial, tx)
+                if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
+                    self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
+                acknowledge(tx)
+                self._effect.bury_item(delivery, burial, tx)
+                if claim is not None:
+                    self.ledger.complete(claim, mark)
+        else:
+            bury(delivery, burial, None)
+            self._effect.bury_item(delivery, burial)
+            if claim is not None:
+                self.ledger.complete(claim, mark)
+            if acknowledge is not None:
+                acknowledge(None)
 
     def _log(self, text: str, delivery: Delivery, **more: Any) -> None:
         """A warning with consumer, topic and message id, for every transport; no key, no body, no exception's text."""
         about = {"consumer": self.consumer.name, "topic": delivery.topic, "message_id": delivery.message_id}
         log.warning(text, extra={**about, **{k: v for k, v in more.items() if v is not False}})
-
-
-class _UnmarkedError(TransientError):
-    """The handler is through, the ledger is away."""
-
-    def __init__(self, cause: TransientError) -> None:
-        super().__init__(cause.message, cause.kind)
-
-
-def _life_id(delivery: Delivery, body: Json | None = None) -> str:
-    """What no other sending of the same content has: a republication's own time, else the transport's message id.
-
-    Ids of the embedded queue's rows are used again once the queue was empty.
-    """
-    if body is None and delivery.value is not None:
-        with suppress(ValueError, RecursionError):
-            body = json.loads(delivery.value)
-    return announced_at(body) or delivery.message_id
-
-
-def _again(life: str) -> str:
-    """What follows the key of a message that was sent again after its first life ended as a dead letter."""
-    return f"#again-{core.sha256_hex(life.encode())[:16]}"

@@ -7,7 +7,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, run_records
+from headgate.consume._batches import AwaitingCaller, records_of, run_records
 from headgate.consume._process import Processor
 from headgate.consume._sqs_messages import is_fifo, read_record
 from headgate.consume._sqs_queue import error_code, read_attributes, set_up_warnings
@@ -116,17 +116,7 @@ def _respond(event: Json, context: Any, run: Callable[[Json], bool], about: dict
 
 
 def _records(event: Any) -> list[Json]:
-    """The records of an event.
-
-    Raises:
-        InvalidInputError: it is not what Lambda sends for an SQS queue. Answering such an event with an empty list of
-            failures would delete messages that nobody has read.
-    """
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not isinstance(records, list):
-        got = "an object without it" if isinstance(event, dict) else f"a {type(event).__name__}"
-        message = f"the event: expected what Lambda sends for an SQS queue, with a list Records, got {got}"
-        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    records = records_of(event, "an SQS queue")
     for index, record in enumerate(records):
         for name in ("messageId", "body"):
             if not isinstance(record, dict) or not isinstance(record.get(name), str):

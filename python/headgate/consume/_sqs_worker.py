@@ -114,7 +114,6 @@ class SqsWorker:
         self.result = ConsumeResult()
         self._client = client
         self._url = queue_url
-        self._dead_url = dead_letter_url
         self._letters = (
             None if dead_letter_url is None else SqsLetters(client, dead_letter_url, consumer.name, queue_url)
         )

@@ -12,7 +12,6 @@ any answer for a success. What can never be handled leaves the shard by the mapp
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import json
 import logging
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, run_records
+from headgate.consume._batches import AwaitingCaller, bytes_of, records_of, run_records
 from headgate.consume._messages import Delivery, delivering
 from headgate.consume._process import Processor
 from headgate.errors import InvalidInputError, Kind
@@ -270,11 +269,7 @@ def _respond(source: _Source, event: Any, context: Any, run: Callable[[Json], bo
 
 
 def _records(source: _Source, event: Any) -> list[Json]:
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not isinstance(records, list):
-        got = "an object without it" if isinstance(event, dict) else f"a {type(event).__name__}"
-        message = f"the event: expected what Lambda sends for {source.name}, with a list Records, got {got}"
-        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    records = records_of(event, source.name)
     if "window" in event:
         message = f"the event: it is one of a tumbling window of {source.name}; expected a mapping without one"
         raise InvalidInputError(message, Kind.INVALID_RECORD)
@@ -302,11 +297,7 @@ def _id_of(record: Json) -> str:
 
 def _kinesis_delivery(topic: str, record: Json) -> Delivery:
     part = record["kinesis"]
-    try:
-        data = base64.b64decode(part.get("data") or "", validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        message = "kinesis.data: expected base64"
-        raise InvalidInputError(message, Kind.INVALID_RECORD) from None
+    data = bytes_of(part.get("data") or "", "kinesis.data")
     key = part.get("partitionKey")
     source = {"event_id": _id_of(record), "sequence_number": part["sequenceNumber"]}
     return Delivery(topic, data, None if key is None else _encoded(str(key)), (), source)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from headgate.errors import ConfigError, HeadgateError, Kind, TransientError
-from headgate.idempotency._events import default_identity, earlier_identity, identity_of, read_event, require_event_type
+from headgate.idempotency._events import default_identity, earlier_identity, identity_and_type
 from headgate.idempotency._failures import describe_error
 from headgate.idempotency._handler import (
     EventParameter,
@@ -22,7 +22,7 @@ from headgate.idempotency._handler import (
     is_async,
     unfinished,
 )
-from headgate.idempotency._keys import check_identity, claim_key
+from headgate.idempotency._keys import claim_key
 from headgate.idempotency._lease import default_lease_s
 from headgate.idempotency._options import check_callable, check_choice, check_name, check_seconds
 from headgate.idempotency._serializers import json_serializer
@@ -192,6 +192,8 @@ def _run_async(guard: _Guard, function: Any) -> Any:
         try:
             async with ledger.renewing(claim, request.lease) if claim is not None else nullcontext():
                 result = await function(*args, **kwargs)
+                if result.__class__ not in _PLAIN and unfinished(result):
+                    _refuse_unfinished(guard.consumer, result)
         except BaseException as error:
             # Shielded: a second cancellation must not leave the claim held for a whole lease.
             await asyncio.shield(guard.release_async(ledger, claim, error))
@@ -215,7 +217,7 @@ def _refuse_unfinished(consumer: str, result: Any) -> None:
     raise ConfigError(message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Request:
     """What is asked of the ledger for one call."""
 
@@ -245,13 +247,7 @@ class _Guard:
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any], decorated: Any) -> _Request:
         self._refuse_own_transaction()
         event = self.parameter.of(args, kwargs, decorated)
-        view = read_event(event)
-        identity = identity_of(view) if self.key is None else check_identity(self.key(event))
-        stated = self.event_type
-        if stated is None:
-            kind = view.type or view.topic or _NO_TYPE
-        else:
-            kind = require_event_type(stated(event) if callable(stated) else stated)
+        identity, kind = identity_and_type(event, self.key, self.event_type, _NO_TYPE)
         digest = "" if self.payload is None else event_id(self.payload(event), big_integers="exact")
         lease = self.lease if self.lease is not None else default_lease_s((*args[1:], *kwargs.values()))
         legacy = self._legacy_key(event, kind) if getattr(self.ledger, "legacy_until", None) else ""

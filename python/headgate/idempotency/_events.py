@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
+from headgate.idempotency._keys import check_identity
 from headgate.identity import canonical_json, event_id
 from headgate.items import MARK, announced_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records of every Kafka client have
 _TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EventView:
     """An event, read.
 
@@ -47,6 +51,8 @@ def read_event(event: Any) -> EventView:
     Raises:
         InvalidInputError: the type that the envelope names is text with a lone surrogate.
     """
+    if event.__class__ is dict and "eventSource" not in event:
+        return EventView(event, type=type_of(event))  # the form of most events
     topic = place = header_type = ""
     if _is_kafka_record(event):
         topic, place, header_type, event = _read_kafka_record(event)
@@ -203,6 +209,32 @@ def _read_kafka_record(record: Any) -> tuple[str, str, str, Any]:
     stated = next((headers[name] for name in _TYPE_HEADERS if name in headers), b"")
     kind = stated.decode("utf-8", "backslashreplace") if isinstance(stated, bytes) else str(stated)
     return topic, f"{topic}-{get('partition')}-{get('offset')}", kind, get("value")
+
+
+def identity_and_type(
+    event: Any,
+    key: Callable[[Any], Any] | None,
+    event_type: str | Callable[[Any], Any] | None,
+    default_type: str,
+    stated_type: str = "",
+) -> tuple[str, str]:
+    """The two parts of a claim key that an event gives, for decorators and consumers alike.
+
+    Args:
+        event: as the handler gets it.
+        key: event -> identity; None: the default identity.
+        event_type: a text, or event -> text; None: what the envelope says, else what the transport says.
+        default_type: where nothing of these says a type and the event has no topic of its own.
+        stated_type: what the transport's headers say, for an event whose envelope says nothing.
+
+    Raises:
+        InvalidInputError: no usable identity or type.
+    """
+    view = read_event(event)
+    identity = identity_of(view) if key is None else check_identity(key(event))
+    if event_type is None:
+        return identity, view.type or stated_type or view.topic or default_type
+    return identity, require_event_type(event_type(event) if callable(event_type) else event_type)
 
 
 def require_event_type(text: object) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import os
 import sys
 import weakref
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import ConfigError, InvalidInputError
@@ -219,7 +219,7 @@ def _module_name(module: str) -> str:
     if spec is not None and spec.name:
         return str(spec.name.removesuffix(".__main__"))
     file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file else module
+    return os.path.splitext(os.path.basename(file))[0] if file else module
 
 
 def _is_method_of(cls: type, decorated: Any) -> bool:

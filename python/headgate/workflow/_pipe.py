@@ -25,7 +25,6 @@ from headgate._native import core
 from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.ports import DeadLetter
 from headgate.workflow._context import check_name
-from headgate.workflow._local import start_execution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -337,9 +336,7 @@ class LocalPipe:
                 message = f"the message has more than the {MAX_PAYLOAD_CHARACTERS:,} characters that a pipe hands on"
                 raise InvalidInputError(message, Kind.MESSAGE_TOO_LARGE)
             kind = "EXPRESS" if self.waits else "STANDARD"
-            execution = start_execution(
-                self.runner, self.name, self.definition, delivery.data, delivery.execution, kind
-            )
+            execution = self.runner.start(self.name, self.definition, delivery.data, delivery.execution, kind=kind)
         except HeadgateError as error:
             if error.kind is Kind.FAULT_INJECTED:
                 raise  # stands for the death of this process

@@ -259,8 +259,7 @@ private:
             if (!legacy_key.empty()) {
                 Claim legacy;
                 legacy.token = token;
-                auto legacy_request = requests[i];
-                HG_ASSIGN(const bool ours, read(*reply.element[1], legacy_request, now, legacy));
+                HG_ASSIGN(const bool ours, read(*reply.element[1], requests[i], now, legacy));
                 static_cast<void>(ours);
                 ledger::join_pair(claims[i], legacy);
             }

@@ -75,8 +75,20 @@ ALTER TABLE dead_letters ADD COLUMN redriven INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE queue ADD COLUMN redrive INTEGER NOT NULL DEFAULT 0;
 )sql",
     // 4 -> 5: dead letters keep their message's key, headers, attempts and id; claim keys of consumers are made another
-    // way, so that keys of before count, beside the new ones, until the last of them has expired
+    // way, so that keys of before count, beside the new ones, until the last of them has expired; the queue gives an id
+    // once (AUTOINCREMENT), so that neither a late acknowledgement nor a dead letter's mark meets another message
     R"sql(
+DROP INDEX queue_due;
+ALTER TABLE queue RENAME TO queue_v4;
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, grp TEXT NOT NULL, key TEXT NOT NULL,
+    body TEXT NOT NULL, visible_us INTEGER NOT NULL, deliveries INTEGER NOT NULL DEFAULT 0, owner TEXT,
+    redrive INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO queue (id, topic, grp, key, body, visible_us, deliveries, owner, redrive)
+    SELECT id, topic, grp, key, body, visible_us, deliveries, owner, redrive FROM queue_v4;
+DROP TABLE queue_v4;
+CREATE INDEX queue_due ON queue (topic, grp, visible_us, id);
 ALTER TABLE dead_letters ADD COLUMN key TEXT;
 ALTER TABLE dead_letters ADD COLUMN headers TEXT;
 ALTER TABLE dead_letters ADD COLUMN attempts INTEGER;

@@ -50,7 +50,7 @@ PLAN = json.dumps({
     ],
 })  # fmt: skip
 WORKFLOW = Workflow(
-    "simulated", WorkflowType.EXPRESS,
+    "simulated", WorkflowType.STANDARD,  # an express one may end as timed out when its process was away for minutes
     [LambdaStep("Read", "read"), LambdaStep("Double", "double"), LambdaStep("Sum", "sum")],
 ).to_asl()  # fmt: skip
 
