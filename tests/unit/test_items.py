@@ -131,7 +131,7 @@ def test_a_duplicate_ends_an_item_whose_end_was_lost(path):
     assert world.status() == "pending"
     world.clock.advance_us(HOUR)
     world.sweep()
-    world.worker._processor._items = LifeCycle(world.store, True)
+    world.worker._processor._effect._items = LifeCycle(world.store, True)
     assert world.drain().duplicates == 1
     assert (world.status(), world.paid()) == ("done", [1])
 

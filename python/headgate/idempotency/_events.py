@@ -51,7 +51,7 @@ def read_event(event: Any) -> EventView:
     Raises:
         InvalidInputError: the type that the envelope names is text with a lone surrogate.
     """
-    if event.__class__ is dict and "eventSource" not in event:
+    if event.__class__ is dict and not ("eventSource" in event or "EventSource" in event or "TopicArn" in event):
         return EventView(event, type=type_of(event))  # the form of most events
     topic = place = header_type = ""
     if _is_kafka_record(event):
