@@ -107,10 +107,10 @@ def break_in_eight_ways(world):
         world.ledger.claim(world.worker.consumer.claim_key(body), 60)
     drop("queue", keys["worker_died"] + keys["left_pending"])
     # Handled, and then the item's end was lost: the effect is there, and must not come again.
-    keep = world.worker._processor._items
-    world.worker._processor._items = None
+    keep = world.worker._processor._effect._items
+    world.worker._processor._effect._items = None
     assert world.worker.drain().handled == each
-    world.worker._processor._items = keep
+    world.worker._processor._effect._items = keep
     return keys
 
 

@@ -88,7 +88,7 @@ def mark_before_the_effect(sim, parts):
             acknowledge(tx)
         return Outcome.HANDLED
 
-    parts.worker._processor._run = run
+    parts.worker._processor._effect.run = run
 
 
 def effect_outside_the_commit(sim, parts):
@@ -102,7 +102,7 @@ def effect_outside_the_commit(sim, parts):
             parts.ledger.complete(claim)
         return Outcome.HANDLED
 
-    parts.worker._processor._run = run
+    parts.worker._processor._effect.run = run
 
 
 def heals_without_evidence(sim, parts):
@@ -127,7 +127,7 @@ def item_ends_outside_the_commit(sim, parts):
         end_item(parts, body)
         return Outcome.HANDLED
 
-    parts.worker._processor._run = run
+    parts.worker._processor._effect.run = run
 
 
 def rename_without_fsync(sim, parts):
@@ -412,6 +412,53 @@ def every_file_is_new(sim, parts):
     parts.transport = transport
 
 
+def frame_committed_before_its_effect(sim, parts):
+    """A stage counts as done before it has run."""
+    from headgate.workflow._attempts import Done, apply_outcome
+    from headgate.workflow._drive import Drive
+
+    class Early(Drive):
+        def _run_one(self):
+            frame = self._next_task()
+            if frame is not None:
+                request, _ = self._prepare(frame)
+                apply_outcome(self.engine, frame, Done({}))
+                self._commit_task()
+                self.runner.tasks.run(request)
+
+    parts.runner._drive = lambda engine, owner: Early(parts.runner, engine, owner).run()
+
+
+def lease_not_compared(sim, parts):
+    """Whoever commits last wins, though another runner has taken the execution over."""
+    real = parts.runner.store.commit
+
+    def commit(engine, owner, until_us, new, wake_us):
+        parts.database.execute("UPDATE workflow_runs SET owner = ? WHERE execution = ?", (owner, engine.record.id))
+        real(engine, owner, until_us, new, wake_us)
+
+    parts.runner.store.commit = commit
+
+
+def history_out_of_order(sim, parts):
+    """The events of one commit are written backwards."""
+    real = parts.runner.store.commit
+
+    def commit(engine, *more):
+        events = engine.history.take()
+        engine.history.take = lambda: list(reversed(events))
+        try:
+            real(engine, *more)
+        finally:
+            del engine.history.take
+
+    parts.runner.store.commit = commit
+
+
+for mutant in (frame_committed_before_its_effect, lease_not_compared, history_out_of_order):
+    mutant.rooms = ("intake", "queue", "healing", "workflow")
+
+
 MUTANTS = [
     drop_the_token_check, mark_before_the_effect, effect_outside_the_commit, rename_without_fsync, raw_after_the_items,
     announce_in_a_commit_of_its_own, forget_done_keys, lose_dead_letters, double_dead_letters, commit_what_failed,
@@ -420,6 +467,7 @@ MUTANTS = [
     every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
     event_type_dropped_from_the_key, result_refused_after_the_effect, letter_redriven_taken_for_a_duplicate,
     outbox_head_too_large, heals_without_evidence, identity_with_the_mark, item_ends_outside_the_commit,
+    frame_committed_before_its_effect, lease_not_compared, history_out_of_order,
 ]  # fmt: skip
 
 

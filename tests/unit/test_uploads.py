@@ -49,6 +49,27 @@ def test_the_raw_file_is_stored_before_it_is_read(world, monkeypatch):
     assert calls == [ContentType.RAW_UPLOAD_BLOB, "extract", ContentType.EXTRACTED_PLAINTEXT]
 
 
+def test_a_file_received_twice_is_announced_once(world):
+    first = world.files.receive("b", "a.txt", TEXT, "corr")
+    world.clock.advance_us(SECOND)
+    assert world.files.receive("b", "a.txt", TEXT, "another try") == first
+    assert world.events(PROVISIONED) == [first]
+    short = world.files.receive("b", "b.txt", b" short ")
+    assert world.files.receive("b", "b.txt", b" short ") == short
+    assert len(world.events(FAILED)) == 1
+    for other in [("c", "a.txt", TEXT), ("b", "c.txt", TEXT), ("b", "a.txt", TEXT + b"!")]:
+        world.files.receive(*other)
+    assert len(world.events(PROVISIONED)) == 4
+
+
+def test_a_file_that_could_not_be_stored_is_received_again(world, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(world.content, "store_content", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        assert world.files.receive("b", "a.txt", TEXT)["raw_file_storage_id"] == "STORAGE_FAILED"
+    assert "text_storage_id" in world.files.receive("b", "a.txt", TEXT)
+    assert (len(world.events(FAILED)), len(world.events(PROVISIONED))) == (1, 1)
+
+
 def test_a_good_file(world):
     world.files.accept("b", [UploadedFile("a.txt", TEXT)], "corr")
     world.settle()

@@ -162,11 +162,11 @@ def test_limits_themselves_are_taken():
 
 def test_retries_that_do_not_fit_are_a_warning_with_their_number():
     (warning,) = Workflow("w", "EXPRESS", [LambdaStep("A", "a", 200)]).validate()
-    assert "with all 2 retries it may take 660 s, an EXPRESS workflow has 300 s" in warning
-    assert "0 retries of the slowest fit in 300 s" in warning
+    assert "with all 2 retries it may take 660 s, and an EXPRESS workflow has 300 s" in warning
+    assert "0 of 2 retries fit in 300 s" in warning
     (warning,) = Workflow("w", "EXPRESS", [LambdaStep("A", "a", 100), LambdaStep("B", "b", 50)]).validate()
     assert "with all 4 retries it may take 570 s" in warning  # 3 * 150 + 2 * (20 + 40)
-    assert "'A', 1 retries of the slowest fit" in warning  # 150 + 20 + 100 = 270; the next needs 140 more
+    assert "'A', 1 of 2 retries fit" in warning  # 150 + 20 + 100 = 270; the next needs 140 more
     assert Workflow("w", "EXPRESS", [LambdaStep("A", "a", 80)]).validate() == []  # 3 * 80 + 60 = 300
     assert Workflow("w", "STANDARD", [LambdaStep("A", "a", 900)]).validate() == []
     (warning,) = Workflow("w", "STANDARD", STEPS, "b").validate()

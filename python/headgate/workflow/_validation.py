@@ -71,9 +71,9 @@ def _retry_warnings(workflow: Workflow) -> list[str]:
         spent += wait + slowest.timeout_s
         fits += spent <= EXPRESS_LIMIT_S
     return [
-        f"with all {retries} retries it may take {worst:.0f} s, an EXPRESS workflow has {EXPRESS_LIMIT_S} s: of the "
-        f"{int(retry.max_attempts)} retries of its slowest stage {slowest.state_name!r}, {fits} retries of the slowest "
-        f"fit in {EXPRESS_LIMIT_S} s; a run that takes longer times out, and its message comes back"
+        f"with all {retries} retries it may take {worst:.0f} s, and an EXPRESS workflow has {EXPRESS_LIMIT_S} s. Of the"
+        f" slowest stage, {slowest.state_name!r}, {fits} of {int(retry.max_attempts)} retries fit in"
+        f" {EXPRESS_LIMIT_S} s; a run that takes longer times out, and its message comes back"
     ]
 
 

@@ -69,8 +69,7 @@ class UploadRequest:
         if not given:
             message = "files: expected at least one"
             raise InvalidInputError(message, Kind.INVALID_RECORD)
-        contents = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in given]
-        digest = event_id({"batch_id": batch_id, "files": contents})
+        digest = content_digest(batch_id, given)
         return cls(batch_id, given, digest, upload_id or digest, bool(upload_id))
 
     @property
@@ -99,6 +98,18 @@ class UploadRequest:
                 "with the same names in the same order, or a new key"
             )
             raise ConflictError(message, Kind.PAYLOAD_MISMATCH)
+
+
+def content_digest(batch_id: str, files: Sequence[UploadedFile]) -> str:
+    """The identity of these files in this order, with their names, in this batch."""
+    contents = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in files]
+    return event_id({"batch_id": batch_id, "files": contents})
+
+
+def received_name(batch_id: str, file: UploadedFile) -> str:
+    """Under which name the event of a file that was received at once is remembered."""
+    digest = content_digest(batch_id, [file])
+    return REQUESTS + hashlib.sha256(f"received:{digest}".encode()).hexdigest()
 
 
 def idempotency_key(header: str) -> str:

@@ -64,6 +64,7 @@ from headgate.pipelines.uploads.requests import (
     check_id,
     clean_file,
     new_document,
+    received_name,
 )
 
 if TYPE_CHECKING:
@@ -201,6 +202,9 @@ class FileService:
 
     def receive(self, batch_id: str, file_name: str, data: bytes, correlation_id: str | None = None) -> Json:
         """One file, its whole way at once, without a job: for scripts and handlers that wait for the outcome.
+
+        The same batch, name and content again is answered with the event of the first time, and nothing is announced:
+        Lambda calls a handler twice. A file that could not be stored is tried again instead.
 
         Returns:
             The data of the event that was announced.
@@ -345,6 +349,9 @@ class FileService:
         if correlation_id is not None:
             check_id("correlation_id", correlation_id)
         file = clean_file(UploadedFile(file_name, data))
+        known_as = received_name(batch_id, file)
+        if (known := self.store.load_state(known_as)) is not None:
+            return dict(known["event"])
         started = self.clock.mono_us()
         about = {
             "batch_id": batch_id, "original_file_name": file.name, "file_size_bytes": len(data),
@@ -354,14 +361,21 @@ class FileService:
             raw = store_content(self.content, data, ContentType.RAW_UPLOAD_BLOB)
             about["raw_file_storage_id"] = yield from raw
             worked = yield from self._examine(about, data)
+            is_final = worked.cause not in _CONTENT_CODES
         except (ContentUnavailableError, ContentRefusedError) as error:
-            worked = self._failure(about, error.code, error.message)
+            worked, is_final = self._failure(about, error.code, error.message), False
         except ConfigError as error:  # an extractor's library is not there
-            worked = self._failure(about, ErrorCode.TEXT_EXTRACTION_FAILED, error.message)
-        self._publish(outcome_topic(worked.event), worked.event)
+            worked, is_final = self._failure(about, ErrorCode.TEXT_EXTRACTION_FAILED, error.message), False
+        event = worked.event.model_dump(mode="json")
+        with self.store.transaction():
+            if (known := self.store.load_state(known_as)) is not None:  # another process was first
+                return dict(known["event"])
+            self._publish(outcome_topic(worked.event), worked.event)
+            if is_final:
+                self.store.save_state(known_as, {"format": 1, "at_us": self.clock.now_us(), "event": event})
         self._count(worked)
         self._log(about, "file", status_word(worked.event), duration_ms=(self.clock.mono_us() - started) // 1000)
-        return worked.event.model_dump(mode="json")
+        return event
 
     def _examine(self, job: Json, data: bytes | None = None, *, refuse_missing: bool = False) -> Steps[Worked]:
         """What becomes of a file: a text, or why there is none. Only what may pass by itself is raised."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from headgate.ports import Json
     from headgate.testing.simulation._world import Simulation
 
+# What a workflow's history says of its stages, in its order.
+_STAGES = [(f"TaskState{what}", state) for state in ("Read", "Double", "Sum") for what in ("Entered", "Exited")]
+
 
 class Oracle:
     """Looks at the world as somebody who comes fresh; disturbs nothing.
@@ -222,12 +225,17 @@ class Oracle:
                 self.broken(f"a workflow has not ended: {status}")
                 continue
             self.world.report.executions += 1
-            stages = database.execute(
-                "SELECT state, count(*) FROM execution_events WHERE execution = ? AND type = 'TaskStateExited'"
-                " GROUP BY state", (run,),
-            )  # fmt: skip
-            if sorted(stages) != [("Double", 1), ("Read", 1), ("Sum", 1)]:
-                self.broken(f"a workflow's stages ended {stages}")
+            happened = [
+                tuple(row)
+                for row in database.execute(
+                    "SELECT type, coalesce(state, '') FROM execution_events WHERE execution = ? ORDER BY id", (run,)
+                )
+            ]
+            stages = [(kind, state) for kind, state in happened if kind in ("TaskStateEntered", "TaskStateExited")]
+            if stages != _STAGES:
+                self.broken(f"a workflow's stages came in the order {stages}")
+            if (happened[0][0], happened[-1][0]) != ("ExecutionStarted", "ExecutionSucceeded"):
+                self.broken(f"a workflow's history begins with {happened[0][0]} and ends with {happened[-1][0]}")
             numbers = [record["n"] for record in json.loads(body) if isinstance(record["n"], int)]
             expected = {"Read": numbers, "Double": [2 * n for n in numbers], "Sum": 2 * sum(numbers)}
             for stage, data in expected.items():

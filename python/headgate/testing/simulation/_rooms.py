@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 # Process -> the room it works in.
 ROOMS = {
     "intake": "intake", "collector": "collection", "worker-1": "queue", "worker-2": "queue", "sweeper": "healing",
-    "mirror": "broker", "far-1": "broker", "far-2": "broker", "runner": "workflow", "checkpoint-1": "checkpoint",
-    "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket", "uploads": "uploads",
+    "mirror": "broker", "far-1": "broker", "far-2": "broker", "runner-1": "workflow", "runner-2": "workflow",
+    "checkpoint-1": "checkpoint", "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket",
+    "uploads": "uploads",
 }  # fmt: skip
 TOPIC = "simulated.items"
 LARGE_TOPIC = "simulated.large"  # its only announcement is larger than the message service takes
@@ -111,7 +112,7 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
             world.clock,
             world.queues["far"].client(world.network, name, world.dead), "q", dead_letter_url="dead", concurrency=1,
         ),
-        LocalRunner(database, stages(objects, world.clock, world.stage_fails), world.clock),
+        LocalRunner(database, stages(world, name, objects), world.clock, lease_s=LEASE_S),
         *_uploads(world, objects, store, ledger),
     )  # fmt: skip
 
@@ -144,12 +145,16 @@ def pipeline() -> Pipeline:
     return Pipeline("simulated", PLAN, parse, normalise, lambda item: {"key": item.key})
 
 
-def stages(objects: Any, clock: Any, fails: Callable[[], bool]) -> dict[str, Callable[[Json], Any]]:
-    """The workflow's three stages: the numbers of a raw body, doubled, summed up."""
+def stages(world: Simulation, name: str, objects: Any) -> dict[str, Callable[[Json], Any]]:
+    """The workflow's three stages: the numbers of a raw body, doubled, summed up.
+
+    Now and then a stage outlives its execution's lease, and the other runner takes the execution over meanwhile.
+    """
 
     class Stage(WorkflowHandler):
         def process(self, data: Any, context: Any) -> Any:
-            if fails():
+            world.slow(name, {})
+            if world.stage_fails():
                 message = "the stage fails"
                 raise RuntimeError(message)
             if context.currentStage == "Read":
@@ -157,7 +162,7 @@ def stages(objects: Any, clock: Any, fails: Callable[[], bool]) -> dict[str, Cal
                 return [record["n"] for record in records if isinstance(record["n"], int)]
             return [2 * n for n in data] if context.currentStage == "Double" else sum(data)
 
-    stage = Stage(objects, clock)
+    stage = Stage(objects, world.clock)
     return {"read": stage, "double": stage, "sum": stage}
 
 
