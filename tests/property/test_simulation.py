@@ -175,7 +175,9 @@ def announce_in_a_commit_of_its_own(sim, parts):
 
 def forget_done_keys(sim, parts):
     parts.ledger = Ledger.on_database(parts.database, done_ttl=0.5, clock=sim.clock, random=sim.tokens)
-    parts.worker._processor.ledger = parts.worker.ledger = parts.ledger
+    # The embedded queue removes a message with its effect, and an item's end is known: messages come twice from SQS.
+    for worker in (parts.worker, parts.mirror):
+        worker.ledger = worker._processor.ledger = worker._processor._effect._ledger = parts.ledger
 
 
 def lose_dead_letters(sim, parts):
