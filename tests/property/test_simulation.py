@@ -130,6 +130,19 @@ def item_ends_outside_the_commit(sim, parts):
     parts.worker._processor._effect.run = run
 
 
+def sweep_that_stops_at_a_failing_item(sim, parts):
+    """What cannot be announced ends the sweep, and what is behind it never has its turn."""
+    real = parts.store.full_items
+
+    def full_items(keys, group=""):
+        found = real(keys, group)
+        unreadable = [at for at, item in enumerate(found) if item["key"] in sim.unreadable]
+        return found[: unreadable[0]] if unreadable else found
+
+    parts.store.full_items = full_items
+    sim.message_loss = 0.5
+
+
 def rename_without_fsync(sim, parts):
     parts.files.sync = lambda path: None
 
@@ -459,6 +472,7 @@ def history_out_of_order(sim, parts):
 
 for mutant in (frame_committed_before_its_effect, lease_not_compared, history_out_of_order):
     mutant.rooms = ("intake", "queue", "healing", "workflow")
+sweep_that_stops_at_a_failing_item.rooms = ("intake", "queue", "healing")
 
 
 MUTANTS = [
@@ -469,6 +483,7 @@ MUTANTS = [
     every_file_is_new, uploads_that_are_not_stored, outcomes_in_a_commit_of_their_own,
     event_type_dropped_from_the_key, result_refused_after_the_effect, letter_redriven_taken_for_a_duplicate,
     outbox_head_too_large, heals_without_evidence, identity_with_the_mark, item_ends_outside_the_commit,
+    sweep_that_stops_at_a_failing_item,
     frame_committed_before_its_effect, lease_not_compared, history_out_of_order,
 ]  # fmt: skip
 

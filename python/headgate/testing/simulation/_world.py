@@ -92,6 +92,8 @@ class Simulation:
         self.dead = SimQueue(self.rng, self.clock)  # the dead letters of the consumer far away
         self.redriven = 0
         self.changed: set[str] = set()  # records whose change was announced
+        self.message_loss = 0.1  # how often an item's message is lost before its consumer looks for it
+        self.unreadable: set[str] = set()  # records whose message was lost, and which no sweep can announce again
         self.has_large = self.has_broker and self.rng.random() < 0.5  # an announcement that is too large to be sent
         self.far_ledger = core.memory_ledger(1 << 60, self.clock, self.tokens)
         self.far_effects: Counter[str] = Counter()
@@ -232,20 +234,30 @@ class Simulation:
 
     def _in_healing(self, name: str, parts: Any) -> str:
         swept = run_self_healing_check(
-            parts.store, None, _rooms.TOPIC, "v1", announce=lambda item: {"key": item["key"]},
+            parts.store, None, _rooms.TOPIC, "v1", announce=self._announce,
             threshold_hours=_STALE_HOURS, batch_size=10, max_attempts=_rooms.MAX_ATTEMPTS, clock=self.clock,
             group="effects",
         )  # fmt: skip
         return f"swept {swept.items_republished}, relay {self._relay(parts)}"
 
+    def _announce(self, item: Json) -> Json:
+        if item["key"] in self.unreadable:
+            message = "the item cannot be read"
+            raise KeyError(message)
+        return {"key": item["key"]}
+
     def _in_queue(self, name: str, parts: Any) -> str:
-        if not self._calm and self.rng.random() < 0.1:
-            # An item's message is lost, and only a sweep can bring its item's effect.
-            parts.database.execute(
-                "DELETE FROM queue WHERE id = (SELECT min(id) FROM queue WHERE topic = ? AND grp = 'effects'"
-                " AND json_extract(body, '$.event_type') IS NULL)",
+        if not self._calm and self.rng.random() < self.message_loss:
+            # An item's message is lost, and only a sweep can bring its item's effect. No sweep can read some of them.
+            rows = parts.database.execute(
+                "SELECT id, key FROM queue WHERE topic = ? AND grp = 'effects'"
+                " AND json_extract(body, '$.event_type') IS NULL ORDER BY id LIMIT 1",
                 (_rooms.TOPIC,),
             )
+            for message, key in rows:
+                if _number(key) % 4 == 0:
+                    self.unreadable.add(key)
+                parts.database.execute("DELETE FROM queue WHERE id = ?", (message,))
         result = parts.worker.drain()
         return f"handled {result.handled} {result.duplicates} {result.waiting} {result.failed}"
 
