@@ -57,6 +57,7 @@ bench: $(STAMPS)/build $(STAMPS)/installed
 	$(PY) bench/run.py
 chaos: $(STAMPS)/dev $(STAMPS)/installed
 	HEADGATE_CHAOS_SEEDS=25 $(PY) -m pytest -m chaos
+	HEADGATE_SIMULATION_SEEDS=1000 $(PY) -m pytest -n $(JOBS) tests/property/test_simulation.py
 fuzz: $(STAMPS)/dev
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j $(JOBS)
 	tools/fuzz
