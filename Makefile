@@ -3,6 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PY := .venv/bin/python
 JOBS ?= $(shell nproc)
+# What was compiled in one folder is found again from another one: an sdist is built in a folder of its own.
+export CCACHE_BASEDIR ?= /
+export CCACHE_NOHASHDIR ?= 1
 STAMPS := .stamps
 SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
 CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
@@ -57,6 +60,7 @@ bench: $(STAMPS)/build $(STAMPS)/installed
 	$(PY) bench/run.py
 chaos: $(STAMPS)/dev $(STAMPS)/installed
 	HEADGATE_CHAOS_SEEDS=25 $(PY) -m pytest -m chaos
+	HEADGATE_SIMULATION_SEEDS=1000 $(PY) -m pytest -n $(JOBS) tests/property/test_simulation.py
 fuzz: $(STAMPS)/dev
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j $(JOBS)
 	tools/fuzz

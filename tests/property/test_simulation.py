@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 
 import pytest
 
@@ -14,8 +15,8 @@ from headgate.consume import Outcome, Verdict
 from headgate.idempotency import Ledger
 from headgate.testing.simulation import first_failure, simulate
 
-SEEDS = 1000
-CHUNKS = 40
+SEEDS = int(os.environ.get("HEADGATE_SIMULATION_SEEDS", "200"))  # `make chaos` runs a thousand
+CHUNK = 20
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,9 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_a_thousand_seeds_conserve_every_record(chunk):
-    size = SEEDS // CHUNKS
-    found = first_failure(size, start=chunk * size)
+@pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
+def test_no_seed_loses_or_doubles_a_record(start):
+    found = first_failure(min(CHUNK, SEEDS - start), start=start)
     assert found is None, found
 
 
