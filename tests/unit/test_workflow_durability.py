@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from headgate import _native
-from headgate._core import SystemClock
+from headgate._core import ManualClock, SystemClock
 from headgate.backends.local import LocalDatabase
 from headgate.errors import (
     ConflictError,
@@ -706,18 +706,14 @@ def test_an_error_in_one_commit_of_a_group_spares_the_others():
 
     database = LocalDatabase(":memory:")
     database.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
-    group = GroupCommit(database)
+    group = GroupCommit()
     errors = []
     start = threading.Barrier(5, timeout=20)
 
     def work(number):
         start.wait()
         try:
-            group.run(
-                lambda tx: (
-                    tx.execute("INSERT INTO t VALUES (?)", (number if number != 3 else None,)) if number != 3 else 1 / 0
-                )
-            )
+            group.run(database, lambda tx: tx.execute("INSERT INTO t VALUES (?)", (number,)) if number != 3 else 1 / 0)
         except ZeroDivisionError as error:
             errors.append(error)
 
@@ -743,3 +739,19 @@ def test_a_manual_clock_is_not_needed_for_virtual_time(database):
 
     machine = {"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 86_400, "End": True}}}
     assert LocalRunner(database, {}, Jumping()).start("w", machine, {}).status == "SUCCEEDED"
+
+
+def test_a_database_is_freed_with_the_runners_that_used_it(tmp_path):
+    """A process that opens many databases, as a test suite or a simulation does, does not keep them."""
+    import gc
+    import weakref
+
+    database = LocalDatabase(str(tmp_path / "h.db"))
+    LocalRunner(database, {"f": lambda n: n}, ManualClock(0)).start(
+        "w", {"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "f", "End": True}}}, 1
+    )
+    gone = weakref.ref(database)
+    database.close()
+    del database
+    gc.collect()
+    assert gone() is None

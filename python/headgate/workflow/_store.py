@@ -94,17 +94,17 @@ class _Job:
 class GroupCommit:
     """Makes one transaction of what several threads commit at the same time.
 
-    The first thread that comes commits for all that have come meanwhile; each of them gets its own result or error.
+    The first thread that comes commits for all that have come meanwhile; each of them gets its own result or error. It
+    does not keep its database: the stores of a database share it by a weak reference to that.
     """
 
-    def __init__(self, database: Any) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self._list = threading.Lock()
         self._turn = threading.Lock()
         self._pending: list[_Job] = []
 
-    def run(self, work: Callable[[Any], Any]) -> Any:
-        """Run `work(transaction)`, and return what it returns when it is committed."""
+    def run(self, database: Any, work: Callable[[Any], Any]) -> Any:
+        """Run `work(transaction)` in the database, always the same one; returns what `work` does, once committed."""
         job = _Job(work)
         with self._list:
             self._pending.append(job)
@@ -112,14 +112,14 @@ class GroupCommit:
             if not job.is_done:
                 with self._list:
                     batch, self._pending = self._pending, []
-                self._commit(batch)
+                self._commit(database, batch)
         if job.error is not None:
             raise job.error
         return job.result
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, database: Any, batch: list[_Job]) -> None:
         try:
-            with self._database.transaction() as tx:
+            with database.transaction() as tx:
                 for job in batch:
                     job.result = job.work(tx)
         except BaseException as error:
@@ -127,7 +127,7 @@ class GroupCommit:
                 batch[0].error, batch[0].is_done = error, True
                 return
             for job in batch:  # one of them is to blame: each on its own
-                self._commit([job])
+                self._commit(database, [job])
             return
         for job in batch:
             job.is_done = True
@@ -150,7 +150,7 @@ class ExecutionStore:
         self.clock = clock
         with _COMMITTERS_LOCK:
             known = database in _COMMITTERS
-            self._group = _COMMITTERS.setdefault(database, GroupCommit(database))
+            self._group = _COMMITTERS.setdefault(database, GroupCommit())
         if not known:
             with database.transaction() as tx:
                 for statement in _TABLES:
@@ -165,7 +165,7 @@ class ExecutionStore:
             core.fault_point("workflow.before_commit")
             return self._insert(tx, new, owner, until_us)
 
-        created = bool(self._group.run(work))
+        created = bool(self._group.run(self.db, work))
         core.fault_point("workflow.after_commit")
         return created
 
@@ -312,7 +312,7 @@ class ExecutionStore:
         Raises:
             StaleLeaseError: somebody else runs it now; nothing was written.
         """
-        self._group.run(self._work(engine, owner, until_us, new, wake_us))
+        self._group.run(self.db, self._work(engine, owner, until_us, new, wake_us))
         core.fault_point("workflow.after_commit")
 
     def commit_in(self, tx: Any, engine: Engine, owner: str, until_us: int) -> None:
