@@ -210,3 +210,107 @@ def test_no_consumer_that_finishes_is_said(world, caplog):
     assert world.app().store.status_counts() == {"done": 1}
     Path("headgate.toml").write_text(CONFIG.replace("[collection]", '[collection]\nfinished_by = "nobody"'))
     assert "there is no consumer 'nobody'" in world.run("status", code=1)
+
+
+# --- the same commands on DynamoDB
+
+AWS = """
+[backends]
+store = "dynamodb://heal-items?endpoint={dynamo}&region=us-east-1"
+ledger = "dynamodb://heal-ledger?endpoint={dynamo}&region=us-east-1"
+notify = "sqs://{queue}?endpoint={aws}&region=us-east-1"
+objects = "file://objects"
+[collection]
+pipeline = "github_webhooks:PIPELINE"
+[healing]
+max_attempts = 1
+[consumers.bill]
+topic = "webhooks.items"
+handler = "heal_handlers:pay"
+effects = "plain"
+queue = "sqs://{queue}?endpoint={aws}&region=us-east-1"
+"""
+ON_AWS = """
+PAID = []
+
+def pay(body):
+    if body["repository"] == "bad/one":
+        raise ValueError("no")
+    PAID.append(body["repository"])
+"""
+
+
+@pytest.fixture
+def on_aws(world, dynamo_server, monkeypatch):
+    boto3 = pytest.importorskip("boto3")
+    from moto.server import ThreadedMotoServer
+
+    from headgate.backends.dynamodb import create_ledger_table
+    from headgate.backends.dynamodb_items import create_items_table
+
+    for name, value in {"ACCESS_KEY_ID": "local", "SECRET_ACCESS_KEY": "local", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    aws = f"http://{host}:{port}"
+    queue = boto3.Session().client("sqs", endpoint_url=aws).create_queue(QueueName="heal")["QueueUrl"]
+    tables = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint)
+    create_items_table(tables, "heal-items")
+    create_ledger_table(tables, "heal-ledger")
+    Path("headgate.toml").write_text(
+        AWS.format(dynamo=dynamo_server.endpoint, aws=aws, queue=queue.removeprefix("http://"))
+    )
+    Path("heal_handlers.py").write_text(ON_AWS)
+    sqs = boto3.Session().client("sqs", endpoint_url=aws)
+
+    def lose_messages():
+        for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
+            sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+
+    world.lose_messages = lose_messages
+    yield world
+    for table in ("heal-items", "heal-ledger"):
+        tables.delete_table(TableName=table)
+    moto.stop()
+
+
+def test_the_commands_on_a_table_and_a_queue_of_aws(on_aws, monkeypatch):
+    world = on_aws
+
+    def hours_later(hours):
+        monkeypatch.setenv("HEADGATE__CLOCK__OFFSET_S", str(hours * 3600))
+
+    world.accept("a/b", "a/c")
+    status = world.run("status")
+    assert [status[k] for k in ("items", "outbox_unsent", "dead_letters", "finished_by")] == [
+        {"pending": 2},
+        2,
+        0,
+        "bill",
+    ]
+    assert world.run("heal", "list") == []
+    assert world.run("heal")["items_found"] == 0  # too young; its relay has sent both
+    assert world.run("consume", "bill")["handled"] == 2
+    assert world.run("status")["items"] == {"done": 2}
+
+    world.accept("a/d")
+    hours_later(2)
+    held = world.run("heal", "--dry-run")
+    assert (held["items_republished"], held["held_up"]) == (0, 1)  # its announcement waits in the outbox
+    world.app().relay()
+    world.lose_messages()
+    assert world.run("heal", "--dry-run")["items_republished"] == 1
+    assert world.run("heal")["items_republished"] == 1
+    assert world.run("heal")["items_found"] == 0
+    world.lose_messages()
+    hours_later(4)
+    assert world.run("heal")["quarantined"] == 1
+    (stuck,) = world.run("heal", "list")
+    assert (stuck["kind"], stuck["status"], stuck["reason"]) == ("item", "quarantined", "attempts_exhausted")
+    assert world.run("heal", "release", stuck["key"]) == {"released": 1}
+    assert world.run("heal", "release", "--all") == {"released": 0}
+    assert world.run("heal")["items_republished"] == 1
+    assert world.run("consume", "bill")["handled"] == 1
+    assert (world.run("status")["items"], world.run("heal", "list")) == ({"done": 3}, [])
+    assert sys.modules["heal_handlers"].PAID == ["a/b", "a/c", "a/d"]
