@@ -9,6 +9,7 @@ export CCACHE_NOHASHDIR ?= 1
 STAMPS := .stamps
 SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
 CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
+WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
 .PHONY: help run test validate test-local check bench chaos fuzz sanitize cpp-test install clean format
 
@@ -35,7 +36,8 @@ run: $(STAMPS)/build $(STAMPS)/installed
 	.venv/bin/headgate demo
 
 test: $(STAMPS)/dev $(STAMPS)/installed cpp-test sanitize
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not chaos"
+	$(PY) -m pytest -n $(JOBS) --cov=headgate.workflow --cov-report= --cov-fail-under=90 $(WORKFLOW_TESTS)
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not chaos" $(addprefix --ignore=,$(WORKFLOW_TESTS))
 	$(PY) -m pytest -m chaos
 
 cpp-test: $(STAMPS)/dev
