@@ -313,4 +313,4 @@ def test_the_commands_on_a_table_and_a_queue_of_aws(on_aws, monkeypatch):
     assert world.run("heal")["items_republished"] == 1
     assert world.run("consume", "bill")["handled"] == 1
     assert (world.run("status")["items"], world.run("heal", "list")) == ({"done": 3}, [])
-    assert sys.modules["heal_handlers"].PAID == ["a/b", "a/c", "a/d"]
+    assert sorted(sys.modules["heal_handlers"].PAID) == ["a/b", "a/c", "a/d"]
