@@ -9,6 +9,8 @@ export CCACHE_NOHASHDIR ?= 1
 STAMPS := .stamps
 SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
 CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
+# Processes of their own: these measure coverage, and those are slower beside what other tests have loaded.
+SIMULATION_TESTS := tests/property/test_simulation.py
 WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
 .PHONY: help run test validate test-local check bench chaos fuzz sanitize cpp-test install clean format
@@ -37,7 +39,8 @@ run: $(STAMPS)/build $(STAMPS)/installed
 
 test: $(STAMPS)/dev $(STAMPS)/installed cpp-test sanitize
 	$(PY) -m pytest -n $(JOBS) --cov=headgate.workflow --cov-report= --cov-fail-under=90 $(WORKFLOW_TESTS)
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not chaos" $(addprefix --ignore=,$(WORKFLOW_TESTS))
+	$(PY) -m pytest -n $(JOBS) $(SIMULATION_TESTS)
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not chaos" $(addprefix --ignore=,$(WORKFLOW_TESTS) $(SIMULATION_TESTS))
 	$(PY) -m pytest -m chaos
 
 cpp-test: $(STAMPS)/dev
@@ -62,7 +65,7 @@ bench: $(STAMPS)/build $(STAMPS)/installed
 	$(PY) bench/run.py
 chaos: $(STAMPS)/dev $(STAMPS)/installed
 	HEADGATE_CHAOS_SEEDS=25 $(PY) -m pytest -m chaos
-	HEADGATE_SIMULATION_SEEDS=1000 $(PY) -m pytest -n $(JOBS) tests/property/test_simulation.py
+	HEADGATE_SIMULATION_SEEDS=1000 $(PY) -m pytest -n $(JOBS) $(SIMULATION_TESTS)
 fuzz: $(STAMPS)/dev
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j $(JOBS)
 	tools/fuzz

@@ -15,8 +15,9 @@ from headgate.consume import Outcome, Verdict
 from headgate.idempotency import Ledger
 from headgate.testing.simulation import first_failure, simulate
 
-SEEDS = int(os.environ.get("HEADGATE_SIMULATION_SEEDS", "200"))  # `make chaos` runs a thousand
-CHUNK = 20
+SEEDS = int(os.environ.get("HEADGATE_SIMULATION_SEEDS", "100"))  # `make chaos` runs a thousand
+CHUNK = 5
+pytestmark = pytest.mark.timeout(900)  # a seed takes one to five seconds, and a mutant may need many
 
 
 @pytest.fixture(autouse=True)
