@@ -520,8 +520,14 @@ def test_one_summary_line_in_the_zero_case_too(table, inbox, clock, caplog):
     assert (line.items_found, line.items_republished, line.threshold_hours) == (0, 0, 1.0)
 
 
-def test_subsegments_where_a_segment_is_open(table, inbox, clock):
+def test_subsegments_where_a_segment_is_open(table, inbox, clock, request):
+    from aws_xray_sdk import global_sdk_config
     from aws_xray_sdk.core import xray_recorder
+
+    # A Tracer of Powertools that was made outside of Lambda has switched the SDK off for the whole process.
+    was_enabled = global_sdk_config.sdk_enabled()
+    request.addfinalizer(lambda: global_sdk_config.set_sdk_enabled(was_enabled))
+    global_sdk_config.set_sdk_enabled(True)
 
     class Nowhere:
         def send_entity(self, entity):

@@ -94,7 +94,7 @@ def services(dynamo_server, monkeypatch):
     moto.stop()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=150):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -109,6 +109,7 @@ def post(url):
         return error.code, json.loads(error.read())["error"]
 
 
+@pytest.mark.timeout(600)
 def test_two_hosts_share_the_work_and_one_may_die(tmp_path, services):
     config, tables, feed = services
     copies = tmp_path / "copies.txt"
