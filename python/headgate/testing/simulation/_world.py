@@ -453,13 +453,11 @@ class Simulation:
             return False
         try:
             store = (self._processes.get("intake") or self._open("intake")).store
-            return not any(
-                store.count(sql)
-                for sql in (
-                    "SELECT count(*) FROM items WHERE status = 'pending'",
-                    "SELECT count(*) FROM outbox WHERE sent_us IS NULL",
-                    "SELECT count(*) FROM queue",
-                )
+            pending = {row[0] for row in store.db.execute("SELECT key FROM items WHERE status = 'pending'")}
+            return not (
+                pending - self.unreadable
+                or store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL")
+                or store.count("SELECT count(*) FROM queue")
             )
         except HeadgateError:
             return False
