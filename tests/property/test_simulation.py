@@ -14,6 +14,7 @@ from headgate.backends.local import LocalDatabase, dumps
 from headgate.consume import Outcome, Verdict
 from headgate.idempotency import Ledger
 from headgate.testing.simulation import first_failure, simulate
+from headgate.workflow._tasks import TaskTable
 
 SEEDS = int(os.environ.get("HEADGATE_SIMULATION_SEEDS", "100"))  # `make chaos` runs a thousand
 CHUNK = 5
@@ -64,6 +65,13 @@ class Broken:
 
     def __getattr__(self, name):
         return getattr(self._real, name)
+
+
+def give(processor, **parts):
+    """A processor with another consumer or ledger."""
+    for name, value in parts.items():
+        setattr(processor, name, value)
+        setattr(processor._effect, f"_{name}", value)
 
 
 def drop_the_token_check(sim, parts):
@@ -191,7 +199,8 @@ def forget_done_keys(sim, parts):
     parts.ledger = Ledger.on_database(parts.database, done_ttl=0.5, clock=sim.clock, random=sim.tokens)
     # The embedded queue removes a message with its effect, and an item's end is known: messages come twice from SQS.
     for worker in (parts.worker, parts.mirror):
-        worker.ledger = worker._processor.ledger = worker._processor._effect._ledger = parts.ledger
+        worker.ledger = parts.ledger
+        give(worker._processor, ledger=parts.ledger)
 
 
 def lose_dead_letters(sim, parts):
@@ -266,7 +275,7 @@ def in_progress_taken_for_done(sim, parts):
         found.status = "done" if found.status == "in_progress" else found.status
         return found
 
-    parts.far._processor.ledger = Broken(ledger, claim=claim)
+    give(parts.far._processor, ledger=Broken(ledger, claim=claim))
 
 
 def among_messages(mutant):
@@ -279,7 +288,7 @@ def among_messages(mutant):
 def event_type_dropped_from_the_key(sim, parts):
     """Two kinds of events about one record are one event."""
     processor = parts.worker._processor
-    processor.consumer = dataclasses.replace(processor.consumer, event_type="event")
+    give(processor, consumer=dataclasses.replace(processor.consumer, event_type="event"))
 
 
 @among_messages
@@ -291,7 +300,7 @@ def result_refused_after_the_effect(sim, parts):
         json.dumps(result)
         return ledger.complete(claim, result, **options)
 
-    parts.far._processor.ledger = Broken(ledger, complete=complete)
+    give(parts.far._processor, ledger=Broken(ledger, complete=complete))
 
 
 @among_messages
@@ -304,7 +313,7 @@ def letter_redriven_taken_for_a_duplicate(sim, parts):
         marked = isinstance(result, dict) and "dead_letter" in result
         return ledger.complete(claim, {} if marked else result, **options)
 
-    processor.ledger = Broken(ledger, complete=complete)
+    give(processor, ledger=Broken(ledger, complete=complete))
     processor.process = lambda delivery, *more: process(dataclasses.replace(delivery, redrive=0), *more)
 
 
@@ -332,7 +341,8 @@ def stages_that_never_fail(sim, parts):
 
         return run
 
-    parts.runner.functions = {name: swallow(function) for name, function in parts.runner.functions.items()}
+    functions = {name: swallow(function) for name, function in parts.runner.functions.items()}
+    parts.runner.tasks = TaskTable(functions, {})
 
 
 def bodies_that_are_not_kept(sim, parts):
@@ -384,8 +394,11 @@ def outcomes_in_a_commit_of_their_own(sim, parts):
             service.conclude(worked)
         return worked
 
-    worker._processor.consumer = dataclasses.replace(
-        real, prepare=work, handler=lambda worked, tx: worked.event.model_dump(mode="json")
+    give(
+        worker._processor,
+        consumer=dataclasses.replace(
+            real, prepare=work, handler=lambda worked, tx: worked.event.model_dump(mode="json")
+        ),
     )
 
 
