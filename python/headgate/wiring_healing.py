@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from headgate.healing import KindReport, StuckKind
+    from headgate.pipelines.uploads import FileService
     from headgate.ports import Json
 
 log = logging.getLogger("headgate.healing")
@@ -48,6 +49,16 @@ class HealingParts:
     def is_embedded(self) -> bool:
         """See `App`."""
         raise NotImplementedError
+
+    def file_service(self) -> FileService:
+        """The configured file service."""
+        from headgate.pipelines.uploads import ContentStore, FileService
+
+        u = self.config.uploads
+        return FileService(
+            ContentStore(self.objects), self.store, self.clock, min_length=u.min_length, max_length=u.max_length,
+            extract_timeout_s=u.extract_timeout_s, metrics=self.metrics,
+        )  # fmt: skip
 
     @cached_property
     def finisher(self) -> str:
@@ -89,11 +100,8 @@ class HealingParts:
 
         A consumer of the embedded queue needs no look at the ledger: its message is in the queue until it is handled.
         """
-        topic = self.pipeline.topic
         places: dict[str, str] = {}
-        for name, configured in self.config.consumers.items():
-            if configured.topic != topic or not configured.queue:
-                continue
+        for name in self._remote_consumers():
             consumer = self.consumer(name)
             for key, body in bodies.items():
                 try:
@@ -102,6 +110,11 @@ class HealingParts:
                     log.warning("no claim key", extra={"consumer": name, "error": error_kind(error)})
         running = running_claims(self.ledger, list(places)) if places else set()
         return {places[claim]: "claim" for claim in running}
+
+    def _remote_consumers(self) -> list[str]:
+        """The consumers of this pipeline's announcements whose queue is not the embedded one."""
+        topic = self.pipeline.topic
+        return [name for name, c in self.config.consumers.items() if c.topic == topic and c.queue]
 
     # --- sweeps
 
@@ -145,7 +158,8 @@ class HealingParts:
         h = self.config.healing
         items = ItemKind(
             self.store, self.pipeline.topic, self.announcement, self.clock, pipeline=self.pipeline.name,
-            model_version=self.pipeline.model_version, group=self.local_finisher(), evidence=self.held_claims,
+            model_version=self.pipeline.model_version, group=self.local_finisher(),
+            evidence=self.held_claims if self._remote_consumers() else None,
         )  # fmt: skip
 
         def rule(hours: float, attempts: int = h.max_attempts) -> Rule:
@@ -165,13 +179,9 @@ class HealingParts:
         h = self.config.healing
         kinds: list[tuple[StuckKind, Rule]] = []
         if self.store.states("uploads.") or self.store.has_topic("uploads.files"):
-            from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
+            from headgate.pipelines.uploads import BatchTracker
 
-            u = self.config.uploads
-            files = FileService(
-                ContentStore(self.objects), self.store, self.clock, min_length=u.min_length, max_length=u.max_length,
-                extract_timeout_s=u.extract_timeout_s, metrics=self.metrics,
-            )  # fmt: skip
+            u, files = self.config.uploads, self.file_service()
             tracker = BatchTracker(self.store, self.clock, ready_timeout_s=u.ready_timeout_s, metrics=self.metrics)
             kinds.append((UploadKind(self.store, files.give_up), rule(h.upload_hours)))
             kinds.append((BatchKind(self.store, tracker.check_timeouts), Rule(_BATCH_LATE_S, h.batch_size, 0)))

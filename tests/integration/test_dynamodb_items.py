@@ -59,7 +59,7 @@ class Throttled:
 
 
 def test_what_a_batch_left_unprocessed_is_sent_again(table, monkeypatch):
-    monkeypatch.setattr("headgate.backends.dynamodb_items.time.sleep", lambda _: None)
+    monkeypatch.setattr("headgate.backends.dynamodb.time.sleep", lambda _: None)
     client, name = table
     throttled = Throttled(client)
     store = DynamoStore(throttled, name, ManualClock(NOW), "market")

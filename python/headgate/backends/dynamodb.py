@@ -28,7 +28,7 @@ from headgate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from headgate.ports import Clock, Random
 
@@ -223,20 +223,10 @@ class DynamoLedger:
                     "ProjectionExpression": "pk, #s, #u", "ExpressionAttributeNames": {"#s": "state", "#u": "until"},
                 }
             }  # fmt: skip
-            for _ in range(_TRIES):
-                try:
-                    answer = self._client.batch_get_item(RequestItems=request)
-                except Exception as error:
-                    raise _translated(error) from None
+            for answer in until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
                 for item in answer.get("Responses", {}).get(self._table, ()):
                     if _text(item, "state") == "o" and _number(item, "until") > now:
                         found.add(_text(item, "pk").removeprefix(_STORAGE))
-                request = answer.get("UnprocessedKeys") or {}
-                if not request:
-                    break
-            else:
-                message = "DynamoDB left keys unprocessed"
-                raise TransientError(message, Kind.BUSY)
         return found
 
     def prune(self) -> int:
@@ -501,6 +491,31 @@ def _stale() -> StaleLeaseError:
 def _code(error: Exception) -> str:
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def until_processed(call: Callable[..., Any], request: dict[str, Any], left: str) -> Iterator[dict[str, Any]]:
+    """The answers of a batch call, which is made again, a little later each time, for what the service left over.
+
+    Args:
+        call: `batch_get_item` or `batch_write_item` of a client.
+        request: its `RequestItems`.
+        left: the answer's member with what is left: "UnprocessedKeys" or "UnprocessedItems".
+
+    Raises:
+        TransientError: kind busy; something was left each time.
+    """
+    for attempt in range(_TRIES):
+        try:
+            answer = call(RequestItems=request)
+        except Exception as error:
+            raise _translated(error) from None
+        yield answer
+        request = answer.get(left) or {}
+        if not request:
+            return
+        time.sleep(min(1.0, 0.05 * 2**attempt))
+    message = f"DynamoDB left {sum(map(len, request.values()))} requests unprocessed"
+    raise TransientError(message, Kind.BUSY)
 
 
 def _translated(error: Exception) -> HeadgateError:

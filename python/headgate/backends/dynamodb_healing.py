@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.backends._dynamodb_forms import assignments, decoded, encoded
+from headgate.backends.dynamodb import until_processed
 from headgate.backends.dynamodb_outbox import UNSENT_SHARD
 from headgate.items import DONE, FAILED, PENDING, QUARANTINED
 from headgate.ports import Json, StaleItem
@@ -40,7 +41,6 @@ class DynamoItems:
     _pages: Any
     _update: Any
     _by_status: Any
-    _until_processed: Any
     _get_item: Any
     _call: Any
 
@@ -55,29 +55,29 @@ class DynamoItems:
         tx: Transaction | None = None,
     ) -> bool:  # fmt: skip
         """See `headgate.ports.ItemLives`. An announcement of it that is not sent yet is taken back."""
-
-        sets, names, given = assignments(self._ending(status, reason, values))
-        return bool(
-            self._update(
-                self._item_key(key), f"SET {sets} REMOVE #u, #h", "#s IN (:o0, :o1, :o2)",
-                {**names, "#s": "status", "#u": "unsent", "#h": "unsent_shard"},
-                {**{f":o{i}": word for i, word in enumerate(_OPEN)}, **given},
-            )
-        )  # fmt: skip
+        return bool(self._update(self._item_key(key), *self._ending_update(status, reason, values)))
 
     def ending_write(self, key: str, status: str, reason: str = "", values: Mapping[str, Any] | None = None) -> Json:
         """`end_item` as the Update of a `TransactWriteItems`, which fails where the item ended already."""
-        sets, names, given = assignments(self._ending(status, reason, values))
+        expression, condition, names, given = self._ending_update(status, reason, values)
         return {
             "Update": {
-                "TableName": self._table, "Key": encoded(self._item_key(key)),
-                "UpdateExpression": f"SET {sets} REMOVE #u, #h", "ConditionExpression": "#s IN (:o0, :o1, :o2)",
-                "ExpressionAttributeNames": {**names, "#s": "status", "#u": "unsent", "#h": "unsent_shard"},
-                "ExpressionAttributeValues": encoded(
-                    {**{f":o{i}": word for i, word in enumerate(_OPEN)}, **given}
-                ),
+                "TableName": self._table, "Key": encoded(self._item_key(key)), "UpdateExpression": expression,
+                "ConditionExpression": condition, "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": encoded(given),
             }
         }  # fmt: skip
+
+    def _ending_update(
+        self, status: str, reason: str, values: Mapping[str, Any] | None
+    ) -> tuple[str, str, dict[str, str], Json]:
+        """Expression, condition, names and values of the update that ends an open item."""
+        sets, names, given = assignments(self._ending(status, reason, values))
+        return (
+            f"SET {sets} REMOVE #u, #h", "#s IN (:o0, :o1, :o2)",
+            {**names, "#s": "status", "#u": "unsent", "#h": "unsent_shard"},
+            {**{f":o{i}": word for i, word in enumerate(_OPEN)}, **given},
+        )  # fmt: skip
 
     def _ending(self, status: str, reason: str, values: Mapping[str, Any] | None) -> Json:
         about = {"reason": reason} if reason else {}
@@ -115,7 +115,7 @@ class DynamoItems:
         for at in range(0, len(keys), _BATCH_GET):
             wanted = [encoded(self._item_key(key)) for key in keys[at : at + _BATCH_GET]]
             request = {self._table: {"Keys": wanted, "ConsistentRead": True}}
-            for answer in self._until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
+            for answer in until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
                 yield from map(decoded, answer.get("Responses", {}).get(self._table, ()))
 
     def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:

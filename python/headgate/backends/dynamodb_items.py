@@ -18,7 +18,6 @@ Indexes: `by_status` (status_key, due) and `by_unsent` (unsent_shard, unsent), b
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.backends._dynamodb_forms import assignments, decoded, encoded, expiry
-from headgate.backends.dynamodb import _code, _translated, connect
+from headgate.backends.dynamodb import _code, _translated, connect, until_processed
 from headgate.backends.dynamodb_healing import STATUS_KEYS, DynamoItems
 from headgate.backends.dynamodb_outbox import DynamoOutbox
 from headgate.backends.local import dumps
-from headgate.errors import Kind, TransientError
 from headgate.ports import Item, Json, Stored
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 
 _THREADS = 16
 _BATCH_WRITE, _BATCH_GET = 25, 100  # the service's own limits
-_TRIES = 8  # of what a batch left unprocessed
 _ITEM_DAYS, _EVENT_DAYS = 30, 30
 _ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
@@ -168,7 +165,7 @@ class DynamoStore(DynamoItems, DynamoOutbox):
                     "ProjectionExpression": "#k", "ExpressionAttributeNames": {"#k": "key"},
                 }
             }  # fmt: skip
-            for answer in self._until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
+            for answer in until_processed(self._client.batch_get_item, request, "UnprocessedKeys"):
                 found.update(decoded(i)["key"] for i in answer.get("Responses", {}).get(self._table, ()))
         return found
 
@@ -181,19 +178,8 @@ class DynamoStore(DynamoItems, DynamoOutbox):
     def _write_all(self, docs: list[Json]) -> None:
         for at in range(0, len(docs), _BATCH_WRITE):
             puts = [{"PutRequest": {"Item": encoded(doc)}} for doc in docs[at : at + _BATCH_WRITE]]
-            for _ in self._until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
+            for _ in until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
                 pass
-
-    def _until_processed(self, call: Callable[..., Any], request: Json, left: str) -> Iterator[Json]:
-        for attempt in range(_TRIES):
-            answer = self._call(call, RequestItems=request)
-            yield answer
-            request = answer.get(left) or {}
-            if not request:
-                return
-            time.sleep(min(1.0, 0.05 * 2**attempt))
-        message = f"DynamoDB left {sum(map(len, request.values()))} requests unprocessed"
-        raise TransientError(message, Kind.BUSY)
 
     def documents(self, keys: Sequence[str]) -> list[Json]:
         items = self._threads.map(self._get_item, keys)

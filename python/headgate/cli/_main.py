@@ -203,14 +203,13 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _replay_uploads(options: argparse.Namespace) -> int:
-    from headgate.cli._serve import file_service
     from headgate.pipelines.uploads import replay_uploads
 
     if options.source or options.since:
         message = "replay --uploads: --source and --since are of a pipeline's bodies; expected --batch or nothing"
         raise ConfigError(message)
     app = _app(options)
-    found = replay_uploads(file_service(app), app.store, batch_id=options.batch, dry_run=options.dry_run)
+    found = replay_uploads(app.file_service(), app.store, batch_id=options.batch, dry_run=options.dry_run)
     _print({**found.to_dict(), "dry_run": options.dry_run})
     return EXIT_OK
 

@@ -15,7 +15,7 @@ from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
 from headgate.errors import InterruptedRunError
 from headgate.handlers import should_collect
-from headgate.pipelines.uploads import BatchTracker, ContentStore, FileService
+from headgate.pipelines.uploads import BatchTracker
 from headgate.serve import IntakeLimits, IntakeServer, Job, OwnThread, Scheduler, Service
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def serve(app: App, port: int | None = None) -> int:
     Everything takes part that the store allows: uploads and consumers of the embedded queue need a sqlite:// store.
     """
     u, s = app.config.uploads, app.config.serve
-    files = file_service(app) if app.is_embedded else None
+    files = app.file_service() if app.is_embedded else None
     workers: list[Worker] = []
     steps: list[tuple[str, Callable[[], int]]] = [("relay", app.relay)]
     if files is not None:
@@ -63,15 +63,6 @@ def serve(app: App, port: int | None = None) -> int:
         service.run()
     # Requests that came while stopping have left their jobs in the database: the next start finds them.
     return 0
-
-
-def file_service(app: App) -> FileService:
-    """The configured file service."""
-    u = app.config.uploads
-    return FileService(
-        ContentStore(app.objects), app.store, app.clock, min_length=u.min_length, max_length=u.max_length,
-        extract_timeout_s=u.extract_timeout_s, metrics=app.metrics,
-    )  # fmt: skip
 
 
 def scheduled_jobs(app: App) -> list[Job]:

@@ -42,20 +42,13 @@ def upload(event: Json, context: Any = None) -> Json:
 
     An event that is not so is answered 400 with one sentence, and nothing is stored or announced.
     """
-    from headgate.pipelines.uploads import ContentStore, FileService
-
     try:
         batch, name, correlation_id, data = _upload_fields(event)
     except InvalidInputError as error:
         return _refused(error)
     parts = app()
-    u = parts.config.uploads
-    service = FileService(
-        ContentStore(parts.objects), parts.store, parts.clock, min_length=u.min_length, max_length=u.max_length,
-        extract_timeout_s=u.extract_timeout_s, metrics=parts.metrics,
-    )  # fmt: skip
     try:
-        return {"statusCode": 202, "body": service.receive(batch, name, data, correlation_id)}
+        return {"statusCode": 202, "body": parts.file_service().receive(batch, name, data, correlation_id)}
     except InvalidInputError as error:
         return _refused(error)
 
