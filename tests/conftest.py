@@ -72,6 +72,27 @@ def dynamo_server():
     yield from started(lambda: DynamoServer(ROOT / ".servers" / "dynamodb"))
 
 
+@pytest.fixture
+def aws_credentials(monkeypatch):
+    """Credentials that open nothing, for clients of servers on loopback; child processes inherit them."""
+    names = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return names
+
+
+@pytest.fixture
+def moto_server(aws_credentials):
+    """The address of a moto server of this test's own: SNS and SQS over HTTP, for other processes too."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def kafka_server():
     yield from started(lambda: KafkaServer(ROOT / ".servers" / "kafka"))

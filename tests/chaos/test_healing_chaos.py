@@ -213,3 +213,40 @@ def test_sweepers_killed_at_every_named_point(tmp_path, point):
     assert world.worker.drain().handled == 120
     assert world.store.db.execute("SELECT count(*), count(DISTINCT k) FROM paid") == [(120, 120)]
     assert json.dumps(world.store.status_counts()) == '{"done": 120}'
+
+
+TOGETHER = """
+import sys
+sys.path.insert(0, {folder!r})
+from headgate._core import ManualClock
+from test_healing_chaos import World
+world = World({path!r}, ManualClock({now}))
+print("ready", flush=True)
+sys.stdin.readline()
+sweeps = [world.sweep() for _ in range(4)]
+print(sum(s.items_republished for s in sweeps), sum(s.failed for s in sweeps), sum(len(s.errors) for s in sweeps))
+"""
+
+
+def test_two_processes_sweep_one_file_and_each_item_is_announced_once(tmp_path):
+    world = World(tmp_path / "h.db")
+    world.put(range(300), "announcement_lost")
+    world.store.db.execute("DELETE FROM outbox")
+    world.clock.advance_us(HOUR)
+    code = TOGETHER.format(folder=os.path.dirname(__file__), path=str(tmp_path / "h.db"), now=world.clock.now_us())
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = [[int(n) for n in process.communicate(timeout=110)[0].split()] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert (sum(p[0] for p in printed), [p[1:] for p in printed]) == (300, [[0, 0], [0, 0]])
+    assert world.store.db.execute("SELECT count(*), count(DISTINCT key) FROM outbox") == [(300, 300)]
+    world.deliver()
+    assert world.worker.drain().handled == 300
+    assert world.store.db.execute("SELECT count(*), count(DISTINCT k) FROM paid") == [(300, 300)]

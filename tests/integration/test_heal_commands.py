@@ -241,28 +241,21 @@ def pay(body):
 
 
 @pytest.fixture
-def on_aws(world, dynamo_server, monkeypatch):
-    boto3 = pytest.importorskip("boto3")
-    from moto.server import ThreadedMotoServer
+def on_aws(world, dynamo_server, moto_server):
+    import boto3
 
     from headgate.backends.dynamodb import create_ledger_table
     from headgate.backends.dynamodb_items import create_items_table
 
-    for name, value in {"ACCESS_KEY_ID": "local", "SECRET_ACCESS_KEY": "local", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    aws = f"http://{host}:{port}"
-    queue = boto3.Session().client("sqs", endpoint_url=aws).create_queue(QueueName="heal")["QueueUrl"]
+    queue = boto3.Session().client("sqs", endpoint_url=moto_server).create_queue(QueueName="heal")["QueueUrl"]
     tables = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint)
     create_items_table(tables, "heal-items")
     create_ledger_table(tables, "heal-ledger")
     Path("headgate.toml").write_text(
-        AWS.format(dynamo=dynamo_server.endpoint, aws=aws, queue=queue.removeprefix("http://"))
+        AWS.format(dynamo=dynamo_server.endpoint, aws=moto_server, queue=queue.removeprefix("http://"))
     )
     Path("heal_handlers.py").write_text(ON_AWS)
-    sqs = boto3.Session().client("sqs", endpoint_url=aws)
+    sqs = boto3.Session().client("sqs", endpoint_url=moto_server)
 
     def lose_messages():
         for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
@@ -272,7 +265,6 @@ def on_aws(world, dynamo_server, monkeypatch):
     yield world
     for table in ("heal-items", "heal-ledger"):
         tables.delete_table(TableName=table)
-    moto.stop()
 
 
 def test_the_commands_on_a_table_and_a_queue_of_aws(on_aws, monkeypatch):

@@ -22,7 +22,6 @@ from headgate.testing.servers import ServeProcess
 
 pytest.importorskip("moto")
 EVERY_S = 2
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
 CONFIG = """
 [backends]
 objects = "file://objects"
@@ -69,29 +68,25 @@ def host(folder, config, copies):
     (folder / "headgate.toml").write_text(config)
     (folder / "copies.py").write_text(HANDLERS)
     keys = {"TIINGO_API_KEY": "k1", "FINNHUB_API_KEY": "k2", "COPIES": str(copies), "PYTHONPATH": str(folder)}
-    return ServeProcess(folder, {**os.environ, **CREDENTIALS, **keys})
+    return ServeProcess(folder, {**os.environ, **keys})
 
 
 @pytest.fixture
-def services(dynamo_server, monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    aws = f"http://{host}:{port}"
-    queue = boto3.Session().client("sqs", endpoint_url=aws).create_queue(QueueName="announcements")["QueueUrl"]
+def services(dynamo_server, moto_server):
+    queue = boto3.Session().client("sqs", endpoint_url=moto_server).create_queue(QueueName="announcements")["QueueUrl"]
     tables = boto3.Session().client("dynamodb", endpoint_url=dynamo_server.endpoint)
     create_items_table(tables, "hosts-items")
     create_ledger_table(tables, "hosts-ledger")
     with Feed(WrittenData(datetime.now(UTC))) as feed:
-        values = {"dynamo": dynamo_server.endpoint, "aws": aws, "queue": queue.removeprefix("http://"), "url": feed.url}
+        values = {
+            "dynamo": dynamo_server.endpoint,
+            "aws": moto_server,
+            "queue": queue.removeprefix("http://"),
+            "url": feed.url,
+        }
         yield CONFIG.format(**values, every=EVERY_S), tables, feed
     for name in ("hosts-items", "hosts-ledger"):
         tables.delete_table(TableName=name)
-    moto.stop()
 
 
 def wait_for(condition, seconds=150):

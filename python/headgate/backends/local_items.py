@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 _VALUES = ("sentiment", "score", "model_version")  # what a handler may set beside the status
 _KEYS = 400  # of one statement
-_FULL = (
-    "SELECT i.key, i.doc, i.republish_attempts, i.due_us, i.source, i.timestamp, CASE"
-    " WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL) THEN 'outbox'"
+# Where an item's announcement is: ?1 is the topic, ?2 the consumer group or an empty text; the item is `i`.
+_PLACE = (
+    "CASE WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL) THEN 'outbox'"
     " WHEN EXISTS (SELECT 1 FROM queue q INDEXED BY queue_of WHERE q.topic = ?1 AND q.key = i.key"
-    " AND (?2 = '' OR q.grp = ?2)) THEN 'queue' ELSE '' END"
+    " AND (?2 = '' OR q.grp = ?2)) THEN 'queue'"
+)
+_FULL = (
+    f"SELECT i.key, i.doc, i.republish_attempts, i.due_us, i.source, i.timestamp, {_PLACE} ELSE '' END"  # noqa: S608
     " FROM items i WHERE i.key IN ({marks}) AND i.status = 'pending' AND i.sentiment IS NULL"
 )
 _OPEN = "status IN ('pending', 'failed', 'quarantined')"
@@ -86,13 +89,8 @@ class LocalItems:
 
     def held_up(self, key: str, group: str = "", tx: Transaction | None = None) -> str:
         """Where an item's announcement is, or an empty text: "outbox" (not sent), "queue" (not acknowledged)."""
-        topic = f"{self.pipeline}.items"
-        ask = (tx or self.db).execute
-        if ask("SELECT 1 FROM outbox WHERE topic = ? AND key = ? AND sent_us IS NULL LIMIT 1", (topic, key)):
-            return "outbox"
-        sql = "SELECT 1 FROM queue INDEXED BY queue_of WHERE topic = ? AND key = ?"
-        rows = ask(f"{sql} AND grp = ? LIMIT 1", (topic, key, group)) if group else ask(f"{sql} LIMIT 1", (topic, key))
-        return "queue" if rows else ""
+        sql = f"SELECT {_PLACE} ELSE '' END FROM (SELECT ?3 AS key) i"  # noqa: S608 - only the constant is put in
+        return str((tx or self.db).execute(sql, (f"{self.pipeline}.items", group, key))[0][0])
 
     def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
         """Count the attempt, move the due time, put the announcement in the outbox: one commit, and only if the item
@@ -136,13 +134,9 @@ class LocalItems:
     def pending_places(self, before_us: int) -> dict[str, int]:
         """Where the pending items are: "outbox", "queue", "stuck" (due by `before_us`), or "moving"."""
         rows = self.db.execute(
-            "SELECT CASE"
-            " WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL)"
-            " THEN 'outbox'"
-            " WHEN EXISTS (SELECT 1 FROM queue q INDEXED BY queue_of WHERE q.topic = ?1 AND q.key = i.key) THEN 'queue'"
-            " WHEN i.due_us <= ?2 THEN 'stuck' ELSE 'moving' END AS place, count(*)"
-            " FROM items i WHERE i.pipeline = ?3 AND i.status = 'pending' GROUP BY place ORDER BY place",
-            (f"{self.pipeline}.items", before_us, self.pipeline),
+            f"SELECT {_PLACE} WHEN i.due_us <= ?3 THEN 'stuck' ELSE 'moving' END AS place, count(*)"  # noqa: S608
+            " FROM items i WHERE i.pipeline = ?4 AND i.status = 'pending' GROUP BY place ORDER BY place",
+            (f"{self.pipeline}.items", "", before_us, self.pipeline),
         )
         return dict(rows)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate.errors import ConfigError, InvalidInputError, Kind
 from headgate.idempotency._failures import code_path
-from headgate.idempotency._handler import check_handler, discard_unfinished, handler_name, unfinished
+from headgate.idempotency._handler import check_handler, discard_unfinished, handler_name, refuse_unfinished
 from headgate.idempotency._lease import remaining_s
 
 if TYPE_CHECKING:
@@ -166,11 +166,7 @@ class AwaitingCaller:
         result = self._handler(*arguments)
         if inspect.isawaitable(result):
             result = self._wait_for(result)
-        what = unfinished(result)
-        if what:
-            discard_unfinished(result)
-            message = f"{self.name}: the handler returned {what}, so that nothing has run; expected its result"
-            raise InvalidInputError(message)
+        refuse_unfinished(result, "expected its result", consumer=self.name)
         return result
 
     def _wait_for(self, awaitable: Awaitable[Any]) -> Any:

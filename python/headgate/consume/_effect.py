@@ -11,7 +11,7 @@ from headgate._native import core
 from headgate.consume._messages import Burial, Delivery, Outcome
 from headgate.errors import HeadgateError, InvalidInputError, TransientError
 from headgate.idempotency._events import item_key_of
-from headgate.idempotency._handler import discard_unfinished, unfinished
+from headgate.idempotency._handler import refuse_unfinished
 from headgate.idempotency._serializers import json_serializer
 from headgate.items import announced_at
 
@@ -195,11 +195,7 @@ class Effect:
                 inside(None)
 
     def _finished(self, outcome: Any) -> Any:
-        what = unfinished(outcome)
-        if what:
-            discard_unfinished(outcome)
-            message = f"the handler returned {what}, so that nothing has run; a worker calls plain functions"
-            raise InvalidInputError(message)
+        refuse_unfinished(outcome, "a worker calls plain functions")
         return outcome
 
     def _prepared(self, body: Json | None) -> Any:

@@ -16,11 +16,10 @@ from headgate.idempotency._handler import (
     EventParameter,
     NameRegistry,
     check_handler,
-    discard_unfinished,
     find_event_parameter,
     handler_name,
     is_async,
-    unfinished,
+    refuse_unfinished,
 )
 from headgate.idempotency._keys import claim_key
 from headgate.idempotency._lease import default_lease_s
@@ -42,6 +41,7 @@ ON_UNAVAILABLE: tuple[OnUnavailable, ...] = ("refuse", "process")
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _NO_TYPE = "event"  # the event type where neither an envelope nor a topic names one
+_DECORATE = "decorate the async function itself"
 _PLAIN = frozenset({dict, list, str, int, float, bool, tuple, type(None)})
 _names = NameRegistry()
 
@@ -164,8 +164,8 @@ def _run(guard: _Guard, function: Any) -> Any:
         try:
             with guard.renewing(claim, request.lease):
                 result = function(*args, **kwargs)
-                if result.__class__ not in _PLAIN and unfinished(result):
-                    _refuse_unfinished(guard.consumer, result)
+                if result.__class__ not in _PLAIN:
+                    refuse_unfinished(result, _DECORATE, consumer=guard.consumer, error=ConfigError)
         except BaseException as error:
             guard.release(claim, error)
             raise
@@ -192,8 +192,8 @@ def _run_async(guard: _Guard, function: Any) -> Any:
         try:
             async with ledger.renewing(claim, request.lease) if claim is not None else nullcontext():
                 result = await function(*args, **kwargs)
-                if result.__class__ not in _PLAIN and unfinished(result):
-                    _refuse_unfinished(guard.consumer, result)
+                if result.__class__ not in _PLAIN:
+                    refuse_unfinished(result, _DECORATE, consumer=guard.consumer, error=ConfigError)
         except BaseException as error:
             # Shielded: a second cancellation must not leave the claim held for a whole lease.
             await asyncio.shield(guard.release_async(ledger, claim, error))
@@ -208,13 +208,6 @@ def _run_async(guard: _Guard, function: Any) -> Any:
 
 def _is_async_ledger(ledger: Any) -> bool:
     return inspect.iscoroutinefunction(ledger.claim)
-
-
-def _refuse_unfinished(consumer: str, result: Any) -> None:
-    what = unfinished(result)
-    discard_unfinished(result)
-    message = f"{consumer}: the handler returned {what}, so that nothing has run; decorate the async function itself"
-    raise ConfigError(message)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import ConfigError, InvalidInputError
+from headgate.errors import ConfigError, HeadgateError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,6 +54,28 @@ def discard_unfinished(result: Any) -> None:
     """Close a coroutine that nobody will await, so that Python does not warn about it as well."""
     if inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()
+
+
+def refuse_unfinished(
+    result: Any, advice: str, *, consumer: str = "", error: type[HeadgateError] = InvalidInputError
+) -> None:
+    """Refuse what a handler returned instead of a result because nothing of it has run yet, and close it.
+
+    Args:
+        result: what the handler returned.
+        advice: what the caller expects of a handler instead; ends the sentence.
+        consumer: begins the sentence, unless it is empty.
+        error: the class to raise.
+
+    Raises:
+        HeadgateError: it is a coroutine, another awaitable, or a generator.
+    """
+    what = unfinished(result)
+    if what:
+        discard_unfinished(result)
+        begin = f"{consumer}: " if consumer else ""
+        message = f"{begin}the handler returned {what}, so that nothing has run; {advice}"
+        raise error(message)
 
 
 def handler_name(handler: Any) -> str:
