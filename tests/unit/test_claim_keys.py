@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import json
 import types
 from typing import Any
@@ -18,6 +19,7 @@ from headgate.consume import Consumer, Delivery, Outcome, Processor
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency import Ledger
 from headgate.idempotency._events import read_event, type_of
+from headgate.idempotency._keys import check_identity
 
 # Texts out of the characters that structure a key, so that a rule that merges two tuples is found soon.
 tricky = st.text(alphabet=":%~#a\x00é3A25", max_size=6) | st.text(alphabet=":%~a", min_size=120, max_size=130)
@@ -57,22 +59,62 @@ def test_plain_parts_are_the_key_of_earlier_releases():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind"),
+    ("parts", "key"),
     [
-        (("n", "c", "t", ""), Kind.INVALID_RECORD),
-        (("n", "c", "t", None), Kind.INVALID_RECORD),
-        (("n", "c", "t", 7), Kind.INVALID_RECORD),
-        (("n", 7, "t", "i"), Kind.INVALID_RECORD),
-        (("n", "c", ["t"], "i"), Kind.INVALID_RECORD),
-        (("n", "c", "t", "\ud800"), Kind.INVALID_UNICODE),
-        (("n", "c", "\udfff", "i"), Kind.INVALID_UNICODE),
+        (("n:1", "c%", "t#2", "~i~"), "n%3A1:c%25:t%232:%7Ei~"),
+        (("", "", "", "i"), ":::i"),
+        (("n", "c", "t", "é" * 128), "n:c:t:" + "é" * 128),
+        (("n", "c", "t", "é" * 129), "n:c:t:~" + hashlib.sha256(("é" * 129).encode()).hexdigest()),
+        (("n", "c", "t", ":" * 85 + "a"), "n:c:t:" + "%3A" * 85 + "a"),
+        (("n", "c", "t", ":" * 86), "n:c:t:~" + hashlib.sha256((":" * 86).encode()).hexdigest()),
+        (("n", "c", "t", "a b"), "n:c:t:a b"),
+        (("n", "c", "t", "a" * 257), "n:c:t:~" + hashlib.sha256(("a" * 257).encode()).hexdigest()),
     ],
 )
-def test_what_cannot_be_a_key_is_one_sentence(arguments, kind):
+def test_the_form_of_a_key_is_this_one(parts, key):
+    """A ledger outlives a release: another form would make everything that was done new."""
+    assert claim_key(*parts) == key
+    assert claim_key(*parts, 12) == f"{key}#redrive-12"
+
+
+LONE = "of this event holds a lone surrogate; expected text that UTF-8 can write"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "sentence"),
+    [
+        (("n", "c", "t", ""), Kind.INVALID_RECORD,
+         "the key of an event is empty; expected text that makes the event that event"),
+        (("n", "c", "t", None), Kind.INVALID_RECORD,
+         "the key of an event is empty; expected text that makes the event that event"),
+        (("n", "c", "t", 7), Kind.INVALID_RECORD, "the key of a claim is a int; expected text"),
+        ((None, "c", "t", "i"), Kind.INVALID_RECORD, "the namespace of a claim is None; expected text"),
+        (("n", 7, "t", "i"), Kind.INVALID_RECORD, "the consumer of a claim is a int; expected text"),
+        (("n", "c", ["t"], "i"), Kind.INVALID_RECORD, "the event type of a claim is a list; expected text"),
+        (("n", "c", "t", "\ud800"), Kind.INVALID_UNICODE, f"the key {LONE}"),
+        (("n", "c", "\udfff", "i"), Kind.INVALID_UNICODE, f"the event type {LONE}"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_key_is_one_sentence(arguments, kind, sentence):
     with pytest.raises(InvalidInputError) as caught:
         claim_key(*arguments)
-    assert caught.value.kind is kind
-    assert "expected text" in str(caught.value)
+    assert (caught.value.kind, caught.value.message) == (kind, sentence)
+
+
+@pytest.mark.parametrize(
+    ("identity", "kind", "sentence"),
+    [
+        (None, Kind.INVALID_RECORD, "the key of this event is None; expected text"),
+        (b"i", Kind.INVALID_RECORD, "the key of this event is a bytes; expected text"),
+        ("", Kind.INVALID_RECORD,
+         "the key of this event is an empty text; expected text that makes the event that event"),
+        ("\udfff", Kind.INVALID_UNICODE, f"the key {LONE}"),
+    ],
+)  # fmt: skip
+def test_what_a_key_function_gives_is_refused_by_one_sentence(identity, kind, sentence):
+    with pytest.raises(InvalidInputError) as caught:
+        check_identity(identity)
+    assert (caught.value.kind, caught.value.message) == (kind, sentence)
 
 
 # --- what an event says of itself
