@@ -229,8 +229,26 @@ class RetentionConfig:
 class Serve:
     """`headgate serve`."""
 
-    host: str = _text("127.0.0.1", "where to listen")
+    host: str = _text("127.0.0.1", "where to listen; what other machines reach needs token_env or client_ca")
     port: int = _number(8080, 0, 65_535, "0 takes a free one")
+    token_env: str = _text("", "the environment variable with the bearer token that requests need; empty: none")
+    allowed_hosts: list[str] = field(
+        default_factory=list, metadata={"doc": "names that a request's Host may have beside localhost; *: any"}
+    )
+    allowed_origins: list[str] = field(
+        default_factory=list, metadata={"doc": "web origins whose pages may send requests, https://app.example"}
+    )
+    tls_cert: str = _text("", "a PEM file; with tls_key: the server speaks TLS")
+    tls_key: str = _text("", "a PEM file")
+    client_ca: str = _text("", "a PEM file; only clients with a certificate of its are served (mutual TLS)")
+    incoming: str = _text("", "where uploads wait until they are stored; empty: the store's folder")
+    max_requests: int = _number(32, 1, 10_000, "uploads that are read or stored at once; more are answered 503")
+    max_connections: int = _number(256, 1, 100_000, "open connections; more are answered 503")
+    idle_s: float = _number(10, 0.05, 3600, "a request that sends nothing for so long is answered 408, seconds")
+    request_s: float = _number(300, 0.05, 86_400, "for a whole request, seconds")
+    drain_s: float = _number(20, 1, 3600, "stopping waits so long for what is under way, seconds")
+    store_wait_s: float = _number(2, 0.05, 60, "an upload waits so long for the store's write lock, then 503, seconds")
+    min_free_bytes: int = _number(268_435_456, 0, 1e15, "less on the disk of uploads or store is answered 503")
 
 
 @dataclass

@@ -116,6 +116,20 @@ class App(HealingParts):
         store.metrics = self.metrics
         return store
 
+    def intake_store(self) -> LocalStore:
+        """The store on a connection of its own: who uploads waits for a handler's transaction for a moment only.
+
+        A handler in a transaction has the file's write lock, and the app's connection, until it is done.
+        """
+        wait_s = self.config.serve.store_wait_s
+        database = LocalDatabase(
+            sqlite_path(self.config.locate(self.config.backends.store)), durability=self.config.backends.durability,
+            busy_timeout_s=wait_s, lock_timeout_s=wait_s,
+        )  # fmt: skip
+        store = LocalStore(database, self.clock, self.pipeline.name)
+        store.metrics = self.metrics
+        return store
+
     @cached_property
     def ledger(self) -> Ledger:
         url = self.config.backends.ledger

@@ -50,14 +50,18 @@ class HealingParts:
         """See `App`."""
         raise NotImplementedError
 
-    def file_service(self) -> FileService:
-        """The configured file service."""
+    def file_service(self, store: Any = None) -> FileService:
+        """The configured file service.
+
+        Args:
+            store: with a connection of its own (`intake_store`); None: the app's.
+        """
         from headgate.pipelines.uploads import ContentStore, FileService
 
         u = self.config.uploads
         return FileService(
-            ContentStore(self.objects), self.store, self.clock, min_length=u.min_length, max_length=u.max_length,
-            extract_timeout_s=u.extract_timeout_s, metrics=self.metrics,
+            ContentStore(self.objects), store or self.store, self.clock, min_length=u.min_length,
+            max_length=u.max_length, extract_timeout_s=u.extract_timeout_s, metrics=self.metrics,
         )  # fmt: skip
 
     @cached_property

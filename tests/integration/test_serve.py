@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import time
 import urllib.error
 import urllib.request
 
@@ -124,7 +125,8 @@ def test_names_arrive_as_the_client_wrote_them(intake, store):
 def test_an_empty_field_is_no_file(intake, store):
     status, body = send_files(intake.url, "b", [("", b""), ("a.txt", TEXT)])
     assert (status, body["message"]) == (202, "1 files accepted")
-    assert send_files(intake.url, "b", [("", b"")]) == (400, {"error": "files: expected at least one"})
+    status, body = send_files(intake.url, "b", [("", b"")])
+    assert (status, body["error"]) == (400, "files: expected at least one")
     assert store.count("SELECT count(*) FROM outbox WHERE topic = 'uploads.files'") == 1
 
 
@@ -214,8 +216,6 @@ def events(folder, topic):
 
 
 def wait_for(folder, topic, count, seconds=30):
-    import time
-
     deadline = time.monotonic() + seconds
     while len(found := events(folder, topic)) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} {topic}"
@@ -270,3 +270,52 @@ def test_a_server_killed_at_any_point_finishes_after_a_restart(tmp_path, point):
     assert (len(ready["essays"]), ready["expected_count"]) == (3, 3)
     assert again.stop() == ""
     assert len(events(tmp_path, "content.provisioned.v1")) == 3
+
+
+STUCK = """
+import os
+import threading
+
+
+def handle(body, tx):
+    tx.execute("INSERT INTO state (name, doc) VALUES (?, '{}')", ("effect:" + str(body["n"]),))
+    if os.environ.get("STUCK"):
+        open("holds-the-lock", "w").close()
+        threading.Event().wait()
+"""
+
+
+def test_a_handler_that_never_ends_holds_neither_uploads_nor_the_stop(tmp_path):
+    """One of 25 seconds held POST and SIGTERM as long."""
+    (tmp_path / "headgate.toml").write_text(
+        '[backends]\nobjects = "file://objects"\nstore = "sqlite:///h.db"\ndurability = "normal"\n'
+        '[consumers.stuck]\ntopic = "work"\nhandler = "stuck:handle"\nkey = "builtins:str"\nlease_s = 1\n'
+        "[serve]\nstore_wait_s = 0.1\ndrain_s = 1\n[logging]\nlevel = 'ERROR'\n"
+    )
+    (tmp_path / "stuck.py").write_text(STUCK)
+    store = LocalStore(LocalDatabase(str(tmp_path / "h.db"), durability="normal"), SystemClock(), "")
+    store.publish("work", "k", {"n": 1})
+    store.db.close()
+    serving = ServeProcess(tmp_path, {**os.environ, "STUCK": "1"})
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "holds-the-lock").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    status, body = send_files(serving.url, "b", [("a.txt", TEXT)])
+    assert (status, body["kind"]) == (503, "busy")
+    assert serving.stop() == ""
+    again = ServeProcess(tmp_path)
+    assert send_files(again.url, "b", [("a.txt", TEXT)])[0] == 202
+    wait_for(tmp_path, "content.provisioned.v1", 1)
+    while not (done := effects(tmp_path)):
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.02)
+    assert done == ["effect:1"]
+    assert again.stop() == ""
+
+
+def effects(folder):
+    store = LocalStore(LocalDatabase(str(folder / "h.db"), durability="normal", busy_timeout_s=20), SystemClock(), "")
+    found = [name for name, _ in store.states("effect:")]
+    store.db.close()
+    return found

@@ -7,12 +7,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import headgate.errors  # noqa: F401 - gives the core its exceptions
 from headgate._forks import watch
 from headgate._native import core
 from headgate.backends._local_messages import LocalMessages
 from headgate.backends.local_items import LocalItems
 from headgate.backends.local_letters import LocalLetters
+from headgate.errors import Kind, TransientError
 from headgate.identity import compact_json, document_text
 from headgate.ports import Item, Json, Stored
 
@@ -27,20 +27,60 @@ def dumps(value: Any) -> str:
     return compact_json(value)
 
 
+class _BoundedLock:
+    """A re-entrant lock that is waited for so long at most.
+
+    Raises:
+        TransientError: kind busy; another thread has it.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._lock = threading.RLock()
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=self._timeout_s):
+            message = "the database's connection is in use by another thread"
+            raise TransientError(message, Kind.BUSY)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return self._lock.acquire(timeout=self._timeout_s) if blocking else self._lock.acquire(blocking=False)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 class LocalDatabase:
     """One connection, shared by the threads of this process; a transaction holds it until it ends.
+
+    Args:
+        path: the file.
+        durability: "full" survives power loss, "normal" a crashed process.
+        busy_timeout_s: how long another connection's write lock is waited for.
+        disk: injected in tests.
+        lock_timeout_s: how long another thread of this process is waited for; None: until it is done.
 
     The file is made or migrated at once; the connection is made on first use. A child of fork() may use what its parent
     opened and has not used yet; what was in use is a `ForkedError` there.
     """
 
-    def __init__(self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0, disk: Any = None) -> None:
+    def __init__(
+        self, path: str, *, durability: str = "full", busy_timeout_s: float = 5.0, disk: Any = None,
+        lock_timeout_s: float | None = None,
+    ) -> None:  # fmt: skip
         self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6), disk)
-        self.lock = threading.RLock()
+        self._lock_timeout_s = lock_timeout_s
+        self.lock = self._new_lock()
         watch(self, store=True)
 
+    def _new_lock(self) -> Any:
+        return threading.RLock() if self._lock_timeout_s is None else _BoundedLock(self._lock_timeout_s)
+
     def _after_fork(self) -> None:
-        self.lock = threading.RLock()  # a thread that the child has not may have held it
+        self.lock = self._new_lock()  # a thread that the child has not may have held it
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.lock:

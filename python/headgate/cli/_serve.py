@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
+from headgate.checkpoint._places import is_remote, local_path
 from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
-from headgate.errors import InterruptedRunError
+from headgate.errors import ConfigError, HeadgateError, InterruptedRunError
 from headgate.handlers import should_collect
+from headgate.idempotency._open import sqlite_path
 from headgate.pipelines.uploads import BatchTracker
-from headgate.serve import IntakeLimits, IntakeServer, Job, OwnThread, Scheduler, Service
+from headgate.serve import IntakeAccess, IntakeLimits, IntakeServer, Job, OwnThread, Scheduler, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
+_CLOSE_S = 5.0  # beyond serve.drain_s, for what was cut to end
+_STALLED_S = 600.0  # a loop that has not turned for so long is not alive: no handler should take longer
 _WORKFLOWS_S = 1.0  # how often executions are looked at whose waits have ended
 
 
 def serve(app: App, port: int | None = None) -> int:
-    """Run until SIGTERM or Ctrl-C; what is claimed is finished first.
+    """Run until SIGTERM or Ctrl-C; what is claimed is finished first, unless it takes longer than `serve.drain_s`.
 
     Everything takes part that the store allows: uploads and consumers of the embedded queue need a sqlite:// store.
     """
@@ -49,20 +56,96 @@ def serve(app: App, port: int | None = None) -> int:
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
     service = Service(steps, [*workers, *away])
+    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+        signal.signal(number, lambda *_: stop.set())
     scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock)
-    limits = IntakeLimits(u.max_file_bytes, u.max_request_bytes, u.max_files)
+    health = partial(_what_is_wrong, service, scheduler, away)
     listen = s.port if port is None else port
     with ExitStack() as running:
-        intake = running.enter_context(IntakeServer(files, s.host, listen, limits=limits, metrics=app.metrics))
+        intake = running.enter_context(open_intake(app, listen, health))
         for worker in away:
             running.enter_context(worker)
         running.enter_context(scheduler)
         print(f"serving at {intake.url}", file=sys.stderr, flush=True)
-        service.run()
+        loop = threading.Thread(target=_run_then, args=(service, stop), name="headgate-loop", daemon=True)
+        loop.start()
+        stop.wait()
+        service.stop()
+        stopping = threading.Thread(target=_close, args=(running.pop_all(), loop), name="headgate-stop", daemon=True)
+        stopping.start()
+        stopping.join(s.drain_s + _CLOSE_S)
+    if stopping.is_alive():
+        # A transaction that did not end is rolled back with the process, and its message comes again.
+        log.warning("stopped in the middle", extra={"reason": "what was under way took longer than serve.drain_s"})
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(0)
     # Requests that came while stopping have left their jobs in the database: the next start finds them.
     return 0
+
+
+def open_intake(app: App, port: int, health: Callable[[], list[str]] = list) -> IntakeServer:
+    """The HTTP intake that the configuration describes.
+
+    Raises:
+        ConfigError: what `IntakeServer` says; or `serve.token_env` names a variable that is not set.
+    """
+    u, s, config = app.config.uploads, app.config.serve, app.config
+    limits = IntakeLimits(
+        u.max_file_bytes, u.max_request_bytes, u.max_files, requests=s.max_requests, connections=s.max_connections,
+        idle_s=s.idle_s, request_s=s.request_s, drain_s=s.drain_s, min_free_bytes=int(s.min_free_bytes),
+    )  # fmt: skip
+    token = config.environment.get(s.token_env, "") if s.token_env else ""
+    if s.token_env and not token:
+        message = f"serve.token_env: the environment variable {s.token_env} is not set"
+        raise ConfigError(message)
+    pem = [config.locate(path) if path else "" for path in (s.tls_cert, s.tls_key, s.client_ca)]
+    access = IntakeAccess(tuple(s.allowed_hosts), tuple(s.allowed_origins), token, *pem)
+    if not app.is_embedded:
+        return IntakeServer(None, s.host, port, limits=limits, access=access, metrics=app.metrics, health=health)
+    store = app.intake_store()
+    folder = str(Path(sqlite_path(config.locate(config.backends.store))).resolve().parent)
+    incoming = config.locate(s.incoming) if s.incoming else folder
+    if not Path(incoming).is_dir():
+        message = f"serve.incoming: {incoming} is no folder"
+        raise ConfigError(message)
+    objects = config.locate(config.backends.objects)
+    watched = [folder, *([] if is_remote(objects) else [local_path(objects)])]
+    for place in watched:
+        Path(place).mkdir(parents=True, exist_ok=True)
+
+    def unready() -> list[str]:
+        try:
+            store.load_state("serve.ready")
+        except HeadgateError:
+            return ["store"]
+        return []
+
+    return IntakeServer(
+        app.file_service(store), s.host, port, limits=limits, access=access, metrics=app.metrics, incoming=incoming,
+        watched=watched, health=health, unready=unready,
+    )  # fmt: skip
+
+
+def _run_then(service: Service, stop: threading.Event) -> None:
+    """The loop on a thread of its own, so that a signal is answered while a handler runs; its end ends the process."""
+    try:
+        service.run()
+    finally:
+        stop.set()
+
+
+def _close(running: ExitStack, loop: threading.Thread) -> None:
+    running.close()
+    loop.join()
+
+
+def _what_is_wrong(service: Service, scheduler: Scheduler, away: list[OwnThread]) -> list[str]:
+    """What of the process does not run any more or stands still, for /healthz."""
+    wrong = [] if service.is_alive(_STALLED_S) else ["loop"]
+    wrong += [] if scheduler.is_alive() else ["scheduler"]
+    return wrong + [f"consumer {worker.name}" for worker in away if not worker.is_alive()]
 
 
 def scheduled_jobs(app: App) -> list[Job]:

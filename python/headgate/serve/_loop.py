@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import HeadgateError
@@ -28,7 +29,7 @@ class OwnThread:
     """
 
     def __init__(self, name: str, make: Callable[[], Any], again_s: float = _AGAIN_S) -> None:
-        self._name = name
+        self.name = name
         self._make = make
         self._again_s = again_s
         self._stop = threading.Event()
@@ -43,6 +44,10 @@ class OwnThread:
         """What is claimed is finished first."""
         self.stop()
         self._thread.join()
+
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Take nothing new (safe in a signal handler)."""
@@ -59,7 +64,7 @@ class OwnThread:
             except Exception as error:
                 # Its text may hold anything; one consumer's trouble must not end the process that serves the others.
                 kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
-                about = {"consumer": self._name, "error": kind, "traceback": code_path(error)}
+                about = {"consumer": self.name, "error": kind, "traceback": code_path(error)}
                 log.error("consumer stopped", extra=about)
             self._stop.wait(self._again_s)
 
@@ -76,6 +81,12 @@ class Service:
         self._steps = steps
         self._workers = workers
         self._stop = threading.Event()
+        self._turned = time.monotonic()
+        self._has_ended = False
+
+    def is_alive(self, stalled_s: float) -> bool:
+        """Whether the loop has begun a step within so many seconds; it is alive before it runs, not after."""
+        return not self._has_ended and time.monotonic() - self._turned < stalled_s
 
     def stop(self) -> None:
         """Finish the step that is running, then return (safe in a signal handler)."""
@@ -85,11 +96,18 @@ class Service:
 
     def run(self) -> None:
         """Until `stop()`."""
+        try:
+            self._run()
+        finally:
+            self._has_ended = True
+
+    def _run(self) -> None:
         while not self._stop.is_set():
             done, wait_s = 0, _IDLE_S
             for name, step in self._steps:
                 if self._stop.is_set():
                     return
+                self._turned = time.monotonic()
                 try:
                     done += step()
                 except HeadgateError as error:

@@ -85,6 +85,10 @@ class Scheduler:
                 job.cancel()
         self._scheduler.shutdown(wait=True)
 
+    def is_alive(self) -> bool:
+        """Whether jobs are started when they are due."""
+        return bool(self._scheduler.running)
+
     def wait_us(self, job: Job) -> int:
         """How long until its next run; 0 when one was missed or it never ran."""
         state = self._store.load_state(_key(job)) or {"started_us": 0}

@@ -24,7 +24,7 @@ from headgate.pipelines.uploads.extract import ExtractionError, Extractor, extra
 from headgate.pipelines.uploads.names import clean_file_name, form_file_name
 from headgate.pipelines.uploads.outcomes import Worked, validate_text
 from headgate.pipelines.uploads.replay import ReplayedUploads, replay_uploads
-from headgate.pipelines.uploads.requests import UploadedFile, idempotency_key
+from headgate.pipelines.uploads.requests import SpooledFile, UploadedFile, idempotency_key
 from headgate.pipelines.uploads.service import FileService
 
 __all__ = [
@@ -32,6 +32,6 @@ __all__ = [
     "BatchTracker", "ContentRefusedError", "ContentServiceClientProtocol", "ContentStore", "ContentType",
     "ContentUnavailableError", "ErrorCode", "EssayContentProvisionedV1", "EssayUploadFinishedV1",
     "EssayValidationFailedV1", "ExcessContentProvisionedV1", "ExtractionError", "Extractor", "FileService",
-    "ReplayedUploads", "UploadedFile", "Worked", "clean_file_name", "envelope", "extract_text", "form_file_name",
-    "idempotency_key", "replay_uploads", "validate_text",
+    "ReplayedUploads", "SpooledFile", "UploadedFile", "Worked", "clean_file_name", "envelope", "extract_text",
+    "form_file_name", "idempotency_key", "replay_uploads", "validate_text",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ once, in one process or in several, therefore have one outcome, and a process th
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
 
 from headgate.errors import ConflictError, InvalidInputError, Kind
 from headgate.identity import event_id
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 REQUESTS = "uploads.request."  # state documents: requests that were accepted, for their repetitions
+_MAX_COUNT = 1_000_000  # essays of a batch
 _MAX_ID = 200  # characters of a batch id, correlation id or Idempotency-Key
 
 
@@ -35,6 +37,37 @@ class UploadedFile:
     name: str
     data: bytes
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True)
+class SpooledFile:
+    """A file whose bytes wait on disk, so that a request costs the memory of one of its files at a time.
+
+    Args:
+        name: as of `UploadedFile`.
+        size_bytes: how many bytes there are.
+        sha256: of the bytes, in hexadecimal digits.
+        read: gives all of them, each time it is called.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    read: Callable[[], bytes]
+
+
+Upload = UploadedFile | SpooledFile
+
 
 @dataclass(frozen=True)
 class UploadRequest:
@@ -49,13 +82,13 @@ class UploadRequest:
     """
 
     batch_id: str
-    files: tuple[UploadedFile, ...]
+    files: tuple[Upload, ...]
     digest: str
     upload_id: str
     has_key: bool
 
     @classmethod
-    def of(cls, batch_id: str, files: Sequence[UploadedFile], upload_id: str = "") -> UploadRequest:
+    def of(cls, batch_id: str, files: Sequence[Upload], upload_id: str = "") -> UploadRequest:
         """Check a request.
 
         Raises:
@@ -65,7 +98,7 @@ class UploadRequest:
         if upload_id:
             check_id("Idempotency-Key", upload_id)
         given = tuple(clean_file(file) for file in files)
-        given = tuple(file for file in given if file.name or file.data)
+        given = tuple(file for file in given if file.name or file.size_bytes)
         if not given:
             message = "files: expected at least one"
             raise InvalidInputError(message, Kind.INVALID_RECORD)
@@ -100,10 +133,15 @@ class UploadRequest:
             raise ConflictError(message, Kind.PAYLOAD_MISMATCH)
 
 
-def content_digest(batch_id: str, files: Sequence[UploadedFile]) -> str:
+def content_digest(batch_id: str, files: Sequence[Upload]) -> str:
     """The identity of these files in this order, with their names, in this batch."""
-    contents = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in files]
+    contents = [[file.name, file.sha256] for file in files]
     return event_id({"batch_id": batch_id, "files": contents})
+
+
+def registered_name(batch_id: str) -> str:
+    """Under which name is remembered how many essays a batch was registered with."""
+    return REQUESTS + hashlib.sha256(f"registered:{batch_id}".encode()).hexdigest()
 
 
 def received_name(batch_id: str, file: UploadedFile) -> str:
@@ -125,12 +163,22 @@ def idempotency_key(header: str) -> str:
     return text
 
 
-def clean_file(file: UploadedFile) -> UploadedFile:
+@overload
+def clean_file(file: UploadedFile) -> UploadedFile: ...
+
+
+@overload
+def clean_file(file: Upload) -> Upload: ...
+
+
+def clean_file(file: Upload) -> Upload:
     """The file with a clean name.
 
     Raises:
         InvalidInputError: its name is not text, or its content not bytes.
     """
+    if isinstance(file, SpooledFile):
+        return replace(file, name=clean_file_name(file.name))
     data: Any = file.data
     if not isinstance(data, bytes):
         message = f"files: expected a file's content as bytes, got {type(data).__name__}"
@@ -149,6 +197,17 @@ def check_id(name: str, value: Any) -> None:
         raise InvalidInputError(message, Kind.INVALID_RECORD)
     if not 0 < len(value) <= _MAX_ID or not value.isprintable():
         message = f"{name}: expected 1 to {_MAX_ID} printable characters"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+
+
+def check_count(value: Any) -> None:
+    """Whether this is how many essays a batch may have.
+
+    Raises:
+        InvalidInputError: not a whole number from 1 to a million.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+        message = f"expected_count: expected a whole number from 1 to {_MAX_COUNT}"
         raise InvalidInputError(message, Kind.INVALID_RECORD)
 
 

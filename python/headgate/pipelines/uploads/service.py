@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume import Consumer
-from headgate.errors import ConfigError, ConflictError, Kind
+from headgate.errors import ConfigError, ConflictError, Kind, StorageFullError
 from headgate.identity import compact_json
 from headgate.pipelines.uploads.content import (
     AsyncContentServiceClientProtocol,
@@ -37,7 +37,9 @@ from headgate.pipelines.uploads.content import (
 from headgate.pipelines.uploads.contracts import (
     FAILED,
     FINISHED,
+    REGISTERED,
     STORAGE_FAILED,
+    BatchEssaysRegisteredV1,
     ContentType,
     ErrorCode,
     EssayContentProvisionedV1,
@@ -58,13 +60,16 @@ from headgate.pipelines.uploads.outcomes import (
     validate_text,
 )
 from headgate.pipelines.uploads.requests import (
+    Upload,
     UploadedFile,
     UploadRequest,
     answer_of,
+    check_count,
     check_id,
     clean_file,
     new_document,
     received_name,
+    registered_name,
 )
 
 if TYPE_CHECKING:
@@ -110,8 +115,9 @@ class FileService:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def accept(
-        self, batch_id: str, files: Sequence[UploadedFile], correlation_id: str | None = None, upload_id: str = ""
-    ) -> Json:
+        self, batch_id: str, files: Sequence[Upload], correlation_id: str | None = None, upload_id: str = "", *,
+        expected_count: int | None = None, refuse_when_full: bool = False,
+    ) -> Json:  # fmt: skip
         """Make a request's files durable; only then may it be answered.
 
         The same request again does nothing twice and is answered as the first one was, with the first one's
@@ -124,25 +130,44 @@ class FileService:
             correlation_id: travels through every event and log line.
             upload_id: the client's Idempotency-Key. It belongs to this batch, these names and contents in this order,
                 whatever batch it is sent with. Default: the request is known by those alone.
+            expected_count: registers the batch with so many essays in the same commit (`register_batch`).
+            refuse_when_full: a full disk refuses the request, which may be sent again, instead of failing its files.
 
         Returns:
             `upload_id`, `files`, `stored`, `failed` (RAW_STORAGE_FAILED), `correlation_id`.
 
         Raises:
             InvalidInputError: an id or a name is not text, or there is no file.
-            ConflictError: kind payload_mismatch: the key belongs to another request. Kind busy: the first request of
-                this key is still being worked on.
+            ConflictError: kind payload_mismatch: the key belongs to another request, or the batch is registered with
+                another count. Kind busy: the first request of this key is still being worked on.
             ConfigError: the content client is async.
             TransientError, StorageFullError: the database could not take the jobs; nothing is promised then.
         """
         require_sync(self.content, "accept", "accept_async")
-        return run_steps(self._accept(batch_id, files, correlation_id, upload_id))
+        return run_steps(self._accept(batch_id, files, correlation_id, upload_id, expected_count, refuse_when_full))
 
     async def accept_async(
-        self, batch_id: str, files: Sequence[UploadedFile], correlation_id: str | None = None, upload_id: str = ""
-    ) -> Json:
+        self, batch_id: str, files: Sequence[Upload], correlation_id: str | None = None, upload_id: str = "", *,
+        expected_count: int | None = None, refuse_when_full: bool = False,
+    ) -> Json:  # fmt: skip
         """`accept` for an async content client, or for a sync one off the event loop."""
-        return await run_steps_async(self._accept(batch_id, files, correlation_id, upload_id))
+        steps = self._accept(batch_id, files, correlation_id, upload_id, expected_count, refuse_when_full)
+        return await run_steps_async(steps)
+
+    def register_batch(self, batch_id: str, expected_count: int, correlation_id: str | None = None) -> bool:
+        """Announce how many essays a batch has, so that it is complete when they are there; whether this was news.
+
+        Raises:
+            InvalidInputError: an id is not text, or the count not a whole number of at least 1.
+            ConflictError: kind payload_mismatch; the batch is registered with another count.
+            TransientError, StorageFullError: the database could not take it; nothing is promised then.
+        """
+        check_id("batch_id", batch_id)
+        if correlation_id is not None:
+            check_id("correlation_id", correlation_id)
+        check_count(expected_count)
+        with self.store.transaction():
+            return self._register(batch_id, expected_count, correlation_id)
 
     def consumer(
         self, name: str = "file-service", *, loop: asyncio.AbstractEventLoop | None = None, **options: Any
@@ -273,15 +298,18 @@ class FileService:
     # --- the ways through, as steps
 
     def _accept(
-        self, batch_id: str, files: Sequence[UploadedFile], correlation_id: str | None, upload_id: str
-    ) -> Steps[Json]:
+        self, batch_id: str, files: Sequence[Upload], correlation_id: str | None, upload_id: str,
+        expected_count: int | None, refuse_when_full: bool,
+    ) -> Steps[Json]:  # fmt: skip
         if correlation_id is not None:
             check_id("correlation_id", correlation_id)
+        if expected_count is not None:
+            check_count(expected_count)
         request = UploadRequest.of(batch_id, files, upload_id)
         with self._only_one_at_once(request):
             known = self._known(request)
             missing = range(len(request.files)) if known is None else sorted(int(index) for index in known["lost"])
-            if known is not None and not missing:
+            if known is not None and not missing and expected_count is None:
                 return answer_of(request, known)
             stored: dict[int, str] = {}
             lost: list[int] = []
@@ -289,9 +317,12 @@ class FileService:
             for index in missing:
                 started = self.clock.mono_us()
                 try:
-                    raw = store_content(self.content, request.files[index].data, ContentType.RAW_UPLOAD_BLOB)
+                    raw = store_content(self.content, request.files[index].read(), ContentType.RAW_UPLOAD_BLOB)
                     stored[index] = yield from raw
                 except (ContentUnavailableError, ContentRefusedError) as error:
+                    if refuse_when_full and error.kind is Kind.DISK_FULL:
+                        message = "no space is left for raw files"
+                        raise StorageFullError(message) from None
                     duration_ms = (self.clock.mono_us() - started) // 1000
                     cause = type(error.__cause__ or error).__name__
                     self._log(about, "raw", "raw_storage_failed", duration_ms=duration_ms, error=cause)
@@ -299,6 +330,8 @@ class FileService:
             core.fault_point("uploads.after_raw")
             with self.store.transaction():
                 answer = self._commit(request, correlation_id, stored, lost)
+                if expected_count is not None:
+                    self._register(request.batch_id, expected_count, correlation_id)
             core.fault_point("uploads.after_jobs")
             return answer
 
@@ -336,6 +369,21 @@ class FileService:
             self._publish(FINISHED, finished)
         self.store.save_state(request.state_name, known)
         return answer_of(request, known)
+
+    def _register(self, batch_id: str, expected_count: int, correlation_id: str | None) -> bool:
+        name = registered_name(batch_id)
+        known = self.store.load_state(name)
+        if known is not None:
+            if known["expected_count"] != expected_count:
+                message = "expected_count: the batch is registered with another count"
+                raise ConflictError(message, Kind.PAYLOAD_MISMATCH)
+            return False
+        event = BatchEssaysRegisteredV1(
+            batch_id=batch_id, expected_count=expected_count, correlation_id=correlation_id
+        )  # fmt: skip
+        self._publish(REGISTERED, event)
+        self.store.save_state(name, {"format": 1, "expected_count": expected_count, "at_us": self.clock.now_us()})
+        return True
 
     def _work(self, body: Json) -> Steps[Worked]:
         job = body["data"]
@@ -438,7 +486,7 @@ class FileService:
         file = request.files[index]
         return {
             "upload_id": request.job_id, "index": index, "batch_id": request.batch_id, "original_file_name": file.name,
-            "raw_file_storage_id": raw_id, "file_size_bytes": len(file.data),
+            "raw_file_storage_id": raw_id, "file_size_bytes": file.size_bytes,
             "correlation_id": known["correlation_id"], "accepted_us": known["at_us"],
         }  # fmt: skip
 
