@@ -6,6 +6,8 @@ JOBS ?= $(shell nproc)
 # What was compiled in one folder is found again from another one: an sdist is built in a folder of its own.
 export CCACHE_BASEDIR ?= /
 export CCACHE_NOHASHDIR ?= 1
+# pip names the compiler g++, and ccache tells compilers apart by their names.
+export CXX
 STAMPS := .stamps
 SOURCES := $(shell find cpp bindings python CMakeLists.txt pyproject.toml -type f ! -name '*.pyc' 2>/dev/null)
 CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
