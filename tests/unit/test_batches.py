@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from headgate.consume._batches import AwaitingCaller, run_records
-from headgate.errors import ConfigError, InvalidInputError
+from headgate.consume._batches import AwaitingCaller, bytes_of, records_of, run_records
+from headgate.errors import ConfigError, InvalidInputError, Kind
 
 
 class Context:
@@ -95,6 +95,44 @@ def test_a_function_with_a_short_timeout_gets_on():
     run = fails()
     assert run_records([1, 2], run, context=Context(0)) == [2]
     assert run.ran == [1]
+
+
+def test_the_records_that_are_given_back_are_counted_in_a_log_line(caplog):
+    with caplog.at_level(logging.WARNING, "headgate.consume"):
+        run_records([1, 2, 3, 4], fails(), context=Context(5000, 5000, 900))
+    (line,) = caplog.records
+    assert (line.message, line.given_back) == ("no time left", 3)
+
+
+@pytest.mark.parametrize(("left_ms", "begun"), [(1000, 2), (999, 1)])
+def test_with_a_second_left_a_record_is_begun(left_ms, begun):
+    run = fails()
+    run_records([1, 2], run, context=Context(60_000, 60_000, left_ms))
+    assert len(run.ran) == begun
+
+
+@pytest.mark.parametrize(("left_ms", "begun"), [(300, 2), (299, 1)])
+def test_a_function_of_less_than_two_seconds_keeps_half_of_them(left_ms, begun):
+    run = fails()
+    run_records([1, 2], run, context=Context(600, 600, left_ms))
+    assert len(run.ran) == begun
+
+
+def test_another_event_is_refused_by_one_sentence():
+    for event, got in ((None, "a NoneType"), ({}, "an object without it"), ([], "a list")):
+        with pytest.raises(InvalidInputError) as caught:
+            records_of(event, "an SQS queue")
+        assert caught.value.message == (
+            f"the event: expected what Lambda sends for an SQS queue, with a list Records, got {got}"
+        )
+
+
+def test_base64_is_read_strictly():
+    assert bytes_of("YWI=", "data") == b"ab"
+    for text in ("YWI", "Y WI=", "YWI=\n", "YW*I=", None, 7):
+        with pytest.raises(InvalidInputError) as caught:
+            bytes_of(text, "kinesis.data")
+        assert (caught.value.kind, caught.value.message) == (Kind.INVALID_RECORD, "kinesis.data: expected base64")
 
 
 # --- calls

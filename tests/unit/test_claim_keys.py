@@ -18,7 +18,7 @@ from headgate import claim_key, default_identity, event_id
 from headgate.consume import Consumer, Delivery, Outcome, Processor
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency import Ledger
-from headgate.idempotency._events import read_event, type_of
+from headgate.idempotency._events import identity_and_type, read_event, type_of
 from headgate.idempotency._keys import check_identity
 
 # Texts out of the characters that structure a key, so that a rule that merges two tuples is found soon.
@@ -368,3 +368,54 @@ def test_messages_that_are_sent_again_may_end_as_dead_letters_again():
         Outcome.DUPLICATE, Outcome.HANDLED, Outcome.DUPLICATE, Outcome.DUPLICATE,
     ]  # fmt: skip
     assert ran == [1]
+
+
+# --- envelopes of SNS, and types that several places state
+
+
+def sns_record(body, message_id="m-1"):
+    """What a function that SNS invokes gets in `Records`."""
+    return {
+        "EventSource": "aws:sns", "EventVersion": "1.0", "EventSubscriptionArn": f"arn:{message_id}",
+        "Sns": {"Type": "Notification", "MessageId": message_id, "Message": body, "Timestamp": message_id},
+    }  # fmt: skip
+
+
+def test_a_record_of_a_function_that_sns_invokes_is_known_by_its_message():
+    body = json.dumps(BODY)
+    once, again = sns_record(body), sns_record(body, "m-2")
+    assert default_identity(once) == default_identity(again) == default_identity(BODY)
+    assert read_event(once).type == "order.created"
+    assert default_identity(sns_record("no json")) == default_identity(b"no json")
+    assert default_identity(sns_record("a")) != default_identity(sns_record("b"))
+
+
+def test_only_records_of_sns_are_opened():
+    for other in ({**sns_record("{}"), "EventSource": "aws:other"}, {"EventSource": "aws:sns", "n": 1}):
+        assert default_identity(other) == event_id(other)
+
+
+def test_the_envelope_that_sns_puts_around_a_message_is_opened_in_a_dict_too():
+    envelope = {"Type": "Notification", "TopicArn": "arn", "MessageId": "1", "Message": json.dumps(BODY)}
+    assert default_identity(envelope) == default_identity({**envelope, "MessageId": "2"}) == default_identity(BODY)
+    assert read_event(envelope).type == "order.created"
+
+
+@pytest.mark.parametrize(
+    ("event", "stated", "found"),
+    [
+        (ConfluentRecord(b'{"event_type": "envelope"}', headers=[("ce_type", b"header")]), "stated", "envelope"),
+        (ConfluentRecord(b'{"n": 1}', headers=[("ce_type", b"header")]), "stated", "header"),
+        (ConfluentRecord(b'{"n": 1}'), "stated", "stated"),
+        (ConfluentRecord(b'{"n": 1}'), "", "orders"),
+        ({"n": 1}, "", "default"),
+    ],
+)
+def test_the_nearest_place_states_the_type(event, stated, found):
+    assert identity_and_type(event, None, None, "default", stated)[1] == found
+
+
+def test_an_event_type_that_is_no_text_is_one_sentence():
+    with pytest.raises(InvalidInputError) as caught:
+        identity_and_type({"n": 1}, None, lambda event: event["n"], "default")
+    assert caught.value.message == "event_type gave a int for this event; expected text"

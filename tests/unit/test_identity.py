@@ -14,6 +14,7 @@ import pytest
 
 import headgate
 from headgate.errors import InvalidInputError, Kind
+from headgate.identity import document_text
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,41 @@ def test_story_key_links_the_same_story():
     a = headgate.story_key("Apple's  Q2: BEATS!", "2026-05-01T10:00:00Z")
     assert a == headgate.story_key("apple s q2 beats", "2026-05-01T20:00:00Z")
     assert a != headgate.story_key("apple s q2 beats", "2026-05-02T20:00:00Z")
+
+
+def test_a_story_is_the_same_whatever_letters_write_it():
+    """NFKC and case folding: full-width forms, typographic quotes, ligatures, a sharp s."""
+    plain = headgate.story_key("apple s q2 profit rises", "2026-05-01")
+    assert headgate.story_key("\uff21pple\u2019s Q2 pro\ufb01t RISES", "2026-05-01") == plain
+    assert headgate.story_key("Stra\u00dfe 5", "2026-05-01") == headgate.story_key("STRASSE: 5", "2026-05-01")
+    assert headgate.story_key("caf\u00e9 au lait", "2026-05-01") == headgate.story_key(
+        "cafe\u0301\u00a0au lait", "2026-05-01"
+    )
+    assert headgate.story_key("caf\u00e9 au lait", "2026-05-01") != headgate.story_key("cafau lait", "2026-05-01")
+
+
+def test_the_text_of_a_document_is_canonical_where_it_can_be():
+    assert document_text({"b": 1.0, "a": "\u00e9"}) == '{"a":"\u00e9","b":1}'
+    assert document_text({"b": 2**60, "a": "\u00e9"}) == '{"b":1152921504606846976,"a":"\u00e9"}'
+    with pytest.raises(UnicodeEncodeError):
+        document_text({"a": "\ud800"})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "sentence"),
+    [
+        ({1}, Kind.INVALID_INPUT, "cannot canonicalise a set; expected dict, list, tuple, str, int, float, bool, None, "
+         "Decimal, datetime, date, UUID, Enum, a dataclass or a pydantic model"),
+        (Decimal("0.10000000000000000001"), Kind.NUMBER_OUT_OF_RANGE,
+         "a Decimal that no double holds exactly; pass it as str, or rounded"),
+        (dt.datetime(2026, 5, 1), Kind.INVALID_INPUT,
+         "a datetime without a time zone has no canonical form; give it one"),
+    ],
+)  # fmt: skip
+def test_what_has_no_form_is_refused_by_one_sentence(value, kind, sentence):
+    with pytest.raises(InvalidInputError) as caught:
+        headgate.identity.plain(value)
+    assert (caught.value.kind, caught.value.message) == (kind, sentence)
 
 
 class Colour(Enum):
