@@ -291,3 +291,17 @@ def test_attributes_of_a_record_are_read_as_a_worker_reads_them(clock):
     batch["Records"][3]["messageAttributes"] = {"raw": {"binaryValue": "AP8=", "dataType": "Binary"}}
     assert failed(handler(batch)) == []
     assert kinds == [1, 1, 1]  # another type and another life are others; the last one is a duplicate
+
+
+def test_the_shipped_handler_refuses_events_of_other_services():
+    from headgate.handlers import consume
+
+    records = [{"eventSource": "aws:kinesis", "kinesis": {}}]
+    for wrong, said in (
+        ({"Records": records}, "an event of aws:kinesis"),
+        ({"eventSource": "aws:kafka", "records": {}}, "an event of aws:kafka"),
+        ({"records": {}}, "an event of another service"),
+        ([], "expected an object, got list"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            consume(wrong)

@@ -39,13 +39,16 @@ def checkpoint(event: Json, context: Any = None) -> Json:
             run = _run(event)
     except _WrongEventError as error:
         observer.error("wrong event", reason=str(error))
+        observer.metric("RunFailed", 1)
         return _failure(400, "ValidationError", str(error), error.kind)
     except HeadgateError as error:
         observer.error("checkpoint failed", kind=error.kind.value, reason=str(error))
+        observer.metric("RunFailed", 1)
         return _failure(500, "CheckpointError", str(error), error.kind.value)
     except Exception as error:
         # The text of an unknown error may hold anything: its type is what leaves.
         observer.error("unexpected error", type=type(error).__name__)
+        observer.metric("RunFailed", 1)
         return _failure(500, "InternalServerError", f"unexpected {type(error).__name__}", "internal")
     else:
         return _success(run, observer, started)
@@ -101,6 +104,7 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
         ("CheckpointFileSize", run.file_size, "Bytes"),
         ("ExecutionTime", elapsed, "Milliseconds"),
         ("IncrementalRun", 0 if run.first_run else 1, "Count"),
+        ("RunFailed", 0, "Count"),  # a 500 is no error for Lambda: alarms look here
     ):
         observer.metric(name, value, unit)
     observer.info(

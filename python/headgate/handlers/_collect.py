@@ -58,10 +58,16 @@ def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
 
 
 def _answer(event: Json, parts: App, observer: Observer) -> Json:
+    from headgate.pipelines.market.metrics import refused_metrics
+
     try:
         at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
     except (HeadgateError, TypeError):
+        # An answer of 400 is no error for Lambda: the log and the metrics are what alarms can see.
         message = "time: expected an ISO 8601 time"
+        observer.error("event refused", reason=message)
+        for m in refused_metrics():
+            observer.metric(m.name, m.value, m.unit, m.dimensions)
         return {"statusCode": 400, "error": InvalidInputError.__name__, "message": message}
     trigger = "scheduled" if event.get("detail-type") == _SCHEDULED else "manual"
     if trigger == "scheduled" and not should_collect(parts, at_us):

@@ -27,14 +27,49 @@ def app() -> App:
 
 
 def consume(event: Json, context: Any = None) -> Json:
-    """Drain a configured consumer: `{"consumer": name}`."""
+    """Run a configured consumer: HEADGATE_CONSUMER, or the first one.
+
+    Args:
+        event: of an SQS event source mapping, answered with the messages to bring again (`batchItemFailures`; set
+            ReportBatchItemFailures); or `{"consumer": name}`, or `{}`: what waits in the consumer's own queue is
+            drained.
+        context: Lambda's.
+
+    Raises:
+        InvalidInputError: the event is of another service.
+    """
     from headgate.idempotency._lease import lambda_invocation
 
+    source = _event_source(event)
     parts = app()
-    name = event.get("consumer") or next(iter(parts.config.consumers), "")
+    name = event.get("consumer") or os.environ.get("HEADGATE_CONSUMER") or next(iter(parts.config.consumers), "")
+    if source:
+        from headgate.consume import sqs_handler
+
+        handle = sqs_handler(parts.consumer(name), parts.ledger, parts.clock, parts.metrics, parts.life_cycle(name))
+        return handle(event, context)
     parts.relay()
     with lambda_invocation(context):
         return {"statusCode": 200, "body": asdict(parts.worker(name).drain())}
+
+
+def _event_source(event: Any) -> str:
+    """The service whose messages an event carries; an empty text for an event without any."""
+    if not isinstance(event, dict):
+        message = f"consume: expected an object, got {type(event).__name__}"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    records = event.get("Records")
+    first = records[0] if isinstance(records, list) and records else {}
+    source = event.get("eventSource") or (first.get("eventSource") if isinstance(first, dict) else "")
+    if source == "aws:sqs" or (records is not None and not source):
+        return "aws:sqs"
+    if source or "records" in event:
+        message = (
+            f"consume: an event of {str(source or 'another service')[:50]}; expected one of SQS. headgate.consume has"
+            " kafka_handler, kinesis_handler and dynamodb_stream_handler for others"
+        )
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return ""
 
 
 def upload(event: Json, context: Any = None) -> Json:

@@ -1,16 +1,39 @@
-# What the metrics of a collection look like, and the alarms that need no person to look.
+# One page: the collection, healing, the checkpoint, the functions and the queues.
 
 locals {
-  namespace = "SentimentAnalyzer/Ingestion"
-  rows = [
-    { title = "Collections", metrics = ["CollectionSuccessRate", "CollectionSuccess", "CollectionFailure"] },
-    { title = "Latency", metrics = ["CollectionLatencyMs", "NotificationLatencyMs", "HighLatencyAlert"] },
-    { title = "Items", metrics = ["ItemsCollected", "ItemsDuplicate", "DuplicateRate"] },
-    { title = "Failover", metrics = ["FailoverCount", "FailoverDurationSeconds", "PrimaryRecoveryAttempt", "PrimaryRecoverySuccess"] },
-  ]
+  # Each metric of ours in every combination of its dimensions.
+  own = concat(
+    [for title, names in {
+      "1 Collections" = ["CollectionSuccessRate", "CollectionSuccess", "CollectionFailure"]
+      "2 Latency"     = ["CollectionLatencyMs", "NotificationLatencyMs", "HighLatencyAlert"]
+      "3 Items"       = ["NewItemsIngested", "ItemsCollected", "ItemsDuplicate", "DuplicateRate"]
+      "4 Failover"    = ["FailoverCount", "FailoverDurationSeconds", "PrimaryRecoveryAttempt", "PrimaryRecoverySuccess"]
+    } : { title = title, namespace = "SentimentAnalyzer/Ingestion", names = names }],
+    [for title, names in {
+      "5 Healing" = ["SelfHealingItemsFound", "SelfHealingItemsRepublished", "SelfHealingItemsQuarantined", "SelfHealingErrors", "SelfHealingExecutionTime"]
+    } : { title = title, namespace = "SentimentAnalyzer", names = names }],
+    [for title, names in {
+      "6 Checkpoint events" = ["FilesRetrieved", "NewEventsProcessed", "EventsFailed", "TotalEvents"]
+      "7 Checkpoint runs"   = ["RunFailed", "ProcessingSuccessRate", "ExecutionTime", "CheckpointFileSize", "IncrementalRun"]
+    } : { title = title, namespace = "EventLogCheckpoint", names = names }],
+  )
+  searches = [for row in local.own : {
+    title   = row.title
+    metrics = [for name in row.names : [{ expression = "SEARCH('Namespace=\"${row.namespace}\" MetricName=\"${name}\"', 'Average', 300)" }]]
+  }]
+  functions = [for name, stat in { Errors = "Sum", Throttles = "Sum", Duration = "Maximum" } : {
+    title   = "8 Functions: ${name}"
+    metrics = [for function in var.function_names : ["AWS/Lambda", name, "FunctionName", function, { stat = stat }]]
+  }]
+  queues = [for name in ["ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"] : {
+    title   = "9 Queues: ${name}"
+    metrics = [for queue in var.queue_names : ["AWS/SQS", name, "QueueName", queue, { stat = "Maximum" }]]
+  }]
+  # Rows of one list must have one type; JSON texts do.
+  rows = concat([for row in local.searches : jsonencode(row)], [for row in local.functions : jsonencode(row)], [for row in local.queues : jsonencode(row)])
 }
 
-resource "aws_cloudwatch_dashboard" "ingestion" {
+resource "aws_cloudwatch_dashboard" "this" {
   dashboard_name = var.name
   dashboard_body = jsonencode({
     widgets = [for i, row in local.rows : {
@@ -19,43 +42,11 @@ resource "aws_cloudwatch_dashboard" "ingestion" {
       y      = floor(i / 2) * 6
       width  = 12
       height = 6
-      properties = {
-        title   = row.title
-        region  = var.region
-        period  = 300
-        stat    = "Average"
-        metrics = [for metric in row.metrics : [{ expression = "SEARCH('Namespace=\"${local.namespace}\" MetricName=\"${metric}\"', 'Average', 300)" }]]
-      }
+      properties = merge(jsondecode(row), {
+        region = var.region
+        period = 300
+        stat   = "Average"
+      })
     }]
   })
-}
-
-resource "aws_cloudwatch_metric_alarm" "failing" {
-  alarm_name          = "${var.name}-success-rate"
-  alarm_description   = "Less than 99.5 % of the collections of two hours succeeded (SC-004)"
-  namespace           = local.namespace
-  metric_name         = "CollectionSuccessRate"
-  dimensions          = { service = "market-ingestion" }
-  statistic           = "Average"
-  period              = 3600
-  evaluation_periods  = 2
-  threshold           = 99.5
-  comparison_operator = "LessThanThreshold"
-  treat_missing_data  = "notBreaching"
-  alarm_actions       = [var.alert_topic_arn]
-}
-
-resource "aws_cloudwatch_metric_alarm" "errors" {
-  alarm_name          = "${var.name}-errors"
-  alarm_description   = "The function itself failed three times in five minutes"
-  namespace           = "AWS/Lambda"
-  metric_name         = "Errors"
-  dimensions          = { FunctionName = var.function_name }
-  statistic           = "Sum"
-  period              = 300
-  evaluation_periods  = 1
-  threshold           = 3
-  comparison_operator = "GreaterThanOrEqualToThreshold"
-  treat_missing_data  = "notBreaching"
-  alarm_actions       = [var.alert_topic_arn]
 }

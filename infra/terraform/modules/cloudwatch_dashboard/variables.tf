@@ -1,5 +1,5 @@
 variable "name" {
-  description = "The dashboard's name, and the alarms' prefix"
+  description = "The dashboard's name"
   type        = string
 }
 
@@ -8,12 +8,12 @@ variable "region" {
   type        = string
 }
 
-variable "function_name" {
-  description = "The Lambda function that collects"
-  type        = string
+variable "function_names" {
+  description = "Lambda functions to show"
+  type        = list(string)
 }
 
-variable "alert_topic_arn" {
-  description = "Who is told"
-  type        = string
+variable "queue_names" {
+  description = "SQS queues to show, dead-letter queues among them"
+  type        = list(string)
 }

@@ -6,6 +6,8 @@ resource "aws_dynamodb_table" "items" {
   hash_key     = "pk"
   range_key    = "sk"
 
+  deletion_protection_enabled = var.deletion_protection
+
   dynamic "attribute" {
     for_each = { pk = "S", sk = "S", status_key = "S", due = "N", unsent_shard = "S", unsent = "S" }
     content {

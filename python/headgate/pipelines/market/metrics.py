@@ -42,6 +42,7 @@ def collection_metrics(result: CollectionResult | None, event: Json, primary: st
         Metric("CollectionFailure", 1 if failed else 0, "Count", source),
         Metric("CollectionSuccessRate", 0.0 if failed else 100.0, "Percent"),
         Metric("CollectionLatencyMs", duration, "Milliseconds", {**source, **is_failover}),
+        Metric("NewItemsIngested", 0 if result is None else result.taken.stored),
     ]
     if "high_latency" in event["alerts"]:
         above = {"ThresholdExceeded": str(duration > LATENCY_S * 1000).lower()}
@@ -65,6 +66,15 @@ def collection_metrics(result: CollectionResult | None, event: Json, primary: st
         if probed[-1]["outcome"] == "ok":
             metrics.append(Metric("PrimaryRecoverySuccess", 1, "Count", {"Source": primary}))
     return metrics
+
+
+def refused_metrics() -> list[Metric]:
+    """A scheduled event that could not be read counts as a collection that failed, of no source."""
+    return [
+        Metric("CollectionSuccessRate", 0.0, "Percent"),
+        Metric("CollectionFailure", 1, "Count", {"Source": "none"}),
+        Metric("NewItemsIngested", 0),
+    ]
 
 
 def notification_metric(latency_ms: float) -> Metric:

@@ -1,0 +1,7 @@
+output "name" {
+  value = aws_s3_bucket.this.bucket
+}
+
+output "arn" {
+  value = aws_s3_bucket.this.arn
+}

@@ -1,0 +1,3 @@
+output "name" {
+  value = aws_scheduler_schedule.this.name
+}
