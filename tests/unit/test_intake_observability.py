@@ -425,3 +425,12 @@ def test_the_metric_of_a_slow_collection(duration, above):
 def test_the_metric_of_a_notification(latency, met):
     assert NOTIFY_WITHIN_MS == 30_000
     assert notification_metric(latency) == Metric("NotificationLatencyMs", latency, "Milliseconds", {"SLAMet": met})
+
+
+def test_a_collection_in_the_future_is_not_fresh():
+    """The clock was ahead once: the data then counted as fresh for as long as the jump."""
+    now, ahead = 1_780_000_000_000_000, 86_400_000_000
+    found = check_freshness(now + ahead, now, AlwaysOpen())
+    assert (found.age_s, found.is_stale) == (None, True)
+    assert found.warning.endswith("in the future: the clock was ahead then")
+    assert check_freshness(now + 1_000_000, now, AlwaysOpen()).age_s == 0.0  # another host's clock

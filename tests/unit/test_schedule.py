@@ -106,3 +106,30 @@ def test_without_a_ledger_one_process_still_keeps_its_runs_apart(parts):
     store, _, clock = parts
     job = Job("x", 10, lambda: None)
     assert Scheduler([job], store, None, clock).run_once(job)
+
+
+def test_a_run_in_the_future_holds_nothing_back(parts, caplog):
+    """The clock was a day ahead for a moment; every job then stood still for a day, without a line."""
+    store, ledger, clock = parts
+    runs = []
+    job = Job("sweep", 2, lambda: runs.append(clock.now_us()))
+    scheduler = Scheduler([job], store, ledger, clock)
+    clock.advance_us(86_400_000_000)
+    assert scheduler.run_once(job)
+    back = _core.ManualClock(clock.now_us() - 86_400_000_000)
+    again = Scheduler([job], store, Ledger.on_database(store.db, clock=back), back)
+    assert again.wait_us(job) == 0
+    assert again.run_once(job)
+    assert next((r.getMessage(), r.job, r.ahead_s) for r in caplog.records) == ("run in the future", "sweep", 86_400)
+    assert again.wait_us(job) == 2_000_000
+    assert len(runs) == 2
+
+
+def test_a_clock_that_is_a_little_behind_does_not_run_a_job_twice(parts):
+    store, ledger, clock = parts
+    job = Job("collect", 300, lambda: None)
+    assert Scheduler([job], store, ledger, clock).run_once(job)
+    behind = _core.ManualClock(clock.now_us() - 2_000_000)
+    other = Scheduler([job], store, Ledger.on_database(store.db, clock=behind), behind)
+    assert other.run_once(job) is False
+    assert other.wait_us(job) == 300_000_000

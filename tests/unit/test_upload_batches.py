@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from headgate._core import ManualClock
 from headgate.errors import InvalidInputError
 from headgate.identity import event_id
 from headgate.pipelines.uploads import (
+    BatchTracker,
     EssayContentProvisionedV1,
     FileService,
     UploadedFile,
@@ -22,6 +24,8 @@ SECOND = 1_000_000
 # UUIDs of version 5, of "u:3", the outcome as compact JSON, and the id of the event before.
 GIVEN_UP = "9e9f063c-5bf6-52b9-aa87-4c10cb3131a6"
 MENDED = "00bff821-6b84-55c9-a947-34953145816e"
+
+TEXT = b"An essay of more than fifty characters, about canals and gates."
 
 
 def essay(word):
@@ -208,3 +212,40 @@ def test_receive_checks_its_ids(world, correlation_id):
         world.files.receive("b", "a.txt", b"x", correlation_id)
     with pytest.raises(InvalidInputError, match="batch_id: expected "):
         world.files.receive(correlation_id, "a.txt", b"x")
+
+
+def test_finished_batches_are_not_read_again(world, monkeypatch):
+    """All batches of the store were read every second: half a core for 15,000 that were finished."""
+    for n in range(5):
+        world.register(f"b{n}", 1)
+    world.files.accept("b0", [UploadedFile("a.txt", TEXT)])
+    world.settle()
+    assert world.tracker.check_timeouts() == 0  # looks once for batches of before
+    assert [name for name, _ in world.store.states("uploads.open.")] == [f"uploads.open.b{n}" for n in range(1, 5)]
+    read = []
+    states = world.store.states
+    monkeypatch.setattr(world.store, "states", lambda prefix: read.append(prefix) or states(prefix))
+    world.clock.advance_us(901_000_000)
+    assert world.tracker.check_timeouts() == 4
+    assert world.tracker.check_timeouts() == 0
+    assert read == ["uploads.open."] * 2
+    assert states("uploads.open.") == []
+
+
+def test_a_waiting_batch_of_an_earlier_version_still_ends(world):
+    world.register("b", 2)
+    world.settle()
+    world.store.delete_state("uploads.open.b")
+    world.clock.advance_us(901_000_000)
+    assert BatchTracker(world.store, world.clock).check_timeouts() == 1
+
+
+def test_a_batch_that_began_while_the_clock_was_ahead_waits_no_longer_than_others(world):
+    world.clock.advance_us(86_400_000_000)
+    world.register("b", 2)
+    world.settle()
+    back = ManualClock(world.clock.now_us() - 86_400_000_000)
+    tracker = BatchTracker(world.store, back)
+    assert tracker.check_timeouts() == 0
+    back.advance_us(901_000_000)
+    assert tracker.check_timeouts() == 1

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from headgate.ports import Calendar, Json
 
 OPEN_LIMIT_S = 15 * 60.0  # SC-001
+SKEW_US = 60_000_000  # how far hosts' clocks may differ
 CLOSED_LIMIT_S = 60 * 60.0  # outside market hours up to an hour is fine
 
 
@@ -24,7 +25,10 @@ class AlwaysOpen:
 
 @dataclass(frozen=True)
 class Freshness:
-    """The data's state at a moment. The last collection that succeeded counts: a quiet hour is not stale."""
+    """The data's state at a moment. The last collection that succeeded counts: a quiet hour is not stale.
+
+    `age_s` is None where there was none, or where it is in the future: its age is not known then, and not 0.
+    """
 
     market_open: bool
     age_s: float | None
@@ -41,6 +45,8 @@ class Freshness:
         """What readers of stale data are told; None outside market hours, where nobody is alarmed."""
         if not self.is_stale or not self.market_open:
             return None
+        if self.age_s is None and self.last_success is not None:
+            return f"the last collection is dated {self.last_success}, in the future: the clock was ahead then"
         if self.age_s is None:
             return "no collection has succeeded yet"
         return f"last known good: the data is {self.age_s / 60:.0f} minutes old (limit {self.limit_s / 60:.0f})"
@@ -65,6 +71,7 @@ def check_freshness(last_success_us: int | None, now_us: int, calendar: Calendar
         'last known good: the data is 16 minutes old (limit 15)'
     """
     is_open = calendar.is_open(now_us)
-    age = None if last_success_us is None else max(0.0, (now_us - last_success_us) / 1e6)
+    is_known = last_success_us is not None and last_success_us <= now_us + SKEW_US
+    age = max(0.0, (now_us - last_success_us) / 1e6) if is_known and last_success_us is not None else None
     last = None if last_success_us is None else core.format_timestamp(last_success_us)
     return Freshness(is_open, age, OPEN_LIMIT_S if is_open else CLOSED_LIMIT_S, last)

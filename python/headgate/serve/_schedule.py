@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.serve")
 _LEASE_S = 60.0  # renewed while a job runs; a process that died gives its job up after it at the latest
-_STOP_S = 30.0
+_SKEW_US = 60_000_000  # how far hosts' clocks may differ
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,15 @@ class Scheduler:
         return bool(self._scheduler.running)
 
     def wait_us(self, job: Job) -> int:
-        """How long until its next run; 0 when one was missed or it never ran."""
+        """How long until its next run; 0 when one was missed, it never ran, or its last run is in the future."""
         state = self._store.load_state(_key(job)) or {"started_us": 0}
-        return int(max(0, state["started_us"] + int(job.every_s * 1e6) - self._clock.now_us()))
+        every_us = int(job.every_s * 1e6)
+        ahead_us = int(state["started_us"]) - self._clock.now_us()
+        if ahead_us > min(_SKEW_US, every_us // 2):
+            # The clock was ahead when it ran. Hosts whose clocks differ by less than this do not undo each other.
+            log.warning("run in the future", extra={"job": job.name, "ahead_s": ahead_us // 1_000_000})
+            return 0
+        return min(every_us, max(0, ahead_us + every_us))
 
     def run_once(self, job: Job) -> bool:
         """Run a job now, unless another process is at it; whether it ran."""

@@ -34,6 +34,7 @@ log = logging.getLogger("headgate.uploads")
 READY_TIMEOUT_S = 900.0  # issue 4: the readiness time-out's default
 TOPICS = (REGISTERED, PROVISIONED, FAILED, FINISHED)
 _PREFIX = "uploads.batch."
+_OPEN = "uploads.open."  # the deadlines of the batches that are waiting
 _SOURCE = "essay-lifecycle-service"
 # The contract of the task list. The last one is there or not; a producer that leaves it out means the same as null.
 _FINISHED_FIELDS = ("event", "batch_id", "expected_count", "upload_ts", "correlation_id")
@@ -82,6 +83,7 @@ class BatchTracker:
         self.clock = clock
         self.ready_timeout_s = ready_timeout_s
         self.metrics = metrics
+        self._is_indexed = False
 
     def consumers(self, name: str = "batches", **options: Any) -> list[Consumer]:
         """One consumer a topic, all of them this tracker."""
@@ -95,7 +97,9 @@ class BatchTracker:
         """
         data = _data_of(body)
         batch_id, event = _batch_of(data), data.get("event")
-        batch = self._load(batch_id)
+        known = self.store.load_state(_PREFIX + batch_id)
+        batch = self._new_batch() if known is None else known
+        batch.setdefault("files", {})
         batch["correlation_id"] = batch["correlation_id"] or data.get("correlation_id")
         if event == "batch.essays.registered":
             batch["expected"] = _count_of(data, at_least=1)
@@ -110,36 +114,76 @@ class BatchTracker:
         self._assign(batch_id, batch)
         if self._complete(batch):
             self._announce(batch_id, batch, "complete")
-        self.store.save_state(_PREFIX + batch_id, batch)
+        self._save(batch_id, batch, is_new=known is None)
         return {k: batch[k] for k in ("expected", "failed", "status", "received_count_from_uploads")} | {
             "essays": len(batch["essays"])
         }
 
     def check_timeouts(self) -> int:
-        """Announce the batches whose time is over; how many."""
+        """Announce the batches whose time is over; how many. What it costs grows with the batches that are open."""
+        if not self._is_indexed:
+            self._index_open()
         now = self.clock.now_us()
         ended = 0
-        for name, _ in self.store.states(_PREFIX):
-            with self.store.transaction():
-                batch = self.store.load_state(name)
-                if batch is None or batch["status"] != "waiting" or batch["deadline_us"] > now:
-                    continue
-                self._announce(name.removeprefix(_PREFIX), batch, "timed_out")
-                self.store.save_state(name, batch)
-                ended += 1
+        for marker, known in self.store.states(_OPEN):
+            if known["deadline_us"] > now + self._longest_us():
+                self._hold_to(marker, now)
+            elif known["deadline_us"] <= now:
+                ended += self._end(marker.removeprefix(_OPEN), now)
         return ended
 
     # --- parts
 
-    def _load(self, batch_id: str) -> Json:
+    def _new_batch(self) -> Json:
         now = self.clock.now_us()
-        batch: Json = self.store.load_state(_PREFIX + batch_id) or {
+        return {
             "format": 1, "status": "waiting", "expected": None, "received_count_from_uploads": 0, "failed": 0,
             "essays": [], "unassigned": [], "started_us": now, "correlation_id": None,
-            "deadline_us": now + int(self.ready_timeout_s * 1e6),
+            "deadline_us": now + self._longest_us(),
         }  # fmt: skip
-        batch.setdefault("files", {})
-        return batch
+
+    def _longest_us(self) -> int:
+        return int(self.ready_timeout_s * 1e6)
+
+    def _save(self, batch_id: str, batch: Json, *, is_new: bool = False) -> None:
+        """The batch, and a small document beside it for as long as it is open."""
+        self.store.save_state(_PREFIX + batch_id, batch)
+        if batch["status"] != "waiting":
+            self.store.delete_state(_OPEN + batch_id)
+        elif is_new:
+            self.store.save_state(_OPEN + batch_id, {"format": 1, "deadline_us": batch["deadline_us"]})
+
+    def _index_open(self) -> None:
+        """Once a process: batches of stores from before there were the small documents."""
+        for name, batch in self.store.states(_PREFIX):
+            if batch["status"] == "waiting":
+                with self.store.transaction():
+                    current = self.store.load_state(name)
+                    if current is not None:
+                        self._save(name.removeprefix(_PREFIX), current, is_new=True)
+        self._is_indexed = True
+
+    def _end(self, batch_id: str, now_us: int) -> int:
+        with self.store.transaction():
+            batch = self.store.load_state(_PREFIX + batch_id)
+            if batch is None or batch["status"] != "waiting":
+                self.store.delete_state(_OPEN + batch_id)
+                return 0
+            if batch["deadline_us"] > now_us:
+                return 0
+            self._announce(batch_id, batch, "timed_out")
+            self._save(batch_id, batch)
+        return 1
+
+    def _hold_to(self, marker: str, now_us: int) -> None:
+        """A batch that began while the clock was ahead waits no longer than any other."""
+        batch_id = marker.removeprefix(_OPEN)
+        with self.store.transaction():
+            batch = self.store.load_state(_PREFIX + batch_id)
+            if batch is not None and batch["status"] == "waiting":
+                log.warning("batch from the future", extra={"batch_id": batch_id})
+                batch["deadline_us"] = now_us + self._longest_us()
+                self._save(batch_id, batch, is_new=True)
 
     @staticmethod
     def _take_outcome(batch: Json, data: Json, body: Json) -> None:
