@@ -211,6 +211,9 @@ class Uploads:
     max_request_bytes: int = _number(104_857_600, 1, 4_000_000_000, "a larger request is answered 413")
     max_files: int = _number(100, 1, 10_000, "files of one request")
     extract_timeout_s: float = _number(30, 0.1, 3600, "then a file counts as unreadable, seconds")
+    extract_memory_bytes: int = _number(
+        536_870_912, 134_217_728, 1e12, "what the process that reads a document may use, address space"
+    )
     ready_timeout_s: float = _number(900, 0.1, 604_800, "an incomplete batch is announced after this, seconds")
 
 

@@ -61,7 +61,8 @@ class HealingParts:
         u = self.config.uploads
         return FileService(
             ContentStore(self.objects), store or self.store, self.clock, min_length=u.min_length,
-            max_length=u.max_length, extract_timeout_s=u.extract_timeout_s, metrics=self.metrics,
+            max_length=u.max_length, extract_timeout_s=u.extract_timeout_s,
+            extract_memory_bytes=u.extract_memory_bytes, metrics=self.metrics,
         )  # fmt: skip
 
     @cached_property

@@ -99,7 +99,7 @@ class FileService:
         clock: injected in tests.
         extractors: suffix -> extractor.
         min_length, max_length: characters of a text after trimming.
-        extract_timeout_s: then an extractor is abandoned.
+        extract_timeout_s, extract_memory_bytes: what an extractor may use (`extract_text`).
         metrics: counts failures by code (`essay_validation_failed_total{error_code}`).
     """
 
@@ -110,6 +110,7 @@ class FileService:
     min_length: int = MIN_LENGTH
     max_length: int = MAX_LENGTH
     extract_timeout_s: float = 30.0
+    extract_memory_bytes: int = 512 * 1024 * 1024
     metrics: Metrics | None = None
     _accepting: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
@@ -430,7 +431,9 @@ class FileService:
         try:
             if data is None:
                 data = yield from fetch_content(self.content, job["raw_file_storage_id"])
-            text = extract_text(job["original_file_name"], data, self.extractors, self.extract_timeout_s)
+            text = extract_text(
+                job["original_file_name"], data, self.extractors, self.extract_timeout_s, self.extract_memory_bytes
+            )
             encoded = _encoded(text)
             cause = validate_text(text, self.min_length, self.max_length)
             if cause is not None:
