@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# name -> module; the names of the task lists that cross rooms are here too (docs/layers.md).
+# Public name -> the module that defines it. The module is imported when the name is first used.
 _EXPORTS = {
     "canonical_json": "headgate.identity",
     "canonical_texts": "headgate.identity",

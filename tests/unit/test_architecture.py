@@ -1,4 +1,4 @@
-"""Who may know whom, what leaves the shared objects, and what an import may cost."""
+"""Which modules may import which, what the shared objects export, and what an import may cost."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import headgate
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "headgate"
 
-# A room may import the rooms named here (and itself); docs/layers.md draws it.
+# A package may import the packages named here (and itself); docs/layers.md draws it.
 BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry"}
-ROOMS: dict[str, set[str]] = {
+DEPENDENCIES: dict[str, set[str]] = {
     "_native": {"_core", "_parquet", "errors"},
     "errors": {"_native"},
     "ports": set(),
@@ -63,26 +63,28 @@ TOP = {"wiring", "wiring_healing", "handlers", "cli", "__main__", "__init__"}
 
 
 def imports_of(path: Path) -> set[str]:
-    rooms = set()
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] if node.module != "headgate" else [f"headgate.{alias.name}" for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("headgate.")}
-    return rooms
+        packages |= {name.split(".")[1] for name in names if name.startswith("headgate.")}
+    return packages
 
 
-def test_rooms_know_only_whom_they_may():
+def test_packages_import_only_what_they_may():
     wrong = []
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room in TOP:
+        package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if package in TOP:
             continue
-        allowed = ROOMS[room] | {room, "__version__"}
+        allowed = DEPENDENCIES[package] | {package, "__version__"}
         wrong += [
-            f"{path.name}: {room} -> {other}" for other in imports_of(path) - allowed if (room, other) not in EXEMPT
+            f"{path.name}: {package} -> {other}"
+            for other in imports_of(path) - allowed
+            if (package, other) not in EXEMPT
         ]
     assert wrong == []
 
@@ -92,8 +94,8 @@ def test_the_engine_names_no_domain():
     engine = ("resilience", "intake", "idempotency", "consume", "healing", "workflow", "checkpoint")
     found = [
         f"{path.name}: {match[0]}"
-        for room in engine
-        for path in (PACKAGE / room).rglob("*.py")
+        for package in engine
+        for path in (PACKAGE / package).rglob("*.py")
         for match in words.finditer(path.read_text())
     ]
     assert found == []
