@@ -17,6 +17,7 @@ from headgate.cli._collect import add_collect
 from headgate.cli._dead_letters import add_dead_letters
 from headgate.cli._dlq import add_dlq
 from headgate.cli._heal import add_heal
+from headgate.cli._package import add_package
 from headgate.cli._reconcile import add_reconcile
 from headgate.cli._tables import add_tables
 from headgate.cli._trace import add_trace
@@ -280,4 +281,5 @@ def _parser() -> argparse.ArgumentParser:
     _upkeep(add)
     add_dlq(add, _app)
     add_tables(add)
+    add_package(add)
     return parser
