@@ -201,6 +201,11 @@ Result<std::int64_t> parse_timestamp(std::string_view text) {
         return Status(ErrorCode::invalid_record, "not an ISO 8601 date-time with T and seconds");
     }
     const auto seconds = days_from_civil(y, mo, d) * kSecondsPerDay + h * 3600LL + mi * 60LL + s - offset;
+    // In UTC it may be of a year before 1 or after 9999, which neither ISO 8601 nor Python's datetime has.
+    if (seconds < days_from_civil(1, 1, 1) * kSecondsPerDay ||
+        seconds >= days_from_civil(10'000, 1, 1) * kSecondsPerDay) {
+        return Status(ErrorCode::invalid_record, "a time outside the years 1 to 9999 in UTC");
+    }
     return seconds * kUsPerSecond + us;
 }
 

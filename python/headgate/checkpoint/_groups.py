@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import parquet
+from headgate.checkpoint._rows import plain_values
 from headgate.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def values_of(keys: list[str | int | None], kind: Any) -> list[Any]:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return keys
     if not _is_whole(kind):
-        return list(pa.array(keys, pa.string()).cast(kind).to_pylist())
+        return plain_values(pa.array(keys, pa.string()).cast(kind))
     numbers = pa.array(keys, pa.int64())
     if pa.types.is_date32(kind) or pa.types.is_time32(kind):
         numbers = numbers.cast(pa.int32())
-    return list(numbers.cast(kind).to_pylist())
+    return plain_values(numbers.cast(kind))
 
 
 def counted(rows: RecordBatchReader) -> tuple[list[list[str | int | None]], list[int]]:

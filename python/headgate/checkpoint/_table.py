@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from headgate.checkpoint._groups import counted, key_of, newest, order_of, plain_type, values_of
-from headgate.checkpoint._rows import Rows, table_html
+from headgate.checkpoint._rows import Rows, plain_rows, table_html
 from headgate.checkpoint._run import plan_of
 from headgate.checkpoint._snapshot import Snapshot, open_snapshot
 from headgate.errors import InvalidInputError, needed
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 _SHOWN_ROWS = 10
-_EVERY = {"day": 10, "month": 7, "year": 4}  # characters of an ISO date
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # what a datetime holds
+_EVERY = {"day": 0, "month": 1, "year": 2}  # parts of an ISO date that are left out
 
 
 class Checkpoint:
@@ -120,10 +121,22 @@ class Checkpoint:
         return len(self) == 0
 
     def get_last_processed_timestamp(self) -> datetime | None:
-        """The newest timestamp (UTC), or None when there are no rows."""
+        """The newest timestamp (UTC), or None when there is none; times outside the years 1 to 9999 do not count."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        return pc.max(self._column(self.sort_by)).as_py() if len(self) else None
+        if not self.sort_by:
+            return None
+        times = self._column(self.sort_by)
+        if pa.types.is_timestamp(times.type):
+            zone = times.type.tz
+            times = pc.cast(times, pa.timestamp("us", zone), safe=False)
+            known = pc.and_(
+                pc.greater_equal(times.cast(pa.int64()), _FIRST_US), pc.less_equal(times.cast(pa.int64()), _LAST_US)
+            )
+            times = times.filter(known)
+        newest: datetime | None = pc.max(times).as_py()
+        return newest
 
     @property
     def sort_by(self) -> str:
@@ -160,9 +173,9 @@ class Checkpoint:
     def head(self, rows: int) -> list[dict[str, Any]]:
         """The first rows as plain values."""
         if self._table is not None:
-            return list(self._table.slice(0, rows).to_pylist())
+            return plain_rows(self._table.slice(0, rows))
         with self._rows.reading():
-            return list(self._rows.dataset().head(rows, filter=self._where).to_pylist())
+            return plain_rows(self._rows.dataset().head(rows, filter=self._where))
 
     def _check(self, name: str) -> None:
         if name not in self.columns:
@@ -307,7 +320,9 @@ class Checkpoint:
 
         if name != every:
             return values_of(keys, plain_type(self._kind(name)))
-        return [None if v is None else v.isoformat()[: _EVERY[every]] for v in values_of(keys, pa.timestamp("us"))]
+        times = (v if v is None or isinstance(v, str) else v.isoformat() for v in values_of(keys, pa.timestamp("us")))
+        days = [None if v is None else v.partition("T")[0] for v in times]
+        return [None if v is None else v.rsplit("-", _EVERY[every])[0] for v in days]
 
     def latest_per(self, *columns: str, by: str | None = None) -> Self:
         """The newest row of every combination of the columns (of equal ones the last in the file).

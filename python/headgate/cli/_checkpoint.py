@@ -78,8 +78,8 @@ def checkpoint(options: argparse.Namespace) -> int:
         run = update(
             options.source, options.target, schema=schema_of(options.schema), mode=options.mode,
             listing=options.listing, settle_s=options.settle, memory=options.memory * 1024**2,
-            spill_dir=options.spill_dir, rescan=options.rescan, sort_by=options.sort_by, dry_run=options.dry_run,
-            progress=progress,
+            spill_dir=options.spill_dir, rescan=options.rescan, sort_by=options.sort_by,
+            dry_run=options.dry_run, progress=progress,
         )  # fmt: skip
     print(json.dumps(run.to_dict(), indent=2))
     for reject in run.rejects:
@@ -120,6 +120,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def query(options: argparse.Namespace) -> int:
+    from headgate.checkpoint._rows import plain_rows
     from headgate.errors import InvalidInputError
     from headgate.pipelines.visits import Visits
     from headgate.pipelines.visits.queries import VISIT
@@ -130,13 +131,13 @@ def query(options: argparse.Namespace) -> int:
         raise InvalidInputError(message)
     events = _narrowed(Visits.read(options.target), options)
     if options.sql:
-        rows = events.sql(options.sql).to_pylist()
+        rows = plain_rows(events.sql(options.sql))
     elif options.rows is not None:
         rows = events.head(options.rows)
     elif options.latest is not None:
-        rows = events.latest_per(*(_columns(options.latest) or VISIT)).dataframe().to_pylist()
+        rows = plain_rows(events.latest_per(*(_columns(options.latest) or VISIT)).dataframe())
     elif options.days_to:
-        rows = events.days_to(options.days_to).dataframe().to_pylist()
+        rows = plain_rows(events.days_to(options.days_to).dataframe())
     elif options.qc is not None:
         rows = events.qc_outcomes(*_columns(options.qc))
     elif options.completeness:
