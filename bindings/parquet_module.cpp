@@ -206,6 +206,7 @@ checkpoint::Options options(const std::string& plan, const py::dict& given) {
     set(given, "window_us", out.window_us);
     set(given, "full_listing_every_us", out.full_listing_every_us);
     set(given, "rescan", out.rescan);
+    set(given, "evolve", out.evolve);
     set(given, "dry_run", out.dry_run);
     out.mode = watermark ? checkpoint::Mode::watermark : checkpoint::Mode::ledger;
     out.plan = inferred ? plan : "";
@@ -228,6 +229,12 @@ py::dict stage(const py::object& source, const py::object& parts, const std::str
     auto env = environment(places, source, py::none(), progress);
     env.target = checkpoint::make_staging_target(footer_file, out, places.target(parts));
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
+}
+
+// Refuses a table whose footer and columns are those of `footer_file` when it does not have the columns of the plan.
+void check_columns(const std::string& footer_file, const std::string& plan, const std::string& target) {
+    check(checkpoint::check_columns(*backends::make_parquet_table(), footer_file, *take(schema::Schema::parse(plan)),
+                                    target));
 }
 
 std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads) {
@@ -341,6 +348,7 @@ PYBIND11_MODULE(_parquet, module) {
                py::arg("progress"));
     module.def("stage", &stage, py::arg("source"), py::arg("parts"), py::arg("footer_file"), py::arg("out"),
                py::arg("plan"), py::arg("options"), py::arg("progress"));
+    module.def("check_columns", &check_columns, py::arg("footer_file"), py::arg("plan"), py::arg("target"));
     module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"));
     module.def("stored_plan", &stored_plan, py::arg("target"));
     module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),

@@ -25,6 +25,7 @@ Result<Footer> parse_footer(const Metadata& metadata, const std::string& target)
         Footer out;
         out.schema = json.at("schema").get<std::string>();
         out.plan = json.value("plan", "");
+        out.types = json.value("types", std::map<std::string, std::string>{});
         out.version = json.at("version").get<std::int64_t>();
         out.write_id = json.at("write_id").get<std::string>();
         out.segments = json.at("segments").get<std::vector<std::string>>();
@@ -59,6 +60,9 @@ std::string render_footer(const Footer& footer) {
     if (footer.has_sums) {
         out["superseded"] = footer.superseded;
         out["skipped"] = footer.skipped;
+    }
+    if (!footer.types.empty()) {
+        out["types"] = footer.types;
     }
     if (!footer.plan.empty()) {
         out["plan"] = footer.plan;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ constexpr const char* kFooterKey = "headgate";
 
 struct Footer {
     std::string schema;
-    std::string plan;  // of an inferred schema
+    std::string plan;                          // of an inferred schema
+    std::map<std::string, std::string> types;  // of the columns; empty in footers of the first releases
     std::int64_t version = 0;
     std::string write_id;
     std::vector<std::string> segments;

@@ -190,7 +190,8 @@ public:
     void sweep(const std::vector<std::string>& /*named_parts*/) override {}
     void end() override {}
     bool may_race() const override { return false; }
-    std::string name() const override { return parts_->name(); }
+    // The parts are in `<table>/_headgate`.
+    std::string name() const override { return parent_folder(parts_->name()); }
 
 private:
     std::string footer_file_;

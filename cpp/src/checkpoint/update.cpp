@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "choosing.hpp"
+#include "evolution.hpp"
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
@@ -55,7 +56,7 @@ public:
         summary_.rows_added = runs_.rows();
         summary_.spilled_bytes = runs_.spilled_bytes();
         const bool listed_fully = options_.window_us > 0 && !windowed_;  // worth a commit of its own: it is remembered
-        const bool nothing = parts_.empty() && !(listed_fully && !summary_.first_run);
+        const bool nothing = parts_.empty() && evolution_ == Evolution::none && !(listed_fully && !summary_.first_run);
         if (nothing || (summary_.first_run && summary_.rows_added == 0) || options_.dry_run) {
             summary_.rows_total = summary_.rows_before + (options_.dry_run ? summary_.rows_added : 0);
         } else {
@@ -87,6 +88,11 @@ private:
         }
         HG_ASSIGN(footer_, parse_footer(metadata.value(), target_.name()));
         HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, target_.name()));
+        HG_ASSIGN(const auto stored, env_.table->stored(*path));
+        if (stored) {
+            HG_ASSIGN(evolution_,
+                      compare_columns(*stored, footer_.types, *options_.schema, options_.evolve, target_.name()));
+        }
         summary_.rows_before = footer_.rows;
         summary_.version = footer_.version;
         if (sort_ != SIZE_MAX && footer_.rows > 0) {
@@ -261,6 +267,7 @@ private:
         HG_RETURN_IF_ERROR(write_parts(next));
         next.schema = options_.schema->name;
         next.plan = options_.plan;
+        next.types = column_types(*options_.schema);
         next.version = footer_.version + 1;
         next.write_id = write_id_;
         next.rows = summary_.rows_before + runs_.rows();
@@ -362,6 +369,7 @@ private:
     std::shared_ptr<Refused> unread_;
     std::int64_t watermark_ = INT64_MIN;
     Status first_error_;
+    Evolution evolution_ = Evolution::none;
     bool windowed_ = false;
     bool was_deceived_ = false;
 };

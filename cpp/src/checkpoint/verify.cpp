@@ -20,7 +20,7 @@ public:
         }
         HG_ASSIGN(const auto metadata, env_.table->metadata(*peeked));
         HG_ASSIGN(footer_, parse_footer(metadata, env_.target->name()));
-        HG_RETURN_IF_ERROR(check_schema(footer_, options_.schema->name, env_.target->name()));
+        HG_RETURN_IF_ERROR(check_columns(*env_.table, *peeked, *options_.schema, env_.target->name()));
         report_.version = footer_.version;
         report_.rows_in_footer = footer_.rows;
         HG_RETURN_IF_ERROR(read_ledger());

@@ -141,6 +141,11 @@ std::string_view type_name(Type type) noexcept {
     return kTypes[static_cast<std::size_t>(type)];
 }
 
+bool is_wider(Type from, Type to) noexcept {
+    return (from == Type::int32 && (to == Type::int64 || to == Type::float64)) ||
+           (from == Type::int64 && to == Type::float64);
+}
+
 Result<std::shared_ptr<const Schema>> Schema::parse(std::string_view plan_json) {
     auto schema = std::make_shared<Schema>();
     try {

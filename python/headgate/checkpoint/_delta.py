@@ -254,13 +254,13 @@ def _attempt(
     place: DeltaPlace, state: State, plan: str, origin: Any, options: dict[str, Any],
     progress: Callable[[int, int], None] | None, scratch: str,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = arrow_schema(json.loads(plan))
+    wanted = arrow_schema(json.loads(plan))
+    stored = columns_of(state.table) if state.footer else wanted
     told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
     if state.footer:
-        _write_footer(told, columns, state.footer)
+        write_footer(told, stored, state.footer)
     found = parquet().stage(origin, place.parts, told if state.footer else "", out, plan, options, progress)
     if not found["committed"]:
         return found, True
@@ -270,11 +270,12 @@ def _attempt(
         try:
             place.write_manifest(append, manifest)
             core.fault_point("delta.before_append")
-            batches = pa.RecordBatchReader.from_batches(columns, (b.cast(columns) for b in rows.iter_batches()))
-            into = state.table or place.create(columns)
+            into = state.table or place.create(wanted)
             # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
             unchanged = version_of(into, place) == state.version
-            won = unchanged and _append(place, into, append, batches, found["rows_added"])
+            won = unchanged and _append(
+                place, into, append, rows, _evolved(stored, wanted), found["rows_added"], scratch
+            )
         except Exception as error:
             _take_back(place, _named(append, manifest) - _named(state.version, state.footer))
             if os.strerror(errno.ENOSPC) in str(error):  # as deltalake, too, tells it
@@ -303,13 +304,66 @@ def _take_back(place: DeltaPlace, parts: set[str]) -> None:
             place.remove_part(name)
 
 
-def _append(place: DeltaPlace, table: Any, append: int, batches: Any, rows: int) -> bool:
-    """The one commit; False when another run's came first."""
+def _evolved(stored: Any, wanted: Any) -> Any:
+    """The table's columns in their order, with the types that the schema has, and after them the new ones."""
+    import pyarrow as pa
+
+    new = [field for field in wanted if stored.get_field_index(field.name) < 0]
+    return pa.schema([*(wanted.field(field.name) for field in stored), *new])
+
+
+def _append(place: DeltaPlace, table: Any, append: int, new: Any, columns: Any, rows: int, scratch: str) -> bool:
+    """The one commit, of the rows in the Parquet file `new`; False when another run's came first.
+
+    The core has found that the table may become one of these columns. New ones come with an append; where numbers
+    become wider, all rows are written anew, because readers of Delta tables do not widen what a file has.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from deltalake import write_deltalake
 
+    def batches(file: Any) -> Any:
+        found = (batch.select(columns.names).cast(columns) for batch in file.iter_batches())
+        return pa.RecordBatchReader.from_batches(columns, found)
+
+    stored = columns_of(table)
+    if any(not columns.field(field.name).type.equals(field.type) for field in stored):
+        path = os.path.join(scratch, "widened.parquet")  # first: deltalake cannot read a table while it writes it
+        with pq.ParquetWriter(path, columns) as writer:
+            for batch in table.to_pyarrow_dataset().to_batches():
+                writer.write_batch(_widened(batch, columns, place.uri))
+            for batch in batches(new):
+                writer.write_batch(batch)
+        mode: dict[str, Any] = {"mode": "overwrite", "schema_mode": "overwrite"}
+        new = pq.ParquetFile(path)
+    else:
+        mode = {"mode": "append", **({"schema_mode": "merge"} if len(columns) > len(stored) else {})}
     return commit(place, append, rows, lambda properties: write_deltalake(
-        table, batches, mode="append", commit_properties=properties
+        table, batches(new), commit_properties=properties, **mode
     ))  # fmt: skip
+
+
+def _widened(batch: Any, columns: Any, shown: str) -> Any:
+    import pyarrow as pa
+
+    out = []
+    for field in columns:
+        if field.name not in batch.schema.names:
+            out.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        try:
+            out.append(batch.column(field.name).cast(field.type))
+        except pa.ArrowInvalid as error:
+            message = f"{shown}: column {field.name!r} cannot become {field.type}: {error}"
+            raise InvalidInputError(message) from None
+    return pa.RecordBatch.from_arrays(out, schema=columns)
+
+
+def columns_of(table: Any) -> Any:
+    """The Arrow schema of a Delta table."""
+    import pyarrow as pa
+
+    return pa.schema(table.schema().to_arrow())
 
 
 def commit(place: DeltaPlace, append: int, rows: int, write: Callable[[Any], None]) -> bool:
@@ -342,11 +396,23 @@ def commit(place: DeltaPlace, append: int, rows: int, write: Callable[[Any], Non
     return True
 
 
-def _write_footer(path: str, columns: Any, footer: str) -> None:
+def write_footer(path: str, columns: Any, footer: str) -> None:
     """What is committed, as the core reads it: the footer of a file without rows."""
     import pyarrow.parquet as pq
 
     pq.write_table(columns.empty_table().replace_schema_metadata({_FOOTER: footer}), path)
+
+
+def check_table(place: DeltaPlace, state: State, plan: str) -> None:
+    """Refuse a table that does not have the columns of the plan.
+
+    Raises:
+        IntegrityError: kind corrupt_data, with the names of the columns that differ.
+    """
+    with _scratch() as scratch:
+        told = os.path.join(scratch, "footer.parquet")
+        write_footer(told, columns_of(state.table), state.footer)
+        parquet().check_columns(told, plan, place.uri)
 
 
 def verify_delta(
@@ -365,7 +431,7 @@ def verify_delta(
     rows = sum(batch.num_rows for batch in state.table.to_pyarrow_dataset().to_batches())
     with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")
-        _write_footer(told, arrow_schema(json.loads(plan)), state.footer)
+        write_footer(told, columns_of(state.table), state.footer)
         goal = {"footer_file": told, "parts": place.parts}
         found: dict[str, Any] = parquet().verify(source, goal, plan, progress, rows)
         return found

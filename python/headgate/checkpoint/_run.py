@@ -152,6 +152,7 @@ def update(
     listing: Listing = "full",
     window_s: float = 86_400.0,
     rescan: bool = False,
+    evolve: bool = False,
     threads: int = 0,
     memory: int = 256 * 1024**2,
     spill_dir: str | os.PathLike[str] | None = None,
@@ -177,6 +178,9 @@ def update(
             buckets. A full listing follows every 24 h, and until then the run says `complete=False`.
         window_s: how late a file may come in a windowed run, seconds.
         rescan: read every file again, whatever its size and time say; unchanged content is not taken twice.
+        evolve: the table may get the schema's new nullable columns, and wider numbers (int32 to int64, integers to
+            float64 where no value is rounded); its rows are written anew then. For "infer" the files are looked at
+            again, and fields that came later become columns. Without it a table of other columns is refused.
         threads: reading threads; 0 means all cores (two on S3). With 1 nothing is listed, read or encoded side by side.
         memory: bytes of rows held before a sorted run is spilled to disk.
         spill_dir: the folder for spilled runs; default: beside the target, or the temporary folder for S3.
@@ -190,7 +194,7 @@ def update(
             grows.
 
     Raises:
-        IntegrityError: the old checkpoint cannot be read; it stays as it is.
+        IntegrityError: the old checkpoint cannot be read, or does not have the schema's columns; it stays as it is.
         ConflictError: another writer that does not honour the lock replaced the target (on S3: every attempt lost the
             race).
         AccessError, StorageFullError, TransientError: as their names say; nothing half-written remains.
@@ -212,6 +216,7 @@ def update(
     options = {
         "watermark": mode == "watermark", "settle_us": int(settle_s * 1e6), "threads": threads, "memory": memory,
         "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
+        "evolve": evolve,
         "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
         "row_group_rows": row_group_rows,
     }  # fmt: skip

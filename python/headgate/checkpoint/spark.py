@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
-from headgate.checkpoint._delta import DeltaPlace, commit
+from headgate.checkpoint._delta import DeltaPlace, check_table, commit
 from headgate.checkpoint._run import RejectedRecord, plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
@@ -63,6 +63,8 @@ def update_with_spark(
         if (state := place.state()).table is None:
             place.create(arrow_schema(json.loads(plan)))
             state = place.state()
+        if state.footer:
+            check_table(place, state, plan)
         footer = json.loads(state.footer) if state.footer else _first_footer(plan)
         known = _known(place, footer)
         found = _read(spark, source, plan, known, rescan)

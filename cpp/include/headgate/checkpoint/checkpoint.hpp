@@ -30,6 +30,7 @@ struct Options {
     std::int64_t full_listing_every_us = 86'400'000'000;  // a windowed run lists everything when this has passed
     bool partitioned = false;                             // the ledger by the day in the files' names
     bool rescan = false;                                  // read every file again, whatever its tag says
+    bool evolve = false;                                  // the table may get new nullable columns and wider numbers
     bool dry_run = false;
     int attempts = 50;  // of losing the race for the commit
 };
@@ -89,6 +90,11 @@ Result<Summary> update(const Options& options, const Environment& environment);
 
 // The plan of an inferred schema that a target's footer keeps; empty: no table yet, or its schema was declared.
 Result<std::string> stored_plan(const Environment& environment);
+
+// Refuses a table that does not have the columns of a schema, as update() does: `footer_file` has the table's columns
+// and footer, `target` is its name.
+Status check_columns(const TableFile& files, const std::string& footer_file, const schema::Schema& schema,
+                     const std::string& target);
 
 struct InferOptions {
     std::string name = "records";

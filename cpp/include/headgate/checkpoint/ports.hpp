@@ -112,12 +112,27 @@ public:
     virtual Status check(const std::function<Status()>& go_on) = 0;
 };
 
+// The columns that a file has, and what its rows are sorted by (empty: it does not say).
+struct StoredTable {
+    struct Column {
+        std::string name;
+        std::optional<schema::Type> type;  // `string` for any text; nothing: a type that no schema has
+        std::string shown;                 // the type as errors name it
+    };
+    std::vector<Column> columns;
+    std::string sorted_by;
+};
+
 // How rows are encoded in a local file. The Parquet one is in backends/parquet; tests use one of text.
 class TableFile {
 public:
     virtual ~TableFile() = default;
     // not_found only when there definitely is no file; anything unreadable is corrupt_data.
     virtual Result<Metadata> metadata(const std::string& path) const = 0;
+    // What the file's footer says of its columns; nothing for a kind of file that does not tell.
+    virtual Result<std::optional<StoredTable>> stored(const std::string& path) const = 0;
+    // Rows come as the schema has them. Where the file has other columns, new ones are null and numbers are widened
+    // while they are read (evolution.hpp says which tables may); corrupt_data for any other difference.
     virtual Result<std::unique_ptr<TableReader>> open(const std::string& path, const schema::Schema& schema) const = 0;
     virtual Result<std::unique_ptr<TableWriter>> create(const std::string& path,
                                                         const schema::Schema& schema) const = 0;

@@ -143,5 +143,7 @@ private:
 };
 
 std::string_view type_name(Type type) noexcept;
+// Whether `to` is a wider type of number: int64 or float64 for int32, float64 for int64 (if it holds every value).
+bool is_wider(Type from, Type to) noexcept;
 
 }  // namespace headgate::schema

@@ -11,25 +11,6 @@ using schema::Column;
 using schema::Schema;
 using schema::Type;
 
-std::shared_ptr<arrow::DataType> arrow_type(Type type) {
-    switch (type) {
-        case Type::int32:
-            return arrow::int32();
-        case Type::int64:
-            return arrow::int64();
-        case Type::float64:
-            return arrow::float64();
-        case Type::boolean:
-            return arrow::boolean();
-        case Type::timestamp:
-            return arrow::timestamp(arrow::TimeUnit::MICRO, "UTC");
-        case Type::string_list:
-            return arrow::list(arrow::utf8());
-        default:
-            return arrow::utf8();
-    }
-}
-
 std::shared_ptr<arrow::Buffer> wrap(const void* data, std::size_t bytes) {
     return std::make_shared<arrow::Buffer>(static_cast<const std::uint8_t*>(data), static_cast<std::int64_t>(bytes));
 }
@@ -102,6 +83,25 @@ void append_text(const arrow::Array& array, std::string& bytes, std::vector<sche
 }
 
 }  // namespace
+
+std::shared_ptr<arrow::DataType> arrow_type(Type type) {
+    switch (type) {
+        case Type::int32:
+            return arrow::int32();
+        case Type::int64:
+            return arrow::int64();
+        case Type::float64:
+            return arrow::float64();
+        case Type::boolean:
+            return arrow::boolean();
+        case Type::timestamp:
+            return arrow::timestamp(arrow::TimeUnit::MICRO, "UTC");
+        case Type::string_list:
+            return arrow::list(arrow::utf8());
+        default:
+            return arrow::utf8();
+    }
+}
 
 Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise) {
     if (status.ok()) {

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 
+#include "adapt.hpp"
 #include "convert.hpp"
 #include "headgate/backends/parquet.hpp"
 #include "headgate/base/file.hpp"
@@ -67,8 +68,9 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
 
 class ParquetReader final : public checkpoint::TableReader {
 public:
-    ParquetReader(std::string path, OpenFile file, Columns empty)
-        : path_(std::move(path)), file_(std::move(file)), empty_(std::move(empty)) {}
+    // With `adapter` the file has columns of an earlier schema: rows are converted, and none are handed over as bytes.
+    ParquetReader(std::string path, OpenFile file, Columns empty, std::optional<Adapter> adapter)
+        : path_(std::move(path)), file_(std::move(file)), adapter_(std::move(adapter)), empty_(std::move(empty)) {}
 
     Result<std::size_t> next() override {
         HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
@@ -82,6 +84,13 @@ public:
             } while (batch_ != nullptr && batch_->num_rows() == 0);
             return arrow::Status::OK();
         }));
+        if (adapter_ && batch_ != nullptr) {
+            auto adapted = adapter_->adapt(*batch_);
+            if (!adapted.ok()) {
+                return from_arrow(adapted.status(), "cannot widen " + path_, ErrorCode::invalid_input);
+            }
+            batch_ = std::move(*adapted);
+        }
         return batch_ == nullptr ? 0 : static_cast<std::size_t>(batch_->num_rows());
     }
 
@@ -113,7 +122,7 @@ public:
 
     Result<std::int64_t> pass_units(checkpoint::TableWriter& writer, std::size_t column, std::int64_t bound,
                                     std::int64_t rows, const std::function<Status()>& go_on) override {
-        auto* const same = dynamic_cast<ParquetWriter*>(&writer);
+        auto* const same = adapter_ ? nullptr : dynamic_cast<ParquetWriter*>(&writer);
         std::int64_t last = INT64_MIN;
         auto sums = same == nullptr ? std::vector<GroupSum>() : this->sums();
         std::vector<int> groups;
@@ -197,6 +206,7 @@ private:
 
     std::string path_;
     OpenFile file_;
+    std::optional<Adapter> adapter_;
     int first_group_ = 0;
     std::unique_ptr<arrow::RecordBatchReader> batches_;
     std::shared_ptr<arrow::RecordBatch> batch_;
@@ -219,6 +229,22 @@ public:
         return out;
     }
 
+    Result<std::optional<checkpoint::StoredTable>> stored(const std::string& path) const override {
+        HG_ASSIGN(const auto file, open_file(*files_, path));
+        std::shared_ptr<arrow::Schema> found;
+        if (const auto status = file.reader->GetSchema(&found); !status.ok()) {
+            return from_arrow(status, "cannot read " + path, ErrorCode::corrupt_data);
+        }
+        auto out = stored_columns(*found);
+        const auto metadata = file.reader->parquet_reader()->metadata();
+        if (metadata->num_row_groups() > 0) {
+            if (const auto sorting = metadata->RowGroup(0)->sorting_columns(); !sorting.empty()) {
+                out.sorted_by = metadata->schema()->GetColumnRoot(sorting.front().column_idx)->name();
+            }
+        }
+        return std::optional(std::move(out));
+    }
+
     Result<std::unique_ptr<checkpoint::TableReader>> open(const std::string& path,
                                                           const Schema& schema) const override {
         HG_ASSIGN(auto file, open_file(*files_, path));
@@ -226,11 +252,18 @@ public:
         if (const auto status = file.reader->GetSchema(&found); !status.ok()) {
             return from_arrow(status, "cannot read " + path, ErrorCode::corrupt_data);
         }
-        if (!found->Equals(*arrow_schema(schema), false)) {
-            return Status(ErrorCode::corrupt_data, path + " does not have the columns of schema '" + schema.name + "'");
+        auto wanted = arrow_schema(schema);
+        std::optional<Adapter> adapter;
+        if (!found->Equals(*wanted, false)) {
+            auto made = Adapter::make(*found, std::move(wanted));
+            if (!made.ok()) {
+                return Status(ErrorCode::corrupt_data, path + " does not have the columns of schema '" + schema.name +
+                                                           "': " + made.status().message());
+            }
+            adapter = std::move(*made);
         }
         return std::unique_ptr<checkpoint::TableReader>(
-            std::make_unique<ParquetReader>(path, std::move(file), Columns::like(schema)));
+            std::make_unique<ParquetReader>(path, std::move(file), Columns::like(schema), std::move(adapter)));
     }
 
     Result<std::unique_ptr<checkpoint::TableWriter>> create(const std::string& path,
