@@ -30,7 +30,7 @@ _EXPORTS = {
     "Pipeline": "headgate.intake",
     "Reject": "headgate.intake",
     "open_intake": "headgate.wiring",
-    "export_items": "headgate.wiring",
+    "export_items": "headgate.backends.exports",
 }
 _SUBMODULES = (
     "backends", "checkpoint", "cli", "config", "consume", "errors", "handlers", "healing", "idempotency", "identity",
@@ -63,11 +63,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from headgate.backends.exports import export_items
     from headgate.errors import HeadgateError, Kind, StaleLeaseError
     from headgate.idempotency import AsyncLedger, Claim, Ledger, claim_key, default_identity, idempotent_consumer
     from headgate.identity import canonical_json, canonical_texts, dedup_key, event_id, event_ids, story_key
     from headgate.intake import Intake, Pipeline, Reject
-    from headgate.wiring import export_items, open_intake
+    from headgate.wiring import open_intake
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from headgate._native import core
 from headgate._registry import ADAPTERS, CALENDARS, PIPELINES, PLANS, resolve
+from headgate.backends.exports import export_items
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.retention import Retention, prune
 from headgate.checkpoint import CheckpointRun, update
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Calendar, Clock, Json, ObjectStore
 
-_EXPORT_ROWS = 5_000
 _UNSENT_US = 15_000_000  # between two counts of what waits in the outbox
 
 
@@ -509,36 +509,6 @@ def consume_items(intake: Intake, consumer: Consumer) -> ConsumeResult:
     store.relay_outbox({consumer.topic: [consumer.name]})
     ledger = Ledger.on_database(store.db, clock=intake.clock)
     return Worker(consumer, store, ledger, intake.clock, items=LifeCycle(store)).drain()
-
-
-def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
-    """Write the store's new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
-
-    The range of a file is committed before the file is written, and marked done after: a crash in between, or another
-    exporter at the same time, writes the same rows to the same file again, whatever has arrived meanwhile.
-    """
-    out = core.file_store(os.fspath(folder))
-    name = f"export:{store.pipeline}"
-    written = 0
-    while True:
-        with store.transaction():
-            state = store.load_state(name) or {"format": 1, "rowid": 0, "pending": None}
-            pending = state["pending"]
-            if pending is None:
-                rows = store.items_after(state["rowid"], _EXPORT_ROWS)
-                if not rows:
-                    return written
-                pending = [rows[0][0], rows[-1][0]]
-                store.save_state(name, {**state, "pending": pending})
-        first, last = pending
-        docs = [doc for rowid, doc in store.items_after(first - 1, _EXPORT_ROWS) if rowid <= last]
-        out.put(f"items-{first}-{last}.jsonl", "".join(f"{doc}\n" for doc in docs).encode())
-        core.fault_point("export.after_file")
-        with store.transaction():
-            now = store.load_state(name)
-            if now is not None and now["pending"] == pending:
-                store.save_state(name, {"format": 1, "rowid": last, "pending": None})
-                written += len(docs)
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:

@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "headgate"
 
 # A package may import the packages named here (and itself); docs/layers.md draws it.
-BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry"}
+BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry", "_text"}
 DEPENDENCIES: dict[str, set[str]] = {
     "_native": {"_core", "_parquet", "errors"},
     "errors": {"_native"},
     "ports": set(),
     "_registry": set(),
+    "_text": set(),
     "_forks": set(),
     "identity": BASE,
     "items": {"errors", "ports"},
@@ -37,7 +38,7 @@ DEPENDENCIES: dict[str, set[str]] = {
     "pipelines": BASE | {"resilience", "intake", "checkpoint", "workflow", "consume", "idempotency"},
     "backends": BASE,
     "config": {"errors"},
-    "ops": set(),
+    "ops": {"_text"},
     "testing": BASE
     | {
         "backends",

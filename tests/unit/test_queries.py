@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from headgate._text import json_text
 from headgate.checkpoint import Checkpoint, update, verify
 from headgate.errors import InvalidInputError, NotFoundError
 from headgate.pipelines.visits import Visits
@@ -220,3 +223,24 @@ def test_counts_are_lists_that_show_a_table_and_speak_arrow():
     shown = rows._repr_html_()
     assert "<td>&lt;b&gt;</td><td></td><td>2</td>" in shown
     assert Rows()._repr_html_().startswith("<table>")
+
+
+@pytest.mark.parametrize("value", ["=1+1", "+1", "-1", "@x", "\t=1", "  =1", "=cmd|' /C calc'!A0"])
+def test_csv_cells_are_no_formulas_unless_they_are_asked_for(events, value):
+    sql = ("query", events, "--format", "csv", "--sql", f"SELECT {literal(value)} AS a, -1 AS n, 'plain' AS p")
+    assert cells(command(*sql).stdout) == [["a", "n", "p"], [f"'{value}", "-1", "plain"]]
+    assert cells(command(*sql, "--formulas").stdout) == [["a", "n", "p"], [value, "-1", "plain"]]
+
+
+def literal(value):
+    return "chr(" + ") || chr(".join(str(ord(c)) for c in value) + ")"
+
+
+def cells(text):
+    return list(csv.reader(io.StringIO(text, newline="")))
+
+
+def test_what_controls_a_terminal_is_shown_and_not_obeyed(events):
+    sql = ("query", events, "--sql", "SELECT chr(27) || '[31mred' || chr(10) || 'x' || chr(155) AS a")
+    assert command(*sql).stdout == "a\n\\x1b[31mred\\nx\\x9b\n"
+    assert json_text({"a": "é\x9b\u202e\x7f\n"}) == '{\n  "a": "é\\u009b\\u202e\\u007f\\n"\n}'

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from headgate._text import printable
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from headgate.checkpoint import CheckpointRun
 
 EXIT_OK, EXIT_DIFFERS = 0, 3
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the beginning of a formula (OWASP)
 _COUNTS = {"count", "submitted", "passed", "pass-qc", "not-pass-qc"}
 
 
@@ -56,6 +59,9 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     what.add_argument("--sql", metavar="QUERY", help="DuckDB, over the table `events`")
     q.add_argument("--every", choices=("day", "month", "year"), help="count by time too")
     q.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    q.add_argument(
+        "--formulas", action="store_true", help="CSV: no apostrophe before cells that a spreadsheet would run"
+    )  # fmt: skip
 
 
 def schema_of(name: str) -> Any:
@@ -148,7 +154,7 @@ def query(options: argparse.Namespace) -> int:
         rows = events.count_by(*_columns(options.by or ""), every=options.every)
     else:
         rows = [{"count": len(events)}]
-    _show(rows, options.format)
+    _show(rows, options.format, formulas=options.formulas)
     return EXIT_OK
 
 
@@ -178,7 +184,15 @@ def _columns(text: str) -> list[str]:
     return text.split(",") if text else []
 
 
-def _show(rows: list[dict[str, Any]], form: str) -> None:
+def _csv_cell(value: Any, *, formulas: bool, is_terminal: bool) -> Any:
+    """A cell as it is, but for texts that a spreadsheet would run as a formula, or a terminal obey."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value) if is_terminal else value
+    return f"'{text}" if not formulas and text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def _show(rows: list[dict[str, Any]], form: str, *, formulas: bool = False) -> None:
     if form == "json":
         print(json.dumps(rows, indent=2, default=str))
         return
@@ -190,13 +204,14 @@ def _show(rows: list[dict[str, Any]], form: str) -> None:
         import csv
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(row.values() for row in rows)
+        is_terminal = sys.stdout.isatty()
+        for line in (names, *(row.values() for row in rows)):
+            writer.writerow([_csv_cell(value, formulas=formulas, is_terminal=is_terminal) for value in line])
         return
     if not sys.stdout.isatty():
-        print("\t".join(names))
+        print("\t".join(map(printable, names)))
         for row in rows:
-            print("\t".join("" if v is None else str(v) for v in row.values()))
+            print("\t".join("" if v is None else printable(str(v)) for v in row.values()))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -225,7 +240,7 @@ def _cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, float):
         return str(round(value, 4))
-    return f"{value:,}" if name in _COUNTS and isinstance(value, int) else str(value)  # an id is not 1,234
+    return f"{value:,}" if name in _COUNTS and isinstance(value, int) else printable(str(value))  # an id is not 1,234
 
 
 def show_reject(target: str, digest: str) -> int:

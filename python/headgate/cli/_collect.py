@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headgate._text import json_text
 from headgate.errors import AllSourcesFailedError, ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _collect(options: argparse.Namespace) -> int:
     (event,) = app.store.collection_events(app.pipeline.name, 1)
     warning = app.freshness().warning
     if options.json or not sys.stdout.isatty():
-        print(json.dumps(event, indent=2, ensure_ascii=False))
+        print(json_text(event))
     else:
         _show(event)
     if warning:

@@ -78,8 +78,8 @@ def _list(app: App, options: argparse.Namespace) -> list[Json]:
 
 
 def _show(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], App]) -> int:
+    from headgate._text import printable
     from headgate.consume import dead_letter
-    from headgate.idempotency._failures import printable
 
     if not options.name:
         message = "dlq show: expected the ID of a dead letter, or DIGEST and --target CHECKPOINT"

@@ -61,13 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(options: argparse.Namespace, error: HeadgateError, code: int) -> int:
+    from headgate._text import printable
     from headgate.ops import redact
 
     if options.debug:
         import traceback
 
         traceback.print_exc()
-    print(f"headgate: {redact(str(error))} [{error.kind.value}]", file=sys.stderr)
+    print(f"headgate: {printable(redact(str(error)))} [{error.kind.value}]", file=sys.stderr)
     return code
 
 
@@ -191,6 +192,22 @@ def _backup(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _restore(options: argparse.Namespace) -> int:
+    from headgate.backends.restore import restore
+    from headgate.config import load
+    from headgate.idempotency._open import sqlite_path
+
+    config = load(options.config)
+    url = config.locate(config.backends.store)
+    if not url.startswith("sqlite://"):
+        message = "restore: expected backends.store to be sqlite:///file; other stores have backups of their own"
+        raise ConfigError(message)
+    path = sqlite_path(url)
+    size = restore(options.source, path, replace=options.replace)
+    _print({"store": path, "bytes": size})
+    return EXIT_OK
+
+
 def _replay(options: argparse.Namespace) -> int:
     from headgate._native import core
 
@@ -236,6 +253,9 @@ def _upkeep(add: Callable[..., argparse.ArgumentParser]) -> None:
     simulate.add_argument("--seed", type=int, default=0, help="the first one (default: %(default)s)")
     backup = add("backup", _backup, "Copy the store to a new file while it is in use.")
     backup.add_argument("target")
+    restore = add("restore", _restore, "Put a backup in the place of the store; stop every process of it first.")
+    restore.add_argument("source", help="a file that backup made")
+    restore.add_argument("--replace", action="store_true", help="keep the present store as NAME.replaced-N")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headgate._text import json_text
 from headgate.cli._files import is_file, read_json, read_text
 from headgate.cli._workflow_graph import add_graph_arguments, draw_graph
 from headgate.cli._workflow_serve import add_serve_arguments, serve_workflow
@@ -123,7 +124,7 @@ def _help(options: argparse.Namespace) -> int:
 
 
 def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json_text(value))
 
 
 def _open(options: argparse.Namespace) -> App:

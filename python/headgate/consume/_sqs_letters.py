@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from headgate._text import printable
 from headgate.consume._sqs_messages import (
     Attributes,
     SqsDelivery,
@@ -20,7 +21,6 @@ from headgate.consume._sqs_messages import (
 )
 from headgate.consume._sqs_queue import MAX_MESSAGE_BYTES, error_code, is_refusal, raise_if_final, read_attributes
 from headgate.errors import TransientError
-from headgate.idempotency._failures import printable
 from headgate.idempotency._options import check_count, check_name
 
 if TYPE_CHECKING:

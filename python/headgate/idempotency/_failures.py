@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
+from headgate._text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,19 +30,6 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         parts.append("; ".join(_one(inner) for inner in list(_leaves(error))[:_MAX_INNER]))
     return ": ".join(parts)[:_MAX_TEXT]
-
-
-def printable(text: str) -> str:
-    """The text with surrogates and control characters escaped, so that every store and terminal can take it.
-
-    Example:
-        >>> printable("a\\nb")
-        'a\\\\nb'
-    """
-    if text.isprintable():
-        return text
-    shown = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-    return "".join(shown).encode("utf-8", "backslashreplace").decode()
 
 
 def code_path(error: BaseException) -> str:

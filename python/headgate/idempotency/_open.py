@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -30,7 +31,7 @@ def open_ledger(
     cls: type[Ledger], url: str, done_ttl: float | None, clock: Any, random: Any, metrics: Metrics | None
 ) -> Ledger:
     """The ledger that a URL names; see `Ledger.open`."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in _DEFAULT_TTL_S:
         message = f"ledger URL: unknown scheme {parts.scheme!r}; expected one of {_KNOWN}"
         raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
@@ -95,7 +96,8 @@ def _options(parts: SplitResult, known: dict[str, Callable[[str], Any]]) -> dict
     found = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
-            message = f"ledger URL: unknown option {name!r}; expected one of {', '.join(sorted(known))}"
+            shown = repr(name) if re.fullmatch(r"[a-z_]{1,30}", name) and "@" not in parts.query else "in the URL"
+            message = f"ledger URL: unknown option {shown}; expected one of {', '.join(sorted(known))}"
             raise ConfigError(message)
         found[name] = _checked(name, text, known[name])
     return found
@@ -105,8 +107,26 @@ def _checked(name: str, text: str, convert: Callable[[str], Any]) -> Any:
     try:
         return convert(text)
     except ValueError:
-        message = f"ledger URL: option {name}={text!r} is not valid"
+        message = f"ledger URL: option {name} has a value that it does not take"
         raise ConfigError(message) from None
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL. Nothing of one that cannot be read is quoted: a password may stand anywhere in it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, parts.hostname
+    except ValueError:
+        message = (
+            "ledger URL: cannot be read; expected redis://user:password@host:port/db, with each of @ / : ? # of a "
+            "password percent-encoded"
+        )
+        raise ConfigError(message) from None
+    return parts
 
 
 def _without(url: str, names: set[str]) -> tuple[str, dict[str, str]]:
@@ -144,7 +164,7 @@ def _count(text: str) -> int:
 def _database(parts: SplitResult) -> int:
     text = parts.path.strip("/")
     if text and not text.isdecimal():
-        message = f"ledger URL: expected a database number after the slash, not {text!r}"
+        message = "ledger URL: expected a database number after the slash"
         raise ConfigError(message)
     return int(text or 0)
 

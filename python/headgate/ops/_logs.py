@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from typing import Any
 
-# What a secret looks like in text: a named one, an authorization header, a password in a URL.
-_SECRETS = re.compile(
-    r"(?i)\b((?:api[_-]?key|token|secret|password|passwd|authorization|x-finnhub-token)[\"']?\s*[=:]\s*[\"']?"
-    r"(?:(?:token|bearer|basic)\s+)?)([^\s\"',;&]+)"
-    r"|(\b[a-z][a-z0-9+.-]*://[^/\s:@]*:)([^@\s/]+)(@)"
-)
+from headgate._text import printable
+from headgate.ops._redact import redact, redact_value
+
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
 
 
-def redact(text: str) -> str:
-    """The text with secrets replaced by ****.
-
-    Example:
-        >>> redact("redis://u:pw@h/0 token=abc")
-        'redis://u:****@h/0 token=****'
-    """
-    return _SECRETS.sub(lambda m: f"{m[1]}****" if m[1] else f"{m[3]}****{m[5]}", text)
-
-
 class RedactFilter(logging.Filter):
-    """Redacts messages, arguments and extra fields of every record that passes."""
+    """Redacts messages, arguments and extra fields of every record that passes, nested ones and bytes included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = redact(record.getMessage())
+        try:
+            record.msg = redact(record.getMessage())
+        except Exception as error:  # arguments that do not fit the message must not end what is being logged
+            record.msg = f"a log message that cannot be shown ({type(error).__name__})"
         record.args = None
         for key, value in record.__dict__.items():
-            if key not in _STANDARD and isinstance(value, str):
-                secret = re.fullmatch(r"(?i).*(token|secret|password|api_?key|authorization).*", key)
-                record.__dict__[key] = "****" if secret else redact(value)
+            if key not in _STANDARD:
+                record.__dict__[key] = redact_value(value, key)
         return True
 
 
@@ -58,17 +46,23 @@ class JsonFormatter(_Formatter):
         }
         if record.exc_info:
             doc["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(doc, default=str)
+        return json.dumps(doc, default=lambda value: redact(str(value)))
 
 
 class TextFormatter(_Formatter):
-    """`12:00:01 INFO  headgate.healing: self-healing check items_found=3`."""
+    """`2026-05-28 12:00:01 INFO  headgate.healing: self-healing check items_found=3`.
+
+    One record is one line, whatever a name or a value holds; only a traceback has lines of its own.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         extras = " ".join(f"{k}={v}" for k, v in self.extras(record).items())
-        head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {record.name}: {record.getMessage()}"
-        text = f"{head} {extras}".rstrip()
-        return f"{text}\n{redact(self.formatException(record.exc_info))}" if record.exc_info else text
+        head = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} {record.levelname:<7} {record.name}: "
+        text = printable(f"{head}{record.getMessage()} {extras}".rstrip())
+        if not record.exc_info:
+            return text
+        lines = redact(self.formatException(record.exc_info)).split("\n")
+        return "\n".join([text, *map(printable, lines)])
 
 
 def configure_logging(level: str = "INFO", style: str = "text") -> None:
