@@ -15,6 +15,7 @@ from headgate import __version__, _native
 from headgate.cli._checkpoint import add_commands
 from headgate.cli._collect import add_collect
 from headgate.cli._dead_letters import add_dead_letters
+from headgate.cli._dev import add_dev
 from headgate.cli._dlq import add_dlq
 from headgate.cli._heal import add_heal
 from headgate.cli._package import add_package
@@ -302,4 +303,5 @@ def _parser() -> argparse.ArgumentParser:
     add_dlq(add, _app)
     add_tables(add)
     add_package(add)
+    add_dev(add)
     return parser

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
+_LAG_S = 15.0  # between two counts of what waits in the embedded queue; a scrape's usual interval
 _CLOSE_S = 5.0  # beyond serve.drain_s, for what was cut to end
 _STALLED_S = 600.0  # a loop that has not turned for so long is not alive: no handler should take longer
 _WORKFLOWS_S = 1.0  # how often executions are looked at whose waits have ended
@@ -52,6 +53,7 @@ def serve(app: App, port: int | None = None) -> int:
         workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
         steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
         steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
+        steps.append(("lag", _every(_LAG_S, partial(_measure_lag, workers))))
     warn_about(app.ledger)
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
@@ -212,6 +214,12 @@ class CheckpointRuns:
 
     def cancel(self) -> None:
         self._stop = True
+
+
+def _measure_lag(workers: list[Worker]) -> int:
+    for worker in workers:
+        worker.measure_lag()
+    return 0
 
 
 def _step(worker: Worker) -> Callable[[], int]:

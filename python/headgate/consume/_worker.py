@@ -99,15 +99,17 @@ class Worker:
         while not self.stopping:
             if self.step(result):
                 continue
-            depth, _ = self.store.queue_depth(self.consumer.topic, self.consumer.name)
-            if self._metrics is not None:
-                self._metrics.gauge(
-                    "headgate_consumer_lag", depth, consumer=self.consumer.name, topic=self.consumer.topic
-                )
-            if depth == 0 or self.clock.mono_us() >= deadline:
+            if self.measure_lag() == 0 or self.clock.mono_us() >= deadline:
                 break
             self.clock.sleep_us(_IDLE_US)
         return result
+
+    def measure_lag(self) -> int:
+        """How many messages wait, visible or not; the metric `headgate_consumer_lag`."""
+        depth, _ = self.store.queue_depth(self.consumer.topic, self.consumer.name)
+        if self._metrics is not None:
+            self._metrics.gauge("headgate_consumer_lag", depth, consumer=self.consumer.name, topic=self.consumer.topic)
+        return int(depth)
 
     def step(self, result: ConsumeResult) -> bool:
         """One batch; False when nothing was visible, or the worker rests because something is away."""

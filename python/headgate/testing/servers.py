@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +289,51 @@ class S3Server(Server):
             "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key, "AWS_DEFAULT_REGION": "us-east-1",
         }  # fmt: skip
+
+
+class PrometheusServer(Server):
+    """Prometheus, which scrapes a target every half second.
+
+    Args:
+        folder_of_programs: holds `prometheus` and `promtool`.
+        target: host:port of a /metrics page.
+    """
+
+    name = "prometheus"
+
+    def __init__(
+        self, folder_of_programs: str | os.PathLike[str], target: str, folder: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.program = Path(folder_of_programs) / "prometheus"
+        if not self.program.is_file():
+            message = f"prometheus is not here: there is no {self.program}; `tools/setup dev` gets it"
+            raise ConfigError(message, Kind.NOT_BUILT)
+        super().__init__(folder)
+        self.target = target
+
+    def prepare(self) -> None:
+        (self.folder / "prometheus.yml").write_text(
+            "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n"
+            f'scrape_configs: [{{job_name: headgate, static_configs: [{{targets: ["{self.target}"]}}]}}]\n'
+        )
+
+    def command(self) -> list[str]:
+        return [
+            str(self.program), f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+            f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn",
+        ]  # fmt: skip
+
+    def ready(self) -> bool:
+        """It answers 503 while it opens its database."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:  # noqa: S310 - loopback
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class PostgresServer(Server):
