@@ -1,8 +1,11 @@
 #include "seams.hpp"
 
 #include <atomic>
+#include <cmath>
+#include <optional>
 
 #include "headgate/net/failover.hpp"
+#include "headgate/net/retry.hpp"
 
 namespace headgate::bindings {
 
@@ -63,6 +66,28 @@ Expect to_expect(const std::string& name) {
         check({ErrorCode::invalid_input, "expect: '" + name + "'; expected array, object, json or anything"});
     }
     return name == "json" ? Expect::json : Expect::anything;
+}
+
+// A source's own look at a body: `check(index, body)` raises for one that it cannot read. The exception's text may
+// quote the body, so that the failure names its class only; a signal handler's exception ends the fetch.
+std::function<Status(std::size_t, const HttpResponse&)> to_check(const py::object& check) {
+    if (check.is_none()) {
+        return {};
+    }
+    return [callable = held(check)](std::size_t index, const HttpResponse& response) -> Status {
+        const py::gil_scoped_acquire acquire;
+        try {
+            (*callable)(index, py::bytes(response.body));
+            return {};
+        } catch (py::error_already_set& error) {
+            if (!error.matches(PyExc_Exception)) {
+                error.restore();
+                return {ErrorCode::interrupted, "interrupted"};
+            }
+            const auto text = status_of(error).message();
+            return {ErrorCode::malformed_response, "answered 200 with a body that its source cannot read: " + text};
+        }
+    };
 }
 
 py::list perform(HttpTransport& self, const std::vector<HttpRequest>& requests, std::int64_t timeout_us,
@@ -141,17 +166,23 @@ void register_net(py::module_& module) {
     py::class_<HttpRequest>(module, "HttpRequest")
         .def(py::init([](const std::string& url, const Headers& headers, const std::string& method,
                          const std::string& body) {
-                 return HttpRequest{method, url, headers, body};
+                 HttpRequest request{method, url, headers, body};
+                 check(check_request(request));
+                 return request;
              }),
              py::arg("url"), py::arg("headers"), py::arg("method") = "GET", py::arg("body") = "")
-        .def_readonly("url", &HttpRequest::url);
+        .def_readonly("url", &HttpRequest::url)
+        .def_readonly("method", &HttpRequest::method);
     py::class_<Source>(module, "Source")
         .def(py::init([](const std::string& name, const std::vector<HttpRequest>& requests, std::int64_t budget_us,
-                         std::shared_ptr<resilience::CircuitBreaker> breaker, const std::string& expect) {
-                 return Source{name, requests, budget_us, std::move(breaker), to_expect(expect)};
+                         std::shared_ptr<resilience::CircuitBreaker> breaker, const std::string& expect,
+                         const py::object& check, bool may_probe) {
+                 return Source{name,     requests, budget_us, std::move(breaker), to_expect(expect), to_check(check),
+                               may_probe};
              }),
              py::arg("name"), py::arg("requests"), py::arg("budget_us"), py::arg("breaker"),
-             py::arg("expect") = "array");
+             py::arg("expect") = "array", py::arg("check") = py::none(), py::arg("may_probe") = true)
+        .def_readonly("name", &Source::name);
     py::class_<CancelToken, std::shared_ptr<CancelToken>>(module, "CancelToken")
         .def(py::init<>())
         .def("cancel", &CancelToken::cancel)
@@ -167,6 +198,7 @@ void register_net(py::module_& module) {
             backends::CurlOptions options;
             options.ca_file = ca_file;
             options.user_agent = user_agent;
+            check(check_request({"GET", "", {{"User-Agent", user_agent}}}));
             options.connect_timeout_us = connect_timeout_us;
             options.max_redirects = max_redirects;
             options.max_body = max_body;
@@ -175,6 +207,21 @@ void register_net(py::module_& module) {
         },
         py::arg("ca_file"), py::arg("user_agent"), py::arg("clock"), py::arg("connect_timeout_us") = 5'000'000,
         py::arg("max_redirects") = 3, py::arg("max_body") = 32 * 1024 * 1024, py::arg("max_per_host") = 8);
+    // What advise_retry() says of an answer: nothing, or the seconds to wait at least (infinity: longer than anybody
+    // waits).
+    module.def(
+        "retry_wait_s",
+        [](long status, const Headers& headers, const std::shared_ptr<Clock>& clock) -> std::optional<double> {
+            HttpResponse response;
+            response.status = status;
+            response.headers = headers;
+            const auto advice = advise_retry(response, classify(response, Expect::anything), *clock);
+            if (!advice.may_retry) {
+                return std::nullopt;
+            }
+            return advice.wait_us == kWaitUnknown ? HUGE_VAL : static_cast<double>(advice.wait_us) / 1e6;
+        },
+        py::arg("status"), py::arg("headers"), py::arg("clock"));
     module.def("call_transport", &python_transport, py::arg("answer"), py::arg("clock"));
     py::class_<Failover, std::shared_ptr<Failover>>(module, "Failover")
         .def(py::init([](const resilience::RetryPolicy& retry, std::int64_t return_after_us, std::size_t concurrency,

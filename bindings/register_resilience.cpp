@@ -1,9 +1,4 @@
-#include "py.hpp"
-
-#include <optional>
-
-#include "headgate/resilience/breaker.hpp"
-#include "headgate/resilience/limits.hpp"
+#include "guard.hpp"
 
 namespace headgate::bindings {
 
@@ -22,6 +17,7 @@ py::dict to_dict(const BreakerSnapshot& s) {
         calls.append(py::make_tuple(bucket.at_us, bucket.calls, bucket.failed, bucket.slow));
     }
     out["calls"] = calls;
+    out["probes_succeeded"] = s.probes_succeeded;
     return out;
 }
 
@@ -39,6 +35,9 @@ BreakerSnapshot to_snapshot(const py::dict& d) {
     s.opened_at_us = d["opened_at_us"].cast<std::int64_t>();
     s.failed_rounds = d["failed_rounds"].cast<int>();
     s.failures_us = times(d);
+    if (d.contains("probes_succeeded")) {
+        s.probes_succeeded = d["probes_succeeded"].cast<int>();
+    }
     if (d.contains("calls")) {  // a snapshot of version 0.1 before rates has none
         for (const auto& item : d["calls"]) {
             const auto bucket = item.cast<std::vector<std::int64_t>>();
@@ -50,111 +49,85 @@ BreakerSnapshot to_snapshot(const py::dict& d) {
     return s;
 }
 
-// Retry around breaker around rate limiter around bulkhead around a Python callable; each of them may be missing. The
-// policies' locks are never held while Python runs.
-class Guard {
-public:
-    std::shared_ptr<CircuitBreaker> breaker;
-    std::optional<RetryPolicy> retry;
-    std::shared_ptr<RetryBudget> budget;
-    std::shared_ptr<RateLimiter> limiter;
-    std::shared_ptr<Bulkhead> bulkhead;
-    std::int64_t wait_us = 0;  // at the limiter and the bulkhead, each
-    py::object failures;       // exception classes that count as failures and are retried
-    std::shared_ptr<Clock> clock;
-    std::shared_ptr<Random> random;
+CircuitBreaker::Listener to_listener(py::object callable) {
+    return [callable = held(std::move(callable))](BreakerState from, BreakerState to) {
+        const py::gil_scoped_acquire acquire;
+        try {
+            (*callable)(std::string(breaker_state_name(from)), std::string(breaker_state_name(to)));
+        } catch (py::error_already_set& error) {
+            error.discard_as_unraisable("a circuit breaker's listener");
+        }
+    };
+}
 
-    py::object call(const py::args& args, const py::kwargs& kwargs) {
-        if (args.empty()) {
-            throw py::type_error("expected a callable to guard");
-        }
-        PyObject* const tuple = args.ptr();
-        PyObject* const* const items = &PyTuple_GET_ITEM(tuple, 0);
-        const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(tuple));
-        for (int attempt = 1;; ++attempt) {
-            const auto permit = enter();
-            const bool timed = breaker && breaker->options().slow_call_us > 0;
-            const auto started = timed ? clock->mono_us() : 0;
-            PyObject* result = nullptr;
-            if (kwargs.empty()) {
-                result = PyObject_Vectorcall(items[0], items + 1, (count - 1), nullptr);
-            } else {
-                const py::object rest = args[py::slice(1, static_cast<py::ssize_t>(count), 1)];
-                result = PyObject_Call(items[0], rest.ptr(), kwargs.ptr());
-            }
-            const auto elapsed = timed ? clock->mono_us() - started : 0;
-            if (bulkhead) {
-                bulkhead->leave();
-            }
-            if (result != nullptr) {
-                if (breaker) {
-                    breaker->on_success(elapsed, permit);
-                }
-                if (budget) {
-                    budget->refund();
-                }
-                return py::reinterpret_steal<py::object>(result);
-            }
-            py::error_already_set error;  // takes the pending exception
-            const bool counts = error.matches(failures);
-            if (breaker && counts) {
-                breaker->on_failure(elapsed, permit);
-            } else if (breaker) {
-                breaker->on_abandoned(permit);  // a wrong argument says nothing of the callee's health
-            }
-            const bool again = counts && retry && attempt < retry->max_attempts &&
-                               (!breaker || breaker->state() == BreakerState::closed) && (!budget || budget->take());
-            if (!again) {
-                throw error;
-            }
-            const auto delay = retry->delay_us(attempt, *random);
-            const auto stop = signals();
-            const bool slept = without_gil([&] { return sleep_interruptibly(*clock, delay, stop); });
-            raise_pending();
-            if (!slept) {
-                throw error;
-            }
-        }
-    }
+std::shared_ptr<CircuitBreaker> make_breaker(const BreakerOptions& options, std::shared_ptr<Clock> clock) {
+    check(options.check());
+    return std::make_shared<CircuitBreaker>(options, std::move(clock));
+}
 
-private:
-    std::uint64_t enter() {
-        const auto permit = breaker ? breaker->enter() : 0;
-        if (breaker && permit == 0) {
-            throw StatusError{{ErrorCode::circuit_open, "not called: the circuit breaker is open"}};
-        }
-        Status refused;
-        if (limiter && limiter->try_acquire() != 0) {
-            refused = interruptible([&] { return limiter->acquire(wait_us, signals()); });
-        }
-        if (refused.ok() && bulkhead) {
-            refused = interruptible([&] { return bulkhead->enter(wait_us, signals()); });
-        }
-        if (!refused.ok()) {
-            if (breaker) {
-                breaker->on_abandoned(permit);
-            }
-            throw StatusError{refused};
-        }
-        return permit;
+RetryPolicy make_policy(int attempts, std::int64_t base_us, std::int64_t cap_us, std::int64_t total_us) {
+    const RetryPolicy policy{attempts, base_us, cap_us, total_us};
+    check(policy.check());
+    return policy;
+}
+
+std::shared_ptr<RetryBudget> make_budget(int capacity, int cost, int refund) {
+    if (capacity < 0 || cost < 0 || refund < 0) {
+        check({ErrorCode::invalid_input, "a retry budget: a number is negative; expected 0 or more"});
     }
-};
+    return std::make_shared<RetryBudget>(capacity, cost, refund);
+}
 
 }  // namespace
 
 void register_resilience(py::module_& module) {
+    py::class_<Permit, std::shared_ptr<Permit>>(module, "Permit")
+        .def("succeeded", &Permit::succeeded, py::arg("elapsed_us") = 0)
+        .def("failed", &Permit::failed, py::arg("elapsed_us") = 0)
+        .def("give_back", &Permit::give_back)
+        .def_property_readonly("is_settled", &Permit::is_settled);
     py::class_<CircuitBreaker, std::shared_ptr<CircuitBreaker>>(module, "CircuitBreaker")
         .def(py::init([](int threshold, std::int64_t window_us, std::int64_t recovery_us, int max_failed_rounds,
                          std::shared_ptr<Clock> clock, double failure_rate, std::int64_t slow_call_us,
-                         double slow_call_rate, int minimum_calls, int window_calls) {
-                 return std::make_shared<CircuitBreaker>(
-                     BreakerOptions{threshold, window_us, recovery_us, max_failed_rounds, failure_rate, slow_call_us,
-                                    slow_call_rate, minimum_calls, window_calls},
-                     std::move(clock));
+                         double slow_call_rate, int minimum_calls, int window_calls, int success_threshold) {
+                 return make_breaker({threshold, window_us, recovery_us, max_failed_rounds, failure_rate, slow_call_us,
+                                      slow_call_rate, minimum_calls, window_calls, success_threshold},
+                                     std::move(clock));
              }),
              py::arg("failure_threshold"), py::arg("window_us"), py::arg("recovery_us"), py::arg("max_failed_rounds"),
              py::arg("clock"), py::arg("failure_rate") = 0.0, py::arg("slow_call_us") = 0,
-             py::arg("slow_call_rate") = 0.0, py::arg("minimum_calls") = 10, py::arg("window_calls") = 0)
+             py::arg("slow_call_rate") = 0.0, py::arg("minimum_calls") = 10, py::arg("window_calls") = 0,
+             py::arg("success_threshold") = 1)
+        // The state travels; the clock is the receiving process's own.
+        .def(py::pickle(
+            [](const CircuitBreaker& b) {
+                const auto& o = b.options();
+                return py::make_tuple(o.failure_threshold, o.window_us, o.recovery_us, o.max_failed_rounds,
+                                      o.failure_rate, o.slow_call_us, o.slow_call_rate, o.minimum_calls, o.window_calls,
+                                      o.success_threshold, to_dict(b.snapshot()));
+            },
+            [](const py::tuple& t) {
+                auto breaker = make_breaker({t[0].cast<int>(), t[1].cast<std::int64_t>(), t[2].cast<std::int64_t>(),
+                                             t[3].cast<int>(), t[4].cast<double>(), t[5].cast<std::int64_t>(),
+                                             t[6].cast<double>(), t[7].cast<int>(), t[8].cast<int>(), t[9].cast<int>()},
+                                            std::make_shared<SystemClock>());
+                breaker->restore(to_snapshot(t[10].cast<py::dict>()));
+                return breaker;
+            }))
+        .def("permit",
+             [](std::shared_ptr<CircuitBreaker> b) {
+                 auto permit = std::make_shared<Permit>(std::move(b));
+                 if (!permit->granted()) {
+                     throw StatusError{{ErrorCode::circuit_open, "not called: the circuit breaker is open"}};
+                 }
+                 return permit;
+             })
+        .def("reset", [](CircuitBreaker& b) { b.restore({}); })
+        .def(
+            "add_listener",
+            [](CircuitBreaker& b, py::object listener) { return b.add_listener(to_listener(std::move(listener))); },
+            py::arg("listener"))
+        .def("remove_listener", &CircuitBreaker::remove_listener, py::arg("number"))
         .def("allow", &CircuitBreaker::allow)
         .def("enter", &CircuitBreaker::enter)
         .def("on_success", &CircuitBreaker::on_success, py::arg("elapsed_us") = 0, py::arg("permit") = 0)
@@ -188,14 +161,25 @@ void register_resilience(py::module_& module) {
             },
             py::arg("snapshot"));
     py::class_<RetryPolicy>(module, "RetryPolicy")
-        .def(py::init([](int attempts, std::int64_t base_us, std::int64_t cap_us) {
-                 return RetryPolicy{attempts, base_us, cap_us};
-             }),
-             py::arg("max_attempts") = 3, py::arg("base_us") = 200'000, py::arg("cap_us") = 5'000'000)
+        .def(py::init(&make_policy), py::arg("max_attempts") = 3, py::arg("base_us") = 200'000,
+             py::arg("cap_us") = 5'000'000, py::arg("total_us") = 0)
+        .def(py::pickle(
+            [](const RetryPolicy& p) { return py::make_tuple(p.max_attempts, p.base_us, p.cap_us, p.total_us); },
+            [](const py::tuple& t) {
+                return make_policy(t[0].cast<int>(), t[1].cast<std::int64_t>(), t[2].cast<std::int64_t>(),
+                                   t[3].cast<std::int64_t>());
+            }))
         .def_readonly("max_attempts", &RetryPolicy::max_attempts)
+        .def_readonly("base_us", &RetryPolicy::base_us)
+        .def_readonly("cap_us", &RetryPolicy::cap_us)
+        .def_readonly("total_us", &RetryPolicy::total_us)
         .def("delay_us", &RetryPolicy::delay_us, py::arg("attempt"), py::arg("random"));
     py::class_<RetryBudget, std::shared_ptr<RetryBudget>>(module, "RetryBudget")
-        .def(py::init<int, int, int>(), py::arg("capacity") = 500, py::arg("cost") = 5, py::arg("refund") = 1)
+        .def(py::init(&make_budget), py::arg("capacity") = 500, py::arg("cost") = 5, py::arg("refund") = 1)
+        // A budget is of one process: the copy of another one is full.
+        .def(py::pickle(
+            [](const RetryBudget& b) { return py::make_tuple(b.capacity(), b.cost(), b.refund_size()); },
+            [](const py::tuple& t) { return make_budget(t[0].cast<int>(), t[1].cast<int>(), t[2].cast<int>()); }))
         .def("take", &RetryBudget::take)
         .def("refund", &RetryBudget::refund)
         .def_property_readonly("tokens", &RetryBudget::tokens);
@@ -204,6 +188,11 @@ void register_resilience(py::module_& module) {
                  return take(RateLimiter::make(rate, burst, std::move(clock)));
              }),
              py::arg("rate"), py::arg("burst"), py::arg("clock"))
+        .def(py::pickle([](const RateLimiter& l) { return py::make_tuple(l.rate(), l.burst()); },
+                        [](const py::tuple& t) {
+                            return take(RateLimiter::make(t[0].cast<double>(), t[1].cast<int>(),
+                                                          std::make_shared<SystemClock>()));
+                        }))
         .def("try_acquire", &RateLimiter::try_acquire, py::arg("permits") = 1)
         .def(
             "acquire",
@@ -215,26 +204,23 @@ void register_resilience(py::module_& module) {
         .def(py::init(
                  [](int limit, std::shared_ptr<Clock> clock) { return take(Bulkhead::make(limit, std::move(clock))); }),
              py::arg("limit"), py::arg("clock"))
+        .def(py::pickle(
+            [](const Bulkhead& b) { return py::make_tuple(b.limit()); },
+            [](const py::tuple& t) { return take(Bulkhead::make(t[0].cast<int>(), std::make_shared<SystemClock>())); }))
         .def(
             "enter",
             [](Bulkhead& self, std::int64_t timeout_us) {
-                check(interruptible([&] { return self.enter(timeout_us, signals()); }));
+                auto status = without_gil([&] { return self.enter(timeout_us, signals()); });
+                if (status.ok() && PyErr_Occurred() != nullptr) {
+                    self.leave();  // a signal handler raised: the caller does not know that it is inside
+                }
+                raise_pending();
+                check(std::move(status));
             },
             py::arg("timeout_us") = 0)
         .def("leave", &Bulkhead::leave)
         .def_property_readonly("inside", &Bulkhead::inside);
-    py::class_<Guard>(module, "Guard")
-        .def(py::init([](std::shared_ptr<CircuitBreaker> breaker, std::optional<RetryPolicy> retry,
-                         std::shared_ptr<RetryBudget> budget, std::shared_ptr<RateLimiter> limiter,
-                         std::shared_ptr<Bulkhead> bulkhead, std::int64_t wait_us, py::object failures,
-                         std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
-                 return Guard{std::move(breaker),  retry,   std::move(budget),   std::move(limiter),
-                              std::move(bulkhead), wait_us, std::move(failures), std::move(clock),
-                              std::move(random)};
-             }),
-             py::arg("breaker"), py::arg("retry"), py::arg("budget"), py::arg("limiter"), py::arg("bulkhead"),
-             py::arg("wait_us"), py::arg("failures"), py::arg("clock"), py::arg("random"))
-        .def("__call__", &Guard::call);
+    register_guard(module);
 }
 
 }  // namespace headgate::bindings

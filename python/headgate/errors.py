@@ -79,9 +79,14 @@ class Kind(StrEnum):
 
 
 class HeadgateError(Exception):
-    """The root. `kind` is the stable code; `str()` is one sentence without secrets or personal ids."""
+    """The root. `kind` is the stable code; `str()` is one sentence without secrets or personal ids.
+
+    `retry_after_s` is how long to wait before another try, where that is known: guards and failovers wait at least so
+    long, and do not try again when it is infinite.
+    """
 
     default_kind = Kind.INTERNAL
+    retry_after_s: float | None = None
 
     def __init__(self, message: str, kind: Kind | str | None = None) -> None:
         super().__init__(message)
@@ -91,8 +96,8 @@ class HeadgateError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[type[HeadgateError], tuple[str, str]]:
-        return type(self), (self.message, self.kind.value)
+    def __reduce__(self) -> tuple[type[HeadgateError], tuple[str, str], dict[str, object]]:
+        return type(self), (self.message, self.kind.value), self.__dict__
 
 
 class TransientError(HeadgateError):

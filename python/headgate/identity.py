@@ -236,3 +236,15 @@ def _utc_date(published: str) -> str:
     if len(published) == 10:
         published += "T00:00:00Z"
     return core.format_timestamp(core.parse_timestamp(published))[:10]
+
+
+def refuse_equal_names(names: Sequence[str]) -> None:
+    """Sources of one name would share a breaker, and nobody could tell their attempts and items apart.
+
+    Raises:
+        InvalidInputError: names the first that comes twice.
+    """
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        message = f"sources: two are named {twice!r}; expected a name of its own for each"
+        raise InvalidInputError(message)

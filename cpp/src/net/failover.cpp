@@ -5,6 +5,7 @@
 #include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
 #include "headgate/net/hedge.hpp"
+#include "headgate/net/retry.hpp"
 
 namespace headgate::net {
 namespace {
@@ -25,36 +26,6 @@ struct Ignore {
     static bool null() { return true; }
     static Status status() { return {}; }
 };
-
-bool is_retriable(const HttpResponse& response, const Status& verdict) {
-    if (verdict.code() == ErrorCode::connection_failed) {
-        return true;
-    }
-    if (verdict.code() != ErrorCode::http_status) {
-        return false;
-    }
-    const auto status = response.status;
-    // Too many requests: again only when the server says when.
-    return status == 500 || status == 502 || status == 503 || status == 504 ||
-           (status == 429 && !response.header("retry-after").empty());
-}
-
-// "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, 5.6.7); the two obsolete forms are not sent by servers of today.
-std::int64_t parse_http_date(std::string_view text) {
-    constexpr std::string_view months = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    if (text.size() != 29 || text.substr(25) != " GMT") {
-        return -1;
-    }
-    const auto month = months.find(text.substr(8, 3));
-    if (month == std::string_view::npos || month % 3 != 0) {
-        return -1;
-    }
-    const auto number = std::to_string(month / 3 + 1);
-    const auto iso = std::string(text.substr(12, 4)) + '-' + (number.size() == 1 ? "0" : "") + number + '-' +
-                     std::string(text.substr(5, 2)) + 'T' + std::string(text.substr(17, 8)) + 'Z';
-    const auto parsed = parse_timestamp(iso);
-    return parsed.ok() ? parsed.value() : -1;
-}
 
 std::string_view shape_name(Expect expect) {
     return expect == Expect::json_array ? "a JSON array" : expect == Expect::json_object ? "a JSON object" : "JSON";
@@ -85,20 +56,6 @@ Status classify(const HttpResponse& response, Expect expect) {
     return {};
 }
 
-std::int64_t retry_after_us(const HttpResponse& response, const Clock& clock) {
-    const auto text = trim_blanks(response.header("retry-after"));
-    if (text.empty()) {
-        return -1;
-    }
-    if (text.size() <= 9 && text.find_first_not_of("0123456789") == std::string_view::npos) {
-        return std::stoll(std::string(text)) * 1'000'000;
-    }
-    const auto at = parse_http_date(text);
-    // The server's own clock counts where it says its time.
-    const auto date = parse_http_date(trim_blanks(response.header("date")));
-    return at < 0 ? -1 : std::max<std::int64_t>(0, at - (date < 0 ? clock.now_us() : date));
-}
-
 Failover::Failover(FailoverOptions options, std::shared_ptr<HttpTransport> transport, std::shared_ptr<Clock> clock,
                    std::shared_ptr<Random> random, std::shared_ptr<resilience::RetryBudget> budget)
     : options_(options),
@@ -116,6 +73,13 @@ bool Failover::may_probe_primary(const Source& source) const {
 // up, or the breaker opens. A half-open breaker lets one request through first: the probe.
 bool Failover::try_source(const Source& source, Deadline total, const RawSink& sink, const Interrupt& interrupt,
                           Fetched& out) {
+    if (source.requests.empty()) {
+        // Nothing was asked: that is no answer, and says nothing of the source.
+        const std::string state(breaker_state_name(source.breaker->state()));
+        out.attempts.push_back({source.name, 0, 0, ErrorCode::invalid_input,
+                                "not called: the source has no request for this query", 0, 0, state, state});
+        return false;
+    }
     const Deadline deadline{std::min(Deadline::after(*clock_, source.budget_us).mono_us, total.mono_us)};
     std::vector<HttpResponse> responses(source.requests.size());
     std::vector<std::string> raw_keys(source.requests.size());
@@ -125,6 +89,12 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
         missing[i] = i;
     }
     for (int attempt = 1; !missing.empty(); ++attempt) {
+        if (!source.may_probe && source.breaker->state() != BreakerState::closed) {
+            const std::string state(breaker_state_name(source.breaker->state()));
+            out.attempts.push_back({source.name, missing.front(), attempt, ErrorCode::circuit_open,
+                                    "not called: another process sends the probe", 0, 0, state, state});
+            return false;
+        }
         const auto permit = source.breaker->enter();
         if (permit == 0) {
             const std::string state(breaker_state_name(source.breaker->state()));
@@ -160,15 +130,23 @@ bool Failover::try_source(const Source& source, Deadline total, const RawSink& s
                 }
                 raw_keys[index] = std::move(key.value());
             }
-            const auto verdict = classify(answer, source.expect);
+            auto verdict = classify(answer, source.expect);
+            if (verdict.ok() && source.check) {
+                verdict = source.check(index, answer);
+            }
+            if (verdict.code() == ErrorCode::interrupted) {
+                source.breaker->on_abandoned(permit);
+                out.error = verdict;
+                return false;
+            }
             if (verdict.ok()) {
                 source.breaker->on_success(answer.elapsed_us, permit);
                 budget_->refund();
             } else {
                 source.breaker->on_failure(answer.elapsed_us, permit);
-                if (is_retriable(answer, verdict)) {
+                if (const auto advice = advise_retry(answer, verdict, *clock_); advice.may_retry) {
                     again.push_back(index);
-                    asked_us = std::max(asked_us, retry_after_us(answer, *clock_));
+                    asked_us = std::max(asked_us, advice.wait_us);
                 } else {
                     failed = true;
                 }
@@ -238,7 +216,7 @@ Fetched Failover::fetch(const std::vector<Source>& sources, const RawSink& sink,
             break;
         }
         const bool skipped = !out.attempts.empty() && out.attempts.back().source == source.name &&
-                             out.attempts.back().outcome == ErrorCode::circuit_open;
+                             (out.attempts.back().outcome == ErrorCode::circuit_open || source.requests.empty());
         if (ok || !skipped) {
             source.breaker->on_round(ok);
         }

@@ -7,10 +7,19 @@ namespace {
 
 constexpr std::int64_t kBuckets = 16;  // of a time window: it moves on in steps of a sixteenth
 
-void drop_older(std::deque<std::int64_t>& times, std::int64_t limit) {
-    while (!times.empty() && times.front() < limit) {
+// Forgets what is older than the window, and what a clock that was wrong has put into the future.
+void drop_outside(std::deque<std::int64_t>& times, std::int64_t from, std::int64_t now_us) {
+    while (!times.empty() && times.front() < from) {
         times.pop_front();
     }
+    const auto outside = [&](std::int64_t t) { return t < from || t > now_us + kClockSkewUs; };
+    if (!times.empty() && (times.back() > now_us + kClockSkewUs || times.front() > now_us + kClockSkewUs)) {
+        std::erase_if(times, outside);
+    }
+}
+
+Status out_of_range(const char* what) {
+    return {ErrorCode::invalid_input, std::string("a circuit breaker's ") + what};
 }
 
 }  // namespace
@@ -26,11 +35,68 @@ std::string_view breaker_state_name(BreakerState state) noexcept {
     }
 }
 
+Status BreakerOptions::check() const {
+    if (failure_threshold < 0 || max_failed_rounds < 0 || minimum_calls < 0 || window_calls < 0) {
+        return out_of_range("counts: one is negative; expected 0 or more");
+    }
+    if (window_us <= 0 || recovery_us < 0 || slow_call_us < 0) {
+        return out_of_range("times: expected a window above 0, and a recovery and a slow call of 0 or more");
+    }
+    if (!(failure_rate >= 0 && failure_rate <= 1) || !(slow_call_rate >= 0 && slow_call_rate <= 1)) {
+        return out_of_range("rates: expected 0 to 1");
+    }
+    if (success_threshold < 1) {
+        return out_of_range("success threshold: expected at least 1");
+    }
+    return {};
+}
+
+// Holds the lock of one call, and tells the listeners afterwards if the call has changed the state.
+class CircuitBreaker::Change {
+public:
+    explicit Change(CircuitBreaker& breaker) : breaker_(breaker), lock_(breaker.mutex_), before_(breaker.data_.state) {}
+    ~Change() {
+        const auto after = breaker_.data_.state;
+        if (after == before_ || breaker_.listeners_ == nullptr) {
+            return;
+        }
+        const auto listeners = breaker_.listeners_;
+        lock_.unlock();
+        for (const auto& [number, listener] : *listeners) {
+            listener(before_, after);
+        }
+    }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+private:
+    CircuitBreaker& breaker_;
+    std::unique_lock<std::mutex> lock_;
+    BreakerState before_;
+};
+
+int CircuitBreaker::add_listener(Listener listener) {
+    const std::lock_guard lock(mutex_);
+    auto all = listeners_ == nullptr ? Listeners{} : *listeners_;
+    all.emplace_back(next_listener_, std::move(listener));
+    listeners_ = std::make_shared<const Listeners>(std::move(all));
+    return next_listener_++;
+}
+
+void CircuitBreaker::remove_listener(int number) {
+    std::shared_ptr<const Listeners> old;  // a listener may own something that must not be destroyed under the lock
+    const std::lock_guard lock(mutex_);
+    auto all = listeners_ == nullptr ? Listeners{} : *listeners_;
+    std::erase_if(all, [number](const auto& entry) { return entry.first == number; });
+    old = std::exchange(listeners_, all.empty() ? nullptr : std::make_shared<const Listeners>(std::move(all)));
+}
+
 CircuitBreaker::CircuitBreaker(BreakerOptions options, std::shared_ptr<Clock> clock)
     : options_(options), clock_(std::move(clock)) {}
 
 BreakerState CircuitBreaker::state_at(std::int64_t now_us) const {
-    if (data_.state == BreakerState::open && now_us >= data_.opened_at_us + options_.recovery_us) {
+    if (data_.state == BreakerState::open &&
+        (now_us >= data_.opened_at_us + options_.recovery_us || is_unbelievable(data_.opened_at_us, now_us))) {
         return BreakerState::half_open;
     }
     return data_.state;
@@ -39,26 +105,30 @@ BreakerState CircuitBreaker::state_at(std::int64_t now_us) const {
 void CircuitBreaker::open(std::int64_t now_us) {
     data_.state = BreakerState::open;
     data_.opened_at_us = now_us;
+    data_.probes_succeeded = 0;
     probing_ = false;
     ++period_;
 }
 
 std::uint64_t CircuitBreaker::enter() {
-    const std::lock_guard lock(mutex_);
+    const Change change(*this);
     if (data_.state == BreakerState::closed) {
         return period_;
     }
     if (state_at(clock_->now_us()) == BreakerState::open || probing_) {
         return 0;
     }
-    data_.state = BreakerState::half_open;
+    if (data_.state != BreakerState::half_open) {
+        data_.state = BreakerState::half_open;
+        data_.probes_succeeded = 0;
+    }
     probing_ = true;
     return ++period_;
 }
 
 // A late answer to a call that left before the breaker opened says nothing of the source's health now.
 void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
-    const std::lock_guard lock(mutex_);
+    const Change change(*this);
     if (is_late(permit)) {
         return;
     }
@@ -67,8 +137,11 @@ void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
         // A probe that is slow again is no recovery where slowness is a reason to open.
         if (slow && options_.slow_call_rate > 0) {
             open(clock_->now_us());
-        } else {
+        } else if (++data_.probes_succeeded >= options_.success_threshold) {
             close();
+        } else {
+            probing_ = false;  // the next probe may go out
+            ++period_;
         }
         return;
     }
@@ -82,7 +155,7 @@ void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
 }
 
 void CircuitBreaker::on_failure(std::int64_t elapsed_us, std::uint64_t permit) {
-    const std::lock_guard lock(mutex_);
+    const Change change(*this);
     if (is_late(permit)) {
         return;
     }
@@ -91,7 +164,7 @@ void CircuitBreaker::on_failure(std::int64_t elapsed_us, std::uint64_t permit) {
         open(now);
         return;
     }
-    drop_older(data_.failures_us, now - options_.window_us);
+    drop_outside(data_.failures_us, now - options_.window_us, now);
     data_.failures_us.push_back(now);
     if (data_.state != BreakerState::closed) {
         return;
@@ -115,6 +188,10 @@ void CircuitBreaker::close() {
 
 void CircuitBreaker::count(std::int64_t now_us, bool failed, bool slow) {
     auto& calls = data_.calls;
+    if (!calls.empty() && is_unbelievable(calls.back().at_us, now_us)) {
+        calls.clear();
+        total_ = CallBucket{};
+    }
     const auto forget = [&] {
         total_.calls -= calls.front().calls;
         total_.failed -= calls.front().failed;
@@ -152,7 +229,7 @@ bool CircuitBreaker::rates_say_open() const {
 }
 
 void CircuitBreaker::on_round(bool ok) {
-    const std::lock_guard lock(mutex_);
+    const Change change(*this);
     if (ok) {
         data_.failed_rounds = 0;
         return;
@@ -182,7 +259,8 @@ BreakerSnapshot CircuitBreaker::snapshot() const {
 }
 
 void CircuitBreaker::restore(BreakerSnapshot snapshot) {
-    const std::lock_guard lock(mutex_);
+    const Change change(*this);
+    const bool is_same = data_.state == snapshot.state && data_.opened_at_us == snapshot.opened_at_us;
     data_ = std::move(snapshot);
     total_ = CallBucket{};
     for (const auto& bucket : data_.calls) {
@@ -190,8 +268,21 @@ void CircuitBreaker::restore(BreakerSnapshot snapshot) {
         total_.failed += bucket.failed;
         total_.slow += bucket.slow;
     }
-    probing_ = false;
-    ++period_;
+    if (!is_same) {  // else the calls that are under way belong to this state
+        probing_ = false;
+        ++period_;
+    }
+    if (data_.state != BreakerState::closed) {
+        return;
+    }
+    const auto now = clock_->now_us();
+    drop_outside(data_.failures_us, now - options_.window_us, now);
+    const bool counted = options_.failure_threshold > 0 &&
+                         data_.failures_us.size() >= static_cast<std::size_t>(options_.failure_threshold);
+    const bool rounds = options_.max_failed_rounds > 0 && data_.failed_rounds >= options_.max_failed_rounds;
+    if (counted || rounds) {
+        open(data_.failures_us.empty() ? now : data_.failures_us.back());
+    }
 }
 
 ConsecutiveFailureTracker::ConsecutiveFailureTracker(int threshold, std::int64_t window_us,
@@ -201,7 +292,7 @@ ConsecutiveFailureTracker::ConsecutiveFailureTracker(int threshold, std::int64_t
 bool ConsecutiveFailureTracker::on_failure() {
     const std::lock_guard lock(mutex_);
     const auto now = clock_->now_us();
-    drop_older(data_.failures_us, now - window_us_);
+    drop_outside(data_.failures_us, now - window_us_, now);
     data_.failures_us.push_back(now);
     if (data_.alerted || data_.failures_us.size() < static_cast<std::size_t>(threshold_)) {
         return false;
@@ -219,9 +310,10 @@ bool ConsecutiveFailureTracker::on_success() {
 
 int ConsecutiveFailureTracker::count() const {
     const std::lock_guard lock(mutex_);
-    const auto limit = clock_->now_us() - window_us_;
-    return static_cast<int>(std::count_if(data_.failures_us.begin(), data_.failures_us.end(),
-                                          [limit](std::int64_t t) { return t >= limit; }));
+    const auto now = clock_->now_us();
+    return static_cast<int>(std::count_if(data_.failures_us.begin(), data_.failures_us.end(), [&](std::int64_t t) {
+        return t >= now - window_us_ && t <= now + kClockSkewUs;
+    }));
 }
 
 TrackerSnapshot ConsecutiveFailureTracker::snapshot() const {
@@ -234,9 +326,21 @@ void ConsecutiveFailureTracker::restore(TrackerSnapshot snapshot) {
     data_ = std::move(snapshot);
 }
 
+Status RetryPolicy::check() const {
+    if (max_attempts < 1) {
+        return {ErrorCode::invalid_input, "a retry policy's attempts: expected at least 1"};
+    }
+    if (base_us < 0 || cap_us < 0 || total_us < 0) {
+        return {ErrorCode::invalid_input, "a retry policy's times: one is negative; expected 0 or more"};
+    }
+    return {};
+}
+
 std::int64_t RetryPolicy::delay_us(int attempt, Random& random) const {
-    const int doublings = std::clamp(attempt - 1, 0, 30);
-    const auto ceiling = std::min(cap_us, base_us << doublings);
+    auto ceiling = std::min(base_us, cap_us);
+    for (int doubling = 1; doubling < attempt && ceiling < cap_us && ceiling > 0; ++doubling) {
+        ceiling = ceiling > cap_us / 2 ? cap_us : ceiling * 2;
+    }
     return static_cast<std::int64_t>(static_cast<double>(ceiling) * random.uniform());
 }
 

@@ -64,6 +64,15 @@ Result<std::shared_ptr<Bulkhead>> Bulkhead::make(int limit, std::shared_ptr<Cloc
     return std::shared_ptr<Bulkhead>(new Bulkhead(limit, std::move(clock)));
 }
 
+bool Bulkhead::try_enter() {
+    const std::lock_guard lock(mutex_);
+    if (inside_ >= limit_) {
+        return false;
+    }
+    ++inside_;
+    return true;
+}
+
 Status Bulkhead::enter(std::int64_t timeout_us, const Interrupt& interrupt) {
     const auto deadline = Deadline::after(*clock_, timeout_us);
     std::unique_lock lock(mutex_);

@@ -1,4 +1,4 @@
-"""Breakers, retries, limits, hedging and failover between sources. The machinery is C++; this room gives it seconds,
+"""Breakers, retries, limits, hedging and failover between sources. The machinery is C++; this package gives it seconds,
 defaults, Python callables and asyncio.
 
 The hot types (`CircuitBreaker`, `RetryBudget`, `ConsecutiveFailureTracker`, `Guard`) are the core's own, without a
@@ -12,16 +12,20 @@ from headgate.resilience._build import (
     ConsecutiveFailureTracker,
     Failover,
     Guard,
+    Permit,
     RateLimiter,
     Request,
     RetryBudget,
     RetryPolicy,
     Source,
+    calling,
+    guarded,
     make_breaker,
     make_bulkhead,
     make_guard,
     make_rate_limiter,
     make_tracker,
+    no_retries,
 )
 from headgate.resilience._calls import (
     Call,
@@ -29,6 +33,7 @@ from headgate.resilience._calls import (
     CallFailover,
     FailoverResult,
     abandoned_calls,
+    ahedged,
     hedged,
     run_with_deadline,
 )
@@ -38,7 +43,7 @@ from headgate.resilience._manager import CircuitBreakerManager
 __all__ = [
     "AsyncFailover", "AsyncHttpClient", "BreakerDefaults", "Bulkhead", "Call", "CallAttempt", "CallFailover",
     "CircuitBreaker", "CircuitBreakerManager", "ConsecutiveFailureTracker", "Failover", "FailoverResult", "Guard",
-    "HttpClient", "RateLimiter", "Request", "Response", "RetryBudget", "RetryPolicy", "Source", "abandoned_calls",
-    "find_ca_file", "hedged", "make_breaker", "make_bulkhead", "make_guard", "make_rate_limiter", "make_tracker",
-    "run_with_deadline",
+    "HttpClient", "Permit", "RateLimiter", "Request", "Response", "RetryBudget", "RetryPolicy", "Source",
+    "abandoned_calls", "ahedged", "calling", "find_ca_file", "guarded", "hedged", "make_breaker", "make_bulkhead",
+    "make_guard", "make_rate_limiter", "make_tracker", "no_retries", "run_with_deadline",
 ]  # fmt: skip

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headgate._native import core
-from headgate.errors import TransientError
+from headgate.errors import InvalidInputError, TransientError
+from headgate.resilience._async import run_guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from datetime import timedelta
+
     from headgate.ports import Clock
+
+    # What counts as a failure: classes, one or several, or a predicate of the exception.
+    Failures = type[BaseException] | Collection[type[BaseException]] | Callable[[Exception], bool]
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 CircuitBreaker = core.CircuitBreaker
 ConsecutiveFailureTracker = core.ConsecutiveFailureTracker
@@ -18,6 +31,7 @@ RetryPolicy = core.RetryPolicy
 RateLimiter = core.RateLimiter
 Bulkhead = core.Bulkhead
 Guard = core.Guard
+Permit = core.Permit
 Failover = core.Failover
 Request = core.HttpRequest
 Source = core.Source
@@ -37,6 +51,10 @@ class BreakerDefaults:
         slow_call_rate: of the calls in the window, in (0, 1]; 0 switches the rule off.
         minimum_calls: before that many calls no rate is judged.
         window_calls: the rates look at the last so many calls instead of a time.
+        success_threshold: probes that have to succeed, one after the other, before it closes.
+
+    Raises:
+        InvalidInputError: by `make_breaker`, for a value that is out of range.
     """
 
     failure_threshold: int = 5
@@ -48,9 +66,21 @@ class BreakerDefaults:
     slow_call_rate: float = 0.0
     minimum_calls: int = 10
     window_calls: int = 0
+    success_threshold: int = 1
 
 
-def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = None) -> Any:
+def _us(seconds: float, name: str) -> int:
+    """Microseconds; so that a text, a NaN or an infinity is refused with its name."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        message = f"{name}: got {seconds!r}; expected a number of seconds"
+        raise InvalidInputError(message)
+    if seconds < 0:
+        message = f"{name}: got {seconds!r}; expected 0 or more"
+        raise InvalidInputError(message)
+    return int(seconds * 1e6)
+
+
+def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = None) -> core.CircuitBreaker:
     """A circuit breaker on this clock.
 
     Example:
@@ -60,18 +90,27 @@ def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = N
     """
     o = options or BreakerDefaults()
     return core.CircuitBreaker(
-        o.failure_threshold, int(o.window_s * 1e6), int(o.recovery_s * 1e6), o.max_failed_collections,
-        clock or core.SystemClock(), o.failure_rate, int(o.slow_call_s * 1e6), o.slow_call_rate, o.minimum_calls,
-        o.window_calls,
+        o.failure_threshold, _us(o.window_s, "window_s"), _us(o.recovery_s, "recovery_s"), o.max_failed_collections,
+        clock or core.SystemClock(), o.failure_rate, _us(o.slow_call_s, "slow_call_s"), o.slow_call_rate,
+        o.minimum_calls, o.window_calls, o.success_threshold,
     )  # fmt: skip
 
 
-def make_tracker(clock: Clock | None = None, *, threshold: int = 3, window_s: float = 900.0) -> Any:
-    """Alerts at `threshold` failed collections within the window, once per run of failures (FR-008)."""
-    return core.ConsecutiveFailureTracker(threshold, int(window_s * 1e6), clock or core.SystemClock())
+def make_tracker(
+    clock: Clock | None = None, *, threshold: int = 3, window_s: float = 900.0
+) -> core.ConsecutiveFailureTracker:
+    """Alerts at `threshold` failed collections within the window, once per run of failures (FR-008).
+
+    Raises:
+        InvalidInputError: a threshold below 1, or a window that is no time.
+    """
+    if threshold < 1:
+        message = f"threshold: got {threshold!r}; expected at least 1"
+        raise InvalidInputError(message)
+    return core.ConsecutiveFailureTracker(threshold, _us(window_s, "window_s"), clock or core.SystemClock())
 
 
-def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -> Any:
+def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -> core.RateLimiter:
     """At most `burst` calls at once and `rate` a second after that, evenly.
 
     Raises:
@@ -86,38 +125,57 @@ def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -
     return core.RateLimiter(rate, burst, clock or core.SystemClock())
 
 
-def make_bulkhead(limit: int, clock: Clock | None = None) -> Any:
-    """At most `limit` calls inside at the same time."""
+def make_bulkhead(limit: int, clock: Clock | None = None) -> core.Bulkhead:
+    """At most `limit` calls inside at the same time.
+
+    Raises:
+        InvalidInputError: a limit below 1.
+    """
     return core.Bulkhead(limit, clock or core.SystemClock())
 
 
 def make_guard(
     *,
-    breaker: Any = None,
-    retry: Any = None,
-    budget: Any = None,
-    rate_limiter: Any = None,
-    bulkhead: Any = None,
+    breaker: core.CircuitBreaker | None = None,
+    retry: core.RetryPolicy | None = None,
+    budget: core.RetryBudget | None = None,
+    rate_limiter: core.RateLimiter | None = None,
+    bulkhead: core.Bulkhead | None = None,
     wait_s: float = 0.0,
-    failures: tuple[type[BaseException], ...] = (TransientError, OSError),
+    failures: Failures = (TransientError, OSError),
+    retry_on_result: Callable[[Any], bool] | None = None,
+    wait: Callable[[Any, int], float | timedelta | None] | None = None,
+    on_retry: Callable[[int, float, BaseException | None], object] | None = None,
     clock: Clock | None = None,
     random: Any = None,
-) -> Any:
+) -> core.Guard:
     """Policies around a call: retry(breaker(rate limiter(bulkhead(call)))).
 
     Args:
         breaker: refuses with kind circuit_open while it is open.
-        retry: a `RetryPolicy`; exceptions in `failures` are tried again, with back-off and full jitter.
-        budget: a `RetryBudget` that all layers share, so that nested retries never multiply.
+        retry: a `RetryPolicy`; what counts as a failure is tried again, with back-off and full jitter. An error that
+            has `retry_after_s` is not tried again before, and not at all when that is infinite.
+        budget: a `RetryBudget` that all layers share. A failure that an inner guard of the budget has retried is not
+            retried by the outer ones.
         rate_limiter: see `make_rate_limiter`.
         bulkhead: see `make_bulkhead`.
         wait_s: how long a call may wait at the limiter, and at the bulkhead.
-        failures: what counts against the callee; any other exception passes and counts for nothing.
-        clock: for back-off and slow calls.
+        failures: what counts against the callee: exception classes, or a predicate of the exception. Any other
+            exception passes and counts for nothing.
+        retry_on_result: a predicate: such a result is a failure too. When the attempts are used up it is returned.
+        wait: instead of the policy's back-off: (error or result, attempt) -> seconds, a timedelta, or None for the
+            policy's.
+        on_retry: called before each wait with the attempt that failed, the seconds to wait and the error (None for a
+            result). What it raises ends the call.
+        clock: for back-off, slow calls and the policy's total time.
         random: for jitter.
 
     Returns:
-        An object that is called with the function and its arguments.
+        An object that is called with the function and its arguments. What is awaitable has to be awaited: the guard
+        then covers the awaited call.
+
+    Raises:
+        InvalidInputError: `failures` is none of these.
 
     Example:
         >>> guard = make_guard(breaker=make_breaker(), retry=RetryPolicy(3))
@@ -125,6 +183,132 @@ def make_guard(
         (3, 1)
     """
     return core.Guard(
-        breaker, retry, budget, rate_limiter, bulkhead, int(wait_s * 1e6), failures, clock or core.SystemClock(),
-        random or core.SystemRandom(),
+        breaker, retry, budget, rate_limiter, bulkhead, _us(wait_s, "wait_s"), _checked_failures(failures),
+        retry_on_result, wait, on_retry, run_guarded_call, clock or core.SystemClock(), random or core.SystemRandom(),
     )  # fmt: skip
+
+
+def run_guarded_call(
+    guard: Any, args: tuple[Any, ...], kwargs: dict[str, Any], first: Any = None, admission: Any = None
+) -> Any:
+    """What the core calls for an awaitable function: a coroutine."""
+    return run_guarded(guard, args, kwargs, first, admission)
+
+
+def _checked_failures(failures: Any) -> Any:
+    """A tuple of exception classes, or the predicate."""
+    if isinstance(failures, type):
+        failures = (failures,)
+    if isinstance(failures, list | tuple | set | frozenset):
+        classes = tuple(failures)
+        if classes and all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
+            return classes
+    elif callable(failures):
+        return failures
+    message = f"failures: got {failures!r}; expected subclasses of Exception, or a predicate of an exception"
+    raise InvalidInputError(message)
+
+
+def guarded(function: _F | None = None, /, **options: Any) -> Any:
+    """`make_guard` as a decorator, for functions, methods and coroutine functions.
+
+    Args:
+        function: with no options the function itself.
+        options: as `make_guard` takes them, or `guard=` one that is made already.
+
+    Raises:
+        InvalidInputError: a generator function: what it yields cannot be tried again.
+
+    Example:
+        >>> @guarded(retry=RetryPolicy(3))
+        ... def fetch(n: int) -> int:
+        ...     return n + 1
+        >>> fetch(1), fetch.__name__
+        (2, 'fetch')
+    """
+    given: Any = function
+    if given is not None and not callable(given):
+        message = f"guarded: got {given!r}; expected a function, or options by name"
+        raise InvalidInputError(message)
+    guard = options.pop("guard", None) or make_guard(**{"retry": RetryPolicy(), **options})
+
+    def decorate(wrapped: _F) -> _F:
+        if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
+            name = getattr(wrapped, "__name__", repr(wrapped))
+            message = f"{name}: it is a generator function; expected one that returns its answer"
+            raise InvalidInputError(message)
+        if inspect.iscoroutinefunction(wrapped):
+
+            @functools.wraps(wrapped)
+            async def acall(*args: Any, **kwargs: Any) -> Any:
+                return await guard(wrapped, *args, **kwargs)
+
+            return cast("_F", acall)
+
+        @functools.wraps(wrapped)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return guard(wrapped, *args, **kwargs)
+
+        return cast("_F", call)
+
+    return decorate if function is None else decorate(function)
+
+
+@contextmanager
+def calling(breaker: core.CircuitBreaker, failures: Failures = (TransientError, OSError)) -> Iterator[core.Permit]:
+    """A block of code as one call of a breaker.
+
+    Args:
+        breaker: asked on entry.
+        failures: as for `make_guard`; other exceptions count for nothing.
+
+    Raises:
+        TransientError: kind circuit_open; the block was not entered.
+
+    Example:
+        >>> with calling(make_breaker()) as permit:
+        ...     answer = 6 * 7
+        >>> permit.is_settled
+        True
+    """
+    checked = _checked_failures(failures)
+    permit = breaker.permit()
+    try:
+        yield permit
+    except Exception as error:
+        counts = isinstance(error, checked) if isinstance(checked, tuple) else bool(checked(error))
+        if counts:
+            permit.failed()
+        raise
+    else:
+        permit.succeeded()
+    finally:
+        permit.give_back()  # nothing, once an outcome is told
+
+
+@contextmanager
+def no_retries(attempts: int = 1) -> Iterator[None]:
+    """For tests: guards and failovers of callables make at most so many attempts, and do not wait between them.
+
+    It is a switch of the process: it holds for every thread. The core's `Failover` between HTTP sources is not changed.
+
+    Args:
+        attempts: 1 switches retries off.
+
+    Raises:
+        InvalidInputError: fewer than one attempt.
+
+    Example:
+        >>> with no_retries():
+        ...     make_guard(retry=RetryPolicy(9))(divmod, 7, 2)
+        (3, 1)
+    """
+    if attempts < 1:
+        message = f"attempts: got {attempts!r}; expected at least 1"
+        raise InvalidInputError(message)
+    before = core.retry_switch()
+    core.set_retry_switch(attempts)
+    try:
+        yield
+    finally:
+        core.set_retry_switch(before)

@@ -10,12 +10,15 @@ import asyncio
 import inspect
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import AllSourcesFailedError, HeadgateError, Kind, TransientError
+from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError, Kind, TransientError
+from headgate.identity import refuse_equal_names
+from headgate.resilience._async import is_async, refuse_awaitable
+from headgate.resilience._build import make_guard
+from headgate.resilience._pool import POOL, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,85 +26,11 @@ if TYPE_CHECKING:
     from headgate.ports import Clock
 
 _RETRIED = (TransientError, OSError)
-_KEEP_IDLE = 16  # threads that wait for their next call
-
-
-class _Task:
-    """A call on a thread of the pool, and its outcome."""
-
-    def __init__(self, work: Callable[[], Any], on_done: Callable[[_Task], None] | None = None) -> None:
-        self.work = work
-        self.done = threading.Event()
-        self.on_done = on_done
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.abandoned = False
-
-    def run(self) -> None:
-        try:
-            self.value = self.work()
-        except BaseException as error:
-            self.error = error
-        with _POOL.lock:
-            self.done.set()
-            if self.abandoned:
-                _POOL.abandoned -= 1
-        if self.on_done is not None:
-            self.on_done(self)
-
-    def result(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-class _Pool:
-    """Daemon threads: a call that hangs must not keep the process from ending."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.abandoned = 0
-        self._work: deque[_Task] = deque()
-        self._ready = threading.Condition(self.lock)
-        self._idle = 0
-
-    def submit(self, task: _Task) -> _Task:
-        with self.lock:
-            self._work.append(task)
-            if self._idle >= len(self._work):
-                self._ready.notify()
-                return task
-        threading.Thread(target=self._serve, daemon=True, name="headgate-call").start()
-        return task
-
-    def _serve(self) -> None:
-        while True:
-            with self.lock:
-                while not self._work:
-                    if self._idle >= _KEEP_IDLE:
-                        return
-                    self._idle += 1
-                    self._ready.wait()
-                    self._idle -= 1
-                task = self._work.popleft()
-            task.run()
-
-    def abandon(self, task: _Task) -> bool:
-        """False when it has ended meanwhile."""
-        with self.lock:
-            if task.done.is_set():
-                return False
-            task.abandoned = True
-            self.abandoned += 1
-            return True
-
-
-_POOL = _Pool()
 
 
 def abandoned_calls() -> int:
     """Calls that outlived their deadline and are still running."""
-    return _POOL.abandoned
+    return POOL.abandoned
 
 
 def _too_late(name: str, timeout_s: float) -> TransientError:
@@ -119,13 +48,27 @@ def run_with_deadline(function: Callable[[], Any], timeout_s: float, name: str =
 
     Raises:
         TransientError: kind timeout; the call was abandoned.
+        InvalidInputError: the function is async.
 
     Example:
         >>> run_with_deadline(lambda: 6 * 7, 1.0)
         42
     """
-    task = _POOL.submit(_Task(function))
-    if not task.done.wait(max(0.0, timeout_s)) and _POOL.abandon(task):
+    if is_async(function):
+        message = f"{name}: the function is async; expected a plain one: use asyncio.timeout"
+        raise InvalidInputError(message)
+    return refuse_awaitable(_in_time(function, timeout_s, name), name, "asyncio.timeout")
+
+
+def _in_time(function: Callable[[], Any], timeout_s: float, name: str) -> Any:
+    task = POOL.submit(Task(function))
+    try:
+        if task.done.wait(max(0.0, timeout_s)):
+            return task.result()
+    except BaseException:
+        POOL.abandon(task)  # a signal handler raised: nobody waits for the call any more
+        raise
+    if POOL.abandon(task):
         raise _too_late(name, timeout_s)
     return task.result()
 
@@ -137,22 +80,64 @@ def hedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, nam
 
     Raises:
         TransientError: kind timeout; both were abandoned.
+        InvalidInputError: the function is async.
         Exception: both failed: the first call's error.
     """
-    changed = threading.Condition()
-    ended: list[_Task] = []
+    if is_async(function):
+        message = f"{name}: the function is async; expected a plain one: use ahedged"
+        raise InvalidInputError(message)
+    return refuse_awaitable(_hedged(function, after_s, timeout_s, name), name, "ahedged")
 
-    def tell(task: _Task) -> None:
+
+async def ahedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, name: str = "call") -> Any:
+    """`hedged` for async functions: the call that is slower is cancelled, and so are both when the task is.
+
+    Raises:
+        TransientError: kind timeout; both were cancelled.
+        Exception: both failed: the first call's error.
+    """
+
+    async def ask() -> Any:
+        return await function()
+
+    tasks = [asyncio.ensure_future(ask())]
+    try:
+        async with asyncio.timeout(timeout_s) as deadline:
+            await asyncio.wait(tasks, timeout=after_s)
+            if not tasks[0].done():
+                tasks.append(asyncio.ensure_future(ask()))
+            waiting = set(tasks)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        return task.result()
+            return tasks[0].result()
+    except TimeoutError:
+        if not deadline.expired():
+            raise  # the function's own
+        raise _too_late(name, timeout_s) from None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _hedged(function: Callable[[], Any], after_s: float, timeout_s: float, name: str) -> Any:
+    changed = threading.Condition()
+    ended: list[Task] = []
+
+    def tell(task: Task) -> None:
         with changed:
             ended.append(task)
             changed.notify()
 
     deadline = time.monotonic() + timeout_s
-    tasks = [_POOL.submit(_Task(function, tell))]
+    tasks = [POOL.submit(Task(function, tell))]
     with changed:
         changed.wait_for(lambda: bool(ended), min(after_s, timeout_s))
     if not ended and after_s < timeout_s:
-        tasks.append(_POOL.submit(_Task(function, tell)))
+        tasks.append(POOL.submit(Task(function, tell)))
     with changed:
         changed.wait_for(
             lambda: len(ended) == len(tasks) or any(t.error is None for t in ended),
@@ -160,7 +145,7 @@ def hedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, nam
         )
         good = next((t for t in ended if t.error is None), None)
     for task in tasks:
-        _POOL.abandon(task)
+        POOL.abandon(task)
     if good is not None:
         return good.value
     if len(ended) < len(tasks):
@@ -173,7 +158,7 @@ class Call:
     """One way to get an answer.
 
     Args:
-        name: for attempts and errors.
+        name: for attempts and errors; of its own within a `CallFailover`.
         function: sync or async; any exception is a failure, any result an answer.
         timeout_s: for all its attempts together.
         breaker: its circuit breaker, or None.
@@ -218,6 +203,9 @@ class CallFailover:
         budget: a `RetryBudget` that all layers share.
         clock, random: for durations, back-off and jitter.
 
+    Raises:
+        InvalidInputError: two calls of one name: they would share a breaker, and attempts would not tell them apart.
+
     Example:
         >>> failover = CallFailover([Call("first", lambda q: 1 // 0), Call("second", lambda q: q * 2)])
         >>> result = failover(21)
@@ -236,23 +224,29 @@ class CallFailover:
         random: Any = None,
     ) -> None:
         self._calls = list(calls)
+        refuse_equal_names([call.name for call in self._calls])
         self._total_s = total_s
-        self._retry = retry
-        self._budget = budget
         self._clock: Clock = clock or core.SystemClock()
-        self._random = random or core.SystemRandom()
+        # Without a breaker: each call has its own. It decides about retries as every other guard does.
+        self._guard = make_guard(retry=retry, budget=budget, failures=_RETRIED, clock=self._clock, random=random)
+        self._budget = budget
 
     def __call__(self, *args: Any, **kwargs: Any) -> FailoverResult:
         """Ask them in order.
 
         Raises:
             AllSourcesFailedError: names every cause.
+            InvalidInputError: one of them is async.
         """
-        run = _Run(self._calls, self._total_s, self._retry, self._budget, self._clock, self._random)
+        for call in self._calls:
+            if is_async(call.function):
+                message = f"{call.name}: the function is async; expected plain ones: use acall"
+                raise InvalidInputError(message)
+        run = _Run(self)
         while (step := run.next()) is not None:
             call, left_s = step
             try:
-                value = run_with_deadline(lambda: call.function(*args, **kwargs), left_s, call.name)  # noqa: B023
+                value = _in_time(lambda: call.function(*args, **kwargs), left_s, call.name)  # noqa: B023
             except Exception as error:
                 if (pause := run.failed(error)) > 0:
                     self._clock.sleep_us(pause)
@@ -260,22 +254,23 @@ class CallFailover:
                 run.stopped()
                 raise
             else:
+                if inspect.isawaitable(value):
+                    run.stopped()
+                    refuse_awaitable(value, call.name, "acall")
                 return run.succeeded(value)
         raise run.all_failed()
 
     async def acall(self, *args: Any, **kwargs: Any) -> FailoverResult:
-        """The same on an event loop: async functions are cancelled at their deadline, sync ones run in threads."""
-        run = _Run(self._calls, self._total_s, self._retry, self._budget, self._clock, self._random)
+        """The same on an event loop.
+
+        Async functions are cancelled at their deadline, sync ones run in threads; what a sync one returns is awaited
+        when it is awaitable.
+        """
+        run = _Run(self)
         while (step := run.next()) is not None:
             call, left_s = step
             try:
-                if inspect.iscoroutinefunction(call.function):
-                    try:
-                        value = await asyncio.wait_for(call.function(*args, **kwargs), left_s)
-                    except TimeoutError:
-                        raise _too_late(call.name, left_s) from None
-                else:
-                    value = await in_thread(lambda: call.function(*args, **kwargs), left_s, call.name)  # noqa: B023
+                value = await _answer(call, left_s, args, kwargs)
             except Exception as error:
                 if (pause := run.failed(error)) > 0:
                     await asyncio.sleep(pause / 1e6)
@@ -287,14 +282,27 @@ class CallFailover:
         raise run.all_failed()
 
 
+async def _answer(call: Call, left_s: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        async with asyncio.timeout(left_s) as deadline:
+            if is_async(call.function):
+                return await call.function(*args, **kwargs)
+            value = await in_thread(lambda: call.function(*args, **kwargs), name=call.name)
+            return await value if inspect.isawaitable(value) else value
+    except TimeoutError:
+        if not deadline.expired():
+            raise  # the function's own, which says nothing of our deadline
+        raise _too_late(call.name, left_s) from None
+
+
 async def in_thread(
     function: Callable[[], Any], timeout_s: float | None = None, name: str = "call", cancel: Any = None
 ) -> Any:
     """Await a sync call on the pool; when the task is cancelled, `cancel.cancel()` is told."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Task] = loop.create_future()
+    future: asyncio.Future[Task] = loop.create_future()
 
-    def tell(task: _Task) -> None:
+    def tell(task: Task) -> None:
         def hand_over() -> None:
             if not future.done():
                 future.set_result(task)
@@ -302,41 +310,47 @@ async def in_thread(
         if not loop.is_closed():
             loop.call_soon_threadsafe(hand_over)
 
-    task = _POOL.submit(_Task(function, tell))
+    task = POOL.submit(Task(function, tell))
     try:
-        return (await asyncio.wait_for(future, timeout_s)).result()
+        async with asyncio.timeout(timeout_s):
+            await future
     except TimeoutError:
-        if _POOL.abandon(task):
+        if POOL.abandon(task):
             raise _too_late(name, timeout_s or 0.0) from None
-        return task.result()
     except asyncio.CancelledError:
         if cancel is not None:
             cancel.cancel()
+        POOL.abandon(task)
         raise
+    return task.result()
 
 
 class _Run:
     """One failover's way through its calls, without the waiting."""
 
-    def __init__(
-        self, calls: list[Call], total_s: float | None, retry: Any, budget: Any, clock: Clock, random: Any
-    ) -> None:
-        self._calls = calls
-        self._retry, self._budget = retry, budget
-        self._clock, self._random = clock, random
-        self._started_us = clock.mono_us()
+    def __init__(self, failover: CallFailover) -> None:
+        self._calls = failover._calls
+        self._guard, self._budget = failover._guard, failover._budget
+        self._clock = failover._clock
+        self._started_us = self._clock.mono_us()
+        total_s = failover._total_s
         self._total_us = None if total_s is None else self._started_us + int(total_s * 1e6)
+        self._sequence = self._guard._next_sequence()
         self._attempts: list[CallAttempt] = []
         self._at = 0
         self._attempt = 0
         self._until_us = 0
         self._attempt_started_us = 0
+        self._source_started_us = 0
+        self._permit = 0
+        self._last_error: Exception | None = None
 
     def next(self) -> tuple[Call, float] | None:
         while self._at < len(self._calls):
             call = self._calls[self._at]
             now = self._clock.mono_us()
             if self._attempt == 0:
+                self._source_started_us = now
                 self._until_us = now + int(call.timeout_s * 1e6)
                 if self._total_us is not None:
                     self._until_us = min(self._until_us, self._total_us)
@@ -344,7 +358,7 @@ class _Run:
                 if self._attempt == 0:
                     self._note(call, Kind.TIMEOUT.value, "not called: the time for all sources is used up", now)
                 self._advance()
-            elif call.breaker is not None and not call.breaker.allow():
+            elif call.breaker is not None and not self._may_call(call.breaker):
                 self._note(call, Kind.CIRCUIT_OPEN.value, "not called: the circuit breaker is open", now)
                 self._advance()
             else:
@@ -353,39 +367,41 @@ class _Run:
                 return call, (self._until_us - now) / 1e6
         return None
 
+    def _may_call(self, breaker: Any) -> bool:
+        self._permit = breaker.enter()
+        return self._permit != 0
+
     def failed(self, error: Exception) -> int:
         """Microseconds to wait before `next`."""
         call = self._calls[self._at]
+        self._last_error = error
         if call.breaker is not None:
-            call.breaker.on_failure(self._clock.mono_us() - self._attempt_started_us)
+            call.breaker.on_failure(self._clock.mono_us() - self._attempt_started_us, self._permit)
         # An exception's text may quote what it was called with; only our own are known to hold no secret.
         ours = isinstance(error, HeadgateError)
         kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
         self._note(call, kind, str(error) if ours else "", self._attempt_started_us)
         timed_out = ours and kind == Kind.TIMEOUT.value
-        if self._retry is not None and isinstance(error, _RETRIED) and not timed_out:
-            delay = int(self._retry.delay_us(self._attempt, self._random))
-            may = (
-                self._attempt < self._retry.max_attempts
-                and self._clock.mono_us() + delay < self._until_us
-                and (call.breaker is None or call.breaker.state == "closed")
-                and (self._budget is None or self._budget.take())
+        if not timed_out and (call.breaker is None or call.breaker.state == "closed"):
+            left = self._until_us - self._clock.mono_us()
+            delay = self._guard._failed(
+                core.Admission(), error, None, self._attempt, 0, self._source_started_us, self._sequence, left
             )
-            if may:
-                return delay
+            if delay is not None:
+                return int(delay)
         self._advance()
         return 0
 
     def stopped(self) -> None:
         breaker = self._calls[self._at].breaker
         if breaker is not None:
-            breaker.on_abandoned()
+            breaker.on_abandoned(self._permit)
 
     def succeeded(self, value: Any) -> FailoverResult:
         call = self._calls[self._at]
         now = self._clock.mono_us()
         if call.breaker is not None:
-            call.breaker.on_success(now - self._attempt_started_us)
+            call.breaker.on_success(now - self._attempt_started_us, self._permit)
         if self._budget is not None:
             self._budget.refund()
         first = next((a for a in self._attempts if a.source == self._calls[0].name), None)
@@ -398,7 +414,10 @@ class _Run:
 
     def all_failed(self) -> AllSourcesFailedError:
         causes = "; ".join(f"{a.source} {a.outcome}" + (f" ({a.message})" if a.message else "") for a in self._attempts)
-        return AllSourcesFailedError(f"every source failed: {causes or 'there is none'}")
+        error = AllSourcesFailedError(f"every source failed: {causes or 'there is none'}")
+        if (mark := getattr(self._last_error, "_headgate_retried", None)) is not None:
+            error._headgate_retried = mark  # type: ignore[attr-defined]  # the core's: these retries are not multiplied
+        return error
 
     def _note(self, call: Call, outcome: str, message: str, since_us: int) -> None:
         took = (self._clock.mono_us() - since_us) // 1000

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Act = Callable[[Any, threading.Event], None]  # (connection after the request was read, "the test is over")
 
@@ -84,3 +84,73 @@ def hang(*before: bytes) -> Act:
         over.wait(60)
 
     return act
+
+
+class RawServer:
+    """Answers each request of a kept connection with raw bytes, and remembers the heads that it has read.
+
+    Args:
+        handler: called with the connection, the request's head and its number, from 1; it sends the answer, and may
+            return "close".
+
+    Example:
+        >>> with RawServer(lambda peer, head, number: peer.sendall(response(b"[]"))) as server:
+        ...     server.url.startswith("http://127.0.0.1:")
+        True
+    """
+
+    def __init__(self, handler: Callable[[Any, bytes, int], object]) -> None:
+        self._handler = handler
+        self.seen: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> RawServer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: Any) -> None:
+        with peer:
+            try:
+                while head := _read_head(peer):
+                    self.seen.append(head)
+                    if self._handler(peer, head, len(self.seen)) == "close":
+                        return
+            except OSError:
+                return
+
+
+def _read_head(peer: Any) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        more = peer.recv(65536)
+        if not more:
+            return b""
+        head += more
+    return head
+
+
+def response(
+    body: bytes = b"[]", status: str = "200 OK", headers: Sequence[tuple[str, str]] = (), *, length: bool = True
+) -> bytes:
+    """An answer as bytes; `length` adds the Content-Length."""
+    lines = [f"HTTP/1.1 {status}", *(f"{k}: {v}" for k, v in headers)]
+    if length:
+        lines.append(f"Content-Length: {len(body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
+
+def path_of(head: bytes) -> str:
+    """The path and query of a request's head."""
+    return head.split(b" ", 2)[1].decode("latin-1")

@@ -19,6 +19,10 @@ struct Source {
     std::int64_t budget_us = 10'000'000;  // for the whole collection from this source
     std::shared_ptr<resilience::CircuitBreaker> breaker;
     Expect expect = Expect::json_array;  // a body of another shape is a failure
+    // Optional: what is wrong with a good response to request `index` although its shape is right. Its error is a
+    // failure of the source, except interrupted, which ends the fetch.
+    std::function<Status(std::size_t index, const HttpResponse&)> check = {};
+    bool may_probe = true;  // false: while the breaker is not closed, another process sends the probe
 };
 
 struct Attempt {
@@ -52,9 +56,6 @@ using RawSink =
 
 // ok, http_status, or malformed_response (the body is not of the expected shape).
 Status classify(const HttpResponse& response, Expect expect);
-
-// What a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date), microseconds from now; -1 without one.
-std::int64_t retry_after_us(const HttpResponse& response, const Clock& clock);
 
 struct FailoverOptions {
     resilience::RetryPolicy retry;

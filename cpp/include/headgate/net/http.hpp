@@ -22,6 +22,10 @@ struct HttpRequest {
     std::string body_file = {};  // instead of `body`: a local file that is streamed
 };
 
+// invalid_input: a method or a header that would break the request apart or add others to it. The error names the
+// header, never its value, which may be a secret.
+Status check_request(const HttpRequest& request);
+
 struct HttpResponse {
     Status error;  // not ok: no complete answer came (timeout, connection_failed, interrupted)
     long status = 0;

@@ -23,6 +23,9 @@ public:
     // Waits for its turn. unavailable: not within `timeout_us` (told at once, nothing taken); interrupted.
     Status acquire(std::int64_t timeout_us, const Interrupt& interrupt, int permits = 1);
 
+    double rate() const { return 1e6 / interval_us_; }
+    int burst() const { return burst_; }
+
 private:
     RateLimiter(double interval_us, int burst, std::shared_ptr<Clock> clock);
 
@@ -40,9 +43,11 @@ public:
     // invalid_input: limit < 1.
     static Result<std::shared_ptr<Bulkhead>> make(int limit, std::shared_ptr<Clock> clock);
 
+    bool try_enter();                                                   // false: full
     Status enter(std::int64_t timeout_us, const Interrupt& interrupt);  // busy: full for that long; interrupted
     void leave();
     int inside() const;
+    int limit() const { return limit_; }
 
 private:
     Bulkhead(int limit, std::shared_ptr<Clock> clock) : limit_(limit), clock_(std::move(clock)) {}
