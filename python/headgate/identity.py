@@ -211,13 +211,14 @@ def document_text(value: Any) -> str:
         return text
 
 
-_NO_WORD = re.compile(r"[^a-z0-9]+")
+_NO_WORD = re.compile(r"[^a-z0-9\s]+")
 
 
 def story_key(headline: str, published: str) -> str:
     """32 hex digits that link one story across sources: normalised headline and UTC date, without the source.
 
-    Normalising is NFKC, lower case, letters and digits only, single spaces.
+    Normalising is NFKC, lower case, punctuation and symbols removed, single spaces: "U.S. stocks" and "US stocks" are
+    one story.
     """
     return story_key_of(headline, _utc_date(published))
 
@@ -225,9 +226,11 @@ def story_key(headline: str, published: str) -> str:
 def story_key_of(headline: str, date: str) -> str:
     """`story_key` for a UTC date, YYYY-MM-DD, that is known to be one."""
     if headline.isascii():
-        words = _NO_WORD.sub(" ", headline.lower())  # the same, without looking at every character in Python
+        words = _NO_WORD.sub("", headline.lower())  # the same, without looking at every character in Python
     else:
-        words = "".join(c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", headline).casefold())
+        folded = unicodedata.normalize("NFKC", headline).casefold()
+        # Marks belong to their letters: without them words of many scripts would fall apart.
+        words = "".join(c for c in folded if c.isalnum() or c.isspace() or unicodedata.category(c).startswith("M"))
     text = f"{' '.join(words.split())}|{date}"
     return core.sha256_hex(text.encode())[:32]
 

@@ -135,6 +135,18 @@ class ItemStore(Protocol):
         """The documents of those keys that are there, in their order."""
         ...
 
+    def documents_by_key(self, keys: Sequence[str]) -> dict[str, Json]:
+        """The documents of those keys that are there."""
+        ...
+
+    def widen_item(self, key: str, topic: str, before: Json, doc: Json, labels: Sequence[str], body: Json) -> bool:
+        """Give a stored item a document and labels that know more; its announcement too, as long as it was not sent.
+
+        Its status, its times and its identity stay. False, and nothing is written, when its document is not `before`
+        any more, or when it is gone.
+        """
+        ...
+
     def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
         """The newest documents by timestamp; of any of the labels, or of all items when there is none."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from headgate.consume import Consumer, ConsumeResult, KafkaWorker, SqsWorker, Wo
 from headgate.errors import ConfigError, Kind
 from headgate.idempotency import Ledger
 from headgate.idempotency._open import sqlite_path
+from headgate.identity import compact_json
 from headgate.intake import (
     AlertRules,
     CollectionResult,
@@ -34,6 +36,7 @@ from headgate.intake import (
 )
 from headgate.items import LifeCycle
 from headgate.ops import MemoryMetrics
+from headgate.ports import Announcement
 from headgate.resilience import (
     BreakerDefaults,
     CircuitBreakerManager,
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
     from headgate.idempotency._decorator import OnUnavailable
     from headgate.ports import Calendar, Clock, Json, ObjectStore
 
+log = logging.getLogger("headgate")
+_STANDING_EVENTS = 100  # whose attempts say how a source stands: eight hours of collections
 _UNSENT_US = 15_000_000  # between two counts of what waits in the outbox
 
 
@@ -190,8 +195,14 @@ class App(HealingParts):
         return Collector(
             self.intake, self.adapters, failover=failover,
             breakers={a.name: self.breakers.breaker(a.name) for a in self.adapters}, alerts=alerts, store=self.store,
-            on_stored=self._notify, metrics=self.metrics, shared=self.breakers,
+            on_stored=self._notify, metrics=self.metrics, shared=self.breakers, last_resort=self._alert_directly,
         )  # fmt: skip
+
+    def missing_keys(self) -> list[str]:
+        """The environment variables of those sources that take a key and have none."""
+        # A source of one's own may need no key.
+        named = zip(self._ordered_sources(), self.adapters, strict=True)
+        return [_key_variable(name, source) for (name, source), a in named if getattr(a, "token", True) == ""]
 
     def query(self) -> Json:
         """The collection's query at this moment of the pipeline's clock."""
@@ -207,7 +218,29 @@ class App(HealingParts):
 
     def collect(self, cancel: Any = None) -> CollectionResult:
         """One collection; a `core.CancelToken` ends it from another thread."""
-        return self.collector.collect(self.query(), cancel)
+        try:
+            return self.collector.collect(self.query(), cancel)
+        finally:
+            self._store_standings()
+
+    def _store_standings(self) -> None:
+        """Each source's standing, for dashboards; what goes wrong with it fails no collection."""
+        standing = self.pipeline.standing
+        if standing is None:
+            return
+        try:
+            events = self.store.collection_events(self.pipeline.name, _STANDING_EVENTS)
+            for priority, adapter in enumerate(self.adapters, 1):
+                snapshot = self.breakers.breaker(adapter.name).snapshot()
+                doc = standing(adapter, min(priority, 10), snapshot, events)
+                self.store.save_state(f"source:{adapter.name}", doc)
+        except Exception as error:
+            log.warning("standings are not stored", extra={"error": type(error).__name__})
+
+    def _alert_directly(self, topic: str, key: str, body: Json) -> None:
+        """Past the outbox, when the store takes nothing."""
+        if self.publisher is not None:
+            self.publisher.publish([Announcement(0, topic, key, compact_json(body), key)])
 
     @cached_property
     def metrics(self) -> MemoryMetrics:
@@ -430,12 +463,17 @@ class App(HealingParts):
     def _adapter(self, name: str, source: SourceConfig) -> Any:
         where = f"sources.{name}"
         cls = self._resolve(f"{where}.kind", source.kind or name, ADAPTERS)
-        token = self.config.environment.get(source.token_env or f"{name.upper()}_API_KEY", "")
+        variable = _key_variable(name, source)
+        token = self.config.environment.get(variable, "")
         secret = self.config.environment.get(f"{name.upper()}_SECRET_ARN", "")
         if not token and secret:
             from headgate.backends.secrets import fetch_secret
 
             token = fetch_secret(secret)
+        token = token.strip()  # a file's or a secret's last line break is no part of the key
+        if any(ord(c) < 32 or ord(c) == 127 for c in token):
+            message = f"{variable}: the key holds control characters; expected one line"
+            raise ConfigError(message)
         options: Json = {
             "name": name,
             "token": token,
@@ -463,7 +501,8 @@ class App(HealingParts):
 
     def freshness(self, at_us: int | None = None) -> Freshness:
         """How old the data is now, or at a moment."""
-        return check_freshness(self.collector.last_success_us(), at_us or self.clock.now_us(), self.calendar)
+        now = self.clock.now_us()
+        return check_freshness(self.collector.last_success_us(), at_us or now, self.calendar, now_us=now)
 
     @staticmethod
     def _resolve(where: str, reference: str, known: dict[str, str] | None = None) -> Any:
@@ -516,6 +555,10 @@ def split_url(url: str) -> tuple[str, str, dict[str, str]]:
     scheme, _, rest = url.partition("://")
     place, _, query = rest.partition("?")
     return scheme, place, dict(parse_qsl(query))
+
+
+def _key_variable(name: str, source: SourceConfig) -> str:
+    return source.token_env or f"{name.upper()}_API_KEY"
 
 
 def _scheme(where: str, url: str, expected: str) -> ConfigError:

@@ -9,7 +9,8 @@ import pytest
 from botocore.config import Config
 
 from headgate._core import ManualClock
-from headgate.backends.dynamodb_items import DynamoStore, create_items_table
+from headgate.backends._dynamodb_forms import decoded
+from headgate.backends.dynamodb_items import DynamoStore, create_items_table, put_item_if_not_exists
 from headgate.errors import ConfigError, TransientError
 from headgate.ports import Item
 from headgate.testing.proxy import FaultProxy
@@ -126,3 +127,49 @@ def test_a_table_that_is_not_there_is_named(table):
     ):
         with pytest.raises(ConfigError, match="no such DynamoDB table"):
             call()
+
+
+def test_an_item_and_an_event_have_the_attributes_of_the_specification(table):
+    client, name = table
+    store = DynamoStore(client, name, ManualClock(NOW), "market", prefix="NEWS")
+    doc = {
+        "entity_type": "NEWS_ITEM", "dedup_key": "k", "story_key": "s", "source": "tiingo", "source_id": "tiingo:1",
+        "headline": "Up", "url": None, "published_at": "2026-05-20T00:00:00Z", "tickers": ["AAPL", "MSFT"],
+        "sentiment": {"score": 0.5}, "raw_key": "raw/1", "attempt": 1,
+    }  # fmt: skip
+    body = {
+        "source_id": "tiingo:1", "source_type": "tiingo", "text_for_analysis": "Up", "model_version": "v1",
+        "matched_tickers": ["AAPL", "MSFT"], "timestamp": "2026-05-20T00:00:00Z", "key": "k",
+    }  # fmt: skip
+    store.put_items([Item("k", "market", "tiingo", "2026-05-20T00:00:00Z", doc, labels=("AAPL",))], "t", {"k": body})
+    key = {"pk": {"S": "NEWS#k"}, "sk": {"S": "META"}}
+    there = decoded(client.get_item(TableName=name, Key=key)["Item"])
+    for field in ("entity_type", "dedup_key", "source", "source_id", "headline", "published_at", "tickers", "attempt"):
+        assert there[field] == doc[field]
+    for field in ("source_type", "text_for_analysis", "matched_tickers"):
+        assert there[field] == body[field]
+    assert (there["status"], there["republish_attempts"]) == ("pending", 0)
+    assert {"ingested_at", "ttl_timestamp"} <= set(there)
+    # What the analysis writes is absent until it has.
+    assert not {"sentiment", "score", "model_version", "last_republished_at"} & set(there)
+    event = {"event_id": "e" * 12, "source": "tiingo", "success": True, "item_count": 1, "attempts": [{"a": 1}]}
+    store.add_collection_event("e" * 12, "market", NOW, event)
+    at = "2096-10-02T07:06:40Z"
+    found = client.get_item(TableName=name, Key={"pk": {"S": f"COLLECTION#{at[:10]}"}, "sk": {"S": f"{at}#{'e' * 8}"}})
+    row = decoded(found["Item"])
+    assert (row["source"], row["success"], row["item_count"], row["ttl"]) == ("tiingo", True, 1, row["ttl_timestamp"])
+    store.save_state("source:tiingo", {"source_id": "tiingo"})
+    assert "Item" in client.get_item(TableName=name, Key={"pk": {"S": "SOURCE#tiingo"}, "sk": {"S": "CONFIG"}})
+
+
+def test_an_item_is_put_only_where_there_is_none(table, dynamo_server):
+    _, name = table
+    own = boto3.Session().resource("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET).Table(name)
+    assert put_item_if_not_exists(own, {"pk": "a", "sk": "b", "n": 1})
+    assert not put_item_if_not_exists(own, {"pk": "a", "sk": "b", "n": 2})
+    assert own.get_item(Key={"pk": "a", "sk": "b"})["Item"]["n"] == 1
+    with pytest.raises(ConfigError):
+        put_item_if_not_exists(
+            boto3.Session().resource("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET).Table("none"),
+            {"pk": "a", "sk": "b"},
+        )

@@ -94,8 +94,10 @@ def test_dedup_key_counts_the_utc_date():
 
 def test_story_key_links_the_same_story():
     a = headgate.story_key("Apple's  Q2: BEATS!", "2026-05-01T10:00:00Z")
-    assert a == headgate.story_key("apple s q2 beats", "2026-05-01T20:00:00Z")
-    assert a != headgate.story_key("apple s q2 beats", "2026-05-02T20:00:00Z")
+    assert a == headgate.story_key("apples q2 beats", "2026-05-01T20:00:00Z")
+    assert a != headgate.story_key("apples q2 beats", "2026-05-02T20:00:00Z")
+    assert a == headgate.story_key("Apple\u2019s Q2\u2014 beats", "2026-05-01")
+    assert headgate.story_key("U.S. stocks", "2026-05-01") == headgate.story_key("US stocks", "2026-05-01")
 
 
 def test_a_story_is_the_same_whatever_letters_write_it():

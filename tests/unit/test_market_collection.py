@@ -335,7 +335,16 @@ def test_pages_are_one_collection(app, feed):
 def test_a_source_that_knows_no_pages_is_not_asked_for_ever(app, feed, monkeypatch):
     monkeypatch.setattr(TiingoSource, "next_pages", lambda self, query, requests, bodies: requests)
     result = app.collect()
-    assert (result.status, len(result.attempts)) == ("success", 2)
+    # What tiingo has beyond its first page is unknown: the next source was asked, and what there is was kept.
+    assert (result.status, result.source, result.is_failover) == ("success", "finnhub", True)
+    assert [a["source"] for a in result.attempts] == ["tiingo", "tiingo", "finnhub", "finnhub", "finnhub"]
+    assert {doc["source"] for doc in app.store.latest([], 500)} == {"tiingo", "finnhub"}
+    feed.set_mode("finnhub", "500")
+    before = app.collector.last_success_us()
+    part = app.collect()
+    assert (part.status, part.source) == ("partial", "tiingo")
+    assert app.store.collection_events("market", 1)[0]["error_code"] == "MALFORMED_RESPONSE"
+    assert app.collector.last_success_us() == before  # not fresh
 
 
 def test_a_source_that_breaks_off_has_given_a_part(app, feed, monkeypatch):

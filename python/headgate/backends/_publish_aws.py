@@ -25,7 +25,7 @@ ALERTS = ".alerts"
 # facts of an alert -> its message attributes (spec 001, section 4)
 _FACTS = {
     "alert_type": ("AlertType", "String"), "failure_count": ("FailureCount", "Number"),
-    "source": ("Source", "String"), "latency_ms": ("LatencyMs", "Number"),
+    "source": ("Source", "String"), "latency_ms": ("LatencyMs", "Number"), "last_error": ("LastError", "String"),
 }  # fmt: skip
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what both services refuse
 _GROUP_ID = re.compile(r"[!-~]{1,128}")

@@ -10,7 +10,7 @@ without a transaction. DynamoDB has no conditional batch put: items are single c
 | `COLLECTION#{date}` | `{iso}#{event id, 8}` | a collection event |
 | `OUTBOX#{id}` | META | an announcement that belongs to no item |
 | `DEAD#{pipeline}#{digest}` | stage | a dead letter |
-| `STATE#{name}`, `CIRCUIT#{name}` | META, STATE | small documents |
+| `STATE#{name}`, `CIRCUIT#{name}`, `SOURCE#{name}` | META, STATE, CONFIG | small documents |
 
 Indexes: `by_status` (status_key, due) and `by_unsent` (unsent_shard, unsent), both with all attributes.
 """
@@ -30,6 +30,7 @@ from headgate.backends.dynamodb import _code, _translated, connect, until_proces
 from headgate.backends.dynamodb_healing import STATUS_KEYS, DynamoItems
 from headgate.backends.dynamodb_outbox import DynamoOutbox
 from headgate.backends.local import dumps
+from headgate.identity import compact_json
 from headgate.ports import Item, Json, Stored
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _THREADS = 16
 _BATCH_WRITE, _BATCH_GET = 25, 100  # the service's own limits
 _ITEM_DAYS, _EVENT_DAYS = 30, 30
+_WRITTEN_LATER = frozenset(["sentiment", "score", "model_version"])  # by the consumer that finishes an item
+_FIXED = frozenset(["timestamp", "source", "ingested_at", "key", "status", "pipeline", "entity_type"])
 _ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
 _INDEXES = {"by_status": ("status_key", "due"), "by_unsent": ("unsent_shard", "unsent")}
@@ -66,6 +69,31 @@ def create_items_table(client: Any, table: str) -> None:
     client.update_time_to_live(
         TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": "ttl_timestamp"}
     )
+
+
+def put_item_if_not_exists(table: Any, item: Mapping[str, Any], key: str = "pk") -> bool:
+    """Put an item into any table unless there is one with its key; for tables of one's own.
+
+    Args:
+        table: a boto3 Table.
+        item: with the table's whole key.
+        key: the table's partition key.
+
+    Returns:
+        False when there was one already, which stays as it is.
+
+    Raises:
+        HeadgateError: what the service said instead.
+    """
+    try:
+        table.put_item(
+            Item=dict(item), ConditionExpression="attribute_not_exists(#k)", ExpressionAttributeNames={"#k": key}
+        )
+    except Exception as error:
+        if _code(error) != "ConditionalCheckFailedException":
+            raise _translated(error) from None
+        return False
+    return True
 
 
 def _schema(key: str, order: str) -> list[dict[str, str]]:
@@ -132,11 +160,11 @@ class DynamoStore(DynamoItems, DynamoOutbox):
         now = self.clock.now_us()
         write_id = uuid.uuid4().hex
         doc: Json = {
-            **self._item_key(item.key), "entity_type": item.doc.get("entity_type", self._prefix), "key": item.key,
-            "pipeline": item.pipeline, "source": item.source, "status": "pending", "timestamp": item.timestamp,
+            **_attributes({**body, **item.doc}), **self._item_key(item.key),
+            "entity_type": item.doc.get("entity_type", self._prefix), "key": item.key, "pipeline": item.pipeline,
+            "source": item.source, "status": "pending", "timestamp": item.timestamp,
             "doc": item.text or dumps(item.doc), "ingested_at": core.format_timestamp(now), "republish_attempts": 0,
-            "due": now,
-            "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
+            "due": now, "status_key": self._status_key("pending"), "write_id": write_id, "labels": list(item.labels),
             "ttl_timestamp": expiry(now, self._item_days), **self._unsent(topic, item.key, body, now),
         }  # fmt: skip
         for name, value in (("story_key", item.story_key), ("raw_key", item.raw_key)):
@@ -181,6 +209,28 @@ class DynamoStore(DynamoItems, DynamoOutbox):
             for _ in until_processed(self._client.batch_write_item, {self._table: puts}, "UnprocessedItems"):
                 pass
 
+    def documents_by_key(self, keys: Sequence[str]) -> dict[str, Json]:
+        found = zip(keys, self._threads.map(self._get_item, keys), strict=True)
+        return {key: json.loads(item["doc"]) for key, item in found if item}
+
+    def widen_item(self, key: str, topic: str, before: Json, doc: Json, labels: Sequence[str], body: Json) -> bool:
+        there = self._get_item(key)
+        if not there or json.loads(there["doc"]) != before:
+            return False
+        item = Item(key, there["pipeline"], there["source"], there["timestamp"], doc, labels=tuple(labels))
+        self._write_all([self._pointer(item, label) for label in labels])
+        wide = {**_attributes({**body, **doc}), "doc": dumps(doc), "labels": list(labels)}
+        sets, names, values = assignments({name: value for name, value in wide.items() if name not in _FIXED})
+        names["#before"], values[":before"] = "doc", there["doc"]
+        if not self._update(self._item_key(key), f"SET {sets}", "#before = :before", names, values):
+            return False
+        if there.get("outbox_key") is not None:
+            # As long as it waits: the announcement of an item is part of the item.
+            names = {"#b": "announcement", "#u": "unsent"}
+            values = {":b": compact_json(body), ":u": there.get("unsent", "")}
+            self._update(self._item_key(key), "SET #b = :b", "#u = :u", names, values)
+        return True
+
     def documents(self, keys: Sequence[str]) -> list[Json]:
         items = self._threads.map(self._get_item, keys)
         return [json.loads(item["doc"]) for item in items if item]
@@ -221,6 +271,7 @@ class DynamoStore(DynamoItems, DynamoOutbox):
         at = core.format_timestamp(started_us)
         expires = expiry(started_us, _EVENT_DAYS)
         entry = {
+            **_attributes(doc), "ttl": expires,
             "pk": f"COLLECTION#{at[:10]}", "sk": f"{at}#{event_id[:8]}", "event_id": event_id, "due": started_us,
             "status_key": f"{pipeline}#COLLECTION", "doc": dumps({**doc, "ttl": expires}), "ttl_timestamp": expires,
         }  # fmt: skip
@@ -327,7 +378,24 @@ class DynamoStore(DynamoItems, DynamoOutbox):
             raise _translated(error) from None
 
 
+def _attributes(doc: Json) -> Json:
+    """What a document's texts, numbers and lists of texts are called in the table; its whole is in `doc`.
+
+    What a consumer writes when it finishes an item is not among them.
+    """
+    return {
+        name: value
+        for name, value in doc.items()
+        if name not in _WRITTEN_LATER
+        and (
+            isinstance(value, str | int | float) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+        )
+    }
+
+
 def _state_key(name: str) -> Json:
+    if name.startswith("source:"):
+        return {"pk": f"SOURCE#{name.removeprefix('source:')}", "sk": "CONFIG"}
     if name.startswith("breaker:"):
         return {"pk": f"CIRCUIT#{name.removeprefix('breaker:')}", "sk": "STATE"}
     return {"pk": f"STATE#{name}", "sk": "META"}

@@ -153,6 +153,27 @@ class LocalStore(LocalItems, LocalLetters, LocalMessages):
         found = (self.db.execute("SELECT doc FROM items WHERE key = ?", (key,)) for key in keys)
         return [json.loads(rows[0][0]) for rows in found if rows]
 
+    def documents_by_key(self, keys: Sequence[str]) -> dict[str, Json]:
+        found = ((key, self.db.execute("SELECT doc FROM items WHERE key = ?", (key,))) for key in keys)
+        return {key: json.loads(rows[0][0]) for key, rows in found if rows}
+
+    def widen_item(self, key: str, topic: str, before: Json, doc: Json, labels: Sequence[str], body: Json) -> bool:
+        with self.db.transaction() as tx:
+            if self.documents_by_key([key]).get(key) != before:
+                return False
+            tx.changes("UPDATE items SET doc = ? WHERE key = ?", (document_text(doc), key))
+            for label in labels:
+                tx.changes(
+                    "INSERT OR IGNORE INTO item_labels (pipeline, label, timestamp, item)"
+                    " SELECT pipeline, ?, timestamp, rowid FROM items WHERE key = ?",
+                    (label, key),
+                )
+            tx.changes(
+                "UPDATE outbox SET body = ? WHERE topic = ? AND key = ? AND sent_us IS NULL",
+                (document_text(body), topic, key),
+            )
+        return True
+
     def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
         if not labels:
             statuses = self.db.execute("SELECT DISTINCT status FROM items WHERE pipeline = ?", (self.pipeline,))

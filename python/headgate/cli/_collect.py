@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate._text import json_text
-from headgate.errors import AllSourcesFailedError, ConfigError
+from headgate.errors import AllSourcesFailedError, ConfigError, TransientError
 
 if TYPE_CHECKING:
     import argparse
@@ -42,6 +42,8 @@ def _collect(options: argparse.Namespace) -> int:
         app.collect()
     except AllSourcesFailedError as error:
         failed = error
+    finally:
+        _deliver(app)  # of a collection that failed too: its alerts wait in the outbox
     (event,) = app.store.collection_events(app.pipeline.name, 1)
     warning = app.freshness().warning
     if options.json or not sys.stdout.isatty():
@@ -54,6 +56,16 @@ def _collect(options: argparse.Namespace) -> int:
         raise failed
     fates = event["new_item_count"] + event["duplicate_count"] + event["dead_letter_count"]
     return 0 if event["item_count"] == fates else _COUNTS_DIFFER
+
+
+def _deliver(app: App) -> None:
+    """Send what waits in the outbox, when there is somebody who takes it; without one it waits for `headgate serve`."""
+    if app.publisher is None and not (app.is_embedded and app.local_groups()):
+        return
+    try:
+        app.relay()
+    except TransientError as error:
+        print(f"warning: announcements are not delivered yet: {error}", file=sys.stderr)
 
 
 def _sources_of_the_environment(app: App) -> None:

@@ -42,13 +42,10 @@ class Check:
 
 
 def one_pass(app: App) -> Outcome:
-    """Collect, relay, consume, heal, relay, consume, checkpoints, workflows."""
+    """Collect, relay, consume, heal, relay, consume, checkpoints, workflows; without sources what else there is."""
     outcome = Outcome()
-    try:
-        taken = app.collect().taken
-        outcome.collections.append({k: getattr(taken, k) for k in ("taken", "stored", "duplicates", "dead_letters")})
-    except AllSourcesFailedError as error:
-        outcome.errors.append(str(error))
+    if app.adapters:
+        _collect(app, outcome)
     drain_all(app, outcome)
     outcome.healing = app.heal().to_dict()
     if outcome.healing["items_republished"]:
@@ -70,6 +67,20 @@ def one_pass(app: App) -> Outcome:
             outcome.errors.append(str(error))
     outcome.wrong.extend(f"{c.name}: {c.left} != {c.right}" for c in store_checks(app) if not c.holds)
     return outcome
+
+
+def _collect(app: App, outcome: Outcome) -> None:
+    missing = app.missing_keys()
+    if len(missing) == len(app.adapters):
+        # Every source would answer 401: that says less than the name of the variable.
+        outcome.errors.append(f"no collection: no source has a key; expected {' or '.join(missing)} in the environment")
+        return
+    try:
+        taken = app.collect().taken
+        outcome.collections.append({k: getattr(taken, k) for k in ("taken", "stored", "duplicates", "dead_letters")})
+    except AllSourcesFailedError as error:
+        outcome.errors.append(str(error))
+        outcome.errors += [f"{name} is not set" for name in missing]
 
 
 def drain_all(app: App, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from headgate._native import core
 from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError
 from headgate.handlers._heal import heal_within
 from headgate.handlers._observe import Observer
-from headgate.intake._freshness import SKEW_US
+from headgate.intake import is_believable
 
 if TYPE_CHECKING:
     from headgate.intake import CollectionResult
@@ -77,7 +77,7 @@ def _answer(event: Json, parts: App, observer: Observer) -> Json:
     if not parts.config.collection.tickers and parts.pipeline.name == _MARKET:
         observer.info("skipped", reason="no_tickers")
         return {"statusCode": 200, "body": {"skipped": "no_tickers", "new_items": 0}}
-    return _collect(parts, observer, trigger)
+    return _collect(parts, observer, trigger, at_us)
 
 
 def should_collect(parts: App, at_us: int) -> bool:
@@ -86,11 +86,11 @@ def should_collect(parts: App, at_us: int) -> bool:
         return True
     closed_s = parts.config.schedule.closed_s
     last = parts.collector.last_success_us()
-    # A success in the future is of a clock that was ahead: it holds nothing back.
-    return closed_s > 0 and (last is None or last > at_us + SKEW_US or at_us - last >= int(closed_s * 1e6))
+    known = is_believable(last, max(at_us, parts.clock.now_us()))
+    return closed_s > 0 and (last is None or not known or at_us - last >= int(closed_s * 1e6))
 
 
-def _collect(parts: App, observer: Observer, trigger: str) -> Json:
+def _collect(parts: App, observer: Observer, trigger: str, at_us: int) -> Json:
     status, body = 200, {}
     result: CollectionResult | None = None
     try:
@@ -105,15 +105,29 @@ def _collect(parts: App, observer: Observer, trigger: str) -> Json:
     except AllSourcesFailedError as error:
         status, body = 207, {"new_items": 0, "status": "failed", "errors": [error.kind.value]}
         observer.error("no source answered", reason=str(error))
-    finally:
-        body["notified"] = parts.relay()
-    freshness = parts.freshness()
+    except BaseException:
+        # The collection's own error is what Lambda is told; the metric of its failure goes out all the same.
+        _measure_loss(parts, observer)
+        raise
+    body["notified"] = parts.relay()
+    freshness = parts.freshness(at_us)
     body |= {"trigger_type": trigger, "freshness": freshness.to_dict()}
     if freshness.warning:
         observer.warning("stale data", warning=freshness.warning)
     _measure(parts, observer, result)
     observer.info("collected", **{k: body.get(k) for k in ("event_id", "source", "status", "new_items", "duplicates")})
     return {"statusCode": status, "body": body}
+
+
+def _measure_loss(parts: App, observer: Observer) -> None:
+    from headgate.pipelines.market.metrics import refused_metrics
+
+    for m in refused_metrics(parts.adapters[0].name if parts.adapters else "none"):
+        observer.metric(m.name, m.value, m.unit, m.dimensions)
+    try:
+        parts.relay()
+    except Exception as error:
+        observer.error("announcements are not delivered", reason=type(error).__name__)
 
 
 def _measure(parts: App, observer: Observer, result: CollectionResult | None) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from headgate.intake._freshness import is_believable
+
 if TYPE_CHECKING:
     from headgate.ports import Clock, Json
 
-# spec 001, decision 11
-AlertType = Literal["consecutive_failure", "high_latency", "all_sources_down", "recovery"]
+# spec 001, decision 11; store_failed is headgate's own
+AlertType = Literal["consecutive_failure", "high_latency", "all_sources_down", "recovery", "store_failed"]
 LATENCY_S = 30.0  # spec 001, section 1: three times the 10 s of one source
 COOLDOWN_S = 300.0  # spec 001, section 4
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert. `facts` are its message attributes: FailureCount, or Source and LatencyMs."""
+    """One alert. `facts` are its message attributes: FailureCount and LastError, or Source and LatencyMs."""
 
     type: AlertType
     message: str
@@ -51,17 +53,29 @@ class AlertRules:
         self._cooldown_us = int(cooldown_s * 1e6)
         self._sent_us: dict[str, int] = {}
 
-    def judge(self, failed: bool, source: str, elapsed_us: int) -> list[Alert]:
-        """The alerts of one collection that ended; call it once for each."""
+    def judge(
+        self, failed: bool, source: str, elapsed_us: int, last_error: str = "", *, store_failed: bool = False
+    ) -> list[Alert]:
+        """The alerts of one collection that ended; call it once for each.
+
+        Args:
+            failed: nothing could be collected, or it could not be stored.
+            source: that answered, or the primary.
+            elapsed_us: of the whole collection.
+            last_error: why it failed; goes into the failure alerts.
+            store_failed: the sources are not to blame: a store is.
+        """
         alerts: list[Alert] = []
         if failed:
-            if self._may_send("all_sources_down"):
-                alerts.append(Alert("all_sources_down", "no source gave a usable answer"))
+            kind: AlertType = "store_failed" if store_failed else "all_sources_down"
+            text = "what was collected could not be stored" if store_failed else "no source gave a usable answer"
+            facts = {"last_error": last_error} if last_error else {}
+            if self._may_send(kind):
+                alerts.append(Alert(kind, text, facts if store_failed else {}))
             if self.tracker.on_failure():
                 count = self.tracker.count
-                alerts.append(
-                    Alert("consecutive_failure", f"{count} collections in a row failed", {"failure_count": count})
-                )
+                facts = {"failure_count": count, **facts}
+                alerts.append(Alert("consecutive_failure", f"{count} collections in a row failed", facts))
         elif self.tracker.on_success():
             self._sent_us.pop("all_sources_down", None)
             alerts.append(Alert("recovery", "a collection succeeded again"))
@@ -72,7 +86,9 @@ class AlertRules:
 
     def _may_send(self, key: str) -> bool:
         now = self._clock.now_us()
-        if now - self._sent_us.get(key, -self._cooldown_us) < self._cooldown_us:
+        sent = self._sent_us.get(key)
+        # An alert that was sent in the future was sent by a clock that was wrong.
+        if sent is not None and is_believable(sent, now) and now - sent < self._cooldown_us:
             return False
         self._sent_us[key] = now
         return True

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import AllSourcesFailedError, Kind, from_kind
+from headgate.errors import AllSourcesFailedError, HeadgateError, InterruptedRunError, Kind, from_kind
+from headgate.identity import refuse_equal_names
+from headgate.intake._fetch import Adapter, Fetcher, Round
+from headgate.intake._freshness import is_believable
 from headgate.intake._intake import Intake, RawInfo, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from headgate.intake._alerts import Alert, AlertRules
-    from headgate.ports import Clock, Json, Metrics, StateStore
+    from headgate.ports import Clock, Json, Metrics, SharedStateStore
 
+__all__ = ["Adapter", "CollectionResult", "Collector"]
+
+log = logging.getLogger("headgate.intake")
 # spec 001, section 2: the error codes of a collection event.
 _ERROR_CODES = {
     "timeout": "TIMEOUT",
@@ -26,24 +33,7 @@ _ERROR_CODES = {
 }
 _HTTP_CODES = {429: "RATE_LIMIT", 401: "AUTH_FAILED", 403: "AUTH_FAILED"}
 _MAX_MESSAGE = 1000  # spec 001: error_message <= 1000
-_KEPT_HEADERS = ("content-type", "date", "retry-after")
-
-
-class Adapter(Protocol):
-    """A source: how to ask it, and how to read it.
-
-    Besides these it may have `expects` ("array", the default, "object" or "json"), the shape of a good body;
-    `next_pages(query, requests, bodies)`, the requests of the pages that follow those bodies; `extra_requests(query)`
-    with `extra_context(requests, bodies)`, what is asked besides: its failure fails nothing, and its answer (None for a
-    request that failed) becomes part of the records' context.
-    """
-
-    name: str
-    timeout_s: float
-
-    def requests(self, query: Json) -> list[Any]:
-        """`headgate.resilience.Request`s that make up one collection; secrets in headers only."""
-        ...
+_TRIES = 64  # of a conditional write of the state: each loss is another process's success
 
 
 @dataclass(frozen=True)
@@ -68,27 +58,6 @@ class CollectionResult:
         }  # fmt: skip
 
 
-@dataclass
-class _Round:
-    """What one collection has fetched so far."""
-
-    source: str = ""
-    is_failover: bool = False
-    bodies: list[bytes] = field(default_factory=list)
-    raw_keys: list[str] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    attempts: list[Json] = field(default_factory=list)
-    context: Json = field(default_factory=dict)
-    raw_count: int = 0
-    error_kind: str = ""
-    error_message: str = ""
-
-    def add(self, fetched: Json) -> None:
-        self.bodies += fetched["bodies"]
-        self.raw_keys += fetched["raw_keys"]
-        self.numbers += fetched["numbers"]
-
-
 class Collector:
     """Collects through ordered failover; breakers, tracker and events outlive the process in the store.
 
@@ -102,6 +71,10 @@ class Collector:
         on_stored: called, inside the commit, with the result of a collection that stored something new.
         metrics: counts collections, items and failovers.
         shared: a `CircuitBreakerManager` whose breakers these are, when nodes share them.
+        last_resort: takes (topic, id, body) of an alert that cannot be stored, because the store is what failed.
+
+    Raises:
+        InvalidInputError: two adapters of one name, or none.
     """
 
     def __init__(
@@ -116,18 +89,20 @@ class Collector:
         on_stored: Callable[[CollectionResult], None] | None = None,
         metrics: Metrics | None = None,
         shared: Any = None,
+        last_resort: Callable[[str, str, Json], object] | None = None,
     ) -> None:
         self.intake = intake
         self.adapters = list(adapters)
+        refuse_equal_names([a.name for a in self.adapters])
         self.failover = failover
         self.breakers = breakers
         self.alerts = alerts
-        self.store: StateStore = store
+        self.store: SharedStateStore = store
         self.on_stored = on_stored
         self.metrics = metrics
         self.shared = shared
+        self.last_resort = last_resort
         self._by_name = {a.name: a for a in self.adapters}
-        self._last_success_us: int | None = None  # as the store had it when the collection began
 
     @property
     def clock(self) -> Clock:
@@ -142,123 +117,114 @@ class Collector:
 
         Raises:
             AllSourcesFailedError: no source gave a usable answer; the collection event tells each attempt.
+            InvalidInputError: the query asks for what the pipeline cannot store; no source was asked.
+            HeadgateError: a store failed. There is an event, a metric and an alert of that, as far as the store lets.
         """
-        self._restore()
+        if self.intake.pipeline.check_query is not None:
+            self.intake.pipeline.check_query(query)
         started_us, began = self.clock.now_us(), self.clock.mono_us()
-        before = {name: breaker.state for name, breaker in self.breakers.items()}
-        state = self._fetch(query, cancel)
-        elapsed_us = self.clock.mono_us() - began
+        state, result, cause = Round(), None, None
+        try:
+            may_probe = self._restore()
+            before = {name: breaker.state for name, breaker in self.breakers.items()}
+            fetcher = Fetcher(self.intake, self.adapters, self.failover, self.breakers)
+            state = fetcher.fetch(query, cancel, may_probe)
+            if not state.source and state.error_kind != Kind.ALL_SOURCES_FAILED.value:
+                self._publish_breakers()  # ended from outside: that says nothing of the sources
+                cause = from_kind(state.error_kind, state.error_message)
+            else:
+                elapsed_us = self.clock.mono_us() - began
+                result = self._keep(state, query, started_us, elapsed_us, before)
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            self._report_loss(error, state, started_us, self.clock.mono_us() - began)
+            if isinstance(error, HeadgateError):
+                raise
+            message = f"a collection could not be stored: {type(error).__name__}"
+            raise from_kind(Kind.UNAVAILABLE.value, message) from error
+        if result is None:
+            raise cause or from_kind(Kind.INTERRUPTED.value, "interrupted")
+        self._count(result)
+        if result.status == "failed":
+            raise AllSourcesFailedError(state.error_message)
+        return result
+
+    def _keep(
+        self, state: Round, query: Json, started_us: int, elapsed_us: int, before: dict[str, str]
+    ) -> CollectionResult:
         failed = not state.source
-        if failed and state.error_kind != Kind.ALL_SOURCES_FAILED.value:
-            self._save()
-            raise from_kind(state.error_kind, state.error_message)
-        alerts = self.alerts.judge(failed, state.source or self.adapters[0].name, elapsed_us)
-        status = "failed" if failed else "partial" if state.error_kind else "success"
         event_id = str(uuid.uuid4())
         # Items, announcements, dead letters, alerts, state and the event that counts them are one commit.
         with self.intake.store.transaction():
             taken = self._take(state, query)
+            if taken.unreadable and taken.unreadable == taken.taken and not state.error_kind:
+                message = f"{state.source}: none of its {taken.taken} records could be read"
+                state.failed(Kind.MALFORMED_RESPONSE.value, message)
+            status = "failed" if failed else "partial" if state.error_kind else "success"
+            is_fresh = not failed and not state.repeats and not (taken.unreadable and taken.unreadable == taken.taken)
+            alerts = self._settle(failed, state, elapsed_us, started_us if is_fresh else None)
             result = CollectionResult(
                 event_id, state.source, state.is_failover, taken, state.attempts, elapsed_us // 1000,
                 tuple(a.type for a in alerts), status,
             )  # fmt: skip
-            self._save(None if failed else started_us)
             self._store_event(result, started_us, before, state)
             for alert in alerts:
                 self._send_alert(alert, event_id)
             if taken.stored and self.on_stored is not None:
                 self.on_stored(result)
+            self._publish_breakers()
             core.fault_point("collect.before_commit")
-        self._count(result)
-        if failed:
-            raise AllSourcesFailedError(state.error_message)
         return result
 
-    # --- fetching
+    def _report_loss(self, error: Exception, state: Round, started_us: int, elapsed_us: int) -> None:
+        """A store failed: its event, its metric and its alert, each as far as that is possible."""
+        kind, message = _described(error)
+        state.source, state.is_failover = "", False
+        state.failed(kind, message)
+        event_id = str(uuid.uuid4())
+        alerts: list[Alert] = []
+        source = self.adapters[0].name if self.adapters else "none"
+        try:
+            with self.intake.store.transaction():
+                alerts = self._settle(True, state, elapsed_us, None, store_failed=True)
+                result = CollectionResult(
+                    event_id, "", False, Taken(), state.attempts, elapsed_us // 1000,
+                    tuple(a.type for a in alerts), "failed",
+                )  # fmt: skip
+                self._store_event(result, started_us, {}, state)
+                for alert in alerts:
+                    self._send_alert(alert, event_id)
+        except Exception as second:
+            # The store takes nothing at all: what is left are the logs, the metrics and the way past the outbox.
+            names = {"error": kind, "second_error": _described(second)[0], "event_id": event_id}
+            log.error("a failed collection could not be recorded", extra={"source": source, **names})
+            alerts = alerts or self.alerts.judge(True, source, elapsed_us, message, store_failed=True)
+            self._alert_directly(alerts, event_id)
+        result = CollectionResult(
+            event_id, "", False, Taken(), state.attempts, elapsed_us // 1000, tuple(a.type for a in alerts), "failed"
+        )
+        self._count(result)
 
-    def _fetch(self, query: Json, cancel: Any) -> _Round:
-        state = _Round()
-
-        def keep(source: str, url: str, status: int, headers: list[tuple[str, str]], body: bytes, attempt: int) -> str:
-            state.raw_count += 1
-            kept = {name: value for name, value in headers if name in _KEPT_HEADERS}
-            facts = {"url": url, "status": status, "headers": kept, "context": query, "attempt": attempt}
-            return self.intake.keep_raw(source, body, facts)
-
-        requests = {a.name: a.requests(query) for a in self.adapters}
-        sources = [self._source(a, requests[a.name], a.timeout_s) for a in self.adapters]
-        fetched = self.failover.fetch(sources, keep, cancel)
-        state.attempts = fetched["attempts"]
-        state.error_kind, state.error_message = fetched["error_kind"], fetched["error_message"]
-        if state.error_kind:
-            return state
-        state.source, state.is_failover = fetched["source"], fetched["is_failover"]
-        state.add(fetched)
-        adapter = self._by_name[state.source]
-        used_ms = max((a["duration_ms"] for a in state.attempts if a["source"] == adapter.name), default=0)
-        until = self.clock.mono_us() + int(adapter.timeout_s * 1e6) - used_ms * 1000
-        self._fetch_pages(adapter, query, requests[adapter.name], fetched, state, until, keep, cancel)
-        self._fetch_extras(adapter, query, state, until, cancel)
-        return state
-
-    def _source(self, adapter: Adapter, requests: list[Any], seconds: float) -> Any:
-        expects = getattr(adapter, "expects", "array")
-        return core.Source(adapter.name, requests, int(seconds * 1e6), self.breakers[adapter.name], expects)
-
-    def _fetch_pages(
-        self, adapter: Any, query: Json, requests: list[Any], fetched: Json, state: _Round, until: int, keep: Any,
-        cancel: Any,
-    ) -> None:  # fmt: skip
-        """The pages that follow; a source that breaks off has given a part, and the next collection asks again."""
-        while hasattr(adapter, "next_pages"):
-            requests = adapter.next_pages(query, requests, fetched["bodies"])
-            if not requests:
-                return
-            left = (until - self.clock.mono_us()) / 1e6
-            fetched = self._alone(adapter, requests, left, keep, cancel)
-            state.attempts = [*state.attempts, *fetched["attempts"]]
-            if fetched["error_kind"]:
-                state.error_kind, state.error_message = fetched["error_kind"], fetched["error_message"]
-                return
-            if set(fetched["raw_keys"]) <= set(state.raw_keys):
-                return  # a source that does not know pages gives the first one again and again
-            state.add(fetched)
-
-    def _fetch_extras(self, adapter: Any, query: Json, state: _Round, until: int, cancel: Any) -> None:
-        extras = getattr(adapter, "extra_requests", None)
-        requests = extras(query) if extras is not None else []
-        left_us = until - self.clock.mono_us()
-        if not requests or left_us <= 0:
+    def _alert_directly(self, alerts: list[Alert], event_id: str) -> None:
+        if self.last_resort is None:
             return
-        answers = self.failover.transport.perform(requests, left_us, 8, cancel)
-        bodies: list[bytes | None] = []
-        for request, answer in zip(requests, answers, strict=True):
-            if not answer["error_kind"]:
-                facts = {"url": request.url, "status": answer["status"], "extra": True}
-                self.intake.keep_raw(adapter.name, answer["body"], facts)
-                state.raw_count += 1
-            bodies.append(answer["body"] if not answer["error_kind"] and answer["status"] == 200 else None)
-        state.context = adapter.extra_context(requests, bodies)
-
-    def _alone(self, adapter: Any, requests: list[Any], left_s: float, keep: Any, cancel: Any) -> Json:
-        """More from the source that serves: nobody else can continue its pages."""
-        since = self.failover.secondary_since_us
-        if left_s <= 0:
-            return {"attempts": [], "error_kind": Kind.TIMEOUT.value, "error_message": "no time left for more pages"}
-        fetched: Json = self.failover.fetch([self._source(adapter, requests, left_s)], keep, cancel)
-        self.failover.secondary_since_us = since
-        return fetched
+        for alert in alerts:
+            body = alert.body(event_id, core.format_timestamp(self.clock.now_us()))
+            try:
+                self.last_resort(self.intake.pipeline.alert_topic, f"{event_id}:{alert.type}", body)
+            except Exception as error:
+                log.error("an alert could not be sent", extra={"alert": alert.type, "error": _described(error)[0]})
 
     # --- what is kept
 
-    def _take(self, state: _Round, query: Json) -> Taken:
+    def _take(self, state: Round, query: Json) -> Taken:
         now = self.clock.now_us()
-        adapter = self._by_name.get(state.source)
         context = {**query, **state.context}
         return self.intake.take_all(
             [
-                (body, RawInfo(state.source, key, now, context, number, adapter))
-                for body, key, number in zip(state.bodies, state.raw_keys, state.numbers, strict=True)
+                (p.body, RawInfo(p.source, p.raw_key, now, context, p.attempt, self._by_name.get(p.source), p.url))
+                for p in state.parts
             ]
         )
 
@@ -267,7 +233,7 @@ class Collector:
         body = alert.body(event_id, core.format_timestamp(self.clock.now_us()))
         self.intake.store.publish(pipeline.alert_topic, f"{event_id}:{alert.type}", body)
 
-    def _store_event(self, result: CollectionResult, started_us: int, before: dict[str, str], state: _Round) -> None:
+    def _store_event(self, result: CollectionResult, started_us: int, before: dict[str, str], state: Round) -> None:
         more: Json = {
             "success": result.status != "failed",
             "status": result.status,
@@ -280,11 +246,13 @@ class Collector:
             "alerts": list(result.alerts),
         }
         failures = [a for a in result.attempts if a["outcome"] != "ok"]
-        if failures:
-            last = failures[-1]
-            code = _HTTP_CODES.get(last["status"], f"HTTP_{last['status']}")
-            more["error_code"] = _ERROR_CODES.get(last["outcome"], code)
+        last = failures[-1] if failures else None
+        if last is not None and state.error_kind in {"", Kind.ALL_SOURCES_FAILED.value, last["outcome"]}:
+            more["error_code"] = _error_code(last["outcome"], last["status"])
             more["error_message"] = (state.error_message or last["message"])[:_MAX_MESSAGE]
+        elif state.error_kind:
+            more["error_code"] = _error_code(state.error_kind, 0)
+            more["error_message"] = state.error_message[:_MAX_MESSAGE]
         source = result.source or self.adapters[0].name
         self.intake.record(result.event_id, source, started_us, result.taken, more)
 
@@ -311,34 +279,78 @@ class Collector:
     def _state_name(self) -> str:
         return f"collector:{self.intake.pipeline.name}"
 
-    def _restore(self) -> None:
+    def _restore(self) -> dict[str, bool]:
+        """Take over what other processes know; which sources this process may send the probe of a breaker to."""
         doc = self.store.load_state(self._state_name())
+        may_probe: dict[str, bool] = {}
         if self.shared is not None:
-            for name in self.breakers:
-                self.shared.adopt(name)
+            may_probe = {name: self.shared.adopt(name) for name in self.breakers}
         if doc is None:
-            return
+            return may_probe
         if self.shared is None:
             for name, snapshot in doc["breakers"].items():
                 if name in self.breakers:
                     self.breakers[name].restore(snapshot)
-        # A document of the first version has the tracker alone.
-        self.alerts.restore(doc.get("alerts") or {"tracker": doc["tracker"], "sent_us": {}})
-        self.failover.secondary_since_us = doc["secondary_since_us"]
-        self._last_success_us = doc.get("last_success_us")
+        since = doc["secondary_since_us"]
+        self.failover.secondary_since_us = since if is_believable(since, self.clock.now_us()) else 0
+        return may_probe
 
-    def _save(self, success_us: int | None = None) -> None:
-        self._last_success_us = success_us or self._last_success_us
-        self.store.save_state(
-            self._state_name(),
-            {
+    def _settle(
+        self, failed: bool, state: Round, elapsed_us: int, success_us: int | None, *, store_failed: bool = False
+    ) -> list[Alert]:
+        """Judge the collection by what all processes have seen, and write that down.
+
+        Collections may overlap: each reads the state at its own end, so that a run of failures alerts once, and no
+        failure is lost.
+        """
+        name, source = self._state_name(), state.source or self.adapters[0].name
+        last_error = _last_error(state)
+        for _ in range(_TRIES):
+            before = self.store.load_state(name)
+            doc = before or {
+                "tracker": None,
+                "alerts": {"tracker": {"failures_us": [], "alerted": False}, "sent_us": {}},
+            }
+            # A document of the first version has the tracker alone.
+            self.alerts.restore(doc.get("alerts") or {"tracker": doc["tracker"], "sent_us": {}})
+            alerts = self.alerts.judge(failed, source, elapsed_us, last_error, store_failed=store_failed)
+            known = doc.get("last_success_us")
+            times = [t for t in (known if is_believable(known, self.clock.now_us()) else None, success_us) if t]
+            after: Json = {
                 "format": 1,
                 "breakers": {name: breaker.snapshot() for name, breaker in self.breakers.items()},
                 "alerts": self.alerts.snapshot(),
                 "secondary_since_us": self.failover.secondary_since_us,
-                "last_success_us": self._last_success_us,
-            },
-        )
+                "last_success_us": max(times, default=None),
+            }
+            if self.store.swap_state(name, before, after):
+                return alerts
+        message = "the collector's state: other processes write it all the time"
+        raise from_kind(Kind.BUSY.value, message)
+
+    def _publish_breakers(self) -> None:
         if self.shared is not None:
             for name in self.breakers:
                 self.shared.publish(name)
+
+
+def _error_code(outcome: str, status: int) -> str:
+    if outcome == Kind.HTTP_STATUS.value:
+        return _HTTP_CODES.get(status, f"HTTP_{status}")
+    return _ERROR_CODES.get(outcome, outcome.upper())
+
+
+def _last_error(state: Round) -> str:
+    """Source, kind and sentence of the last failure, for those who are alerted."""
+    bad = [a for a in state.attempts if a["outcome"] != "ok"]
+    if bad and state.error_kind in {"", Kind.ALL_SOURCES_FAILED.value}:
+        last = bad[-1]
+        return f"{last['source']} {last['outcome']}: {last['message']}"[:_MAX_MESSAGE]
+    return f"{state.error_kind}: {state.error_message}"[:_MAX_MESSAGE] if state.error_kind else ""
+
+
+def _described(error: Exception) -> tuple[str, str]:
+    """Kind and sentence; the text of an exception of others may quote what it was called with."""
+    if isinstance(error, HeadgateError):
+        return error.kind.value, error.message
+    return Kind.UNAVAILABLE.value, f"a collection could not be stored: {type(error).__name__}"

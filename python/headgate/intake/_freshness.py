@@ -15,6 +15,16 @@ SKEW_US = 60_000_000  # how far hosts' clocks may differ
 CLOSED_LIMIT_S = 60 * 60.0  # outside market hours up to an hour is fine
 
 
+def is_believable(at_us: int | None, now_us: int) -> bool:
+    """Whether a stored time can be true: one that lies ahead was written by a clock that was wrong.
+
+    Example:
+        >>> is_believable(1_000_000, 2_000_000), is_believable(86_400_000_000, 0), is_believable(None, 0)
+        (True, False, False)
+    """
+    return at_us is not None and at_us <= now_us + SKEW_US
+
+
 @dataclass(frozen=True)
 class AlwaysOpen:
     """The calendar of sources that never close."""
@@ -27,7 +37,7 @@ class AlwaysOpen:
 class Freshness:
     """The data's state at a moment. The last collection that succeeded counts: a quiet hour is not stale.
 
-    `age_s` is None where there was none, or where it is in the future: its age is not known then, and not 0.
+    `age_s` is None when none has succeeded yet, and when the last success lies in the future: nobody knows its age.
     """
 
     market_open: bool
@@ -37,7 +47,7 @@ class Freshness:
 
     @property
     def is_stale(self) -> bool:
-        """Older than allowed, or never collected."""
+        """Older than allowed, of unknown age, or never collected."""
         return self.age_s is None or self.age_s > self.limit_s
 
     @property
@@ -58,20 +68,26 @@ class Freshness:
         }  # fmt: skip
 
 
-def check_freshness(last_success_us: int | None, now_us: int, calendar: Calendar) -> Freshness:
+def check_freshness(
+    last_success_us: int | None, at_us: int, calendar: Calendar, *, now_us: int | None = None
+) -> Freshness:
     """Judge the data's age.
 
     Args:
         last_success_us: when the last collection that succeeded began (`Collector.last_success_us()`), or None.
-        now_us: the moment to judge at, microseconds.
+        at_us: the moment to judge at, microseconds; a scheduled event's own time, or now.
         calendar: decides which limit counts.
+        now_us: what the clock says, when that is not `at_us`: a success after it is not believed.
 
     Example:
         >>> check_freshness(0, 16 * 60 * 1_000_000, AlwaysOpen()).warning
         'last known good: the data is 16 minutes old (limit 15)'
+        >>> check_freshness(86_400_000_000, 0, AlwaysOpen()).age_s is None
+        True
     """
-    is_open = calendar.is_open(now_us)
-    is_known = last_success_us is not None and last_success_us <= now_us + SKEW_US
-    age = max(0.0, (now_us - last_success_us) / 1e6) if is_known and last_success_us is not None else None
+    is_open = calendar.is_open(at_us)
+    age = None
+    if last_success_us is not None and is_believable(last_success_us, max(at_us, now_us or at_us)):
+        age = max(0.0, (at_us - last_success_us) / 1e6)
     last = None if last_success_us is None else core.format_timestamp(last_success_us)
     return Freshness(is_open, age, OPEN_LIMIT_S if is_open else CLOSED_LIMIT_S, last)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headgate._native import core
-from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind
+from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind, TransientError
 from headgate.identity import document_text
 from headgate.intake._reasons import explain
 from headgate.items import mark_announcement
@@ -23,8 +24,18 @@ if TYPE_CHECKING:
 
     from headgate.ports import Clock, ItemStore, ObjectStore
 
+    Merge = Callable[[Json, Json], tuple[Json, tuple[str, ...]] | None]
+
 log = logging.getLogger("headgate.intake")
 _OVERLAP_FROM = 3  # bodies: fewer are not worth a thread
+_PARSE_FAILED, _NORMALISE_FAILED = "parse_failed", "normalise_failed"
+# Kinds of dead letters of which the source's form is to blame, not one record.
+_UNREADABLE = frozenset(
+    [_PARSE_FAILED, _NORMALISE_FAILED, "not_an_object", Kind.INVALID_JSON.value, Kind.MALFORMED_RESPONSE.value]
+)
+_MAX_DIGITS = 4300  # of an integer that Python reads; a longer one costs time that grows with the square
+_LONG_DIGITS = re.compile(rb"[0-9]{4301}")
+_TRIES = 16  # of a conditional write: each loss is another process's success
 _AHEAD = 2  # bodies that are prepared before they are stored
 
 
@@ -34,12 +45,15 @@ class Reject(Exception):  # noqa: N818 - a verdict on one record, not a failure 
     Args:
         kind: a short stable code, for example "too_old".
         reason: one sentence, without personal ids.
+        key: of the item that the record would be, when its identity is known: a record that is stored already is a
+            duplicate, whatever is wrong with it now (an article that has grown too old).
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, key: str | None = None) -> None:
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class RawInfo:
     context: Json = field(default_factory=dict)
     attempt: int = 1
     reader: Any = None  # the source's adapter, when it is at hand
+    url: str = ""  # what was asked, when that is known
 
     @property
     def fetched_at(self) -> str:
@@ -85,6 +100,11 @@ class Pipeline:
         model_version: travels in the announcements of the healing sweep.
         key_prefix: of the items' keys in stores that keep everything in one table.
         finished_by: the consumer whose handling finishes an item; None: the topic's only one.
+        check_query: raises InvalidInputError for a query whose records could not be stored; called before any request.
+        merge: (stored document, new document) -> the stored one with what the new one knows besides, and all its
+            labels; None when it knows nothing more. For records that concern several labels and come once for each.
+        standing: (adapter, priority, snapshot of its breaker, collection events) -> how the source stands, which is
+            stored beside the items.
     """
 
     name: str
@@ -96,6 +116,9 @@ class Pipeline:
     model_version: str = "v1.0.0"
     key_prefix: str = "ITEM"
     finished_by: str | None = None
+    check_query: Callable[[Json], None] | None = None
+    merge: Merge | None = None
+    standing: Callable[[Any, int, Json, list[Json]], Json] | None = None
 
     @property
     def topic(self) -> str:
@@ -116,13 +139,17 @@ class NewItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Taken:
-    """The fate of every record: taken == stored + duplicates + dead_letters."""
+    """The outcome of every record: taken == stored + duplicates + dead_letters.
+
+    `unreadable` of the dead letters are records that the source's reader could not make anything of.
+    """
 
     taken: int = 0
     stored: int = 0
     duplicates: int = 0
     dead_letters: int = 0
     new: tuple[NewItem, ...] = field(default=(), repr=False)
+    unreadable: int = 0
 
     @property
     def new_keys(self) -> tuple[str, ...]:
@@ -136,6 +163,7 @@ class Taken:
             self.duplicates + other.duplicates,
             self.dead_letters + other.dead_letters,
             self.new + other.new,
+            self.unreadable + other.unreadable,
         )
 
 
@@ -147,6 +175,7 @@ class Prepared:
     items: list[Item]
     letters: list[DeadLetter]
     announcements: dict[str, Json] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)  # place of a letter -> key of the item that it would be
 
 
 class Intake:
@@ -224,20 +253,23 @@ class Intake:
         """What `keep` stores of a body: parsed, validated and identified, nothing written."""
         core.fault_point("intake.after_raw")
         try:
-            records = self.pipeline.parse(body, raw)
+            records = list(self.pipeline.parse(body, raw))
         except InvalidInputError as error:
-            return Prepared(
-                1, [], [self._letter(raw, error.kind.value, error.message, body.decode("utf-8", "replace"))]
-            )
+            return Prepared(1, [], [self._body_letter(raw, error.kind.value, error.message, body)])
+        except Exception as error:
+            name = type(error).__name__
+            log.error("parse failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
+            return Prepared(1, [], [self._body_letter(raw, _PARSE_FAILED, name, body)])
         items: list[Item] = []
         letters: list[DeadLetter] = []
+        keys: dict[int, str] = {}
         for record in records:
-            outcome = self.examine(record, raw)
+            outcome = self.examine(record, raw, lambda key: keys.update({len(letters): key}))
             if isinstance(outcome, Item):
                 items.append(outcome)
             else:
                 letters.append(outcome)
-        return Prepared(len(records), items, letters, self.announced(items).announcements)
+        return Prepared(len(records), items, letters, self.announced(items).announcements, keys)
 
     def announced(self, items: list[Item]) -> Prepared:
         """Accepted items with their announcements, each with its item's key: its identity however often it is sent."""
@@ -247,12 +279,61 @@ class Intake:
 
     def keep(self, prepared: Prepared) -> Taken:
         """Store what was prepared."""
-        items, letters = prepared.items, prepared.letters
+        items, letters = prepared.items, self._unknown(prepared)
         self.store.add_dead_letters(letters)
         stored = self.store.put_items(items, self.pipeline.topic, prepared.announcements)
         fresh = set(stored.new_keys)
-        new = {i.key: NewItem(i.key, i.timestamp, i.labels) for i in items if i.key in fresh}
-        return Taken(prepared.records, len(fresh), stored.duplicates, len(letters), tuple(new.values()))
+        labels = self._widen(items, fresh)
+        new = {i.key: NewItem(i.key, i.timestamp, labels.get(i.key, i.labels)) for i in items if i.key in fresh}
+        known = len(prepared.letters) - len(letters)
+        unreadable = sum(letter.kind in _UNREADABLE for letter in letters)
+        return Taken(
+            prepared.records, len(fresh), stored.duplicates + known, len(letters), tuple(new.values()), unreadable
+        )
+
+    def _unknown(self, prepared: Prepared) -> list[DeadLetter]:
+        """The letters without those whose item is stored: they are duplicates."""
+        if not prepared.keys:
+            return prepared.letters
+        known = self.store.documents_by_key(list(dict.fromkeys(prepared.keys.values())))
+        return [x for at, x in enumerate(prepared.letters) if prepared.keys.get(at) not in known]
+
+    def _widen(self, items: list[Item], fresh: set[str]) -> dict[str, tuple[str, ...]]:
+        """What duplicates know besides goes to the stored items; the labels of those that changed."""
+        merge = self.pipeline.merge
+        if merge is None:
+            return {}
+        first: set[str] = set()
+        again: dict[str, list[Item]] = {}
+        for item in items:
+            if item.key in fresh and item.key not in first:
+                first.add(item.key)
+            else:
+                again.setdefault(item.key, []).append(item)
+        found: dict[str, tuple[str, ...]] = {}
+        for key, doc in self.store.documents_by_key(list(again)).items():
+            if (labels := self._widen_one(key, doc, again[key], merge)) is not None:
+                found[key] = labels
+        return found
+
+    def _widen_one(self, key: str, doc: Json | None, items: list[Item], merge: Merge) -> tuple[str, ...] | None:
+        """The labels that an item has now, or None: nothing changed."""
+        for _ in range(_TRIES):
+            if doc is None:
+                return None
+            wide, labels = doc, None
+            for item in items:
+                if (merged := merge(wide, item.doc)) is not None:
+                    wide, labels = merged
+            if labels is None:
+                return None
+            item = replace(items[0], doc=wide, text=None, labels=labels)
+            body = mark_announcement(self.pipeline.announce(item), key, self.pipeline.name)
+            if self.store.widen_item(key, self.pipeline.topic, doc, wide, labels, body):
+                return labels
+            doc = self.store.documents_by_key([key]).get(key)  # another process was faster
+        message = f"item {key}: other processes change it all the time"
+        raise TransientError(message, Kind.BUSY)
 
     def take_all(self, bodies: Sequence[tuple[bytes, RawInfo]]) -> Taken:
         """Several bodies, in their order: while the store writes one, the next is prepared on another thread."""
@@ -268,13 +349,23 @@ class Intake:
             kept += [self.keep(future.result()) for future in ahead]
         return all_of(kept)
 
-    def examine(self, record: Any, raw: RawInfo) -> Item | DeadLetter:
-        """One raw record: the item that it becomes, or why it is refused; nothing is written."""
+    def examine(self, record: Any, raw: RawInfo, on_key: Callable[[str], object] | None = None) -> Item | DeadLetter:
+        """One raw record: the item that it becomes, or why it is refused; nothing is written.
+
+        Args:
+            record: as the pipeline's `parse` gave it.
+            raw: what is known of its response.
+            on_key: called for a refused record whose identity is known, with the key.
+        """
+        if isinstance(record, Unreadable):
+            return self._letter(raw, record.kind, record.reason, record.text)
         try:
             normal = self.pipeline.normalise(record, raw)
             text = document_text(normal.doc)
             encoded = text.encode()
         except Reject as reject:
+            if reject.key is not None and on_key is not None:
+                on_key(reject.key)
             return self._letter(raw, reject.kind, reject.reason, _text(record))
         except HeadgateError as error:
             return self._letter(raw, error.kind.value, error.message, _text(record))
@@ -285,7 +376,7 @@ class Intake:
             # The exception's text may quote the record, so the log has its type only.
             name = type(error).__name__
             log.error("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
-            return self._letter(raw, "normalise_failed", name, _text(record))
+            return self._letter(raw, _NORMALISE_FAILED, name, _text(record))
         problems = self._validator.problems(encoded)
         if problems:
             reason = explain(self.pipeline.plan, problems, normal.doc)
@@ -293,8 +384,62 @@ class Intake:
         return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key,
                     normal.labels, text)  # fmt: skip
 
+    def _body_letter(self, raw: RawInfo, kind: str, reason: str, body: bytes) -> DeadLetter:
+        return self._letter(raw, kind, reason, body.decode("utf-8", "replace"))
+
     def _letter(self, raw: RawInfo, kind: str, reason: str, doc: str) -> DeadLetter:
         return DeadLetter("intake", self.pipeline.name, raw.source, kind, reason, doc, raw.key)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A record that a `parse` sets apart: it becomes a dead letter, and the others of its body go on."""
+
+    kind: str
+    reason: str
+    text: str
+
+
+class _LongNumber(str):
+    """The digits of an integer that is too long for an int."""
+
+    __slots__ = ()
+
+
+def read_json(body: bytes | str) -> Any:
+    """A body as JSON; integers of any length are read, those of more than 4,300 digits as a text that `readable` knows.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deep.
+
+    Example:
+        >>> read_json(b'[1, {"n": 2}]')
+        [1, {'n': 2}]
+    """
+    try:
+        return json.loads(body)
+    except RecursionError:
+        message = "nested too deep"
+        raise ValueError(message) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        # int() refuses the digits.
+        return json.loads(body, parse_int=lambda text: int(text) if len(text) <= _MAX_DIGITS else _LongNumber(text))
+
+
+def _has_long_number(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_long_number, value.values()))
+    return any(map(_has_long_number, value)) if isinstance(value, list) else isinstance(value, _LongNumber)
+
+
+def readable(records: Iterable[Any], body: bytes) -> list[Any]:
+    """The records of a body, those with a number that cannot be kept as `Unreadable`."""
+    if _LONG_DIGITS.search(body) is None:
+        return list(records)
+    reason = f"a number has more than {_MAX_DIGITS} digits"
+    return [Unreadable(Kind.NUMBER_OUT_OF_RANGE.value, reason, _text(r)) if _has_long_number(r) else r for r in records]
 
 
 def parse_array(body: bytes, raw: RawInfo) -> list[Any]:
@@ -304,23 +449,24 @@ def parse_array(body: bytes, raw: RawInfo) -> list[Any]:
         InvalidInputError: not JSON, or not an array.
     """
     try:
-        value = json.loads(body)
+        value = read_json(body)
     except ValueError:
         message = f"{raw.source}: the body is not JSON"
         raise InvalidInputError(message, Kind.INVALID_JSON) from None
     if not isinstance(value, list):
         message = f"{raw.source}: expected a JSON array, got {type(value).__name__}"
         raise InvalidInputError(message, Kind.MALFORMED_RESPONSE)
-    return value
+    return readable(value, body)
 
 
 def all_of(takens: Iterable[Taken]) -> Taken:
-    """The sum of several bodies' fates."""
+    """The sum of several bodies' outcomes."""
     found = list(takens)
     # Not one by one: that would copy the new items once a body.
     return Taken(
         sum(t.taken for t in found), sum(t.stored for t in found), sum(t.duplicates for t in found),
         sum(t.dead_letters for t in found), tuple(item for t in found for item in t.new),
+        sum(t.unreadable for t in found),
     )  # fmt: skip
 
 

@@ -156,5 +156,5 @@ def _raw_info(intake: Intake, source: str, raw_key: str) -> RawInfo:
         meta = {}
     return RawInfo(
         source, raw_key, meta.get("fetched_us", 0), meta.get("context", {}) or {}, meta.get("attempt", 1),
-        intake.readers.get(source),
+        intake.readers.get(source), meta.get("url", ""),
     )  # fmt: skip

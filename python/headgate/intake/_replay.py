@@ -60,6 +60,7 @@ def replay(intake: Intake, *, source: str = "", since_us: int = 0, dry_run: bool
             meta.get("context", {}),
             meta.get("attempt", 1),
             intake.readers.get(name),
+            meta.get("url", ""),
         )
         try:
             with intake.store.transaction():

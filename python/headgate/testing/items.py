@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -105,6 +106,25 @@ class ItemStoreSuite:
         assert [d["id"] for d in store.latest([], 2)] == ["b", "c"]
         assert [d["id"] for d in store.latest(["X", "Y"], 1)] == ["b"]
         assert store.latest(["Z"], 10) == []
+
+    def test_an_item_is_widened_and_its_announcement_while_it_waits(self) -> None:
+        store, clock = self._world()
+        item = _item("a", "2026-05-20T00:00:00Z", ("X",))
+        self._put(store, item)
+        assert store.documents_by_key(["a", "none"]) == {"a": item.doc}
+        wide = {**item.doc, "more": 1}
+        assert not store.widen_item("a", "market.items", {"id": "other"}, wide, ("X", "Y"), {"key": "a"})
+        assert not store.widen_item("none", "market.items", item.doc, wide, ("X", "Y"), {"key": "none"})
+        assert store.widen_item("a", "market.items", item.doc, wide, ("X", "Y"), {"key": "a", "n": 2})
+        assert store.latest(["Y"], 5) == store.latest(["X"], 5) == [wide]
+        publisher = _Collecting()
+        assert store.publish_outbox(publisher) == 1
+        assert json.loads(publisher.sent[0].body) == {"key": "a", "n": 2}
+        clock.advance_us(1)
+        assert store.widen_item("a", "market.items", wide, {**wide, "more": 2}, ("X", "Y", "Z"), {"key": "a", "n": 3})
+        assert store.publish_outbox(publisher) == 0  # it was announced once
+        assert store.latest(["Z"], 5) == [{**wide, "more": 2}]
+        assert store.status_counts() == {"pending": 1}
 
     def test_an_announcement_that_did_not_arrive_stays(self) -> None:
         store, clock = self._world()

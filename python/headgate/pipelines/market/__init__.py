@@ -13,16 +13,26 @@ _EXPORTS = {
     "FinnhubSource": "sources", "NewsSource": "sources", "PIPELINE": "pipeline", "analysis_request": "pipeline",
     "new_data_notification": "pipeline", "analyse": "analysis", "FailoverOrchestrator": "orchestrator",
     "fetch_news": "orchestrator", "store_news_items": "orchestrator", "MarketCalendar": "calendar",
-    "LatestNews": "latest", "latest_news": "latest", "collection_metrics": "metrics",
+    "AdapterError": "adapters", "RateLimitError": "adapters", "AllAdaptersFailedError": "adapters",
+    "TiingoAdapter": "adapters", "FinnhubAdapter": "adapters", "LatestNews": "latest", "latest_news": "latest",
+    "collection_metrics": "metrics",
 }  # fmt: skip
 __all__ = [
-    "PIPELINE", "CollectionEvent", "DataSourceConfig", "FailoverOrchestrator", "FinnhubSource",
-    "LatestNews", "MarketCalendar", "NewDataNotification", "NewsArticle", "NewsItem", "NewsSource",
-    "SentimentScore", "TiingoSource", "analyse", "analysis_request", "collection_metrics",
-    "fetch_news", "handle_scheduled_collection", "latest_news", "new_data_notification", "store_news_items",
+    "PIPELINE", "AdapterError", "AllAdaptersFailedError", "CollectionEvent", "DataSourceConfig",
+    "FailoverOrchestrator", "FinnhubAdapter", "FinnhubSource", "LatestNews", "MarketCalendar", "NewDataNotification",
+    "NewsArticle", "NewsItem", "NewsSource", "RateLimitError", "SentimentScore", "TiingoAdapter", "TiingoSource",
+    "analyse", "analysis_request", "collection_metrics", "fetch_news", "handle_scheduled_collection",
+    "latest_news", "new_data_notification", "store_news_items",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from headgate.pipelines.market.adapters import (
+        AdapterError,
+        AllAdaptersFailedError,
+        FinnhubAdapter,
+        RateLimitError,
+        TiingoAdapter,
+    )
     from headgate.pipelines.market.analysis import analyse
     from headgate.pipelines.market.calendar import MarketCalendar
     from headgate.pipelines.market.latest import LatestNews, latest_news

@@ -68,11 +68,15 @@ def collection_metrics(result: CollectionResult | None, event: Json, primary: st
     return metrics
 
 
-def refused_metrics() -> list[Metric]:
-    """A scheduled event that could not be read counts as a collection that failed, of no source."""
+def refused_metrics(source: str = "none") -> list[Metric]:
+    """A scheduled event that could not be read, or a collection that could not be stored, is one that failed.
+
+    Args:
+        source: the first source's name, when it was to be asked.
+    """
     return [
         Metric("CollectionSuccessRate", 0.0, "Percent"),
-        Metric("CollectionFailure", 1, "Count", {"Source": "none"}),
+        Metric("CollectionFailure", 1, "Count", {"Source": source}),
         Metric("NewItemsIngested", 0),
     ]
 

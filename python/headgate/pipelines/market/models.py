@@ -13,7 +13,6 @@ from headgate.pipelines.market.sentiment import label_of
 Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]
 Label = Literal["positive", "neutral", "negative"]
 LOW_CONFIDENCE = 0.6  # section 1: below is shown as low
-UNAVAILABLE_AFTER = 3  # section 2: failures within 15 minutes
 
 
 class NewsItem(BaseModel):
@@ -116,27 +115,9 @@ class DataSourceConfig(BaseModel):
             breaker: the snapshot of its circuit breaker.
             events: stored collection events; their attempts are counted.
         """
-        from headgate._native import core
+        from headgate.pipelines.market.pipeline import standing
 
-        good = bad = window = None
-        failures = 0
-        for event in events:
-            mine = [a["outcome"] for a in event["attempts"] if a["source"] == source.name]
-            asked = [outcome for outcome in mine if outcome != "circuit_open"]
-            if not asked:
-                continue
-            if asked[-1] == "ok":
-                good, failures, window = event["timestamp"], 0, None
-            else:
-                bad, failures = event["timestamp"], failures + 1
-                window = window or bad
-        recent = [t for t in breaker["failures_us"] if bad and t >= core.parse_timestamp(bad) - 900 * 1_000_000]
-        available = breaker["state"] == "closed" and max(failures, len(recent)) < UNAVAILABLE_AFTER
-        return DataSourceConfig(
-            source_id=source.name, display_name=source.name.capitalize(), priority=priority, is_available=available,
-            consecutive_failures=failures, last_success_at=good, last_failure_at=bad, failure_window_start=window,
-            api_config={"base_url": getattr(source, "base_url", None), "timeout_seconds": source.timeout_s},
-        )  # fmt: skip
+        return DataSourceConfig.model_validate(standing(source, priority, breaker, events))
 
 
 class NewDataNotification(BaseModel):

@@ -6,15 +6,21 @@ commits items, announcements and its own record together.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import InvalidInputError, Kind, TransientError
+from headgate.errors import AllSourcesFailedError
 from headgate.intake import Intake, RawInfo, Taken
+from headgate.intake._fetch import SeenRecords
+from headgate.pipelines.market.adapters import AllAdaptersFailedError
+from headgate.pipelines.market.articles import articles_of, malformed, name_of, newest, read_answer, records_of
 from headgate.pipelines.market.models import NewsArticle
+from headgate.pipelines.market.pipeline import check_query
 from headgate.resilience import Call, CallFailover, CircuitBreakerManager, FailoverResult, HttpClient
+from headgate.resilience._async import is_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,6 +45,9 @@ class FailoverOrchestrator:
         retry, budget: for transient errors, within the source's time.
         client: the HTTP client.
         clock: for dates, breakers and durations.
+
+    Raises:
+        InvalidInputError: two sources of one name: they would share a breaker. Give one another `name`.
 
     Example:
         >>> orchestrator = FailoverOrchestrator(TiingoSource(token="..."), FinnhubSource(token="..."))  # doctest: +SKIP
@@ -65,7 +74,8 @@ class FailoverOrchestrator:
         self._timeout_s = timeout_s
         self._client = client or HttpClient()
         calls = [
-            Call(_name(s), self._asker(s), timeout_s + _GRACE_S, self.breakers.handle(_name(s))) for s in self.sources
+            Call(name_of(s), self._asker(s), timeout_s + _GRACE_S, self.breakers.handle(name_of(s)))
+            for s in self.sources
         ]
         self._failover = CallFailover(calls, retry=retry, budget=budget, clock=self.clock)
 
@@ -87,10 +97,13 @@ class FailoverOrchestrator:
             `data` is a list of `NewsArticle`; an empty list is an answer, not a failure.
 
         Raises:
-            AllSourcesFailedError: names every cause.
-            InvalidInputError: no ticker.
+            AllAdaptersFailedError: an `AllSourcesFailedError` and an `AdapterError`; names every cause.
+            InvalidInputError: no ticker, or one that no item could be stored for.
         """
-        return self._failover(self._query(tickers, start_date, end_date), limit)
+        try:
+            return self._failover(self._query(tickers, start_date, end_date), limit)
+        except AllSourcesFailedError as error:
+            raise AllAdaptersFailedError(error.message) from None
 
     async def get_news_with_failover_async(
         self,
@@ -100,13 +113,14 @@ class FailoverOrchestrator:
         limit: int = LIMIT,
     ) -> FailoverResult:
         """The same on an event loop."""
-        return await self._failover.acall(self._query(tickers, start_date, end_date), limit)
+        try:
+            return await self._failover.acall(self._query(tickers, start_date, end_date), limit)
+        except AllSourcesFailedError as error:
+            raise AllAdaptersFailedError(error.message) from None
 
     def _query(self, tickers: Sequence[str], start_date: str | None, end_date: str | None) -> Json:
         wanted = [t.strip().upper() for t in tickers if t.strip()]
-        if not wanted:
-            message = "tickers: there is none; expected at least one symbol"
-            raise InvalidInputError(message)
+        check_query({"tickers": wanted})
         now = self.clock.now_us()
         return {
             "tickers": wanted,
@@ -116,66 +130,41 @@ class FailoverOrchestrator:
 
     def _asker(self, source: Any) -> Any:
         if hasattr(source, "requests"):
-            return lambda query, limit: _newest(self._ask(source, query), limit)
-        return lambda query, limit: list(
+            return lambda query, limit: newest(self._ask(source, query), limit)
+        if is_async(source.get_news):
+
+            async def ask(query: Json, limit: int) -> list[NewsArticle]:
+                return list(await source.get_news(query["tickers"], query["start_date"], query["end_date"], limit))
+
+            return ask
+        return lambda query, limit: _listed(
             source.get_news(query["tickers"], query["start_date"], query["end_date"], limit)
         )
 
     def _ask(self, source: Any, query: Json) -> list[NewsArticle]:
         deadline = self.clock.mono_us() + int(self._timeout_s * 1e6)
         articles: list[NewsArticle] = []
+        seen = SeenRecords()
         requests = source.requests(query)
+        is_first = True
         while requests:
             left = (deadline - self.clock.mono_us()) / 1e6
-            bodies = [_body(a) for a in self._client.request_many(requests, timeout_s=max(0.001, left))]
+            answers = self._client.request_many(requests, timeout_s=max(0.001, left))
+            bodies = [read_answer(a, self.clock) for a in answers]
+            news = [seen.add(records_of(source, body)) for body in bodies]
+            if not is_first and not any(news):
+                # It does not know pages: what it has beyond the first is unknown.
+                raise malformed("answered 200 with the records of the page before")
             for body in bodies:
-                articles += _articles(source, body)
+                articles += articles_of(source, body)
             more = getattr(source, "next_pages", None)
             requests = more(query, requests, bodies) if more is not None else []
+            is_first = False
         return articles
 
 
-def _name(source: Any) -> str:
-    return str(getattr(source, "name", type(source).__name__.lower()))
-
-
-def _body(answer: Any) -> bytes:
-    if isinstance(answer, Exception):
-        raise answer
-    if answer.status != 200:
-        message = f"answered with status {answer.status}"
-        raise TransientError(message, Kind.HTTP_STATUS)
-    return bytes(answer.body)
-
-
-def _articles(source: Any, body: bytes) -> list[NewsArticle]:
-    try:
-        value = json.loads(body)
-        records = source.records(value) if hasattr(source, "records") else value
-        if not isinstance(records, list):
-            raise TypeError
-    except (ValueError, TypeError, KeyError, AttributeError):
-        message = "answered 200 with a body of another shape"
-        raise TransientError(message, Kind.MALFORMED_RESPONSE) from None
-    return [_article(source, record) for record in records if isinstance(record, dict)]
-
-
-def _article(source: Any, record: Json) -> NewsArticle:
-    f = source.fields(record)
-    ident = f["id"]
-    return NewsArticle(
-        None if ident is None else str(ident), _name(source), f["headline"], f["published"], f["description"], f["url"],
-        _texts(f["tickers"]), _texts(f["tags"]), f["source_name"], raw=record,
-    )  # fmt: skip
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
-
-
-def _newest(articles: list[NewsArticle], limit: int) -> list[NewsArticle]:
-    # A source's times are all of one form, so that they order as they are.
-    return sorted(articles, key=lambda a: (str(type(a.published_at)), str(a.published_at)), reverse=True)[:limit]
+def _listed(articles: Any) -> Any:
+    return articles if inspect.isawaitable(articles) else list(articles)
 
 
 class _ArticleReader:

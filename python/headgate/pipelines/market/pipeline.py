@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -14,7 +13,7 @@ from headgate._registry import shipped_plan
 from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.identity import story_key_of
 from headgate.intake import Normalised, Pipeline, RawInfo, Reject
-from headgate.intake._intake import parse_array
+from headgate.intake._intake import parse_array, read_json, readable
 from headgate.pipelines.market.sentiment import reliability_sentiment
 from headgate.pipelines.market.sources import READERS
 
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
     from headgate.ports import Item, Json
 
 MODEL_VERSION = "v1.0.0"  # spec 000, section 4
+UNAVAILABLE_AFTER = 3  # section 2: failures within 15 minutes
+_FAILURE_WINDOW_US = 900 * 1_000_000
 _MAX_TICKER = 5
+_TICKER = re.compile(r"[A-Z]{1,5}")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
 _MAX_TICKERS = 10
@@ -50,8 +52,8 @@ def parse(body: bytes, raw: RawInfo) -> list[Any]:
     if records is None:
         return parse_array(body, raw)
     try:
-        return list(records(json.loads(body)))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return readable(records(read_json(body)), body)
+    except Exception:
         message = f"{raw.source}: the body is not of the shape that its source knows"
         raise InvalidInputError(message, Kind.MALFORMED_RESPONSE) from None
 
@@ -74,17 +76,19 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
     if not headline:
         raise Reject("no_headline", "the headline is missing or blank")
     published_us = _published(fields["published"])
-    # Age counts from the fetch, so that a replay of old blobs gives the same verdict (decision 10).
-    if published_us < raw.fetched_us - _MAX_AGE_US:
-        raise Reject("too_old", "published more than 7 days before it was fetched")
-    if published_us > raw.fetched_us + _DAY_US:
-        raise Reject("from_the_future", "published more than a day after it was fetched")
-    tickers = _tickers(fields["tickers"], raw.context.get("tickers", ()))
-    if not tickers:
-        raise Reject("no_ticker", "no ticker of 1-5 letters is left after normalising")
     published = core.format_timestamp(published_us)
     date = published[:10]  # of a time that the core wrote: UTC
     key = core.dedup_key(headline, raw.source, date)
+    # Age counts from the fetch, so that a replay of old blobs gives the same verdict (decision 10).
+    if published_us < raw.fetched_us - _MAX_AGE_US:
+        raise Reject("too_old", "published more than 7 days before it was fetched", key)
+    if published_us > raw.fetched_us + _DAY_US:
+        raise Reject("from_the_future", "published more than a day after it was fetched", key)
+    tickers = _tickers(fields["tickers"], raw.context.get("tickers", ())) or _asked_ticker(
+        fields["tickers"], reader, raw
+    )
+    if not tickers:
+        raise Reject("no_ticker", "no ticker of 1-5 letters is left after normalising", key)
     story = story_key_of(headline, date)
     tags = fields["tags"]
     source_id = fields["id"]
@@ -178,6 +182,62 @@ def _tickers(values: Any, requested: Any) -> list[str]:
     return found[:_MAX_TICKERS]
 
 
+def _asked_ticker(values: Any, reader: Any, raw: RawInfo) -> list[str]:
+    """The one ticker that the request asked for, when the article names none at all."""
+    if isinstance(values, list) and any(not isinstance(v, str) or v.strip() for v in values):
+        return []
+    asked = getattr(reader, "asked_tickers", None)
+    found = asked(raw.url) if asked is not None and raw.url else []
+    return _tickers(found, ()) if len(found) == 1 else []
+
+
+def check_query(query: Json) -> None:
+    """Refuse tickers that no item could be stored for, before any source is asked.
+
+    Raises:
+        InvalidInputError: there is none, or one is not 1 to 5 letters A to Z.
+    """
+    tickers = query.get("tickers", ("ANY",))  # a source of one's own may ask for something else
+    if not tickers:
+        message = "tickers: there is none; expected at least one symbol"
+        raise InvalidInputError(message)
+    bad = [t for t in tickers if not (isinstance(t, str) and _TICKER.fullmatch(t))]
+    if bad:
+        message = f"tickers: got {', '.join(repr(t) for t in bad[:5])}; expected symbols of 1 to 5 letters A to Z"
+        raise InvalidInputError(message)
+
+
+def merge(stored: Json, new: Json) -> tuple[Json, tuple[str, ...]] | None:
+    """The stored item with the tickers of an article that came again for another one, at most ten."""
+    tickers = list(dict.fromkeys([*stored["tickers"], *new["tickers"]]))[:_MAX_TICKERS]
+    return None if tickers == stored["tickers"] else ({**stored, "tickers": tickers}, tuple(tickers))
+
+
+def standing(source: Any, priority: int, breaker: Json, events: list[Json]) -> Json:
+    """A source's `DataSourceConfig` as a document; a plain one, since pydantic is not loaded for it."""
+    good = bad = window = None
+    failures = 0
+    for event in events:
+        mine = [a["outcome"] for a in event.get("attempts", ()) if a["source"] == source.name]
+        asked = [outcome for outcome in mine if outcome != "circuit_open"]
+        if not asked:
+            continue
+        if asked[-1] == "ok":
+            good, failures, window = event["timestamp"], 0, None
+        else:
+            bad, failures = event["timestamp"], failures + 1
+            window = window or bad
+    recent = [t for t in breaker["failures_us"] if bad and t >= core.parse_timestamp(bad) - _FAILURE_WINDOW_US]
+    available = breaker["state"] == "closed" and max(failures, len(recent)) < UNAVAILABLE_AFTER
+    doc: Json = {
+        "source_id": source.name, "display_name": source.name.capitalize()[:50], "priority": priority,
+        "is_available": available, "consecutive_failures": failures, "last_success_at": good, "last_failure_at": bad,
+        "failure_window_start": window,
+        "api_config": {"base_url": getattr(source, "base_url", None), "timeout_seconds": source.timeout_s},
+    }  # fmt: skip
+    return doc
+
+
 def analysis_request(doc: Json, model_version: str = MODEL_VERSION) -> Json:
     """The body of an item's announcement (spec 000, section 6); collector and healer send the same."""
     return {
@@ -210,5 +270,6 @@ def new_data_notification(event_id: str, source: str, new: Sequence[NewItem], no
 
 
 PIPELINE = Pipeline(
-    "market", shipped_plan("news"), parse, normalise, _announce, new_data_notification, MODEL_VERSION, "NEWS"
-)
+    "market", shipped_plan("news"), parse, normalise, _announce, new_data_notification, MODEL_VERSION, "NEWS",
+    check_query=check_query, merge=merge, standing=standing,
+)  # fmt: skip

@@ -5,11 +5,11 @@ A third source is any class with the members of `NewsSource`; examples/third_sou
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from headgate.intake._intake import read_json
 from headgate.pipelines.market.sentiment import finnhub_sentiment
 from headgate.resilience import Request
 
@@ -68,11 +68,15 @@ class TiingoSource:
         """The page after each full one."""
         following = []
         for request, body in zip(requests, bodies, strict=True):
-            if len(body) < self.page * _SMALLEST_ARTICLE or len(json.loads(body)) < self.page:
+            if len(body) < self.page * _SMALLEST_ARTICLE or len(read_json(body)) < self.page:
                 continue
             asked = {k: v[0] for k, v in parse_qs(urlsplit(request.url).query).items()}
             following.append(self._request(query, asked["tickers"], int(asked.get("offset", 0)) + self.page))
         return following
+
+    def asked_tickers(self, url: str) -> list[str]:
+        """The tickers that a request was about."""
+        return parse_qs(urlsplit(url).query).get("tickers", [""])[0].split(",")
 
     def _request(self, query: Json, tickers: str, offset: int) -> Request:
         parameters: Json = {
@@ -117,6 +121,10 @@ class FinnhubSource:
     def requests(self, query: Json) -> list[Request]:
         dates = urlencode({"from": query["start_date"], "to": query["end_date"]})
         return [self._request(f"company-news?symbol={quote(ticker)}&{dates}") for ticker in query["tickers"]]
+
+    def asked_tickers(self, url: str) -> list[str]:
+        """The ticker that a request was about."""
+        return parse_qs(urlsplit(url).query).get("symbol", [])
 
     def extra_requests(self, query: Json) -> list[Request]:
         """The tickers' sentiments."""
