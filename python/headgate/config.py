@@ -301,6 +301,7 @@ class Config:
     logging: Logging = field(default_factory=Logging)
     base: Path = field(default_factory=Path.cwd, metadata={"internal": True})
     environment: dict[str, str] = field(default_factory=dict, repr=False, metadata={"internal": True})
+    is_configured: bool = field(default=True, metadata={"internal": True})  # a file, or an override, says something
 
     def locate(self, url: str) -> str:
         """A path or file://, sqlite:/// URL with its relative path taken from the configuration's folder."""
@@ -343,6 +344,7 @@ def load(path: str | os.PathLike[str] | None = None, environment: Mapping[str, s
         )
     config.base = file.resolve().parent
     config.environment = environment
+    config.is_configured = bool(raw) or file.exists()
     return config
 
 

@@ -103,6 +103,11 @@ class App(HealingParts):
         _make_parent(path)
         return LocalDatabase(path, durability=self.config.backends.durability)
 
+    def has_store(self) -> bool:
+        """Whether the store's file is there. Asking makes none."""
+        url = self.config.locate(self.config.backends.store)
+        return not url.startswith("sqlite://") or os.path.exists(sqlite_path(url))
+
     @property
     def is_embedded(self) -> bool:
         """Whether the store is a SQLite file: what needs transactions (queue, workflows, uploads) does too."""

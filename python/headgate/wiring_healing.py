@@ -287,7 +287,7 @@ class HealingParts:
                     name: self.store.queue_depth(c.topic, name)[0]
                     for name, c in self.config.consumers.items() if not c.queue
                 },
-                "dead_letters": count("SELECT count(*) FROM dead_letters"),
+                "dead_letters": count("SELECT count(*) FROM dead_letters WHERE seen > redriven"),
                 "executions_running": count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
             }  # fmt: skip
         else:

@@ -18,6 +18,7 @@ from headgate.cli._dead_letters import add_dead_letters
 from headgate.cli._dev import add_dev
 from headgate.cli._dlq import add_dlq
 from headgate.cli._heal import add_heal
+from headgate.cli._jobs import add_jobs
 from headgate.cli._package import add_package
 from headgate.cli._reconcile import add_reconcile
 from headgate.cli._tables import add_tables
@@ -151,6 +152,9 @@ def _warn(app: App) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     app = _app(options)
+    if not app.config.is_configured and not app.has_store():
+        message = "status: there is no headgate.toml in this folder; `headgate init` writes one, --config names one"
+        raise ConfigError(message)
     _print(
         {
             **app.status(),
@@ -297,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     add_trace(add)
     add_commands(add)
     add_workflow(add, shared)
+    add_jobs(add, _app)
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.checkpoint._places import is_remote, local_path
+from headgate.cli._gauges import measure
 from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
 from headgate.errors import ConfigError, HeadgateError, InterruptedRunError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
 _LAG_S = 15.0  # between two counts of what waits in the embedded queue; a scrape's usual interval
+_GAUGES_S = 15.0
 _CLOSE_S = 5.0  # beyond serve.drain_s, for what was cut to end
 _STALLED_S = 600.0  # a loop that has not turned for so long is not alive: no handler should take longer
 _WORKFLOWS_S = 1.0  # how often executions are looked at whose waits have ended
@@ -54,6 +56,7 @@ def serve(app: App, port: int | None = None) -> int:
         steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
         steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
         steps.append(("lag", _every(_LAG_S, partial(_measure_lag, workers))))
+    steps.append(("gauges", _every(_GAUGES_S, partial(measure, app))))
     warn_about(app.ledger)
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
@@ -61,7 +64,7 @@ def serve(app: App, port: int | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock)
+    scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock, app.metrics)
     health = partial(_what_is_wrong, service, scheduler, away)
     listen = s.port if port is None else port
     with ExitStack() as running:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import HeadgateError, InterruptedRunError, needed
+from headgate._native import core
+from headgate.errors import HeadgateError, InterruptedRunError, NotFoundError, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from headgate.idempotency import Ledger
-    from headgate.ports import Clock, StateStore
+    from headgate.ports import Clock, Json, Metrics, StateStore
 
 log = logging.getLogger("headgate.serve")
 _LEASE_S = 60.0  # renewed while a job runs; a process that died gives its job up after it at the latest
@@ -48,12 +49,16 @@ class Scheduler:
         store: keeps the times.
         ledger: keeps the claims; None: only this process's own runs are kept apart.
         clock: of the times.
+        metrics: runs by outcome, failures in a row and the last success of each job.
 
     Raises:
         ConfigError: kind not_built; APScheduler is missing.
     """
 
-    def __init__(self, jobs: Sequence[Job], store: StateStore, ledger: Ledger | None, clock: Clock) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], store: StateStore, ledger: Ledger | None, clock: Clock,
+        metrics: Metrics | None = None,
+    ) -> None:  # fmt: skip
         with needed("headgate serve needs APScheduler", "apscheduler>=3.10,<4"):
             from apscheduler.executors.pool import ThreadPoolExecutor
             from apscheduler.schedulers.background import BackgroundScheduler
@@ -62,6 +67,7 @@ class Scheduler:
         self._store = store
         self._ledger = ledger
         self._clock = clock
+        self._metrics = metrics
         self._running: set[str] = set()
         self._scheduler = BackgroundScheduler(
             timezone=UTC, executors={"default": ThreadPoolExecutor(max(1, len(self._jobs)))},
@@ -100,8 +106,13 @@ class Scheduler:
             return 0
         return min(every_us, max(0, ahead_us + every_us))
 
-    def run_once(self, job: Job) -> bool:
-        """Run a job now, unless another process is at it; whether it ran."""
+    def run_once(self, job: Job, *, now: bool = False) -> bool:
+        """Run a job, unless another process is at it or has just run it; whether it ran.
+
+        Args:
+            job: one of the scheduler's.
+            now: although it was run a moment ago.
+        """
         try:
             if self._ledger is None:
                 self._run(job)
@@ -110,7 +121,7 @@ class Scheduler:
             if claim.status != "acquired":
                 return False
             # Another process may have run it while this one waited for the claim.
-            ran = self.wait_us(job) <= int(job.every_s * 5e5)
+            ran = now or self.wait_us(job) <= int(job.every_s * 5e5)
             try:
                 if ran:
                     with self._ledger.renewing(claim, _LEASE_S):
@@ -128,17 +139,65 @@ class Scheduler:
             return False
         return ran
 
+    def states(self) -> list[Json]:
+        """Of every job: when it ran last, whether that went well, and when it runs next."""
+        return [self._state_of(job) for job in self._jobs]
+
+    def find(self, name: str) -> Job:
+        """The job of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        for job in self._jobs:
+            if job.name == name:
+                return job
+        known = ", ".join(job.name for job in self._jobs) or "none is configured"
+        message = f"jobs: there is no job {name!r}; expected one of: {known}"
+        raise NotFoundError(message)
+
+    def reset(self, job: Job) -> None:
+        """Forget a job's last runs: it runs at the next opportunity, and its failures are counted anew."""
+        self._store.save_state(_key(job), {"format": 1, "started_us": 0})
+
+    def _state_of(self, job: Job) -> Json:
+        state = self._store.load_state(_key(job)) or {}
+        next_us = self._clock.now_us() + self.wait_us(job)
+        return {
+            "job": job.name, "every_s": job.every_s, "last_start": _shown(state.get("started_us")),
+            "last_success": _shown(state.get("ok_us")), "failures": state.get("failures", 0),
+            "error": state.get("error"), "next_run": _shown(next_us),
+        }  # fmt: skip
+
     def _run(self, job: Job) -> None:
         before = self._store.load_state(_key(job)) or {"format": 1, "started_us": 0}
-        self._store.save_state(_key(job), {"format": 1, "started_us": self._clock.now_us()})
+        state: Json = {**before, "format": 1, "started_us": self._clock.now_us()}
+        self._store.save_state(_key(job), state)
         self._running.add(job.name)
         try:
             job.run()
         except InterruptedRunError:
             self._store.save_state(_key(job), before)  # the next process catches it up
             raise
+        except Exception as error:
+            kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
+            self._note(job, {**state, "failures": state.get("failures", 0) + 1, "error": kind})
+            raise
+        else:
+            self._note(job, {**state, "ok_us": self._clock.now_us(), "failures": 0, "error": None})
         finally:
             self._running.discard(job.name)
+
+    def _note(self, job: Job, state: Json) -> None:
+        self._store.save_state(_key(job), state)
+        if self._metrics is not None:
+            self._metrics.count("headgate_job_runs_total", job=job.name, outcome="failed" if state["error"] else "ok")
+            self._metrics.gauge("headgate_job_failures", state["failures"], job=job.name)
+            self._metrics.gauge("headgate_job_last_success_seconds", state.get("ok_us", 0) / 1e6, job=job.name)
+
+
+def _shown(at_us: int | None) -> str | None:
+    return str(core.format_timestamp(at_us)) if at_us else None
 
 
 def _key(job: Job) -> str:

@@ -1,0 +1,152 @@
+"""What operators see of a server: jobs, gauges and counts, each held against the store itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headgate import _core
+from headgate.backends.local import LocalDatabase, LocalStore
+from headgate.cli import main
+from headgate.cli._gauges import measure
+from headgate.config import load
+from headgate.errors import NotFoundError, TransientError
+from headgate.idempotency import Ledger
+from headgate.ops import MemoryMetrics
+from headgate.ports import DeadLetter
+from headgate.serve import Job, Scheduler
+from headgate.wiring import App
+
+CONFIG = """
+[backends]
+objects = "file://objects"
+store = "sqlite:///h.db"
+durability = "normal"
+[consumers.analysis]
+topic = "market.items"
+[sources.tiingo]
+"""
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "headgate.toml").write_text(CONFIG)
+    made = App(load(tmp_path / "headgate.toml", {"TIINGO_API_KEY": "k"}))
+    yield made
+    made.database.close()
+
+
+def letter(store, n, stage="intake"):
+    store.add_dead_letters([DeadLetter(stage, "market", "tiingo", "invalid_record", "why", f'{{"n": {n}}}')])
+
+
+def test_gauges_and_status_equal_the_truth(app):
+    store = app.store
+    for n in range(5):
+        store.publish("market.items", f"k{n}", {"n": n})
+    store.relay_outbox({"market.items": ["analysis"]})
+    store.publish("elsewhere", "k", {})
+    for n in range(3):
+        letter(store, n)
+    store.db.execute("UPDATE dead_letters SET redriven = seen WHERE id = 1")
+    assert measure(app) == 0
+    value = app.metrics.value
+    assert value("headgate_queue_messages", group="analysis") == 5
+    assert value("headgate_outbox_unsent") == 1
+    assert value("headgate_dead_letters_open", stage="intake") == 2
+    assert value("headgate_dead_letters_open", stage="consume") == 0
+    assert value("headgate_breaker_state", source="tiingo", state="closed") == 1
+    status = app.status()
+    # One that was sent back is no open letter: the count said 3, and `headgate dlq` 2.
+    assert (status["queues"]["analysis"], status["outbox_unsent"], status["dead_letters"]) == (5, 1, 2)
+    store.db.execute("UPDATE queue SET visible_us = visible_us - 7000000")
+    store.db.execute("UPDATE outbox SET created_us = created_us - 9000000")
+    measure(app)
+    assert 7 <= value("headgate_queue_oldest_seconds", group="analysis") < 60
+    assert 9 <= value("headgate_outbox_oldest_seconds") < 60
+    store.db.execute("DELETE FROM queue")
+    measure(app)
+    assert value("headgate_queue_messages", group="analysis") == 0
+    assert value("headgate_queue_oldest_seconds", group="analysis") == 0
+
+
+@pytest.fixture
+def parts(tmp_path):
+    clock = _core.ManualClock(1_780_000_000_000_000)
+    database = LocalDatabase(str(tmp_path / "jobs.db"), durability="normal")
+    yield LocalStore(database, clock), Ledger.on_database(database, clock=clock), clock
+    database.close()
+
+
+def test_of_each_job_is_known_when_it_went_well_last(parts):
+    store, ledger, clock = parts
+    broken = [False]
+
+    def work():
+        if broken[0]:
+            raise TransientError("token=sesame")
+
+    metrics = MemoryMetrics()
+    job = Job("sweep", 60, work)
+    scheduler = Scheduler([job], store, ledger, clock, metrics)
+    (before,) = scheduler.states()
+    assert (before["last_start"], before["last_success"], before["next_run"]) == (None, None, "2026-05-28T20:26:40Z")
+    assert scheduler.run_once(job)
+    broken[0] = True
+    for _ in range(2):
+        clock.advance_us(60_000_000)
+        assert not scheduler.run_once(job)
+    (state,) = scheduler.states()
+    assert state == {
+        "job": "sweep", "every_s": 60, "last_start": "2026-05-28T20:28:40Z", "last_success": "2026-05-28T20:26:40Z",
+        "failures": 2, "error": "unavailable", "next_run": "2026-05-28T20:29:40Z",
+    }  # fmt: skip
+    assert metrics.value("headgate_job_failures", job="sweep") == 2
+    assert metrics.value("headgate_job_runs_total", job="sweep", outcome="failed") == 2
+    assert metrics.value("headgate_job_last_success_seconds", job="sweep") == 1_780_000_000
+    broken[0] = False
+    assert not scheduler.run_once(job)  # it was run a moment ago
+    assert scheduler.run_once(job, now=True)
+    assert scheduler.states()[0]["failures"] == 0
+    scheduler.reset(job)
+    assert scheduler.wait_us(job) == 0
+    with pytest.raises(NotFoundError, match="expected one of: sweep"):
+        scheduler.find("nothing")
+
+
+def test_the_jobs_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "headgate.toml").write_text(CONFIG.replace("[sources.tiingo]", ""))
+
+    def jobs(*words):
+        code = main(["jobs", *words])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else err
+
+    code, found = jobs()
+    assert (code, [job["job"] for job in found]) == (0, ["sweep", "prune"])
+    assert {job["last_success"] for job in found} == {None}
+    code, ran = jobs("run", "prune")
+    assert (code, ran["ran"], ran["failures"]) == (0, True, 0)
+    assert jobs()[1][1]["last_success"] is not None
+    assert jobs("reset", "prune") == (0, {"job": "prune", "reset": True})
+    assert jobs()[1][1]["last_start"] is None
+    assert jobs("run", "nothing")[1].startswith(
+        "headgate: jobs: there is no job 'nothing'; expected one of: sweep, prune"
+    )
+    for words in (("run",), ("list", "x")):
+        code, err = jobs(*words)
+        assert (code, err.count("\n")) == (1, 1)
+
+
+def test_status_of_a_folder_without_configuration_makes_nothing(tmp_path, capsys, monkeypatch):
+    """It made a database and said that all was well."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("headgate: status: there is no headgate.toml in this folder")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "headgate.toml").write_text("")
+    assert main(["status"]) == 0
