@@ -261,8 +261,9 @@ class LifeCycle:
         if self.finishes and key and not handled_under(result):
             self.store.end_item(key, DONE, tx=tx)
 
-    def bury(self, key: str, reason: str, tx: Transaction | None = None) -> None:
-        """The item's message is a dead letter: only a redrive or a release brings it back, no sweep."""
+    def quarantine(self, key: str, reason: str, tx: Transaction | None = None) -> None:
+        """Put an item whose message is a dead letter into quarantine. A redrive or a release brings it back, no
+        sweep."""
         if self.finishes and key:
             self.store.end_item(key, QUARANTINED, f"dead letter: {reason}"[:_MAX_REASON], tx=tx)
 

@@ -179,8 +179,8 @@ def test_a_message_that_cannot_even_be_read_stays_and_is_said(world, caplog):
             return 7
 
     with caplog.at_level(logging.WARNING, "headgate.consume"):
-        verdict = world.worker()._process(_Partition(world.topic, 3), Unreadable())
-    assert (verdict.outcome, verdict.retry_s, verdict.error) == (Outcome.FAILED, 1.0, "UnicodeDecodeError")
+        processed = world.worker()._process(_Partition(world.topic, 3), Unreadable())
+    assert (processed.outcome, processed.retry_s, processed.error) == (Outcome.FAILED, 1.0, "UnicodeDecodeError")
     (record,) = caplog.records
     assert (record.message, record.consumer, record.topic, record.message_id, record.error) == (
         "processing broke", "c", world.topic, f"{world.topic}-3-7", "UnicodeDecodeError",

@@ -11,7 +11,7 @@ import os
 import pytest
 
 from headgate.backends.local import LocalDatabase, dumps
-from headgate.consume import Outcome, Verdict
+from headgate.consume import DeliveryResult, Outcome
 from headgate.idempotency import Ledger
 from headgate.testing.simulation import first_failure, simulate
 from headgate.workflow._tasks import TaskTable
@@ -241,7 +241,7 @@ def acknowledge_what_failed(sim, parts):
     def failed(delivery, claim, error, acknowledge):
         parts.ledger.complete(claim)
         acknowledge(parts.database)
-        return Verdict(Outcome.HANDLED)
+        return DeliveryResult(Outcome.HANDLED)
 
     processor._failed = failed
 
@@ -279,8 +279,8 @@ def in_progress_taken_for_done(sim, parts):
 
 
 def among_messages(mutant):
-    """Run it with the rooms that messages pass through: the others only take time."""
-    mutant.rooms = ("intake", "queue", "healing", "broker")
+    """Run it with the components that messages pass through: the others only take time."""
+    mutant.components = ("intake", "queue", "healing", "broker")
     return mutant
 
 
@@ -485,8 +485,8 @@ def history_out_of_order(sim, parts):
 
 
 for mutant in (frame_committed_before_its_effect, lease_not_compared, history_out_of_order):
-    mutant.rooms = ("intake", "queue", "healing", "workflow")
-sweep_that_stops_at_a_failing_item.rooms = ("intake", "queue", "healing")
+    mutant.components = ("intake", "queue", "healing", "workflow")
+sweep_that_stops_at_a_failing_item.components = ("intake", "queue", "healing")
 
 
 MUTANTS = [
@@ -504,7 +504,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_caught(mutant):
-    options = {"rooms": mutant.rooms} if hasattr(mutant, "rooms") else {}
+    options = {"components": mutant.components} if hasattr(mutant, "components") else {}
     found = first_failure(200, mutant=mutant, **options)
     assert found is not None
     print(f"{mutant.__name__}: seed {found.seed}: {found.violations[0]}")

@@ -8,8 +8,9 @@ import hashlib
 
 import pytest
 
-from headgate import claim_key, default_identity
-from headgate.consume import Burial, Consumer, ConsumeResult, Delivery, Outcome, Verdict
+from headgate import Ledger, claim_key, consume, default_identity
+from headgate._core import ManualClock
+from headgate.consume import Consumer, ConsumeResult, DeadLetterCause, Delivery, DeliveryResult, Outcome
 from headgate.consume._consumer import UNAVAILABLE
 from headgate.errors import ConfigError, InvalidInputError, TransientError
 from headgate.idempotency._events import earlier_identity, read_event
@@ -42,13 +43,13 @@ def test_the_defaults_of_a_consumer():
 def test_what_transports_and_processor_exchange_cannot_be_changed_on_the_way():
     for value, name in (
         (Delivery("t", b""), "value"),
-        (Verdict(Outcome.HANDLED), "error"),
-        (Burial("x", "y", 1), "reason"),
+        (DeliveryResult(Outcome.HANDLED), "error"),
+        (DeadLetterCause("x", "y", 1), "reason"),
     ):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, "other")
     assert ConsumeResult() == ConsumeResult(0, 0, 0, 0, 0, 0, [])
-    assert Verdict(Outcome.FAILED) == Verdict(Outcome.FAILED, 0.0, "", unavailable=False)
+    assert DeliveryResult(Outcome.FAILED) == DeliveryResult(Outcome.FAILED, 0.0, "", unavailable=False)
     assert Delivery("t", None) == Delivery("t", None, None, (), {}, 0, "", "")
 
 
@@ -197,3 +198,17 @@ def test_where_the_event_stands():
     assert find_event_parameter(named, "message").index == 1
     with pytest.raises(ConfigError, match="event_parameter='other', but it has no parameter of that name"):
         find_event_parameter(named, "other")
+
+
+@pytest.mark.parametrize(("old", "new"), [("Burial", "DeadLetterCause"), ("Verdict", "DeliveryResult")])
+def test_earlier_names_of_classes_warn_and_work(old, new):
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(consume, old) is getattr(consume, new)
+
+
+@pytest.mark.parametrize("make", [consume.kafka_handler, consume.kinesis_handler, consume.dynamodb_stream_handler])
+def test_the_earlier_keyword_of_the_dead_letter_sink_warns_and_works(make):
+    clock = ManualClock(1)
+    consumer = Consumer("c", "orders", lambda body: None, effects="plain")
+    with pytest.warns(DeprecationWarning, match="dead_letter_sink"):
+        make(consumer, Ledger.open("memory://", clock=clock), clock, bury=lambda delivery, cause, tx: None)

@@ -1,4 +1,4 @@
-"""What operators see of a consumer: each outcome's verdict, metrics and log lines, word for word.
+"""What operators see of a consumer: each outcome's processed, metrics and log lines, word for word.
 
 Dashboards, alerts and log queries are written against these names. A test here fails when one is missing, misnamed, or
 says something else.
@@ -13,7 +13,7 @@ import pytest
 
 from headgate import Ledger
 from headgate._core import ManualClock
-from headgate.consume import Burial, Consumer, ConsumeResult, Delivery, Outcome, Processor, Verdict
+from headgate.consume import Consumer, ConsumeResult, DeadLetterCause, Delivery, DeliveryResult, Outcome, Processor
 from headgate.errors import AccessError, HeadgateError, Kind, StaleLeaseError, TransientError
 from headgate.ops import MemoryMetrics
 
@@ -35,16 +35,16 @@ class World:
         self.calls = 0
         self.handler = handler
         self.consumer = Consumer("billing", "orders", self.call, effects="plain", **options)
-        undertaker = self.bury if bury == "default" else bury
-        self.processor = Processor(self.consumer, self.ledger, self.clock, undertaker, self.metrics)
+        sink = self.bury if bury == "default" else bury
+        self.processor = Processor(self.consumer, self.ledger, self.clock, sink, self.metrics)
 
     def call(self, body):
         self.calls += 1
         self.clock.advance_us(250_000)
         return self.handler(body)
 
-    def bury(self, delivery, burial, tx):
-        self.buried.append(burial)
+    def bury(self, delivery, cause, tx):
+        self.buried.append(cause)
 
     def give(self, value=b'{"n": 1}', offset=17, **more):
         return self.processor.process(
@@ -110,36 +110,36 @@ def test_the_words_of_outcomes_are_fixed():
     }  # fmt: skip
     result = ConsumeResult()
     for outcome in Outcome:
-        result.add(Verdict(outcome, error="word" if outcome is Outcome.FAILED else ""))
+        result.add(DeliveryResult(outcome, error="word" if outcome is Outcome.FAILED else ""))
     assert result == ConsumeResult(5, 1, 1, 1, 1, 1, ["word"])
     for n in range(150):
-        result.add(Verdict(Outcome.FAILED, error=str(n)))
+        result.add(DeliveryResult(Outcome.FAILED, error=str(n)))
     assert (result.received, len(result.errors), result.errors[0], result.errors[-1]) == (155, 100, "50", "149")
 
 
 def test_handled(caplog):
     world = World(caplog)
-    assert world.give() == Verdict(Outcome.HANDLED, 0.0, "", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.HANDLED, 0.0, "", unavailable=False)
     assert (world.logged(), world.counted()) == ([], counters("handled"))
 
 
 def test_duplicate(caplog):
     world = World(caplog)
     world.ledger.complete(world.ledger.claim(world.consumer.claim_key({"n": 1}), 30))
-    assert world.give() == Verdict(Outcome.DUPLICATE, 0.0, "", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.DUPLICATE, 0.0, "", unavailable=False)
     assert (world.logged(), world.counted(), world.calls) == ([], counters("duplicates", "0"), 0)
 
 
 def test_waiting_for_another_worker(caplog):
     world = World(caplog, lease_s=60)
     world.ledger.claim(world.consumer.claim_key({"n": 1}), 30)
-    assert world.give() == Verdict(Outcome.WAITING, 30.0, "", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.WAITING, 30.0, "", unavailable=False)
     assert (world.logged(), world.counted(), world.calls) == ([], counters("waiting", "0"), 0)
 
 
 def test_failed(caplog):
     world = World(caplog, fails)
-    assert world.give() == Verdict(Outcome.FAILED, 0.2, "ValueError", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.FAILED, 0.2, "ValueError", unavailable=False)
     assert world.counted() == counters("failed")
     assert world.logged() == [
         ("WARNING", "handler failed", {**ABOUT, "attempt": 1, "error": "ValueError", "traceback": "fails"})
@@ -151,13 +151,13 @@ def test_failed(caplog):
 
 def test_dead_after_its_attempts(caplog):
     world = World(caplog, fails, max_attempts=1)
-    assert world.give() == Verdict(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
     assert world.counted() == counters("dead_lettered", dead=1)
     assert world.logged() == [
         ("WARNING", "handler failed", {**ABOUT, "attempt": 1, "error": "ValueError", "traceback": "fails"}),
         ("WARNING", "dead letter", {**ABOUT, "kind": "attempts_exhausted", "attempts": 1}),
     ]
-    assert world.buried == [Burial("attempts_exhausted", "ValueError: customer ptid-4711", 1)]
+    assert world.buried == [DeadLetterCause("attempts_exhausted", "ValueError: customer ptid-4711", 1)]
 
 
 def test_dead_because_its_workers_died(caplog):
@@ -165,9 +165,9 @@ def test_dead_because_its_workers_died(caplog):
     for _ in range(2):
         world.ledger.claim(world.consumer.claim_key({"n": 1}), 1)
         world.clock.advance_us(2_000_000)
-    assert world.give() == Verdict(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
     assert world.logged() == [("WARNING", "dead letter", {**ABOUT, "kind": "attempts_exhausted", "attempts": 2})]
-    assert world.buried == [Burial("attempts_exhausted", "the worker died each time", 2)]
+    assert world.buried == [DeadLetterCause("attempts_exhausted", "the worker died each time", 2)]
     assert world.calls == 0
 
 
@@ -182,10 +182,10 @@ def test_dead_because_its_workers_died(caplog):
 )  # fmt: skip
 def test_dead_because_it_cannot_be_read(caplog, value, kind, reason):
     world = World(caplog, max_message_bytes=20)
-    assert world.give(value) == Verdict(Outcome.DEAD, 0.0, kind, unavailable=False)
+    assert world.give(value) == DeliveryResult(Outcome.DEAD, 0.0, kind, unavailable=False)
     assert world.counted() == counters("dead_lettered", "0", dead=1)
     assert world.logged() == [("WARNING", "dead letter", {**ABOUT, "kind": kind, "attempts": 0})]
-    assert world.buried == [Burial(Kind(kind), reason, 0)]
+    assert world.buried == [DeadLetterCause(Kind(kind), reason, 0)]
 
 
 def test_dead_because_its_key_cannot_be_made(caplog):
@@ -193,18 +193,18 @@ def test_dead_because_its_key_cannot_be_made(caplog):
         return body["nothing"]
 
     world = World(caplog, key=key)
-    assert world.give() == Verdict(Outcome.DEAD, 0.0, "invalid_record", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.DEAD, 0.0, "invalid_record", unavailable=False)
     assert world.logged() == [
         ("WARNING", "no key", {**ABOUT, "error": "KeyError", "traceback": "key"}),
         ("WARNING", "dead letter", {**ABOUT, "kind": "invalid_record", "attempts": 0}),
     ]
-    assert world.buried == [Burial(Kind.INVALID_RECORD, "KeyError: 'nothing'", 0)]
+    assert world.buried == [DeadLetterCause(Kind.INVALID_RECORD, "KeyError: 'nothing'", 0)]
 
 
 def test_dead_because_its_payload_is_another_one(caplog):
     world = World(caplog, key=lambda body: "order-1", payload=lambda body: body["n"])
     assert world.give().outcome is Outcome.HANDLED
-    assert world.give(b'{"n": 2}', 18) == Verdict(Outcome.DEAD, 0.0, "payload_mismatch", unavailable=False)
+    assert world.give(b'{"n": 2}', 18) == DeliveryResult(Outcome.DEAD, 0.0, "payload_mismatch", unavailable=False)
     ((_, text, extra),) = world.logged()
     assert (text, extra) == (
         "dead letter", {**ABOUT, "message_id": "orders-3-18", "kind": "payload_mismatch", "attempts": 0},
@@ -217,10 +217,14 @@ def test_dead_because_its_payload_is_another_one(caplog):
 def test_left_to_the_queue(caplog):
     world = World(caplog, fails, bury=None, max_attempts=1)
     for attempt in (1, 2, 3):
-        verdict = world.give()
-        assert (verdict.outcome, verdict.retry_s, verdict.error) == (Outcome.FAILED, 0.1 * 2**attempt, "ValueError")
+        processed = world.give()
+        assert (processed.outcome, processed.retry_s, processed.error) == (
+            Outcome.FAILED,
+            0.1 * 2**attempt,
+            "ValueError",
+        )
         assert [text for _, text, _ in world.logged()] == ["handler failed"]
-    assert world.give(b"[1]") == Verdict(Outcome.FAILED, 0.1, "invalid_record", unavailable=False)
+    assert world.give(b"[1]") == DeliveryResult(Outcome.FAILED, 0.1, "invalid_record", unavailable=False)
     assert world.logged() == [("WARNING", "left to the queue's redrive policy", {**ABOUT, "kind": "invalid_record"})]
     assert world.metrics.value("dlq_messages_total") == 0
 
@@ -228,7 +232,7 @@ def test_left_to_the_queue(caplog):
 def test_kept_while_what_its_handler_needs_is_away(caplog):
     world = World(caplog, is_away, max_attempts=1)
     for retry_s in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):
-        assert world.give() == Verdict(Outcome.WAITING, retry_s, "ConnectionError", unavailable=True)
+        assert world.give() == DeliveryResult(Outcome.WAITING, retry_s, "ConnectionError", unavailable=True)
         ((level, text, extra),) = world.logged()
         assert (level, text) == ("WARNING", "handler failed")
         assert extra == {
@@ -247,7 +251,7 @@ def test_no_longer_away_but_failing_after_the_limit(caplog):
     world.clock.advance_us(9_000_000)
     assert world.give().unavailable
     world.clock.advance_us(1_000_000)
-    assert world.give() == Verdict(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.DEAD, 0.0, "attempts_exhausted", unavailable=False)
     assert [text for _, text, _ in world.logged()] == ["handler failed"] * 3 + ["dead letter"]
 
 
@@ -266,10 +270,10 @@ def test_kept_while_the_ledger_is_away(caplog, error, word):
     world.ledger.native = Without(native, claim=error)
     waits = []
     while sum(waits) < 60:
-        verdict = world.give()
-        assert verdict == Verdict(Outcome.WAITING, verdict.retry_s, word, unavailable=True)
-        waits.append(verdict.retry_s)
-        world.clock.advance_us(int(verdict.retry_s * 1e6))
+        processed = world.give()
+        assert processed == DeliveryResult(Outcome.WAITING, processed.retry_s, word, unavailable=True)
+        waits.append(processed.retry_s)
+        world.clock.advance_us(int(processed.retry_s * 1e6))
         assert world.logged() == [("WARNING", "message kept", {**ABOUT, "error": word})]
     assert waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
     assert world.metrics.value("headgate_consumer_messages_total", outcome="waiting") == 7
@@ -281,21 +285,21 @@ def test_kept_while_the_ledger_is_away(caplog, error, word):
 def test_unprotected(caplog):
     world = World(caplog, on_unavailable="process")
     world.ledger.native = Without(world.ledger.native, claim=TransientError("away"))
-    assert world.give() == Verdict(Outcome.HANDLED, 0.0, "", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.HANDLED, 0.0, "", unavailable=False)
     assert world.logged() == [("WARNING", "no protection", {**ABOUT, "error": "unavailable"})]
     world.handler = fails
-    assert world.give() == Verdict(Outcome.FAILED, 0.1, "ValueError", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.FAILED, 0.1, "ValueError", unavailable=False)
     assert world.logged()[1:] == [("WARNING", "handler failed", {**ABOUT, "error": "ValueError", "traceback": "fails"})]
 
 
 def test_done_without_its_mark(caplog):
     world = World(caplog)
     world.ledger.native = Without(world.ledger.native, complete=TransientError("away"))
-    assert world.give() == Verdict(Outcome.WAITING, 1.0, "unavailable", unavailable=True)
+    assert world.give() == DeliveryResult(Outcome.WAITING, 1.0, "unavailable", unavailable=True)
     assert world.logged() == [("WARNING", "effect without its mark", {**ABOUT, "error": "unavailable"})]
     world = World(caplog, on_unavailable="process")
     world.ledger.native = Without(world.ledger.native, complete=TransientError("away"))
-    assert world.give() == Verdict(Outcome.HANDLED, 0.0, "", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.HANDLED, 0.0, "", unavailable=False)
     ((level, text, extra),) = world.logged()
     assert (level, text) == ("WARNING", "effect without its mark")
     assert (extra["consumer"], extra["error"]) == ("billing", "unavailable")
@@ -304,33 +308,33 @@ def test_done_without_its_mark(caplog):
 def test_overtaken(caplog):
     world = World(caplog)
     world.ledger.native = Without(world.ledger.native, complete=StaleLeaseError("overtaken"))
-    assert world.give() == Verdict(Outcome.FAILED, 0.0, "stale_lease", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.FAILED, 0.0, "stale_lease", unavailable=False)
     assert (world.logged(), world.counted()) == ([], counters("failed"))
     world = World(caplog, fails)
     world.ledger.native = Without(world.ledger.native, release=StaleLeaseError("overtaken"))
-    assert world.give() == Verdict(Outcome.FAILED, 0.0, "stale_lease", unavailable=False)
+    assert world.give() == DeliveryResult(Outcome.FAILED, 0.0, "stale_lease", unavailable=False)
     assert [text for _, text, _ in world.logged()] == ["handler failed"]
 
 
 def test_a_failure_that_cannot_be_recorded(caplog):
     world = World(caplog, fails)
     world.ledger.native = Without(world.ledger.native, release=TransientError("full", Kind.BACKEND_FULL))
-    assert world.give() == Verdict(Outcome.FAILED, 1.0, "backend_full", unavailable=True)
+    assert world.give() == DeliveryResult(Outcome.FAILED, 1.0, "backend_full", unavailable=True)
     assert [text for _, text, _ in world.logged()] == ["handler failed"]
 
 
 def test_dead_letters_that_cannot_be_kept(caplog):
-    def refuses(delivery, burial, tx):
+    def refuses(delivery, cause, tx):
         raise TransientError("away", Kind.CONNECTION_FAILED)
 
-    def breaks(delivery, burial, tx):
+    def breaks(delivery, cause, tx):
         raise RuntimeError("a bug")
 
     world = World(caplog, bury=refuses)
-    assert world.give(b"[1]") == Verdict(Outcome.WAITING, 1.0, "connection_failed", unavailable=True)
+    assert world.give(b"[1]") == DeliveryResult(Outcome.WAITING, 1.0, "connection_failed", unavailable=True)
     assert world.logged() == [("WARNING", "message kept", {**ABOUT, "error": "connection_failed"})]
     world = World(caplog, bury=breaks)
-    assert world.give(b"[1]") == Verdict(Outcome.WAITING, 1.0, "RuntimeError", unavailable=False)
+    assert world.give(b"[1]") == DeliveryResult(Outcome.WAITING, 1.0, "RuntimeError", unavailable=False)
     assert world.logged() == [("WARNING", "message kept", {**ABOUT, "error": "RuntimeError", "traceback": "breaks"})]
     assert world.counted()[:1] == [
         'headgate_consumer_messages_total{consumer="billing",outcome="waiting",topic="orders"} 1'
@@ -342,13 +346,13 @@ def test_a_key_function_that_needs_what_is_away(caplog):
         raise TimeoutError("ldap")
 
     world = World(caplog, key=key)
-    assert world.give() == Verdict(Outcome.WAITING, 1.0, "TimeoutError", unavailable=True)
+    assert world.give() == DeliveryResult(Outcome.WAITING, 1.0, "TimeoutError", unavailable=True)
     assert world.logged() == [("WARNING", "message kept", {**ABOUT, "error": "TimeoutError", "traceback": "key"})]
 
 
 def test_tombstones(caplog):
     world = World(caplog, tombstones="skip")
-    assert world.give(None) == Verdict(Outcome.HANDLED, 0.0, "", unavailable=False)
+    assert world.give(None) == DeliveryResult(Outcome.HANDLED, 0.0, "", unavailable=False)
     assert (world.logged(), world.counted(), world.calls) == ([], counters("handled", "0"), 0)
     seen = []
     world = World(caplog, seen.append, tombstones="handle")
@@ -380,7 +384,7 @@ def test_a_message_id_for_every_transport():
 
 def test_letter_headers_have_their_names(monkeypatch):
     pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-    from headgate.consume import _letters
+    from headgate.consume import _dead_letters
 
     sent = []
 
@@ -392,11 +396,11 @@ def test_letter_headers_have_their_names(monkeypatch):
             sent.append((topic, key, value, headers[0], more))
             return 0
 
-    monkeypatch.setattr(_letters, "KafkaSender", Sender)
-    bury = _letters.KafkaLetters({}, "orders.DLQ", "billing", 5.0)
+    monkeypatch.setattr(_dead_letters, "KafkaSender", Sender)
+    bury = _dead_letters.KafkaDeadLetterQueue({}, "orders.DLQ", "billing", 5.0)
     source = {"partition": "3", "offset": "17", "timestamp": "1780000000000"}
     headers = (("trace", b"t"), ("headgate-error", b"of an earlier life"), ("headgate-mine", b"x"), ("null", None))
-    bury(Delivery("orders", b"v", b"k", headers, source, 2), Burial(Kind.INVALID_JSON, "why\udce9", 4), None)
+    bury(Delivery("orders", b"v", b"k", headers, source, 2), DeadLetterCause(Kind.INVALID_JSON, "why\udce9", 4), None)
     assert sent == [
         (
             "orders.DLQ", b"k", b"v",
@@ -413,10 +417,10 @@ def test_letter_headers_have_their_names(monkeypatch):
 
 
 def test_an_undertaker_that_is_denied_is_kept_waiting_too(caplog):
-    def denied(delivery, burial, tx):
+    def denied(delivery, cause, tx):
         raise HeadgateError("no", Kind.PERMISSION_DENIED)
 
     world = World(caplog, fails, bury=denied, max_attempts=1)
-    assert world.give() == Verdict(Outcome.WAITING, 1.0, "permission_denied", unavailable=True)
+    assert world.give() == DeliveryResult(Outcome.WAITING, 1.0, "permission_denied", unavailable=True)
     assert [text for _, text, _ in world.logged()] == ["handler failed", "message kept"]
     assert world.metrics.value("dlq_messages_total") == 0

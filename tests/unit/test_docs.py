@@ -12,7 +12,12 @@ PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.
     (ROOT / "docs").rglob("*.md")
 )
 # Words of an earlier private vocabulary, and the word of docs/glossary.md that replaces each. Decision records are history.
-REPLACED = {"rooms?": "module", "undertakers?": "dead-letter sink", "bur(?:y|ies|ied|ials?)": "dead letter", "seams?": "port"}
+REPLACED = {
+    "rooms?": "module",
+    "undertakers?": "dead-letter sink",
+    "bur(?:y|ies|ied|ials?)": "dead letter",
+    "seams?": "port",
+}
 
 
 def without_code(text: str) -> str:

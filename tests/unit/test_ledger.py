@@ -405,7 +405,7 @@ def test_a_child_renews_its_own_claims_only(tmp_path):
             return 2**60
 
     memory.native = Native()
-    with memory.renewing(memory.claim("parent"), 3600), memory._heart._wake:
+    with memory.renewing(memory.claim("parent"), 3600), memory._renewer._wake:
 
         def child():
             with memory.renewing(memory.claim("child"), 0.03):

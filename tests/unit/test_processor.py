@@ -8,7 +8,7 @@ import pytest
 
 from headgate import Ledger
 from headgate._core import ManualClock
-from headgate.consume import Burial, Consumer, Delivery, Outcome, Processor
+from headgate.consume import Consumer, DeadLetterCause, Delivery, Outcome, Processor
 from headgate.errors import AccessError, Kind, TransientError
 from headgate.ops import MemoryMetrics
 
@@ -19,7 +19,7 @@ class World:
     def __init__(self, handler=lambda body: None, *, ledger=None, bury=None, **options):
         self.clock = ManualClock(NOW)
         self.ledger = ledger or Ledger.open("memory://", clock=self.clock)
-        self.buried: list[tuple[Delivery, Burial]] = []
+        self.buried: list[tuple[Delivery, DeadLetterCause]] = []
         self.metrics = MemoryMetrics()
         self.calls = []
         self.handler = handler
@@ -30,8 +30,8 @@ class World:
         self.calls.append(body)
         return self.handler(body)
 
-    def bury(self, delivery, burial, tx):
-        self.buried.append((delivery, burial))
+    def bury(self, delivery, cause, tx):
+        self.buried.append((delivery, cause))
 
     def give(self, value, **more):
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -54,11 +54,11 @@ class World:
 )
 def test_poison_is_buried_with_its_bytes(value, kind):
     world = World(max_message_bytes=150 if b"pad" in value else 1 << 20)
-    verdict = world.give(value)
-    assert verdict.outcome is Outcome.DEAD
-    ((delivery, burial),) = world.buried
-    assert (delivery.value, burial.kind) == (value, kind)
-    assert "\n" not in burial.reason
+    processed = world.give(value)
+    assert processed.outcome is Outcome.DEAD
+    ((delivery, cause),) = world.buried
+    assert (delivery.value, cause.kind) == (value, kind)
+    assert "\n" not in cause.reason
     assert world.calls == []
     assert world.metrics.value("dlq_messages_total", topic="t") == 1
 
@@ -88,11 +88,11 @@ def test_a_failing_handler_runs_once_a_delivery_and_is_buried_in_the_end():
     assert [v.outcome for v in outcomes] == [Outcome.FAILED, Outcome.FAILED, Outcome.DEAD, Outcome.DUPLICATE]
     assert [v.retry_s for v in outcomes[:2]] == [0.2, 0.4]
     assert len(world.calls) == 3
-    assert world.buried[0][1] == Burial("attempts_exhausted", "ValueError: no", 3)
+    assert world.buried[0][1] == DeadLetterCause("attempts_exhausted", "ValueError: no", 3)
 
 
 def test_dead_letters_that_cannot_be_buried_keep_the_message():
-    def broken(delivery, burial, tx):
+    def broken(delivery, cause, tx):
         raise TransientError("away")
 
     def fails(body):
@@ -101,9 +101,9 @@ def test_dead_letters_that_cannot_be_buried_keep_the_message():
     world = World(fails, bury=broken, max_attempts=1)
     for value in (b"{broken", {"n": 1}):
         for _ in range(3):
-            verdict = world.give(value)
-            assert not verdict.outcome.settled
-            assert verdict.retry_s > 0
+            processed = world.give(value)
+            assert not processed.outcome.settled
+            assert processed.retry_s > 0
 
 
 class Failing:
@@ -131,10 +131,10 @@ class Failing:
 def test_whatever_the_ledger_says_the_message_is_kept_and_waits(error):
     clock = ManualClock(NOW)
     world = World(ledger=Ledger(Failing(error), clock))
-    verdict = world.give({"n": 1})
-    assert verdict.outcome is Outcome.WAITING
-    assert verdict.error == error.kind.value
-    assert verdict.retry_s >= 1  # no busy loop
+    processed = world.give({"n": 1})
+    assert processed.outcome is Outcome.WAITING
+    assert processed.error == error.kind.value
+    assert processed.retry_s >= 1  # no busy loop
     assert world.calls == []
 
 
@@ -178,9 +178,9 @@ def test_a_clock_that_jumps_back_keeps_the_message_and_waits_no_longer_than_a_le
     held = world.ledger.claim(world.processor.consumer.claim_key({"n": 1}), 30)
     earlier = ManualClock(NOW - 3600 * 1_000_000)
     world.processor.clock = earlier
-    verdict = world.give({"n": 1})
-    assert verdict.outcome is Outcome.WAITING
-    assert verdict.retry_s == 30  # not an hour
+    processed = world.give({"n": 1})
+    assert processed.outcome is Outcome.WAITING
+    assert processed.retry_s == 30  # not an hour
     world.ledger.complete(held)
     assert world.give({"n": 1}).outcome is Outcome.DUPLICATE
 

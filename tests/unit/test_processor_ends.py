@@ -30,8 +30,8 @@ class World:
         self.events.append("effect")
         return self.handler(body)
 
-    def bury(self, delivery, burial, tx):
-        self.events.append(f"letter {burial.kind}")
+    def bury(self, delivery, cause, tx):
+        self.events.append(f"letter {cause.kind}")
 
     def acknowledge(self, tx):
         self.events.append(f"acknowledged {tx}")
@@ -238,8 +238,8 @@ class Joint:
     def step(self, tx, text):
         tx.execute("INSERT INTO steps VALUES (?)", (text,))
 
-    def bury(self, delivery, burial, tx):
-        self.step(tx, f"letter {burial.reason}")
+    def bury(self, delivery, cause, tx):
+        self.step(tx, f"letter {cause.reason}")
 
     def acknowledge(self, tx):
         self.step(tx, "acknowledged")
@@ -281,16 +281,16 @@ def test_a_letter_that_cannot_be_kept_waits_for_no_lease_and_runs_nothing_again(
     world = World(lambda body: 1 / 0, max_attempts=2)
     letters = []
 
-    def refuse(delivery, burial, tx):
-        letters.append((burial.reason, burial.attempts))
+    def refuse(delivery, cause, tx):
+        letters.append((cause.reason, cause.attempts))
         raise TransientError("the dead-letter topic is away")
 
-    world.processor._bury = refuse
+    world.processor._dead_letter_sink = refuse
     assert world.give({"n": 1}) == (Outcome.FAILED, ["effect"])
     assert world.give({"n": 1}) == (Outcome.FAILED, ["effect"])
     for _ in range(3):
         assert world.give({"n": 1}) == (Outcome.WAITING, [])  # at once, though the lease is 300 s
-    world.processor._bury = world.bury
+    world.processor._dead_letter_sink = world.bury
     assert world.give({"n": 1}) == (Outcome.DEAD, ["letter attempts_exhausted", "acknowledged None"])
     assert letters == [("ZeroDivisionError: division by zero", 2)] * 4
 
@@ -322,7 +322,7 @@ def test_a_prepared_tombstone_is_still_none():
 def test_the_last_known_error_is_the_reason_when_workers_died_after_it():
     world = World(max_attempts=2)
     reasons = []
-    world.processor._bury = lambda delivery, burial, tx: reasons.append((burial.reason, burial.attempts))
+    world.processor._dead_letter_sink = lambda delivery, cause, tx: reasons.append((cause.reason, cause.attempts))
     key = world.consumer.claim_key({"n": 1})
     world.ledger.release(world.ledger.claim(key, 1), "ValueError: the first time")
     world.ledger.claim(key, 1)  # and died
@@ -338,7 +338,7 @@ def test_what_has_not_run_is_said():
     reasons = []
     for result, what in ((later, "an awaitable"), (lambda: (x for x in ()), "a generator")):
         world = World(lambda body, result=result: result(), max_attempts=1)
-        world.processor._bury = lambda delivery, burial, tx: reasons.append(burial.reason)
+        world.processor._dead_letter_sink = lambda delivery, cause, tx: reasons.append(cause.reason)
         assert world.give({"n": 1})[0] is Outcome.DEAD
         sentence = f"the handler returned {what}, so that nothing has run; a worker calls plain functions"
         assert reasons.pop() == f"InvalidInputError: {sentence}"

@@ -37,15 +37,15 @@ class World:
         self.ledger = ledger or Ledger.open("memory://", clock=self.clock)
         self.buried = []
         consumer = Consumer("c", "t", handler, effects="plain", **options)
-        undertaker = (lambda delivery, burial, tx: self.buried.append((delivery, burial))) if bury else None
-        self.processor = Processor(consumer, self.ledger, self.clock, undertaker)
+        sink = (lambda delivery, cause, tx: self.buried.append((delivery, cause))) if bury else None
+        self.processor = Processor(consumer, self.ledger, self.clock, sink)
 
     def give(self, body=None, *, wait=True, **delivery):
         value = json.dumps({"n": 1} if body is None else body).encode()
-        verdict = self.processor.process(Delivery("t", value, **delivery))
+        processed = self.processor.process(Delivery("t", value, **delivery))
         if wait:
-            self.clock.advance_us(int(verdict.retry_s * 1e6) + 1)
-        return verdict
+            self.clock.advance_us(int(processed.retry_s * 1e6) + 1)
+        return processed
 
 
 def raising(error):
@@ -77,9 +77,9 @@ def raising(error):
 def test_any_exception_is_a_failed_attempt_and_then_a_dead_letter(error, reason):
     world = World(raising(error), max_attempts=2)
     assert [world.give().outcome for _ in range(3)] == [Outcome.FAILED, Outcome.DEAD, Outcome.DUPLICATE]
-    ((_, burial),) = world.buried
-    assert (burial.reason, burial.attempts, burial.kind) == (reason, 2, "attempts_exhausted")
-    burial.reason.encode()
+    ((_, cause),) = world.buried
+    assert (cause.reason, cause.attempts, cause.kind) == (reason, 2, "attempts_exhausted")
+    cause.reason.encode()
 
 
 def test_a_keyboard_interrupt_ends_the_worker_and_costs_no_attempt():
@@ -186,15 +186,15 @@ def test_a_key_function_that_cannot_reach_its_backend_buries_nothing():
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("x")])
 def test_dead_letters_that_cannot_be_written_for_any_reason_keep_the_message(error):
     world = World(raising(ValueError), max_attempts=1)
-    world.processor._bury = raising_bury = raising(error)
+    world.processor._dead_letter_sink = raising_bury = raising(error)
 
-    def bury(delivery, burial, tx):
+    def bury(delivery, cause, tx):
         raising_bury(None)
 
-    world.processor._bury = bury
+    world.processor._dead_letter_sink = bury
     for _ in range(3):
-        verdict = world.give()
-        assert (verdict.outcome, verdict.retry_s >= 1.0) == (Outcome.WAITING, True)
+        processed = world.give()
+        assert (processed.outcome, processed.retry_s >= 1.0) == (Outcome.WAITING, True)
     assert world.give(b"".decode() or [1]).outcome is Outcome.WAITING
 
 
@@ -325,8 +325,8 @@ def test_a_plain_effect_is_acknowledged_in_the_commit_of_its_completion(tmp_path
     consumer = Consumer("c", "t", lambda body: None, effects="plain")
     processor = Processor(consumer, Ledger.on_database(database, clock=clock), clock, None)
     inside = []
-    verdict = processor.process(Delivery("t", b"{}"), lambda tx: inside.append((tx, database.native.in_transaction)))
-    assert (verdict.outcome, inside) == (Outcome.HANDLED, [(database, True)])
+    processed = processor.process(Delivery("t", b"{}"), lambda tx: inside.append((tx, database.native.in_transaction)))
+    assert (processed.outcome, inside) == (Outcome.HANDLED, [(database, True)])
     processor = Processor(consumer, Ledger.open("memory://", clock=clock), clock, None)
     processor.process(Delivery("t", b"{}"), inside.append)
     assert inside[1:] == [None]

@@ -85,7 +85,7 @@ class World:
         self.metrics = MemoryMetrics()
         self.bad = set(bad)
         self.seen = []
-        more = {name: options.pop(name) for name in ("bury", "unmarshal", "partial") if name in options}
+        more = {name: options.pop(name) for name in ("dead_letter_sink", "unmarshal", "partial") if name in options}
         consumer = Consumer("c", "clicks", self.handle, effects="plain", **options)
         self.handler = make(consumer, self.ledger, self.clock, self.metrics, **more)
 
@@ -151,10 +151,13 @@ def test_attempts_are_left_to_the_event_source_mapping():
     assert world.seen == [1]
 
 
-def test_an_undertaker_of_ones_own_frees_the_shard():
+def test_a_dead_letter_sink_frees_the_shard():
     buried = []
     world = World(
-        kinesis_handler, bad=[1], max_attempts=2, bury=lambda delivery, burial, tx: buried.append((delivery, burial))
+        kinesis_handler,
+        bad=[1],
+        max_attempts=2,
+        dead_letter_sink=lambda delivery, cause, tx: buried.append((delivery, cause)),
     )
     records = [kinesis(1, {"n": 1}), kinesis(2, b"{broken"), kinesis(3, {"n": 3})]
     assert world.handler({"Records": records}, None) == answer(1)

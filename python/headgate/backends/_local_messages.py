@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Metrics, Publisher, Refusal, Transaction
 
 _OURS = "uploads."  # topics that begin so have their readers on this machine, and nowhere else
-_LETTER = (
+_DEAD_LETTER = (
     "id", "stage", "pipeline", "source", "kind", "reason", "doc", "raw_key", "seen", "key", "headers", "attempts",
     "message_id",
 )  # fmt: skip
@@ -237,7 +237,7 @@ class LocalMessages:
 
     # --- dead letters
 
-    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+    def add_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Keep refused records; one that is there already is counted."""
         now = self.clock.now_us()
         with self.db.lock:
@@ -246,7 +246,7 @@ class LocalMessages:
                 " key, headers, attempts, message_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (stage, pipeline, digest) DO UPDATE SET seen = seen + 1, reason = excluded.reason,"
                 " kind = excluded.kind, attempts = excluded.attempts, message_id = excluded.message_id",
-                [_letter_row(letter, now) for letter in letters],
+                [_dead_letter_row(dead_letter, now) for dead_letter in dead_letters],
             )
 
     def dead_letters(
@@ -254,21 +254,21 @@ class LocalMessages:
     ) -> list[Json]:
         """See `ItemStore.dead_letters`."""
         rows = self.db.execute(
-            f"SELECT {', '.join(_LETTER)} FROM dead_letters WHERE seen > redriven AND (?2 IS NULL OR stage = ?2)"  # noqa: S608
+            f"SELECT {', '.join(_DEAD_LETTER)} FROM dead_letters WHERE seen > redriven AND (?2 IS NULL OR stage = ?2)"  # noqa: S608
             " AND (?3 IS NULL OR pipeline = ?3) AND (?4 IS NULL OR kind = ?4) ORDER BY id LIMIT ?1",
             (limit, stage, pipeline, kind),
         )
-        return [_letter(row) for row in rows]
+        return [_dead_letter(row) for row in rows]
 
     def dead_letter(self, ident: str) -> Json | None:
         """See `ItemStore.dead_letter`; an id is a number."""
         if not ident.isdecimal() or len(ident) > 18:
             return None
         rows = self.db.execute(
-            f"SELECT {', '.join((*_LETTER, 'redriven', 'created_us'))} FROM dead_letters WHERE id = ?",  # noqa: S608
+            f"SELECT {', '.join((*_DEAD_LETTER, 'redriven', 'created_us'))} FROM dead_letters WHERE id = ?",  # noqa: S608
             (int(ident),),
         )
-        return {**_letter(rows[0]), "redriven": rows[0][-2], "created_us": rows[0][-1]} if rows else None
+        return {**_dead_letter(rows[0]), "redriven": rows[0][-2], "created_us": rows[0][-1]} if rows else None
 
     def dead_letter_counts(self) -> list[Json]:
         """See `ItemStore.dead_letter_counts`."""
@@ -281,7 +281,7 @@ class LocalMessages:
     def redrive(self, group: str, limit: int = 10_000) -> int:
         """Send a consumer's dead letters to its queue again; how many. One commit: each goes once.
 
-        The letters stay, out of sight, and count: what fails again is there again, and its next redrive has
+        The dead letters stay, out of sight, and count: what fails again is there again, and its next redrive has
         another claim.
         """
         now = self.clock.now_us()
@@ -308,9 +308,9 @@ def set_aside(pipeline: str, announcement: Announcement, refusal: Refusal) -> De
     )  # fmt: skip
 
 
-def letter_digest(letter: DeadLetter) -> str:
+def dead_letter_digest(dead_letter: DeadLetter) -> str:
     """What a store tells dead letters of one stage and pipeline apart by."""
-    return str(core.sha256_hex((letter.identity or letter.doc).encode(errors="surrogatepass")))
+    return str(core.sha256_hex((dead_letter.identity or dead_letter.doc).encode(errors="surrogatepass")))
 
 
 def storable(text: str) -> str:
@@ -318,19 +318,19 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _letter_row(x: DeadLetter, now: int) -> tuple[Any, ...]:
+def _dead_letter_row(x: DeadLetter, now: int) -> tuple[Any, ...]:
     headers = None if x.headers is None else compact_json(dict(x.headers))
     texts = [None if text is None else storable(text) for text in (x.key, headers, x.message_id)]
     return (
         x.stage, x.pipeline, storable(x.source), x.kind, storable(x.reason), x.raw_key, storable(x.doc),
-        letter_digest(x), now, texts[0], texts[1], x.attempts, texts[2],
+        dead_letter_digest(x), now, texts[0], texts[1], x.attempts, texts[2],
     )  # fmt: skip
 
 
-def _letter(row: Sequence[Any]) -> Json:
-    letter: Json = dict(zip(_LETTER, row, strict=False))
-    letter["headers"] = None if letter["headers"] is None else json.loads(letter["headers"])
-    return letter
+def _dead_letter(row: Sequence[Any]) -> Json:
+    dead_letter: Json = dict(zip(_DEAD_LETTER, row, strict=False))
+    dead_letter["headers"] = None if dead_letter["headers"] is None else json.loads(dead_letter["headers"])
+    return dead_letter
 
 
 def _check_unicode(name: str, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.backends._dynamodb_forms import assignments, decoded, encoded, expiry
-from headgate.backends._local_messages import letter_digest, set_aside, storable
+from headgate.backends._local_messages import dead_letter_digest, set_aside, storable
 from headgate.backends._publish_pages import OUTBOX, publish_pages, report_refusals
 from headgate.backends.dynamodb import _code, _translated
 from headgate.identity import compact_json
@@ -95,8 +95,8 @@ class DynamoOutbox:
 
     def redrive_outbox(self, limit: int = 10_000) -> int:
         """Put announcements that were set aside back into the outbox, each once; how many."""
-        letters = self._letters(limit, stage=OUTBOX)
-        return sum(self._threads.map(self._redrive, letters))
+        dead_letters = self._dead_letters(limit, stage=OUTBOX)
+        return sum(self._threads.map(self._redrive, dead_letters))
 
     def _unsent_answers(self, **more: Any) -> Iterator[Any]:
         request: Json = {
@@ -134,19 +134,19 @@ class DynamoOutbox:
 
     def _set_aside(self, row: Json, announcement: Announcement, refusal: Refusal) -> bool:
         """Dead letter and mark, or nothing: another relay has sent it meanwhile."""
-        letter = self._letter_update(set_aside(self.pipeline, announcement, refusal))
-        return self._transact([{"Update": self._sent_mark(row)}, {"Update": letter}])
+        dead_letter = self._dead_letter_update(set_aside(self.pipeline, announcement, refusal))
+        return self._transact([{"Update": self._sent_mark(row)}, {"Update": dead_letter}])
 
-    def _redrive(self, letter: Json) -> bool:
+    def _redrive(self, dead_letter: Json) -> bool:
         names = {"#seen": "seen", "#redriven": "redriven"}
         hide = {
-            "TableName": self._table, "Key": encoded({"pk": letter["pk"], "sk": letter["sk"]}),
+            "TableName": self._table, "Key": encoded({"pk": dead_letter["pk"], "sk": dead_letter["sk"]}),
             "UpdateExpression": "SET #redriven = :seen",
             "ConditionExpression": "#seen = :seen AND (attribute_not_exists(#redriven) OR #redriven < :seen)",
-            "ExpressionAttributeNames": names, "ExpressionAttributeValues": encoded({":seen": letter["seen"]}),
+            "ExpressionAttributeNames": names, "ExpressionAttributeValues": encoded({":seen": dead_letter["seen"]}),
         }  # fmt: skip
-        body = json.loads(letter["doc"])
-        again = self._announcement(letter["source"], letter.get("key", ""), body)
+        body = json.loads(dead_letter["doc"])
+        again = self._announcement(dead_letter["source"], dead_letter.get("key", ""), body)
         return self._transact([{"Update": hide}, {"Put": {"TableName": self._table, "Item": encoded(again)}}])
 
     def _transact(self, writes: list[Json]) -> bool:
@@ -177,11 +177,15 @@ class DynamoOutbox:
 
     # --- dead letters
 
-    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+    def add_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Keep refused records; one that is there already is counted."""
-        list(self._threads.map(lambda x: self._call(self._client.update_item, **self._letter_update(x)), letters))
+        list(
+            self._threads.map(
+                lambda x: self._call(self._client.update_item, **self._dead_letter_update(x)), dead_letters
+            )
+        )
 
-    def _letter_update(self, x: DeadLetter) -> Json:
+    def _dead_letter_update(self, x: DeadLetter) -> Json:
         values: Json = {
             "status_key": self._status_key("DEAD"), "due": self.clock.now_us(), "stage": x.stage,
             "pipeline": x.pipeline, "source": storable(x.source), "kind": x.kind, "reason": storable(x.reason),
@@ -195,7 +199,8 @@ class DynamoOutbox:
         values |= {name: value for name, value in more.items() if value is not None}
         sets, names, given = assignments(values, "if_not_exists({name}, {value})")
         return {
-            "TableName": self._table, "Key": encoded({"pk": f"DEAD#{x.pipeline}#{letter_digest(x)}", "sk": x.stage}),
+            "TableName": self._table,
+            "Key": encoded({"pk": f"DEAD#{x.pipeline}#{dead_letter_digest(x)}", "sk": x.stage}),
             "UpdateExpression": f"SET {sets} ADD #seen :one", "ExpressionAttributeNames": {**names, "#seen": "seen"},
             "ExpressionAttributeValues": encoded({":one": 1, **given}),
         }  # fmt: skip
@@ -204,30 +209,34 @@ class DynamoOutbox:
         self, limit: int = 1_000, *, stage: str | None = None, pipeline: str | None = None, kind: str | None = None
     ) -> list[Json]:
         """See `ItemStore.dead_letters`."""
-        return [_shown(x) for x in self._letters(limit, stage=stage, pipeline=pipeline, kind=kind)]
+        return [_shown(x) for x in self._dead_letters(limit, stage=stage, pipeline=pipeline, kind=kind)]
 
     def dead_letter(self, ident: str) -> Json | None:
         """See `ItemStore.dead_letter`."""
         for page in self._pages("DEAD"):
-            for letter in page:
-                if _ident(letter) == ident:
-                    return {**_shown(letter), "redriven": letter.get("redriven", 0), "created_us": letter["due"]}
+            for dead_letter in page:
+                if _ident(dead_letter) == ident:
+                    return {
+                        **_shown(dead_letter),
+                        "redriven": dead_letter.get("redriven", 0),
+                        "created_us": dead_letter["due"],
+                    }
         return None
 
     def dead_letter_counts(self) -> list[Json]:
         """See `ItemStore.dead_letter_counts`."""
         found: dict[tuple[str, str, str], list[int]] = {}
-        for letter in self._letters(None):
-            counts = found.setdefault((letter["stage"], letter["pipeline"], letter["kind"]), [0, 0])
+        for dead_letter in self._dead_letters(None):
+            counts = found.setdefault((dead_letter["stage"], dead_letter["pipeline"], dead_letter["kind"]), [0, 0])
             counts[0] += 1
-            counts[1] += letter["seen"]
+            counts[1] += dead_letter["seen"]
         return [
             {"stage": stage, "pipeline": pipeline, "kind": kind, "letters": counts[0], "seen": counts[1]}
             for (stage, pipeline, kind), counts in sorted(found.items())
         ]
 
-    def _letters(self, limit: int | None, **wanted: str | None) -> list[Json]:
-        """Letters that were not sent back, oldest first."""
+    def _dead_letters(self, limit: int | None, **wanted: str | None) -> list[Json]:
+        """Dead letters that were not sent back, oldest first."""
         found: list[Json] = []
         for page in self._pages("DEAD"):
             found += [
@@ -239,13 +248,13 @@ class DynamoOutbox:
         return found
 
 
-def _ident(letter: Json) -> str:
-    digest = letter["pk"].rpartition("#")[2]
-    return f"{letter['stage']}-{digest[:16]}"
+def _ident(dead_letter: Json) -> str:
+    digest = dead_letter["pk"].rpartition("#")[2]
+    return f"{dead_letter['stage']}-{digest[:16]}"
 
 
-def _shown(letter: Json) -> Json:
-    shown: Json = {"id": _ident(letter), **{name: letter.get(name) for name in _WANTED}}
+def _shown(dead_letter: Json) -> Json:
+    shown: Json = {"id": _ident(dead_letter), **{name: dead_letter.get(name) for name in _WANTED}}
     if shown["headers"] is not None:
         shown["headers"] = json.loads(shown["headers"])
     return shown

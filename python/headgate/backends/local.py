@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from headgate._forks import watch
 from headgate._native import core
 from headgate.backends._local_messages import LocalMessages
+from headgate.backends.local_dead_letters import LocalDeadLetters
 from headgate.backends.local_items import LocalItems
-from headgate.backends.local_letters import LocalLetters
 from headgate.errors import Kind, TransientError
 from headgate.identity import compact_json, document_text
 from headgate.ports import Item, Json, Stored
@@ -110,7 +110,7 @@ class LocalDatabase:
             self.native.close()
 
 
-class LocalStore(LocalItems, LocalLetters, LocalMessages):
+class LocalStore(LocalItems, LocalDeadLetters, LocalMessages):
     """Implements ItemStore, ItemLives, Queue, StateStore and HealingTable on a `LocalDatabase`."""
 
     atomic = True  # `transaction()` makes one commit of what is written inside

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from headgate.consume._letters import OWN_HEADERS
+from headgate.consume._dead_letters import OWN_HEADERS
 from headgate.consume._redrive import LetterReader
 from headgate.consume._redrive import redrive as send_back
 from headgate.errors import NotFoundError
 
 if TYPE_CHECKING:
     from headgate.config import ConsumerConfig
-    from headgate.consume._letters import DeadMessage
+    from headgate.consume._dead_letters import DeadMessage
     from headgate.ports import Json
     from headgate.wiring import App
 
@@ -39,7 +39,7 @@ def list_letters(app: App, name: str, config: ConsumerConfig, *, limit: int = 10
     reader = LetterReader(_settings(config), _topic(config), _TIMEOUT_S)
     found: list[Json] = []
     try:
-        for letter in reader.letters(from_start=True):
+        for letter in reader.dead_letters(from_start=True):
             if letter.consumer in {"", name}:
                 found.append(_redacted(letter))
             if len(found) == limit:

@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.consume._messages import Burial, Delivery, Outcome
+from headgate.consume._messages import DeadLetterCause, Delivery, Outcome
 from headgate.errors import HeadgateError, InvalidInputError, TransientError
 from headgate.idempotency._events import item_key_of
 from headgate.idempotency._handler import refuse_unfinished
@@ -29,14 +29,14 @@ log = logging.getLogger("headgate.consume")
 _MAX_WRITES = 99  # of a transaction of DynamoDB, beside the completion
 
 
-class UnmarkedError(TransientError):
+class UncompletedClaimError(TransientError):
     """The handler is through, and the ledger that should remember it is away."""
 
     def __init__(self, cause: TransientError) -> None:
         super().__init__(cause.message, cause.kind)
 
 
-def life_id(delivery: Delivery, body: Json | None = None) -> str:
+def sending_id(delivery: Delivery, body: Json | None = None) -> str:
     """What no other sending of the same content has: a republication's own time, else the transport's message id."""
     if body is None and delivery.value is not None:
         with suppress(ValueError, RecursionError):
@@ -73,10 +73,10 @@ class Effect:
             Whether it was handled, or its item was already, under another claim.
 
         Raises:
-            UnmarkedError: the handler is through, and its claim could not be completed.
+            UncompletedClaimError: the handler is through, and its claim could not be completed.
             BaseException: the handler's own.
         """
-        item, life = self._item_of(body), life_id(delivery, body)
+        item, life = self._item_of(body), sending_id(delivery, body)
         shared = self._shares()
         # Within a transaction it is asked for there; slow work before it is spared.
         early = self._consumer.prepare is not None or not shared or self._consumer.effects != "transaction"
@@ -188,7 +188,7 @@ class Effect:
         except TransientError as error:
             # The effect stands; without its mark a redelivery after the lease runs it again.
             if self._consumer.on_unavailable == "refuse":
-                raise UnmarkedError(error) from None
+                raise UncompletedClaimError(error) from None
             log.warning("effect without its mark", extra={"consumer": self._consumer.name, "error": error.kind.value})
             self._settle_unmarked(scope)
             if inside is not None:
@@ -213,11 +213,11 @@ class Effect:
         if acknowledge is not None:
             acknowledge(None)
 
-    def bury_item(self, delivery: Delivery, burial: Burial, tx: Transaction | None = None) -> None:
+    def quarantine_item(self, delivery: Delivery, cause: DeadLetterCause, tx: Transaction | None = None) -> None:
         """Put the item that a dead letter announces into quarantine.
 
         Args:
-            tx: the transaction that holds the letter; ignored where the items are in another database.
+            tx: the transaction that holds the dead letter; ignored where the items are in another database.
         """
         if self._items is None or delivery.value is None:
             return
@@ -226,4 +226,4 @@ class Effect:
         except (ValueError, RecursionError, InvalidInputError):
             return  # what cannot be read announces nothing
         if key:
-            self._items.bury(key, str(burial.kind), tx if self._shares() else None)
+            self._items.quarantine(key, str(cause.kind), tx if self._shares() else None)

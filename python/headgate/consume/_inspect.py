@@ -1,4 +1,4 @@
-"""Looking at dead letters: counts and redacted lists by default, one whole letter on request."""
+"""Looking at dead letters: counts and redacted lists by default, one whole dead letter on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dead_letter_counts(store: Any) -> list[Json]:
         store: `LocalStore` or `DynamoStore`.
 
     Returns:
-        One object each: stage, pipeline, kind, letters, and seen, which counts repeated letters each time.
+        One object each: stage, pipeline, kind, dead letters, and seen, which counts repeated dead letters each time.
 
     Example:
         >>> dead_letter_counts(store)                                          # doctest: +SKIP
@@ -68,6 +68,6 @@ def dead_letter(store: Any, ident: str | int) -> Json:
     return _whole(found)
 
 
-def _whole(letter: Json) -> Json:
-    rest = {name: value for name, value in letter.items() if name != "doc"}
-    return {**rest, "body": letter["doc"]}
+def _whole(dead_letter: Json) -> Json:
+    rest = {name: value for name, value in dead_letter.items() if name != "doc"}
+    return {**rest, "body": dead_letter["doc"]}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.backends.kafka import client_settings, consumer_settings, kafka_module, make_client
-from headgate.consume._letters import DEAD_LETTER_TIMEOUT_S, KafkaLetters, read_life
-from headgate.consume._process import Consumer, ConsumeResult, Delivery, Outcome, Processor, Verdict
+from headgate.consume._dead_letters import DEAD_LETTER_TIMEOUT_S, KafkaDeadLetterQueue, read_redrive_history
+from headgate.consume._process import Consumer, ConsumeResult, Delivery, DeliveryResult, Outcome, Processor
 from headgate.errors import AccessError, TransientError
 from headgate.idempotency._failures import code_path
 
@@ -91,15 +91,15 @@ class KafkaWorker:
         self.stopping = False
         self.result = ConsumeResult()
         self._kafka = kafka_module()
-        self._letters = KafkaLetters(
+        self._dead_letters = KafkaDeadLetterQueue(
             config, dead_letter_topic or f"{consumer.topic}.DLQ", consumer.name, dead_letter_timeout_s, metrics
         )
-        self._processor = Processor(consumer, ledger, clock, self._letters, metrics, items)
+        self._processor = Processor(consumer, ledger, clock, self._dead_letters, metrics, items)
         self._metrics = metrics
         self._concurrency = concurrency
         self._prefetch = prefetch
         self._partitions: dict[tuple[str, int], _Partition] = {}
-        self._answers: SimpleQueue[tuple[_Partition, Any, Verdict | None]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[_Partition, Any, DeliveryResult | None]] = SimpleQueue()
         self._running = 0
         self._joined = False
         self._last_commit_us = 0
@@ -164,7 +164,7 @@ class KafkaWorker:
                 self._report_lag(kafka)
             threads.shutdown(wait=True)
             kafka.close()
-            self._letters.close()
+            self._dead_letters.close()
         return self.result
 
     def drain(self, wait_s: float = 0.0) -> ConsumeResult:
@@ -204,13 +204,13 @@ class KafkaWorker:
                 message = part.waiting.popleft()
             except IndexError:
                 break
-            verdict = self._process(part, message)
-            self._answers.put((part, message, verdict))
-            if not verdict.outcome.settled or self.stopping or not part.current:
+            processed = self._process(part, message)
+            self._answers.put((part, message, processed))
+            if not processed.outcome.settled or self.stopping or not part.current:
                 break
         self._answers.put((part, None, None))
 
-    def _process(self, part: _Partition, message: Any) -> Verdict:
+    def _process(self, part: _Partition, message: Any) -> DeliveryResult:
         try:
             return self._processor.process(self._delivery(part, message))
         except BaseException as error:
@@ -222,7 +222,7 @@ class KafkaWorker:
                     "message_id": f"{part.topic}-{part.number}-{message.offset()}", "traceback": code_path(error),
                 },
             )  # fmt: skip
-            return Verdict(Outcome.FAILED, 1.0, type(error).__name__)
+            return DeliveryResult(Outcome.FAILED, 1.0, type(error).__name__)
 
     def _delivery(self, part: _Partition, message: Any) -> Delivery:
         headers = tuple(message.headers() or ())
@@ -230,7 +230,7 @@ class KafkaWorker:
         kind, timestamp_ms = message.timestamp()
         if kind != self._kafka.TIMESTAMP_NOT_AVAILABLE:
             source["timestamp"] = str(timestamp_ms)
-        life = read_life(headers, self.consumer.name)
+        life = read_redrive_history(headers, self.consumer.name)
         return Delivery(
             part.topic, message.value(), message.key(), headers, source, life.redrive, life.redriven_for, life.origin
         )
@@ -240,21 +240,21 @@ class KafkaWorker:
         some = False
         while True:
             try:
-                part, message, verdict = self._answers.get(timeout=wait_s) if wait_s else self._answers.get_nowait()
+                part, message, processed = self._answers.get(timeout=wait_s) if wait_s else self._answers.get_nowait()
             except Empty:
                 return some
             some, wait_s = True, 0.0
-            if verdict is None:
+            if processed is None:
                 self._running -= 1
                 part.busy = False
                 continue
-            self.result.add(verdict)
+            self.result.add(processed)
             if not part.current:
                 continue  # revoked meanwhile: its next owner decides
-            if verdict.outcome.settled:
+            if processed.outcome.settled:
                 part.position = message.offset() + 1
             else:
-                self._seek_back(kafka, part, message.offset(), verdict.retry_s)
+                self._seek_back(kafka, part, message.offset(), processed.retry_s)
 
     def _seek_back(self, kafka: Any, part: _Partition, offset: int, retry_s: float) -> None:
         part.waiting.clear()

@@ -11,8 +11,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._batches import AwaitingCaller, bytes_of, run_records, unexpected_event
-from headgate.consume._letters import read_life
-from headgate.consume._messages import Delivery, delivering
+from headgate.consume._dead_letters import read_redrive_history
+from headgate.consume._messages import Delivery, delivering, renamed_sink
 from headgate.consume._process import Processor
 from headgate.consume._streams import WarnOnce, parse_json
 from headgate.errors import InvalidInputError, Kind, TransientError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from headgate.consume._consumer import Consumer
-    from headgate.consume._messages import Headers, Undertaker
+    from headgate.consume._messages import DeadLetterSink, Headers
     from headgate.consume._streams import BatchHandler
     from headgate.idempotency import Ledger
     from headgate.items import LifeCycle
@@ -68,8 +68,9 @@ def kafka_batch(
 
 
 def kafka_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None,
-    partial: bool = False, items: LifeCycle | None = None,
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *,
+    dead_letter_sink: DeadLetterSink | None = None,
+    partial: bool = False, items: LifeCycle | None = None, bury: DeadLetterSink | None = None,
 ) -> BatchHandler:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on the records of Kafka topics.
 
@@ -80,12 +81,12 @@ def kafka_handler(
         ledger: where claims live; what weakens its guarantees is logged at the first invocation.
         clock: injected in tests.
         metrics: counts and durations.
-        bury: takes records that cannot be handled, after `max_attempts`; None: they come again until the event source
-            mapping gives them up.
+        dead_letter_sink: stores records that cannot be handled, or have failed `max_attempts` times. None: they come
+            again until the event source mapping gives them up.
         partial: as for `kafka_batch`.
         items: the consumer's part in the lives of items (`headgate.items`); None: none.
     """
-    processor = Processor(consumer, ledger, clock, bury, metrics, items)
+    processor = Processor(consumer, ledger, clock, renamed_sink(dead_letter_sink, bury), metrics, items)
     warn = WarnOnce(consumer, ledger)
 
     def run(record: Json) -> bool:
@@ -143,7 +144,7 @@ def _delivery(record: Json, consumer: str) -> Delivery:
     source = {"partition": str(record["partition"]), "offset": str(record["offset"])}
     if record.get("timestamp") is not None:
         source["timestamp"] = str(record["timestamp"])
-    life = read_life(headers, consumer)
+    life = read_redrive_history(headers, consumer)
     return Delivery(
         record["topic"], _bytes(record, "value"), _bytes(record, "key"), headers, source, life.redrive,
         life.redriven_for, life.origin,

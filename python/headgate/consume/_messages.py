@@ -1,4 +1,4 @@
-"""What transports and the processor exchange: a delivered message, its outcome, why it is a dead letter."""
+"""The types that workers and the processor exchange: a delivered message, its outcome, the cause of a dead letter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from headgate.errors import Kind
     from headgate.ports import Transaction
 
-# Names and bytes, as they came: a name may be there several times, and a Kafka header may have no value.
+# Header names and values as received. A name may occur several times; a Kafka header may have no value (None).
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass
 class ConsumeResult:
-    """How many messages ended how; received == handled + duplicates + waiting + failed + dead_lettered."""
+    """Counts of messages by outcome. received == handled + duplicates + waiting + failed + dead_lettered.
+
+    `errors` has the error of the last hundred messages that ended with one.
+    """
 
     received: int = 0
     handled: int = 0
@@ -32,13 +35,13 @@ class ConsumeResult:
     dead_lettered: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, processed: DeliveryResult) -> None:
         """Count one message."""
         self.received += 1
-        setattr(self, verdict.outcome.value, getattr(self, verdict.outcome.value) + 1)
-        if verdict.error:
-            self.errors.append(verdict.error)
-            del self.errors[:-100]  # the newest hundred
+        setattr(self, processed.outcome.value, getattr(self, processed.outcome.value) + 1)
+        if processed.error:
+            self.errors.append(processed.error)
+            del self.errors[:-100]
 
 
 class Outcome(StrEnum):
@@ -46,8 +49,10 @@ class Outcome(StrEnum):
 
     HANDLED = "handled"
     DUPLICATE = "duplicates"
-    WAITING = "waiting"  # somebody else has it, or a backend is away: not acknowledged, comes back, no attempt counted
-    FAILED = "failed"  # not acknowledged, comes back, one attempt counted
+    # Another worker has the claim, or a backend is unavailable. Not acknowledged; delivered again; no attempt counted.
+    WAITING = "waiting"
+    # The handler failed. Not acknowledged; delivered again; one attempt counted.
+    FAILED = "failed"
     DEAD = "dead_lettered"
 
     @property
@@ -57,14 +62,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a message.
+class DeliveryResult:
+    """How the handling of one delivered message ended, and what the worker should do with it.
 
     Attributes:
-        outcome: see `Outcome`.
-        retry_s: of a message that comes back, after how many seconds it should.
-        error: a stable word of `Kind`, or the type of the handler's exception.
-        unavailable: a backend is away, so that other messages will not fare better: a transport that polls should rest.
+        outcome: how it ended.
+        retry_s: if the message comes back: after how many seconds it should be delivered again.
+        error: a stable word of `Kind`, or the class name of the handler's exception; empty if there was no error.
+        unavailable: whether a backend cannot be reached. Other messages would fail in the same way, so a worker that
+            polls should pause.
     """
 
     outcome: Outcome
@@ -75,17 +81,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message as a transport brought it.
+    """One message as a worker received it, from any kind of queue.
 
     Attributes:
-        topic: where it came from.
-        value: its bytes; None is a Kafka tombstone, a record that deletes its key.
-        key: the record's key, where the transport has one.
-        headers: name and bytes, as they came; a Kafka header without a value has None.
-        source: where exactly: partition, offset, timestamp, message id ...; kept with a dead letter.
-        redrive: how often the message came back from the dead letters of this consumer.
-        redriven_for: the consumer from whose dead letters it came back, which may be another one.
-        origin: where the record was when it became a dead letter, if it came back and its headers say so.
+        topic: the topic, or the queue's name.
+        value: the body's bytes. None is a Kafka tombstone, which deletes its key.
+        key: the message's key, if the queue has keys.
+        headers: names and values as received.
+        source: the message's position or id in its queue (partition, offset, timestamp, message id). Kept with a dead
+            letter.
+        redrive: how many times this consumer's dead-letter queue has sent the message back.
+        redriven_for: the consumer whose dead-letter queue sent it back; may be another one. Empty if none did.
+        origin: topic, partition and offset of the record that became a dead letter, if the headers say so.
     """
 
     topic: str
@@ -99,35 +106,66 @@ class Delivery:
 
     @property
     def message_id(self) -> str:
-        """What the transport calls this message, in logs and dead letters; a message that is sent again has another."""
+        """The queue's name for this message, for logs and dead letters. A message that is sent again has another
+        one."""
         if "partition" in self.source:
             return f"{self.topic}-{self.source['partition']}-{self.source.get('offset', '')}"
         return next(iter(self.source.values()), "")
 
 
 @dataclass(frozen=True)
-class Burial:
-    """Why a message goes to the dead letters."""
+class DeadLetterCause:
+    """Why a message becomes a dead letter.
+
+    Attributes:
+        kind: a stable word: one of `Kind`, or "attempts_exhausted".
+        reason: one sentence, or the last exception.
+        attempts: how many times the handler has run; 0 if the message could not be read.
+    """
 
     kind: Kind | str
     reason: str
     attempts: int
 
 
-class Undertaker(Protocol):
-    """Takes a message to the dead letters; raises when it could not. With `tx` it joins that transaction."""
+class DeadLetterSink(Protocol):
+    """Stores dead letters: a table, a Kafka topic, an SQS queue, or a function of the user's."""
 
-    def __call__(self, delivery: Delivery, burial: Burial, tx: Transaction | None, /) -> None: ...
+    def __call__(self, delivery: Delivery, cause: DeadLetterCause, tx: Transaction | None, /) -> None:
+        """Store one dead letter durably before returning.
+
+        Called from the threads that handle messages, possibly from several at once.
+
+        Args:
+            delivery: the message.
+            cause: why it is given up.
+            tx: the transaction in which the message is acknowledged and its claim completed, for a sink in the same
+                database; None: the sink commits by itself.
+
+        Raises:
+            Exception: the dead letter was not stored. The message stays in its queue and comes back.
+        """
+        ...
+
+
+def renamed_sink(sink: DeadLetterSink | None, bury: DeadLetterSink | None) -> DeadLetterSink | None:
+    """The dead-letter sink of a call that may still use the keyword's earlier name, `bury`."""
+    if bury is None:
+        return sink
+    import warnings
+
+    warnings.warn("bury= is now called dead_letter_sink=", DeprecationWarning, stacklevel=3)
+    return bury
 
 
 _current: ContextVar[Delivery | None] = ContextVar("headgate_current_delivery", default=None)
 
 
 def current_delivery() -> Delivery:
-    """The message that is being handled: its key, headers and place, for handlers that need more than the body.
+    """The message that is being handled, for handlers that need its key, headers or position.
 
-    Every transport sets it, for each message apart, whatever number of threads handle messages at the same time. An
-    async handler sees it too. A thread that the handler starts itself sees it only with `contextvars.copy_context()`.
+    Works in every handler and on every thread of a worker, in async handlers too. A thread that the handler starts
+    itself sees it only with `contextvars.copy_context()`.
 
     Raises:
         ConfigError: called outside a handler.
@@ -146,7 +184,7 @@ def current_delivery() -> Delivery:
 
 @contextmanager
 def delivering(delivery: Delivery) -> Iterator[None]:
-    """Inside, `current_delivery()` gives this message."""
+    """Make `current_delivery()` return this message inside the block."""
     token = _current.set(delivery)
     try:
         yield

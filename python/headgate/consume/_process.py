@@ -1,16 +1,25 @@
-"""What happens to one delivered message, whatever brought it: claim, run, complete; or wait, fail, bury."""
+"""What happens to one delivered message, whatever brought it: claim, run, complete; or wait, fail, dead_letter_sink."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.consume._consumer import Consumer, Effects, Handler
-from headgate.consume._effect import Effect, UnmarkedError, life_id
-from headgate.consume._messages import Burial, ConsumeResult, Delivery, Outcome, Undertaker, Verdict, delivering
+from headgate.consume._effect import Effect, UncompletedClaimError, sending_id
+from headgate.consume._messages import (
+    ConsumeResult,
+    DeadLetterCause,
+    DeadLetterSink,
+    Delivery,
+    DeliveryResult,
+    Outcome,
+    delivering,
+)
 from headgate.errors import (
     ConfigError,
     ConflictError,
@@ -24,21 +33,20 @@ from headgate.idempotency._failures import code_path, describe_error
 from headgate.items import handled_under
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from headgate.idempotency import Claim, Ledger
     from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics, Transaction
 
 __all__ = [
-    "Burial", "ConsumeResult", "Consumer", "Delivery", "Effects", "Handler", "Outcome", "Processor", "Undertaker",
-    "Verdict",
+    "ConsumeResult", "Consumer", "DeadLetterCause", "DeadLetterSink", "Delivery", "DeliveryResult", "Effects",
+    "Handler", "Outcome", "Processor",
 ]  # fmt: skip
 log = logging.getLogger("headgate.consume")
 _AWAY_S = 1.0  # how long a message waits at first when the ledger or the dead letters cannot be reached
 _TYPE_HEADERS = {"ce_type", "ce-type"}
 _DEAD = "dead_letter"
-_MAX_AWAY = 10_000
+_MAX_AWAY = 10_000  # how many messages whose handler was unavailable are remembered at most
+Acknowledge = Callable[["Transaction | None"], None]
 
 
 class Processor:
@@ -48,8 +56,8 @@ class Processor:
         consumer: what to run.
         ledger: where claims live.
         clock: injected in tests.
-        bury: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive policy, so
-            that their attempts are not capped here.
+        dead_letter_sink: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive
+            policy, so that their attempts are not capped here.
         metrics: counts and durations.
         items: the consumer's part in the lives of the items that its messages announce (`headgate.items`); None: none.
         joint: for a queue in a database: whether this is the ledger's own, so that acknowledgement, dead letter and
@@ -60,7 +68,7 @@ class Processor:
     """
 
     def __init__(
-        self, consumer: Consumer, ledger: Ledger, clock: Clock, bury: Undertaker | None,
+        self, consumer: Consumer, ledger: Ledger, clock: Clock, dead_letter_sink: DeadLetterSink | None,
         metrics: Metrics | None = None, items: LifeCycle | None = None, *, joint: bool = True,
     ) -> None:  # fmt: skip
         if not hasattr(ledger, "database"):
@@ -78,49 +86,52 @@ class Processor:
         self.consumer = consumer
         self.ledger = ledger
         self.clock = clock
-        self._bury = bury
+        self._dead_letter_sink = dead_letter_sink
         self._metrics = metrics
         self._joint = joint and ledger.database is not None
         self._effect = Effect(consumer, ledger, items, joint=self._joint)
         self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
         self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is away
 
-    def process(self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None = None) -> Verdict:
-        """Handle one message. Never raises, except KeyboardInterrupt.
+    def process(self, delivery: Delivery, acknowledge: Acknowledge | None = None) -> DeliveryResult:
+        """Claim a message, run the handler, and complete the claim. Never raises, except KeyboardInterrupt.
+
+        May be called from several threads at once.
 
         Args:
             delivery: the message.
-            acknowledge: for a queue in a database: removes the message, within the effect's commit where that is the
-                ledger's own database (it gets that transaction), at once otherwise (it gets None).
+            acknowledge: removes the message from a queue that is a database table. It gets the transaction of the
+                effect if the queue is in the ledger's database, and None otherwise. None: the caller acknowledges,
+                when the outcome says so (`Outcome.settled`).
         """
         started = self.clock.mono_us()
         try:
             with delivering(delivery):
-                verdict = self._process(delivery, acknowledge)
+                processed = self._process(delivery, acknowledge)
         except HeadgateError as error:
             # The ledger or the dead letters are away: keep the message, come back.
             self._log("message kept", delivery, error=error.kind.value)
-            verdict = self._away(error.kind.value)
+            processed = self._away(error.kind.value)
         except Exception as error:
             # A transport's or a callback's bug must not end the worker: nothing was settled, so the message comes back.
             self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
-            verdict = Verdict(Outcome.WAITING, _AWAY_S, type(error).__name__)
-        if not verdict.unavailable:
+            processed = DeliveryResult(Outcome.WAITING, _AWAY_S, type(error).__name__)
+        if not processed.unavailable:
             self._away_streak = 0
         if self._metrics is not None:
             name, topic, seconds = self.consumer.name, delivery.topic, (self.clock.mono_us() - started) / 1e6
-            outcome = verdict.outcome.value
+            outcome = processed.outcome.value
             self._metrics.count("headgate_consumer_messages_total", consumer=name, topic=topic, outcome=outcome)
             self._metrics.observe("headgate_consumer_duration_seconds", seconds, consumer=name, topic=topic)
-            if verdict.outcome is Outcome.DEAD:
+            if processed.outcome is Outcome.DEAD:
                 self._metrics.count("dlq_messages_total", consumer=name, topic=topic)
-        return verdict
+        return processed
 
-    def _process(self, delivery: Delivery, acknowledge: Callable[[Transaction | None], None] | None) -> Verdict:
+    def _process(self, delivery: Delivery, acknowledge: Acknowledge | None) -> DeliveryResult:
         if delivery.value is None and self.consumer.tombstones == "skip":
             if acknowledge is not None:
                 acknowledge(None)
-            return Verdict(Outcome.HANDLED)
+            return DeliveryResult(Outcome.HANDLED)
         try:
             body, key, legacy_key, payload = self._read(delivery)
         except self.consumer.unavailable as error:
@@ -131,7 +142,7 @@ class Processor:
             kind = error.kind if isinstance(error, HeadgateError) else Kind.INVALID_RECORD
             if not isinstance(error, HeadgateError):
                 self._log("no key", delivery, error=type(error).__name__, traceback=code_path(error))
-            return self._dead(delivery, None, Burial(kind, describe_error(error), 0), acknowledge)
+            return self._dead(delivery, None, DeadLetterCause(kind, describe_error(error), 0), acknowledge)
         core.fault_point("consume.before_claim")
         try:
             claim = self._claim(delivery, body, key, legacy_key, payload)
@@ -143,19 +154,21 @@ class Processor:
         except ConflictError as error:
             if error.kind is not Kind.PAYLOAD_MISMATCH:
                 raise
-            return self._dead(delivery, None, Burial(error.kind, describe_error(error), 0), acknowledge)
+            return self._dead(delivery, None, DeadLetterCause(error.kind, describe_error(error), 0), acknowledge)
         if claim.status == "done":
             self._effect.end_known(body, claim)
             if acknowledge is not None:
                 acknowledge(self.ledger.database)
-            return Verdict(Outcome.DUPLICATE)
+            return DeliveryResult(Outcome.DUPLICATE)
         if claim.status == "in_progress":
             # Not a duplicate. Another host's clock may be far ahead: look again after our own lease at the latest.
             wait = claim.until - self.clock.now_us() / 1e6
-            return Verdict(Outcome.WAITING, min(max(wait, 0.0), self.consumer.usual_lease_s))
-        if self._bury is not None and claim.attempts > self.consumer.max_attempts:
-            burial = Burial("attempts_exhausted", claim.last_error or "the worker died each time", claim.attempts - 1)
-            return self._dead(delivery, claim, burial, acknowledge)
+            return DeliveryResult(Outcome.WAITING, min(max(wait, 0.0), self.consumer.usual_lease_s))
+        if self._dead_letter_sink is not None and claim.attempts > self.consumer.max_attempts:
+            cause = DeadLetterCause(
+                "attempts_exhausted", claim.last_error or "the worker died each time", claim.attempts - 1
+            )
+            return self._dead(delivery, claim, cause, acknowledge)
         core.fault_point("consume.after_claim")
         try:
             outcome = self._effect.run(delivery, body, claim, acknowledge)
@@ -165,7 +178,7 @@ class Processor:
             raise
         except StaleLeaseError:
             # Rolled back: the successor runs it, and its claim is untouched.
-            return Verdict(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
+            return DeliveryResult(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
         except BaseException as error:
             # SystemExit and cancellation too: a handler's own end is not the worker's.
             return self._failed(delivery, claim, error, acknowledge)
@@ -174,7 +187,7 @@ class Processor:
             # A failure here is none of the handler's: the message comes back, and is known as done.
             acknowledge(None)
         core.fault_point("consume.after_commit")
-        return Verdict(outcome)
+        return DeliveryResult(outcome)
 
     def _read(self, delivery: Delivery) -> tuple[Json | None, str, str, str]:
         """(body, claim key, claim key of earlier releases or "", payload digest or "")."""
@@ -215,7 +228,7 @@ class Processor:
         redriven needs no such search.
         """
         more = {"payload": payload} if payload else {}
-        again, life = 0, life_id(delivery, body)
+        again, life = 0, sending_id(delivery, body)
         while True:
             suffix = f"#again-{again}" if again else ""
             if legacy_key:
@@ -227,22 +240,22 @@ class Processor:
             again += 1
 
     def _run_unprotected(
-        self, delivery: Delivery, body: Json | None, acknowledge: Callable[[Transaction | None], None] | None
-    ) -> Verdict:
+        self, delivery: Delivery, body: Json | None, acknowledge: Acknowledge | None
+    ) -> DeliveryResult:
         try:
             self._effect.run_unprotected(body, acknowledge)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._log("handler failed", delivery, error=type(error).__name__, traceback=code_path(error))
-            return Verdict(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
-        return Verdict(Outcome.HANDLED)
+            return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(0), type(error).__name__)
+        return DeliveryResult(Outcome.HANDLED)
 
     def _failed(
         self, delivery: Delivery, claim: Claim, error: BaseException,
-        acknowledge: Callable[[Transaction | None], None] | None,
-    ) -> Verdict:  # fmt: skip
-        if isinstance(error, UnmarkedError):
+        acknowledge: Acknowledge | None,
+    ) -> DeliveryResult:  # fmt: skip
+        if isinstance(error, UncompletedClaimError):
             self._log("effect without its mark", delivery, error=error.kind.value)
             return self._away(error.kind.value)
         name = type(error).__name__
@@ -255,18 +268,23 @@ class Processor:
             if away:
                 self.ledger.release(claim, describe_error(error), counted=False)
                 return self._away(name)
-            if self._bury is not None and claim.attempts >= self.consumer.max_attempts:
+            if self._dead_letter_sink is not None and claim.attempts >= self.consumer.max_attempts:
                 return self._dead(
-                    delivery, claim, Burial("attempts_exhausted", describe_error(error), claim.attempts), acknowledge
+                    delivery,
+                    claim,
+                    DeadLetterCause("attempts_exhausted", describe_error(error), claim.attempts),
+                    acknowledge,
                 )
             self.ledger.release(claim, describe_error(error))
         except StaleLeaseError:
             # A successor has it: its claim and its message stay as they are.
-            return Verdict(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
+            return DeliveryResult(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
         except TransientError as gone:
             # Not released: the lease has to end first.
-            return Verdict(Outcome.FAILED, self._away(gone.kind.value).retry_s, gone.kind.value, unavailable=True)
-        return Verdict(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
+            return DeliveryResult(
+                Outcome.FAILED, self._away(gone.kind.value).retry_s, gone.kind.value, unavailable=True
+            )
+        return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
 
     def _is_away(self, claim: Claim, error: BaseException) -> bool:
         """Whether a failure is not this message's: something its handler needs is away, and not for too long."""
@@ -278,52 +296,52 @@ class Processor:
             self._away_since.pop(next(iter(self._away_since)))  # the oldest of messages that others may have handled
         return now - since <= self.consumer.unavailable_limit_s * 1e6
 
-    def _away(self, error: str) -> Verdict:
+    def _away(self, error: str) -> DeliveryResult:
         """The message waits for a backend: longer each time, and no attempt is counted."""
         self._away_streak += 1
         wait_s = min(self.consumer.backoff_cap_s, _AWAY_S * 2.0 ** min(self._away_streak - 1, 60))
-        return Verdict(Outcome.WAITING, max(wait_s, _AWAY_S), error, unavailable=True)
+        return DeliveryResult(Outcome.WAITING, max(wait_s, _AWAY_S), error, unavailable=True)
 
     def _dead(
-        self, delivery: Delivery, claim: Claim | None, burial: Burial,
-        acknowledge: Callable[[Transaction | None], None] | None,
-    ) -> Verdict:  # fmt: skip
-        """To the dead letters. In a database of ours letter, acknowledgement and completion are one commit; elsewhere
-        the letter comes first, so that a message is never in neither place."""
-        if self._bury is None:
-            self._log("left to the queue's redrive policy", delivery, kind=str(burial.kind))
-            return Verdict(Outcome.FAILED, self.consumer.backoff_s(burial.attempts), str(burial.kind))
+        self, delivery: Delivery, claim: Claim | None, cause: DeadLetterCause,
+        acknowledge: Acknowledge | None,
+    ) -> DeliveryResult:  # fmt: skip
+        """To the dead letters. In a database of ours dead letter, acknowledgement and completion are one commit;
+        elsewhere the dead letter comes first, so that a message is never in neither place."""
+        if self._dead_letter_sink is None:
+            self._log("left to the queue's redrive policy", delivery, kind=str(cause.kind))
+            return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(cause.attempts), str(cause.kind))
         try:
-            self._bury_and_mark(self._bury, delivery, claim, burial, acknowledge)
+            self._store_dead_letter_and_complete(self._dead_letter_sink, delivery, claim, cause, acknowledge)
         except Exception:
-            # The letter could not be kept. The message comes back for it without another run, with the same reason, and
-            # without waiting for the end of this lease.
+            # The dead letter could not be kept. The message comes back for it without another run, with the same
+            # reason, and without waiting for the end of this lease.
             if claim is not None:
                 with suppress(HeadgateError):
-                    self.ledger.release(claim, burial.reason, counted=claim.attempts <= self.consumer.max_attempts)
+                    self.ledger.release(claim, cause.reason, counted=claim.attempts <= self.consumer.max_attempts)
             raise
         if claim is not None:
             self._away_since.pop(claim.key, None)
-        self._log("dead letter", delivery, kind=str(burial.kind), attempts=burial.attempts)
-        return Verdict(Outcome.DEAD, 0.0, str(burial.kind))
+        self._log("dead letter", delivery, kind=str(cause.kind), attempts=cause.attempts)
+        return DeliveryResult(Outcome.DEAD, 0.0, str(cause.kind))
 
-    def _bury_and_mark(
-        self, bury: Undertaker, delivery: Delivery, claim: Claim | None, burial: Burial,
-        acknowledge: Callable[[Transaction | None], None] | None,
+    def _store_dead_letter_and_complete(
+        self, dead_letter_sink: DeadLetterSink, delivery: Delivery, claim: Claim | None, cause: DeadLetterCause,
+        acknowledge: Acknowledge | None,
     ) -> None:  # fmt: skip
-        mark = {_DEAD: True, "message": life_id(delivery)}
+        mark = {_DEAD: True, "message": sending_id(delivery)}
         if acknowledge is not None and self._joint:
             with self.ledger.database.transaction() as tx:
-                bury(delivery, burial, tx)
+                dead_letter_sink(delivery, cause, tx)
                 if self.consumer.on_dead_letter is not None and claim is not None and delivery.value is not None:
-                    self.consumer.on_dead_letter(json.loads(delivery.value), burial.reason, tx)
+                    self.consumer.on_dead_letter(json.loads(delivery.value), cause.reason, tx)
                 acknowledge(tx)
-                self._effect.bury_item(delivery, burial, tx)
+                self._effect.quarantine_item(delivery, cause, tx)
                 if claim is not None:
                     self.ledger.complete(claim, mark)
         else:
-            bury(delivery, burial, None)
-            self._effect.bury_item(delivery, burial)
+            dead_letter_sink(delivery, cause, None)
+            self._effect.quarantine_item(delivery, cause)
             if claim is not None:
                 self.ledger.complete(claim, mark)
             if acknowledge is not None:

@@ -1,4 +1,4 @@
-"""Reading a dead-letter topic of Kafka, and sending its letters back where they came from."""
+"""Reading a dead-letter topic of Kafka, and sending its dead letters back where they came from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from headgate.backends.kafka import client_settings, consumer_settings, kafka_module, make_client
-from headgate.consume._letters import (
+from headgate.consume._dead_letters import (
     DEAD_LETTER_TIMEOUT_S,
     DeadMessage,
     KafkaSender,
@@ -40,25 +40,26 @@ def redrive(
     """Send dead letters back to the topic they came from; how many.
 
     A redriven message has a claim key of its own, so it is handled though its first life is marked as done; the same
-    letter redriven twice is handled once, and other consumer groups of the topic, which had it before, skip it. It goes
-    to the partition it came from, with its key, headers and value (a tombstone stays one), and with its own timestamp
-    unless half of the topic's retention has passed since then: the topic would soon delete it, so it gets today's.
+    dead letter redriven twice is handled once, and other consumer groups of the topic, which had it before, skip it. It
+    goes to the partition it came from, with its key, headers and value (a tombstone stays one), and with its own
+    timestamp unless half of the topic's retention has passed since then: the topic would soon delete it, so it gets
+    today's.
 
-    Letters that are there when the call begins are read from where the last call ended (the group
+    Dead letters that are there when the call begins are read from where the last call ended (the group
     `headgate-redrive-{topic}` remembers it); those that `where` leaves are passed over, and stay in the topic for as
     long as it keeps them: `again=True` reads them once more.
 
     Args:
         config: settings of librdkafka; "bootstrap.servers" at least.
-        dead_letter_topic: where the letters are.
-        where: which ones to send; default all. A tombstone's letter has the value None.
+        dead_letter_topic: where the dead letters are.
+        where: which ones to send; default all. A tombstone's dead letter has the value None.
         limit: at most so many.
         timeout_s: how long to wait for the brokers.
         dry_run: send and remember nothing; only count.
-        again: begin with the oldest letter that the topic has.
-        topic: where letters go that do not say where they came from; without it they are passed over.
+        again: begin with the oldest dead letter that the topic has.
+        topic: where dead letters go that do not say where they came from; without it they are passed over.
         group: the consumer group that remembers; default `headgate-redrive-{topic}`. Calls with other filters that must
-            not pass over each other's letters have groups of their own.
+            not pass over each other's dead letters have groups of their own.
 
     Raises:
         ConfigError: there is no such topic, or a setting is wrong.
@@ -77,13 +78,14 @@ def redrive(
     targets = _Targets(config, timeout_s)
     sent = 0
     try:
-        for letter in reader.letters(from_start=again):
-            target = letter.topic or topic
-            if target and (where is None or where(letter)):
+        for dead_letter in reader.dead_letters(from_start=again):
+            target = dead_letter.topic or topic
+            if target and (where is None or where(dead_letter)):
                 if not dry_run:
                     sender.send(
-                        target, letter.key, letter.value, headers_to_send_back(letter),
-                        partition=targets.partition(target, letter), timestamp_ms=targets.timestamp_ms(target, letter),
+                        target, dead_letter.key, dead_letter.value, headers_to_send_back(dead_letter),
+                        partition=targets.partition(target, dead_letter),
+                        timestamp_ms=targets.timestamp_ms(target, dead_letter),
                     )  # fmt: skip
                 sent += 1
             if not dry_run:
@@ -115,12 +117,12 @@ class LetterReader:
             "enable.auto.commit": False, "enable.auto.offset.store": False, "enable.partition.eof": True,
             "isolation.level": "read_committed",
         })  # fmt: skip
-        self._read = (0, 0)  # partition and next offset of the letter that was yielded last
+        self._read = (0, 0)  # partition and next offset of the dead letter that was yielded last
         self._positions: dict[int, int] = {}
         self._remembered = 0
 
-    def letters(self, *, from_start: bool) -> Iterator[DeadMessage]:
-        """The letters that are there now, each partition's in order.
+    def dead_letters(self, *, from_start: bool) -> Iterator[DeadMessage]:
+        """The dead letters that are there now, each partition's in order.
 
         Raises:
             ConfigError: there is no such topic.
@@ -161,19 +163,19 @@ class LetterReader:
                 raise TransientError(self._no_answer())
 
     def letter_at(self, partition: int, offset: int) -> DeadMessage | None:
-        """One letter, or None: the topic has none at this place (any more).
+        """One dead letter, or None: the topic has none at this place (any more).
 
         Raises:
             As `letters`.
         """
         if partition not in self._partitions():
             return None
-        for letter in self._read_from([self._kafka.TopicPartition(self._topic, partition, offset)]):
-            return letter if letter.place == f"{self._topic}-{partition}-{offset}" else None
+        for dead_letter in self._read_from([self._kafka.TopicPartition(self._topic, partition, offset)]):
+            return dead_letter if dead_letter.place == f"{self._topic}-{partition}-{offset}" else None
         return None
 
     def remember(self) -> None:
-        """The letter that was read last is dealt with. It is committed now and then, and the rest by `close`."""
+        """The dead letter that was read last is dealt with. It is committed now and then, and the rest by `close`."""
         partition, position = self._read
         self._positions[partition] = position
         self._remembered += 1
@@ -211,7 +213,7 @@ class LetterReader:
 
 
 class _Targets:
-    """What is known of the topics that letters go back to."""
+    """What is known of the topics that dead letters go back to."""
 
     def __init__(self, config: Mapping[str, Any], timeout_s: float) -> None:
         self._kafka = kafka_module()
@@ -220,9 +222,9 @@ class _Targets:
         self._partitions: dict[str, int] = {}
         self._keeps_ms: dict[str, float] = {}
 
-    def partition(self, topic: str, letter: DeadMessage) -> int | None:
+    def partition(self, topic: str, dead_letter: DeadMessage) -> int | None:
         """The partition that the record came from, so that a key's records stay in one, or None: by its key."""
-        if letter.partition is None or topic != letter.topic:
+        if dead_letter.partition is None or topic != dead_letter.topic:
             return None
         if topic not in self._partitions:
             try:
@@ -233,16 +235,16 @@ class _Targets:
             if found.error is not None:
                 check_letter_topic(self._kafka, found.error, topic)
             self._partitions[topic] = len(found.partitions)
-        return letter.partition if letter.partition < self._partitions[topic] else None
+        return dead_letter.partition if dead_letter.partition < self._partitions[topic] else None
 
-    def timestamp_ms(self, topic: str, letter: DeadMessage) -> int:
+    def timestamp_ms(self, topic: str, dead_letter: DeadMessage) -> int:
         """The record's own timestamp, or 0: now."""
-        if letter.timestamp_ms == 0:
+        if dead_letter.timestamp_ms == 0:
             return 0
         if topic not in self._keeps_ms:
             self._keeps_ms[topic] = self._retention_ms(topic)
-        age_ms = time.time() * 1000 - letter.timestamp_ms
-        return letter.timestamp_ms if age_ms < self._keeps_ms[topic] / 2 else 0
+        age_ms = time.time() * 1000 - dead_letter.timestamp_ms
+        return dead_letter.timestamp_ms if age_ms < self._keeps_ms[topic] / 2 else 0
 
     def _retention_ms(self, topic: str) -> float:
         resource = self._kafka.admin.ConfigResource("topic", topic)

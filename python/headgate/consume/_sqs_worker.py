@@ -10,9 +10,9 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._messages import ConsumeResult, Outcome, Verdict
+from headgate.consume._messages import ConsumeResult, DeliveryResult, Outcome
 from headgate.consume._process import Processor
-from headgate.consume._sqs_letters import LetterRefusedError, SqsLetters
+from headgate.consume._sqs_dead_letters import DeadLetterRefusedError, SqsDeadLetterQueue
 from headgate.consume._sqs_messages import SqsDelivery, is_fifo, read_message
 from headgate.consume._sqs_queue import (
     error_code,
@@ -114,15 +114,15 @@ class SqsWorker:
         self.result = ConsumeResult()
         self._client = client
         self._url = queue_url
-        self._letters = (
-            None if dead_letter_url is None else SqsLetters(client, dead_letter_url, consumer.name, queue_url)
+        self._dead_letters = (
+            None if dead_letter_url is None else SqsDeadLetterQueue(client, dead_letter_url, consumer.name, queue_url)
         )
         self._metrics = metrics
         self._last_lag_us = -(1 << 62)
         self._concurrency = check_count(f"{where}concurrency", concurrency)
         self._most_waiting = self._concurrency * _WAITING_PER_THREAD
         self._ledger = ledger
-        self._processor = Processor(consumer, ledger, clock, self._letters, metrics, items)
+        self._processor = Processor(consumer, ledger, clock, self._dead_letters, metrics, items)
         self._is_fifo = is_fifo(queue_url)
         # A receive counts for every message of its batch. Where the queue moves messages by that count, the later ones
         # of a group would be moved unread together with a first one that fails, so that a FIFO queue with a redrive
@@ -130,7 +130,7 @@ class SqsWorker:
         self._most = 1 if self._is_fifo else _MAX_BATCH
         self._attempt_id = ""
         self._is_checked = False
-        self._answers: SimpleQueue[tuple[_Line, Verdict | None, BaseException | None]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[_Line, DeliveryResult | None, BaseException | None]] = SimpleQueue()
         self._lines: list[_Line] = []
         self._running = 0
         self._last_work_us = 0
@@ -303,13 +303,13 @@ class SqsWorker:
         """Take in what the threads have finished."""
         while True:
             try:
-                line, verdict, error = self._answers.get(timeout=wait_s) if wait_s else self._answers.get_nowait()
+                line, processed, error = self._answers.get(timeout=wait_s) if wait_s else self._answers.get_nowait()
             except Empty:
                 break
             wait_s = 0.0
-            if verdict is not None:
-                self.result.add(verdict)
-                self._rest(verdict)
+            if processed is not None:
+                self.result.add(processed)
+                self._rest(processed)
             else:
                 self._fatal = self._fatal or error
                 self._running -= 1
@@ -318,10 +318,10 @@ class SqsWorker:
                 if not line.waiting:
                     self._lines.remove(line)
 
-    def _rest(self, verdict: Verdict) -> None:
+    def _rest(self, processed: DeliveryResult) -> None:
         """Receive nothing while a backend is away: it would only be counted against the messages."""
-        if verdict.unavailable:
-            self._rest_until_us = max(self._rest_until_us, self.clock.mono_us() + int(verdict.retry_s * 1e6))
+        if processed.unavailable:
+            self._rest_until_us = max(self._rest_until_us, self.clock.mono_us() + int(processed.retry_s * 1e6))
             self._is_probing, self._has_asked = True, False
         else:
             self._is_probing = False
@@ -334,43 +334,43 @@ class SqsWorker:
         try:
             while line.waiting and not self.stopping and not self._is_ending:
                 received = line.waiting[0]
-                verdict = self._handle(received)
-                if verdict.outcome.settled or not self._keeps(received, verdict):
+                processed = self._handle(received)
+                if processed.outcome.settled or not self._keeps(received, processed):
                     line.waiting.popleft()
-                self._finish(line, received, verdict)
-                self._answers.put((line, verdict, None))
-                if not verdict.outcome.settled:
+                self._finish(line, received, processed)
+                self._answers.put((line, processed, None))
+                if not processed.outcome.settled:
                     break
         except BaseException as error:
             fatal = error
         self._answers.put((line, None, fatal))
 
-    def _handle(self, received: _Received) -> Verdict:
+    def _handle(self, received: _Received) -> DeliveryResult:
         try:
             return self._processor.process(received.delivery)
         except Exception as error:
             # A bug of ours: the message stays in the queue.
             about = {"consumer": self.consumer.name, "message_id": received.delivery.message_id}
             log.error("processing broke", extra={**about, "traceback": code_path(error)})
-            return Verdict(Outcome.FAILED, _AWAY_S, type(error).__name__)
+            return DeliveryResult(Outcome.FAILED, _AWAY_S, type(error).__name__)
 
-    def _keeps(self, received: _Received, verdict: Verdict) -> bool:
+    def _keeps(self, received: _Received, processed: DeliveryResult) -> bool:
         """Whether an unsettled message stays here until it is due, rather than being received once more for it."""
-        waits = verdict.outcome is Outcome.WAITING or verdict.unavailable
-        if not waits or verdict.error in {Kind.STALE_LEASE.value, LetterRefusedError.__name__}:
+        waits = processed.outcome is Outcome.WAITING or processed.unavailable
+        if not waits or processed.error in {Kind.STALE_LEASE.value, DeadLetterRefusedError.__name__}:
             return False
         if self.stopping or self._is_ending or not received.held.is_held:
             return False
         return sum(1 for other in list(self._lines) if not other.is_running) < self._most_waiting
 
-    def _finish(self, line: _Line, received: _Received, verdict: Verdict) -> None:
+    def _finish(self, line: _Line, received: _Received, processed: DeliveryResult) -> None:
         """Delete a message, keep it, or let SQS bring it again."""
-        if verdict.outcome.settled:
+        if processed.outcome.settled:
             self._keeper.let_go(received.held)
             self._call("delete_message", received)
             return
-        retry_s = verdict.retry_s
-        if verdict.unavailable:
+        retry_s = processed.retry_s
+        if processed.unavailable:
             # One message that alone meets something that is away must not make the others rest again and again.
             retry_s = max(retry_s, self._growing_s(received.waits))
             received.waits += 1
@@ -380,9 +380,9 @@ class SqsWorker:
         # The rest of the group first: as long as this one is invisible, SQS hands out none of them.
         while line.waiting:
             self._release(line.waiting.popleft(), 0.0)
-        if verdict.error == LetterRefusedError.__name__:
+        if processed.error == DeadLetterRefusedError.__name__:
             retry_s = max(retry_s, _LONG_WAIT_S)
-        if verdict.error == Kind.STALE_LEASE.value:
+        if processed.error == Kind.STALE_LEASE.value:
             self._keeper.let_go(received.held)  # its visibility is the successor's
         else:
             self._release(received, retry_s)
@@ -419,9 +419,9 @@ class SqsWorker:
             return
         attributes = read_attributes(self._client, self._url)
         dead: dict[str, str] = {}
-        if self._letters is not None:
+        if self._dead_letters is not None:
             try:
-                dead = read_attributes(self._client, self._letters.url)
+                dead = read_attributes(self._client, self._dead_letters.url)
             except ConfigError:
                 message = f"consumer {self.consumer.name}: dead_letter_url: there is no such SQS queue"
                 raise ConfigError(message) from None
@@ -430,7 +430,9 @@ class SqsWorker:
             self._most = _MAX_BATCH
         texts: list[str] = []
         with suppress(HeadgateError):  # the ledger is away: the first claim will say so
-            texts = set_up_warnings(attributes, dead, self.consumer, self._ledger, buries=self._letters is not None)
+            texts = set_up_warnings(
+                attributes, dead, self.consumer, self._ledger, buries=self._dead_letters is not None
+            )
         for text in texts:
             log.warning(text, extra={"consumer": self.consumer.name})
 

@@ -20,7 +20,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._batches import AwaitingCaller, bytes_of, records_of, run_records
-from headgate.consume._messages import Delivery, delivering
+from headgate.consume._messages import Delivery, delivering, renamed_sink
 from headgate.consume._process import Processor
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency._lease import lambda_invocation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from headgate.consume._consumer import Consumer
-    from headgate.consume._messages import Undertaker
+    from headgate.consume._messages import DeadLetterSink
     from headgate.idempotency import Ledger
     from headgate.items import LifeCycle
     from headgate.ports import Clock, Json, Metrics
@@ -119,8 +119,9 @@ def dynamodb_stream_batch(handler: Callable[[Any], Any], *, unmarshal: bool = Fa
 
 
 def kinesis_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None,
-    items: LifeCycle | None = None,
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *,
+    dead_letter_sink: DeadLetterSink | None = None,
+    items: LifeCycle | None = None, bury: DeadLetterSink | None = None,
 ) -> BatchHandler:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on the records of a Kinesis stream; their data is JSON.
 
@@ -129,8 +130,8 @@ def kinesis_handler(
         ledger: where claims live; what weakens its guarantees is logged at the first invocation.
         clock: injected in tests.
         metrics: counts and durations.
-        bury: takes records that cannot be handled, after `max_attempts`: (delivery, burial, None) -> None, raising if
-            it could not. None: they come again until the event source mapping gives them up.
+        dead_letter_sink: stores records that cannot be handled, or have failed `max_attempts` times; see
+            `DeadLetterSink`. None: they come again until the event source mapping gives them up.
         items: the consumer's part in the lives of items (`headgate.items`); None: none.
 
     Returns:
@@ -139,12 +140,15 @@ def kinesis_handler(
     Raises:
         ConfigError: the ledger cannot do what the consumer's effects need.
     """
-    return _consumer_handler(consumer, ledger, clock, metrics, bury, items, _KINESIS, _kinesis_delivery)
+    return _consumer_handler(
+        consumer, ledger, clock, metrics, renamed_sink(dead_letter_sink, bury), items, _KINESIS, _kinesis_delivery
+    )
 
 
 def dynamodb_stream_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *, bury: Undertaker | None = None,
-    unmarshal: bool = False,
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None = None, *,
+    dead_letter_sink: DeadLetterSink | None = None,
+    unmarshal: bool = False, bury: DeadLetterSink | None = None,
 ) -> BatchHandler:  # fmt: skip
     """A Lambda handler that runs a `Consumer` on the records of a DynamoDB stream.
 
@@ -152,7 +156,7 @@ def dynamodb_stream_handler(
     a `key`, which gets the record as Lambda brings it.
 
     Args:
-        consumer, ledger, clock, metrics, bury: as for `kinesis_handler`.
+        consumer, ledger, clock, metrics, dead_letter_sink: as for `kinesis_handler`.
         unmarshal: the handler (or `prepare`) gets plain values; see `unmarshal_record`.
     """
     if unmarshal:
@@ -160,7 +164,9 @@ def dynamodb_stream_handler(
         consumer = replace(
             consumer, prepare=lambda body: (prepare or _unchanged)(unmarshal_record(body))
         )  # the key function and the dead letters keep the record as it came
-    return _consumer_handler(consumer, ledger, clock, metrics, bury, None, _DYNAMODB, _dynamodb_delivery)
+    return _consumer_handler(
+        consumer, ledger, clock, metrics, renamed_sink(dead_letter_sink, bury), None, _DYNAMODB, _dynamodb_delivery
+    )
 
 
 def unmarshal_record(record: Mapping[str, Any]) -> Json:
@@ -219,10 +225,10 @@ def _batch(handler: Any, source: _Source, run: Callable[[Json], bool], about: di
 
 
 def _consumer_handler(
-    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None, bury: Undertaker | None,
+    consumer: Consumer, ledger: Ledger, clock: Clock, metrics: Metrics | None, sink: DeadLetterSink | None,
     items: LifeCycle | None, source: _Source, deliver: Callable[[str, Json], Delivery],
 ) -> BatchHandler:  # fmt: skip
-    processor = Processor(consumer, ledger, clock, bury, metrics, items)
+    processor = Processor(consumer, ledger, clock, sink, metrics, items)
     warn = WarnOnce(consumer, ledger)
 
     def run(record: Json) -> bool:

@@ -8,10 +8,10 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._messages import Burial, ConsumeResult, Delivery
+from headgate.consume._messages import ConsumeResult, DeadLetterCause, Delivery
 from headgate.consume._process import Processor
 from headgate.errors import ConfigError, HeadgateError, TransientError
-from headgate.idempotency._renew import Heart
+from headgate.idempotency._renew import LeaseRenewer
 from headgate.ports import DeadLetter
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Worker:
         self.stopping = False
         self._metrics = metrics
         joint = ledger.database is not None and ledger.database is getattr(store, "db", None)
-        self._processor = Processor(consumer, ledger, clock, self._bury, metrics, items, joint=joint)
+        self._processor = Processor(consumer, ledger, clock, self._store_dead_letter, metrics, items, joint=joint)
         _check_database(consumer, store, ledger)
         self._lease_us = int(consumer.usual_lease_s * 1e6)
         self._rest_until_us = -(1 << 62)  # of the monotonic clock
@@ -68,7 +68,7 @@ class Worker:
         self._lost: set[int] = set()  # ids of those that another worker has received meanwhile
         self._met_outage: set[int] = set()  # ids of those whose handling said that something is away
         self._renewed_us = 0
-        self._heart = Heart(_Visibility(self))  # type: ignore[arg-type]
+        self._renewer = LeaseRenewer(_Visibility(self))  # type: ignore[arg-type]
 
     def stop(self) -> None:
         """Finish what is claimed, then return (safe in a signal handler)."""
@@ -150,16 +150,16 @@ class Worker:
             if message.id in self._lost:
                 del self._waiting[0]
                 continue
-            verdict = self._handle(message)
-            result.add(verdict)
+            processed = self._handle(message)
+            result.add(processed)
             del self._waiting[0]
-            if not verdict.outcome.settled:
+            if not processed.outcome.settled:
                 self._renewed_us = 0  # what was renewed in a commit was rolled back with it
             self._met_outage.discard(message.id)
-            if verdict.unavailable:
+            if processed.unavailable:
                 # The others would not fare better.
                 self._met_outage.add(message.id)
-                self._rest_until_us = self.clock.mono_us() + int(verdict.retry_s * 1e6)
+                self._rest_until_us = self.clock.mono_us() + int(processed.retry_s * 1e6)
                 return
 
     def _handle(self, message: Message) -> Any:
@@ -167,15 +167,15 @@ class Worker:
             message.topic, message.text.encode("utf-8", "surrogatepass"), message.key.encode(),
             source={"queue_id": str(message.id)}, redrive=message.redrive,
         )  # fmt: skip
-        verdict = self._processor.process(delivery, lambda tx: self._acknowledge(message, tx))
+        processed = self._processor.process(delivery, lambda tx: self._acknowledge(message, tx))
         # A stale lease means that a successor has the message: its visibility is the successor's.
-        if not verdict.outcome.settled and verdict.error != "stale_lease":
-            self.store.defer(message, self.clock.now_us() + int(verdict.retry_s * 1e6))
-        return verdict
+        if not processed.outcome.settled and processed.error != "stale_lease":
+            self.store.defer(message, self.clock.now_us() + int(processed.retry_s * 1e6))
+        return processed
 
     def _keeping(self) -> AbstractContextManager[None]:
         """Renews the received messages, from a thread of its own, at a third of the lease."""
-        return self._heart.keep(self, self.consumer.usual_lease_s)  # type: ignore[arg-type]
+        return self._renewer.keep(self, self.consumer.usual_lease_s)  # type: ignore[arg-type]
 
     def _extend_if_due(self) -> None:
         if self.clock.now_us() - self._renewed_us > self._lease_us // 3:
@@ -189,20 +189,20 @@ class Worker:
             self._extend_if_due()
         self.store.acknowledge(message, tx if joins else None)
 
-    def _bury(self, delivery: Delivery, burial: Burial, tx: Transaction | None) -> None:
+    def _store_dead_letter(self, delivery: Delivery, cause: DeadLetterCause, tx: Transaction | None) -> None:
         text = (delivery.value or b"").decode("utf-8", "surrogatepass")
-        letter = DeadLetter(
-            "consume", self.consumer.name, delivery.topic, str(burial.kind), burial.reason, text,
+        dead_letter = DeadLetter(
+            "consume", self.consumer.name, delivery.topic, str(cause.kind), cause.reason, text,
             key=(delivery.key or b"").decode("utf-8", "surrogatepass"),
             headers={name: (value or b"").decode("utf-8", "replace") for name, value in delivery.headers} or None,
-            attempts=burial.attempts, message_id=delivery.message_id or None,
+            attempts=cause.attempts, message_id=delivery.message_id or None,
         )  # fmt: skip
-        if tx is not None or self.consumer.on_dead_letter is None or not burial.attempts:
-            self.store.add_dead_letters([letter])
+        if tx is not None or self.consumer.on_dead_letter is None or not cause.attempts:
+            self.store.add_dead_letters([dead_letter])
             return
-        with self.store.transaction() as own:  # the ledger is elsewhere: letter and callback are one commit here
-            self.store.add_dead_letters([letter])
-            self.consumer.on_dead_letter(json.loads(text), burial.reason, own)
+        with self.store.transaction() as own:  # the ledger is elsewhere: dead letter and callback are one commit here
+            self.store.add_dead_letters([dead_letter])
+            self.consumer.on_dead_letter(json.loads(text), cause.reason, own)
 
     def _warn(self) -> None:
         """Say at start what about the ledger weakens the guarantees."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from headgate.idempotency._renew import Heart
+    from headgate.idempotency._renew import LeaseRenewer
     from headgate.ports import Clock, LedgerBackend, Metrics, RedisClientProtocol, Transaction
 
 log = logging.getLogger("headgate.idempotency")
@@ -115,7 +115,7 @@ class Ledger:
         self.metrics = metrics
         self._legacy_until: float | None = float("inf") if legacy_keys else _UNREAD if database is not None else None
         self._lock: AbstractContextManager[Any] = database.lock if database is not None else _NOTHING
-        self._heart: Heart | None = None
+        self._renewer: LeaseRenewer | None = None
         watch(self)
 
     @classmethod
@@ -406,12 +406,12 @@ class Ledger:
 
     def renewing(self, claim: Claim, lease: float) -> AbstractContextManager[None]:
         """Renew a claim in the background while a slow handler runs, from a thread that all its claims share."""
-        from headgate.idempotency._renew import Heart
+        from headgate.idempotency._renew import LeaseRenewer
 
         lease_us(lease)
-        if self._heart is None:
-            self._heart = Heart(self)
-        return self._heart.keep(claim, lease)
+        if self._renewer is None:
+            self._renewer = LeaseRenewer(self)
+        return self._renewer.keep(claim, lease)
 
     def prune(self) -> int:
         """Forget done keys past their time to live; how many."""
@@ -433,8 +433,8 @@ class Ledger:
     def _after_fork(self) -> None:
         if self.database is not None:
             self._lock = self.database.lock
-        if self._heart is not None:
-            self._heart.begin_anew()
+        if self._renewer is not None:
+            self._renewer.reset_after_fork()
 
     def _counts(self, key: str, legacy_key: str) -> bool:
         """Whether the legacy key has to be claimed too."""

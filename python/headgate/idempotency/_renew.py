@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _IDLE_S = 1.0
 
 
-class Heart:
+class LeaseRenewer:
     """One thread renews every claim of a ledger at a third of its lease."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -27,7 +27,7 @@ class Heart:
         self._due: dict[int, tuple[float, Claim, float]] = {}
         self._thread: threading.Thread | None = None
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a child of fork(): the claims are the parent's, the thread is not there, and it may have held the lock."""
         self._wake = threading.Condition()
         self._due = {}

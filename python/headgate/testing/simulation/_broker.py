@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from headgate.ports import Announcement
     from headgate.testing.simulation._network import SimNetwork
 
-MAX_BYTES = 4_000  # of a message, and of a batch of them
+MAX_BYTES = 4_000  # limit for one message, and for a batch
 
 
 class RequestRefusedError(Exception):

@@ -1,4 +1,4 @@
-"""Files on the simulated disk, behind the seam that the core's own file code goes through."""
+"""Files on the simulated disk, behind the interface that the core's file code uses."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SimNetwork:
     """Carries requests to simulated servers and answers back, as its seed decides.
 
     Args:
-        rng: decides every fate.
+        rng: decides what happens to every request.
         clock: slow answers advance it.
         disk: knows which processes live; a process that stops at a request stops there too.
         meanwhile: called while an answer is on its way; other processes may act.

@@ -12,7 +12,7 @@ from headgate._native import core
 from headgate.backends.local import LocalDatabase
 from headgate.errors import HeadgateError, NotFoundError
 from headgate.pipelines.uploads.contracts import FAILED, PROVISIONED, READY
-from headgate.testing.simulation._rooms import LARGE_TOPIC, TABLE, TOPIC
+from headgate.testing.simulation._components import LARGE_TOPIC, TABLE, TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +97,7 @@ class Oracle:
         effects = Counter(key for (key,) in database.execute("SELECT key FROM effects"))
         mirrored = Counter(key for (key,) in database.execute("SELECT key FROM mirrored"))
         changes = Counter(key for (key,) in database.execute("SELECT key FROM changes"))
-        letters = Counter(
+        dead_letters = Counter(
             json.loads(doc)["n"] for (doc,) in database.execute("SELECT doc FROM dead_letters WHERE stage = 'intake'")
         )
         announced = {key for (key,) in database.execute("SELECT key FROM outbox")}
@@ -110,7 +110,7 @@ class Oracle:
         if any(body not in raw for body in world.accepted):
             self.broken("an accepted body is not in the object store")
         for record in records if not final else [*records, *world.feed]:
-            self._record(record, items, letters, announced)
+            self._record(record, items, dead_letters, announced)
         for name, found in (("effect", effects), ("mirror", mirrored), ("change", changes)):
             for key, count in found.items():
                 if count > 1:
@@ -131,7 +131,7 @@ class Oracle:
             self.broken(f"{name} is stored and was never announced")
         self._uploads(database, objects, final=final)
         if final:
-            self._at_the_end(items, effects, mirrored, letters)
+            self._at_the_end(items, effects, mirrored, dead_letters)
             for key in self.world.changed:
                 if changes[key] != 1:
                     self.broken(f"the change of {key} happened {changes[key]} times")
@@ -149,17 +149,17 @@ class Oracle:
         if aside != large:
             self.broken(f"{aside} announcements are set aside, and {large} are too large")
 
-    def _record(self, record: Json, items: dict[str, str], letters: Counter[Any], announced: set[str]) -> None:
+    def _record(self, record: Json, items: dict[str, str], dead_letters: Counter[Any], announced: set[str]) -> None:
         if isinstance(record["n"], str):
-            if letters[record["n"]] != 1:
-                self.broken(f"a bad record has {letters[record['n']]} dead letters")
+            if dead_letters[record["n"]] != 1:
+                self.broken(f"a bad record has {dead_letters[record['n']]} dead letters")
             return
         key = f"k{record['n']}"
         if key not in items or key not in announced:
             self.broken(f"the accepted record {key} is not stored and announced")
 
     def _at_the_end(
-        self, items: Iterable[str], effects: Counter[str], mirrored: Counter[str], letters: Counter[Any]
+        self, items: Iterable[str], effects: Counter[str], mirrored: Counter[str], dead_letters: Counter[Any]
     ) -> None:
         world, report = self.world, self.world.report
         for key in items:
@@ -175,9 +175,9 @@ class Oracle:
         if repeated > world.excuses():
             self.broken(f"{repeated} effects far away were repeated, with {world.excuses()} reasons to")
         report.accepted = sum(len(json.loads(body)) for body in world.accepted) + len(world.feed)
-        report.stored, report.dead_letters = len(list(items)), len(letters)
+        report.stored, report.dead_letters = len(list(items)), len(dead_letters)
 
-    # --- the other rooms
+    # --- the other components
 
     def _uploads(self, database: LocalDatabase, objects: Any, *, final: bool) -> None:
         """Each file of an accepted request has one outcome, and its batch is announced once with all of them."""
@@ -216,7 +216,7 @@ class Oracle:
             for row in database.execute("SELECT id, status, error FROM executions")
             if self.world.accepted
         }
-        for body in self.world.accepted if "workflow" in self.world.rooms else ():
+        for body in self.world.accepted if "workflow" in self.world.components else ():
             run = self.world.execution_of(body)
             status, error = found.get(run, (None, None))
             if status == "FAILED" and error:

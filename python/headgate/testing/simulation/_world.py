@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from headgate.errors import DuplicateError, HeadgateError, StageFailedError, Tra
 from headgate.healing import run_self_healing_check
 from headgate.pipelines.uploads import BatchEssaysRegisteredV1, UploadedFile, envelope
 from headgate.pipelines.uploads.contracts import REGISTERED
-from headgate.testing.simulation import _rooms
+from headgate.testing.simulation import _components
 from headgate.testing.simulation._broker import MAX_BYTES, SimQueue
 from headgate.testing.simulation._disk import SimFiles
 from headgate.testing.simulation._network import SimBucket, SimFeed, SimNetwork
@@ -60,7 +61,7 @@ class Report:
 
 
 class Simulation:
-    """One run.
+    """One simulated run of the whole system, decided by a seed.
 
     Args:
         seed: decides everything.
@@ -69,24 +70,30 @@ class Simulation:
         durability: of the store; "full" survives a loss of power.
         messages: sample bodies for the handler; the simulation adds `key`.
         mutant: breaks a part of each process, to see whether the oracle notices.
-        rooms: which rooms take part; default all of `ROOMS`.
+        components: which parts of the system take part, for example ("intake", "queue"). Default: all of
+            `COMPONENTS`.
+        rooms: the earlier name of `components`.
     """
 
     def __init__(
         self, seed: int, *, handler: Handler | None = None, steps: int | None = None, durability: str = "full",
-        messages: Sequence[Json] = (), mutant: Mutant | None = None, rooms: Sequence[str] | None = None,
+        messages: Sequence[Json] = (), mutant: Mutant | None = None, components: Sequence[str] | None = None,
+        rooms: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.report = Report(seed)
         self.rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
-        self.rooms = set(rooms or _rooms.ROOMS.values())
-        self.names = [name for name, room in _rooms.ROOMS.items() if room in self.rooms]
+        if rooms is not None:
+            warnings.warn("rooms= is now called components=", DeprecationWarning, stacklevel=2)
+            components = rooms
+        self.components = set(components or _components.COMPONENTS.values())
+        self.names = [name for name, component in _components.COMPONENTS.items() if component in self.components]
         self.durability = durability
         self.clock = core.ManualClock(_START_US)
         self.tokens = core.SeededRandom(seed)
         self.disk = core.SimDisk(seed)
         self.network = SimNetwork(self.rng, self.clock, self.disk, self._meanwhile)
         # In some worlds announcements stay on the machine, in the others they go to a message service as well.
-        self.has_broker = "broker" in self.rooms and self.rng.random() < 0.7
+        self.has_broker = "broker" in self.components and self.rng.random() < 0.7
         self.queues = {name: SimQueue(self.rng, self.clock) for name in ("mirror", "far")}
         self.alerts = SimQueue(self.rng, self.clock)
         self.dead = SimQueue(self.rng, self.clock)  # the dead letters of the consumer far away
@@ -99,7 +106,7 @@ class Simulation:
         self.far_effects: Counter[str] = Counter()
         self.bucket = SimBucket("b", self.clock)
         self.feed: list[Json] = []
-        for name in _rooms.FEEDS:
+        for name in _components.FEEDS:
             self.network.add(name, SimFeed(self.feed))
         self.network.add("s3", self.bucket)
         self.accepted: list[bytes] = []
@@ -125,7 +132,7 @@ class Simulation:
 
     def run(self) -> Report:
         """The whole run; violations are in the report."""
-        self._scratch = tempfile.mkdtemp(prefix="headgate-simulation-") if "bucket" in self.rooms else ""
+        self._scratch = tempfile.mkdtemp(prefix="headgate-simulation-") if "bucket" in self.components else ""
         try:
             self._run()
         finally:
@@ -148,7 +155,7 @@ class Simulation:
             self.redriven += self.dead.move_to(self.queues["far"])
             for name in self.names:
                 self._act(name)
-            self.clock.advance_us(int(_rooms.LEASE_S * 1e6))
+            self.clock.advance_us(int(_components.LEASE_S * 1e6))
         if not self.report.violations:
             self.oracle.judge(final=True)
             for place in self._places():
@@ -170,15 +177,15 @@ class Simulation:
         elif self._calm and not outcome.startswith("error"):
             self._calm_rounds[name] += 1
         self._note(name, outcome)
-        if _rooms.ROOMS[name] in ("checkpoint", "bucket"):
-            self.oracle.table("bucket" if _rooms.ROOMS[name] == "bucket" else "disk")
+        if _components.COMPONENTS[name] in ("checkpoint", "bucket"):
+            self.oracle.table("bucket" if _components.COMPONENTS[name] == "bucket" else "disk")
         elif not self.report.violations and not self._acting:
             self.oracle.judge(final=False)
 
     def _attempt(self, name: str) -> str:
         try:
             parts = self._processes.get(name) or self._open(name)
-            return str(getattr(self, f"_in_{_rooms.ROOMS[name]}")(name, parts))
+            return str(getattr(self, f"_in_{_components.COMPONENTS[name]}")(name, parts))
         except HeadgateError as error:
             if error.kind.value == "corrupt_data":
                 self.oracle.broken(f"{name} found corrupt data: {error}")
@@ -199,11 +206,11 @@ class Simulation:
         elif fault < 0.32:
             self._crash(name)
         if self.rng.random() < 0.3:
-            self.clock.advance_us(self.rng.randrange(0, int(2 * _rooms.LEASE_S * 1e6)))
+            self.clock.advance_us(self.rng.randrange(0, int(2 * _components.LEASE_S * 1e6)))
 
     def _in_intake(self, name: str, parts: Any) -> str:
         if self.has_large:
-            parts.store.publish(_rooms.LARGE_TOPIC, "large", {"pad": "x" * 2 * MAX_BYTES})
+            parts.store.publish(_components.LARGE_TOPIC, "large", {"pad": "x" * 2 * MAX_BYTES})
             self.has_large = False
         if self.accepted and self.rng.random() < 0.2:
             return self._announce_change(parts)
@@ -221,7 +228,7 @@ class Simulation:
         """A second event about a record that is stored: the same key, another type."""
         numbers = [record["n"] for record in json.loads(self.rng.choice(self.accepted))]
         for n in [n for n in numbers if isinstance(n, int)][:1]:
-            parts.store.publish(_rooms.TOPIC, f"k{n}", {"key": f"k{n}", "event_type": _rooms.CHANGED})
+            parts.store.publish(_components.TOPIC, f"k{n}", {"key": f"k{n}", "event_type": _components.CHANGED})
             self.changed.add(f"k{n}")
         return "changed"
 
@@ -234,8 +241,8 @@ class Simulation:
 
     def _in_healing(self, name: str, parts: Any) -> str:
         swept = run_self_healing_check(
-            parts.store, None, _rooms.TOPIC, "v1", announce=self._announce,
-            threshold_hours=_STALE_HOURS, batch_size=10, max_attempts=_rooms.MAX_ATTEMPTS, clock=self.clock,
+            parts.store, None, _components.TOPIC, "v1", announce=self._announce,
+            threshold_hours=_STALE_HOURS, batch_size=10, max_attempts=_components.MAX_ATTEMPTS, clock=self.clock,
             group="effects",
         )  # fmt: skip
         return f"swept {swept.items_republished}, relay {self._relay(parts)}"
@@ -252,7 +259,7 @@ class Simulation:
             rows = parts.database.execute(
                 "SELECT id, key FROM queue WHERE topic = ? AND grp = 'effects'"
                 " AND json_extract(body, '$.event_type') IS NULL ORDER BY id LIMIT 1",
-                (_rooms.TOPIC,),
+                (_components.TOPIC,),
             )
             for message, key in rows:
                 if _number(key) % 4 == 0:
@@ -276,7 +283,7 @@ class Simulation:
             if known and known[0][0] != "RUNNING":
                 continue
             try:
-                parts.runner.start("simulated", _rooms.WORKFLOW, {"raw_key": key}, run)
+                parts.runner.start("simulated", _components.WORKFLOW, {"raw_key": key}, run)
                 ended += 1
             except StageFailedError:
                 ended += 1
@@ -289,8 +296,10 @@ class Simulation:
             with contextlib.suppress(DuplicateError):
                 parts.objects.put(f"log/{key}.json", _event(key), True)
             self.acknowledged["disk"].add(key)
-        source = {"path": _rooms.LOG, "files": parts.files}
-        found = parquet().update(source, {"path": _rooms.TABLE, "files": parts.files}, _rooms.PLAN, parts.options, None)
+        source = {"path": _components.LOG, "files": parts.files}
+        found = parquet().update(
+            source, {"path": _components.TABLE, "files": parts.files}, _components.PLAN, parts.options, None
+        )
         return f"rows {found['rows_added']} {found['rows_total']}"
 
     def _in_bucket(self, name: str, parts: Any) -> str:
@@ -304,7 +313,7 @@ class Simulation:
             "credentials": lambda: ("a", "s", ""), "transport": parts.transport,
         }  # fmt: skip
         target = {**place, "prefix": "", "key": "table.parquet", "scratch": self._scratch}
-        found = parquet().update({**place, "prefix": "log/"}, target, _rooms.PLAN, parts.options, None)
+        found = parquet().update({**place, "prefix": "log/"}, target, _components.PLAN, parts.options, None)
         return f"rows {found['rows_added']} {found['rows_total']} {found['attempts']}"
 
     def _in_uploads(self, name: str, parts: Any) -> str:
@@ -324,18 +333,18 @@ class Simulation:
         return f"uploads {len(self.uploaded)} {handled}"
 
     def _relay(self, parts: Any) -> int:
-        groups = {_rooms.TOPIC: ["effects"]}
+        groups = {_components.TOPIC: ["effects"]}
         for worker in parts.upload_workers:
             groups[worker.consumer.topic] = [worker.consumer.name]
         if self.has_broker:
             return int(parts.store.publish_outbox(parts.publisher, groups))
         return int(parts.store.relay_outbox(groups))
 
-    # --- what the rooms call
+    # --- what the components call
 
     def effect(self, body: Json, tx: Transaction) -> None:
         """The embedded queue's handler: once for each record and each kind of event, in its commit."""
-        if body.get("event_type") == _rooms.CHANGED:
+        if body.get("event_type") == _components.CHANGED:
             tx.execute("INSERT INTO changes VALUES (?, ?)", (body["key"], self.clock.now_us()))
             self._maybe_fail()
             return
@@ -349,7 +358,7 @@ class Simulation:
 
     def mirror(self, body: Json, tx: Transaction) -> None:
         """The message service's first handler: once, in its commit."""
-        if body.get("event_type") == _rooms.CHANGED:
+        if body.get("event_type") == _components.CHANGED:
             return
         tx.execute("INSERT INTO mirrored VALUES (?, ?)", (body["key"], self.clock.now_us()))
         self._maybe_fail()
@@ -357,7 +366,7 @@ class Simulation:
     def far_effect(self, name: str, body: Json) -> Any:
         """The second one: an effect in another system, at least once. Its process may end before it, or after it. Until
         the faults end some records are poison to it; some of its results are nothing that JSON can hold."""
-        if body.get("event_type") == _rooms.CHANGED:
+        if body.get("event_type") == _components.CHANGED:
             return None
         if not self._calm and _number(body["key"]) % 7 == 0:
             message = "poison"
@@ -375,7 +384,7 @@ class Simulation:
         """Now and then a handler takes long, it may outlive its lease, and the others go on meanwhile."""
         if not self._calm and len(self._acting) == 1 and self.rng.random() < 0.2:
             self._overtaken += 1
-            self.clock.advance_us(int(leases * _rooms.LEASE_S * 1e6))
+            self.clock.advance_us(int(leases * _components.LEASE_S * 1e6))
             self._act(_rival(name))
         return body
 
@@ -413,9 +422,9 @@ class Simulation:
         self.disk.revive(name)
         self.network.revive(name)
         self._lives[name] += 1
-        room = _rooms.ROOMS[name]
-        is_checkpoint = room in ("checkpoint", "bucket")
-        build = _rooms.open_checkpoint_process if is_checkpoint else _rooms.open_store_process
+        component = _components.COMPONENTS[name]
+        is_checkpoint = component in ("checkpoint", "bucket")
+        build = _components.open_checkpoint_process if is_checkpoint else _components.open_store_process
         parts = build(self, name, self.files(name))
         if self._mutant is not None and getattr(self._mutant, "checkpoint", False) == is_checkpoint:
             self._mutant(self, parts)
@@ -445,7 +454,7 @@ class Simulation:
     def _settled(self) -> bool:
         if (
             self._bodies
-            or ("uploads" in self.rooms and self.requests)
+            or ("uploads" in self.components and self.requests)
             or any(self._calm_rounds[name] < 2 for name in self.names)
         ):
             return False
@@ -463,7 +472,9 @@ class Simulation:
             return False
 
     def _places(self) -> list[str]:
-        return [place for room, place in (("checkpoint", "disk"), ("bucket", "bucket")) if room in self.rooms]
+        return [
+            place for component, place in (("checkpoint", "disk"), ("bucket", "bucket")) if component in self.components
+        ]
 
     def _request(self, n: int) -> tuple[str, list[UploadedFile]]:
         """A batch's files: no two contents are equal; some are too short, some of a kind that nobody reads."""

@@ -1,4 +1,4 @@
-"""What the simulated processes are made of: the product's own rooms on simulated seams."""
+"""Builds the simulated processes: the product's own components on a simulated clock, network and disk."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from headgate.testing.simulation._disk import SimFiles
     from headgate.testing.simulation._world import Simulation
 
-# Process -> the room it works in.
-ROOMS = {
+# Name of a simulated process -> the component that it runs.
+COMPONENTS = {
     "intake": "intake", "collector": "collection", "worker-1": "queue", "worker-2": "queue", "sweeper": "healing",
     "mirror": "broker", "far-1": "broker", "far-2": "broker", "runner-1": "workflow", "runner-2": "workflow",
     "checkpoint-1": "checkpoint", "checkpoint-2": "checkpoint", "bucket-1": "bucket", "bucket-2": "bucket",
     "uploads": "uploads",
 }  # fmt: skip
 TOPIC = "simulated.items"
-LARGE_TOPIC = "simulated.large"  # its only announcement is larger than the message service takes
-CHANGED = "simulated.changed"  # another event about a record, with the same key and data
-FAR_ATTEMPTS = 3  # of the consumer far away: crashes and its poison make dead letters
+LARGE_TOPIC = "simulated.large"  # has one announcement, which is larger than the message service accepts
+CHANGED = "simulated.changed"  # the type of a second event about a record, with the same key and data
+# Attempts of the consumer behind the message service. Few, so that crashes and bad records make dead letters.
+FAR_ATTEMPTS = 3
 FEEDS = ("feed-a", "feed-b")
 LEASE_S = 5.0
-MAX_ATTEMPTS = 1000  # crashes count as attempts; here they are many
+MAX_ATTEMPTS = 1000  # crashes count as attempts, and the simulation has many of them
 LOG = "objects/log"
 TABLE = "table/events.parquet"
 PLAN = json.dumps({
@@ -58,7 +59,7 @@ WORKFLOW = Workflow(
 
 @dataclass
 class Parts:
-    """What a process is made of; a mutant replaces some of it."""
+    """The objects of a process that works on the store. A mutant replaces some of them."""
 
     files: SimFiles
     objects: Any
@@ -78,7 +79,7 @@ class Parts:
 
 @dataclass
 class CheckpointParts:
-    """What a process is made of that only updates checkpoints."""
+    """The objects of a process that only updates checkpoints."""
 
     files: SimFiles
     objects: Any
@@ -93,15 +94,15 @@ def open_store_process(world: Simulation, name: str, files: SimFiles) -> Parts:
         database.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT, at INTEGER)")
     store = LocalStore(database, world.clock, "simulated")
     objects = core.file_store("objects", files)
-    ledger = _still(Ledger.on_database(database, done_ttl=1e9, clock=world.clock, random=world.tokens))
-    far = _still(Ledger(FarLedger(world.far_ledger, world.network, name), world.clock, done_ttl=1e9))
+    ledger = _without_renewals(Ledger.on_database(database, done_ttl=1e9, clock=world.clock, random=world.tokens))
+    far = _without_renewals(Ledger(FarLedger(world.far_ledger, world.network, name), world.clock, done_ttl=1e9))
     intake = Intake(pipeline(), store, objects, world.clock)
     effects = _consumer("effects", world.effect, prepare=lambda body: world.slow(name, body))
     publishers = [SqsPublisher(queue.client(world.network, name), "q", MAX_BYTES) for queue in world.queues.values()]
     alerts = SqsPublisher(world.alerts.client(world.network, name), "q", MAX_BYTES)
     return Parts(
         files, objects, database, store, ledger, intake,
-        _alone(Worker(effects, store, ledger, world.clock, items=LifeCycle(store))),
+        _without_renewing_thread(Worker(effects, store, ledger, world.clock, items=LifeCycle(store))),
         _collector(world, name, intake, store), RoutedPublisher(SimTopic(publishers, (TOPIC, LARGE_TOPIC)), alerts),
         SqsWorker(
             _consumer("mirror", world.mirror), ledger, world.clock,
@@ -182,7 +183,7 @@ def _uploads(
     tracker = BatchTracker(store, world.clock, ready_timeout_s=1e9)
     options: dict[str, Any] = {"lease_s": LEASE_S, "max_attempts": MAX_ATTEMPTS}
     consumers = [service.consumer(**options), *tracker.consumers(**options)]
-    return service, [_alone(Worker(consumer, store, ledger, world.clock)) for consumer in consumers]
+    return service, [_without_renewing_thread(Worker(consumer, store, ledger, world.clock)) for consumer in consumers]
 
 
 def _collector(world: Simulation, name: str, intake: Intake, store: LocalStore) -> Collector:
@@ -207,13 +208,13 @@ def _identity(body: Json) -> str:
     return str(body["key"]) if body.get("event_type") == CHANGED else default_identity(body)
 
 
-def _still(ledger: Ledger) -> Ledger:
-    """Claims are not renewed: there are no threads in here."""
+def _without_renewals(ledger: Ledger) -> Ledger:
+    """Turn off the renewal of claims, because the simulation has no threads."""
     ledger.renewing = lambda claim, lease: nullcontext()  # type: ignore[method-assign]
     return ledger
 
 
-def _alone(worker: Worker) -> Worker:
-    """Messages are renewed between two of them only: there are no threads in here."""
+def _without_renewing_thread(worker: Worker) -> Worker:
+    """Renew messages only between two messages, because the simulation has no threads."""
     worker._keeping = nullcontext  # type: ignore[method-assign]
     return worker

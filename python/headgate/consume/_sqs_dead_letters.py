@@ -26,23 +26,23 @@ from headgate.idempotency._options import check_count, check_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from headgate.consume._messages import Burial, Delivery
+    from headgate.consume._messages import DeadLetterCause, Delivery
 
 log = logging.getLogger("headgate.consume")
 _MAX_REASON = 500
 _MAX_BATCH = 10  # of ReceiveMessage
-_LOOK_S = 300  # how long letters that are looked at stay invisible to others
+_LOOK_S = 300  # how long dead letters that are looked at stay invisible to others
 
 
-class LetterRefusedError(Exception):
+class DeadLetterRefusedError(Exception):
     """The dead-letter queue will never take this message as it is set up: larger than it allows, say."""
 
 
-class SqsLetters:
+class SqsDeadLetterQueue:
     """Sends dead letters to an SQS queue: body, attributes and group as they came, and ours beside them.
 
-    The attribute `headgate-redrive` is already the number of the letter's next life, so that a letter that AWS's own
-    redrive brings back unchanged is a message of its own and is handled once.
+    The attribute `headgate-redrive` is already the number of the letter's next life, so that a dead letter that AWS's
+    own redrive brings back unchanged is a message of its own and is handled once.
     """
 
     def __init__(self, client: Any, url: str, consumer: str, source_url: str) -> None:
@@ -54,22 +54,22 @@ class SqsLetters:
         self._consumer = consumer
         self.limit_bytes: int | None = None
 
-    def __call__(self, delivery: Delivery, burial: Burial, tx: Any) -> None:
+    def __call__(self, delivery: Delivery, cause: DeadLetterCause, tx: Any) -> None:
         """Send one.
 
         Raises:
             TransientError: the queue cannot be reached.
-            LetterRefusedError: the queue refuses the message, however little is added to it.
+            DeadLetterRefusedError: the queue refuses the message, however little is added to it.
         """
-        letter = cast("SqsDelivery", delivery)
-        room = self._limit() - len(letter.body.encode("utf-8", "surrogatepass"))
-        refusal = f"{len(letter.body.encode('utf-8', 'surrogatepass'))} bytes"
-        for attributes in self._attribute_sets(letter, burial):
+        dead_letter = cast("SqsDelivery", delivery)
+        room = self._limit() - len(dead_letter.body.encode("utf-8", "surrogatepass"))
+        refusal = f"{len(dead_letter.body.encode('utf-8', 'surrogatepass'))} bytes"
+        for attributes in self._attribute_sets(dead_letter, cause):
             if attributes_size(attributes) > room:
                 continue
             try:
-                group = "" if self._names_group else letter.group
-                sending = _sending(letter, attributes, self.url, _letter_id(letter), group)
+                group = "" if self._names_group else dead_letter.group
+                sending = _sending(dead_letter, attributes, self.url, _dead_letter_id(dead_letter), group)
                 self._client.send_message(QueueUrl=self.url, **sending)
             except Exception as error:
                 if not is_refusal(error):
@@ -78,25 +78,25 @@ class SqsLetters:
                 refusal = error_code(error)
                 continue
             if "headgate-error" not in attributes and "headgate" not in attributes:
-                about = {"consumer": self._consumer, "message_id": letter.message_id, "kind": str(burial.kind)}
+                about = {"consumer": self._consumer, "message_id": dead_letter.message_id, "kind": str(cause.kind)}
                 log.warning("no room in the dead letter for its reason", extra=about)
             return
         message = f"the dead-letter queue refuses the message: {refusal}"
-        raise LetterRefusedError(message)
+        raise DeadLetterRefusedError(message)
 
-    def _attribute_sets(self, letter: SqsDelivery, burial: Burial) -> Iterator[Attributes]:
+    def _attribute_sets(self, dead_letter: SqsDelivery, cause: DeadLetterCause) -> Iterator[Attributes]:
         """What goes beside the body, from everything to the user's attributes alone."""
-        redrive = {"redrive": str(letter.redrive + 1)}
-        if letter.group and self._names_group:
-            redrive["group"] = letter.group
+        redrive = {"redrive": str(dead_letter.redrive + 1)}
+        if dead_letter.group and self._names_group:
+            redrive["group"] = dead_letter.group
         about = {
-            **redrive, "error-kind": str(burial.kind), "error": printable(burial.reason)[:_MAX_REASON] or "-",
-            "attempts": str(burial.attempts), "consumer": printable(self._consumer),
-            "source-id": letter.message_id or "-",
+            **redrive, "error-kind": str(cause.kind), "error": printable(cause.reason)[:_MAX_REASON] or "-",
+            "attempts": str(cause.attempts), "consumer": printable(self._consumer),
+            "source-id": dead_letter.message_id or "-",
         }  # fmt: skip
-        yield with_own_fields(letter.attributes, about)
-        yield with_own_fields(letter.attributes, redrive)
-        yield letter.attributes
+        yield with_own_fields(dead_letter.attributes, about)
+        yield with_own_fields(dead_letter.attributes, redrive)
+        yield dead_letter.attributes
 
     def _limit(self) -> int:
         if self.limit_bytes is None:
@@ -112,7 +112,7 @@ class SqsLetter:
     Attributes:
         body: as it came.
         headers: name and bytes of its message attributes.
-        message_id: of the letter itself.
+        message_id: of the dead letter itself.
         source_id: the message id that it had in its queue, or an empty text: SQS moved it there itself.
         error_kind, error, attempts, consumer: why it is a dead letter; empty and 0 where SQS moved it.
         redrive: the number of its next life.
@@ -147,23 +147,24 @@ def redrive_sqs(
 ) -> int:
     """Send the dead letters of an SQS queue back to their queue; how many.
 
-    Each letter is sent and then deleted. Sent twice (a crash between the two, or by hand) it is still handled once: it
-    carries the number of its next life. Our attributes are taken off, `headgate-redrive` excepted; the body and the
-    user's attributes go back as they are. In a FIFO queue of dead letters the letters of a group that follow one which
-    `where` leaves stay as well, so that the group keeps its order.
+    Each dead letter is sent and then deleted. Sent twice (a crash between the two, or by hand) it is still handled
+    once: it carries the number of its next life. Our attributes are taken off, `headgate-redrive` excepted; the body
+        and the
+    user's attributes go back as they are. In a FIFO queue of dead letters the dead letters of a group that follow one
+    which `where` leaves stay as well, so that the group keeps its order.
 
     Args:
         client: a boto3 SQS client.
-        dead_letter_url: where the letters are; also those that SQS's own redrive policy moved there.
+        dead_letter_url: where the dead letters are; also those that SQS's own redrive policy moved there.
         queue_url: where they go.
         where: which ones to send; default all.
         limit: at most so many.
-        wait_s: ends when no letter came for so long, in seconds, 20 at most.
+        wait_s: ends when no dead letter came for so long, in seconds, 20 at most.
 
     Raises:
         ConfigError: an option is wrong, or one of the queues does not exist.
         AccessError: SQS refuses the credentials.
-        TransientError: a letter could not be sent; it stays, and those before it are sent.
+        TransientError: a dead letter could not be sent; it stays, and those before it are sent.
 
     Example:
         >>> redrive_sqs(boto3.client("sqs"), dead_url, url,                             # doctest: +SKIP
@@ -175,7 +176,7 @@ def redrive_sqs(
     if limit is not None:
         check_count("redrive_sqs: limit", limit, 0)
     sent = 0
-    held: dict[str, str] = {}  # message id -> receipt, of letters that stay
+    held: dict[str, str] = {}  # message id -> receipt, of dead letters that stay
     blocked: set[str] = set()
     ordered = is_fifo(dead_letter_url)
     try:
@@ -188,7 +189,7 @@ def redrive_sqs(
             for message in fresh:
                 delivery = read_message("", message)
                 group = delivery.group
-                if (ordered and group in blocked) or (where is not None and not where(_letter(delivery, message))):
+                if (ordered and group in blocked) or (where is not None and not where(_dead_letter(delivery, message))):
                     blocked.add(group)
                     continue
                 _send_back(client, queue_url, delivery, message)
@@ -203,13 +204,13 @@ def redrive_sqs(
 def read_letters_sqs(client: Any, dead_letter_url: str, *, limit: int = 100, wait_s: int = 1) -> list[SqsLetter]:
     """Look at the dead letters of an SQS queue and leave them there.
 
-    SQS counts the look as a receive, and the letters are invisible to others until it ends.
+    SQS counts the look as a receive, and the dead letters are invisible to others until it ends.
 
     Args:
         client: a boto3 SQS client.
         dead_letter_url: the queue.
         limit: at most so many.
-        wait_s: ends when no letter came for so long, in seconds, 20 at most.
+        wait_s: ends when no dead letter came for so long, in seconds, 20 at most.
 
     Raises:
         ConfigError: an option is wrong, or there is no such queue.
@@ -219,21 +220,21 @@ def read_letters_sqs(client: Any, dead_letter_url: str, *, limit: int = 100, wai
     check_name("read_letters_sqs: dead_letter_url", dead_letter_url)
     check_count("read_letters_sqs: limit", limit, 0)
     held: dict[str, str] = {}
-    letters: list[SqsLetter] = []
+    dead_letters: list[SqsLetter] = []
     try:
-        while len(letters) < limit:
-            found = _receive(client, dead_letter_url, limit - len(letters), wait_s)
+        while len(dead_letters) < limit:
+            found = _receive(client, dead_letter_url, limit - len(dead_letters), wait_s)
             fresh = [message for message in found if message["MessageId"] not in held]
             held.update({message["MessageId"]: message["ReceiptHandle"] for message in found})
             if not found:
                 break
-            letters += [_letter(read_message("", message), message) for message in fresh]
+            dead_letters += [_dead_letter(read_message("", message), message) for message in fresh]
     finally:
         _make_visible(client, dead_letter_url, held)
-    return letters
+    return dead_letters
 
 
-def _letter(delivery: SqsDelivery, message: Mapping[str, Any]) -> SqsLetter:
+def _dead_letter(delivery: SqsDelivery, message: Mapping[str, Any]) -> SqsLetter:
     ours = own_fields(message.get("MessageAttributes") or {})
     headers = tuple((name, value or b"") for name, value in delivery.headers if name in delivery.attributes)
     return SqsLetter(
@@ -244,7 +245,7 @@ def _letter(delivery: SqsDelivery, message: Mapping[str, Any]) -> SqsLetter:
 
 
 def _next_life(ours: Mapping[str, str]) -> int:
-    """Letters of release 0.1 say why they are letters, and not which life comes next."""
+    """Dead letters of release 0.1 say why they are dead letters, and not which life comes next."""
     return parse_count(ours.get("redrive", "")) or (1 if "error-kind" in ours else 0)
 
 
@@ -295,20 +296,22 @@ def _make_visible(client: Any, url: str, held: Mapping[str, str]) -> None:
             log.warning("a dead letter stays invisible", extra={"error": error_code(error), "seconds": _LOOK_S})
 
 
-def _letter_id(letter: SqsDelivery) -> str:
-    """The same for the same message, so that a FIFO queue keeps a letter that is sent twice once."""
-    known = f"{letter.message_id or letter.body}#{letter.redrive}"
+def _dead_letter_id(dead_letter: SqsDelivery) -> str:
+    """The same for the same message, so that a FIFO queue keeps a dead letter that is sent twice once."""
+    known = f"{dead_letter.message_id or dead_letter.body}#{dead_letter.redrive}"
     return hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _sending(letter: SqsDelivery, attributes: Attributes, url: str, digest: str, group: str) -> dict[str, Any]:
+def _sending(dead_letter: SqsDelivery, attributes: Attributes, url: str, digest: str, group: str) -> dict[str, Any]:
     """The parameters of SendMessage: body and attributes, the trace, and what the target's type wants."""
-    sending: dict[str, Any] = {"MessageBody": letter.body, "MessageAttributes": attributes}
-    if letter.trace:
-        sending["MessageSystemAttributes"] = {"AWSTraceHeader": {"DataType": "String", "StringValue": letter.trace}}
+    sending: dict[str, Any] = {"MessageBody": dead_letter.body, "MessageAttributes": attributes}
+    if dead_letter.trace:
+        sending["MessageSystemAttributes"] = {
+            "AWSTraceHeader": {"DataType": "String", "StringValue": dead_letter.trace}
+        }
     if is_fifo(url):
         # Without a group of its own, a message of a standard queue is a group by itself: it waits for no other.
-        sending |= {"MessageGroupId": group or letter.message_id or digest, "MessageDeduplicationId": digest}
+        sending |= {"MessageGroupId": group or dead_letter.message_id or digest, "MessageDeduplicationId": digest}
     elif group:
         sending["MessageGroupId"] = group
     return sending

@@ -12,10 +12,22 @@ if TYPE_CHECKING:
 
     from headgate.ports import Clock
 
-_LETTER = ("id", "stage", "pipeline", "source", "kind", "reason", "raw_key", "doc", "seen", "redriven", "created_us")
+_DEAD_LETTER = (
+    "id",
+    "stage",
+    "pipeline",
+    "source",
+    "kind",
+    "reason",
+    "raw_key",
+    "doc",
+    "seen",
+    "redriven",
+    "created_us",
+)
 
 
-class LocalLetters:
+class LocalDeadLetters:
     """A part of `LocalStore`."""
 
     db: Any
@@ -26,20 +38,20 @@ class LocalLetters:
         """Everything that was given up, the oldest first.
 
         Args:
-            replayed: also the letters that were replayed or redriven since.
+            replayed: also the dead letters that were replayed or redriven since.
             limit: of each of the two places.
 
         Returns:
-            place ("dead_letter" or "item"), id (of a letter; of an item its key), stage, pipeline, source, kind (the
-            rule), reason, raw_key, doc, seen, created_us, age_s.
+            place ("dead_letter" or "item"), id (of a dead letter; of an item its key), stage, pipeline, source, kind
+            (the rule), reason, raw_key, doc, seen, created_us, age_s.
         """
         now = self.clock.now_us()
         also = "" if replayed else " WHERE seen > redriven"
         rows = self.db.execute(
-            f"SELECT {', '.join(_LETTER)} FROM dead_letters{also} ORDER BY id LIMIT ?",  # noqa: S608
+            f"SELECT {', '.join(_DEAD_LETTER)} FROM dead_letters{also} ORDER BY id LIMIT ?",  # noqa: S608
             (limit,),
         )
-        found = [{"place": "dead_letter", **dict(zip(_LETTER, row, strict=True))} for row in rows]
+        found = [{"place": "dead_letter", **dict(zip(_DEAD_LETTER, row, strict=True))} for row in rows]
         for status in ("quarantined", "failed"):
             rows = self.db.execute(
                 "SELECT key, source, reason, raw_key, doc, ended_us, ingested_us FROM items"
@@ -54,8 +66,8 @@ class LocalLetters:
                 }
                 for key, source, reason, raw_key, doc, ended, ingested in rows
             ]  # fmt: skip
-        found.sort(key=lambda letter: letter["created_us"])
-        return [{**letter, "age_s": max(0, now - letter["created_us"]) / 1e6} for letter in found]
+        found.sort(key=lambda dead_letter: dead_letter["created_us"])
+        return [{**dead_letter, "age_s": max(0, now - dead_letter["created_us"]) / 1e6} for dead_letter in found]
 
     def letter_counts(self, pipeline: str) -> Json:
         """Refused records of a pipeline: seen (each time counts), unresolved, replayed; and a consumer's letters."""
@@ -73,7 +85,7 @@ class LocalLetters:
         }  # fmt: skip
 
     def mark_replayed(self, ident: int, seen: int) -> bool:
-        """A refused record has entered: its letter is out of sight, unless it is refused again."""
+        """A refused record has entered: its dead letter is out of sight, unless it is refused again."""
         return bool(
             self.db.changes(
                 "UPDATE dead_letters SET redriven = seen WHERE id = ? AND seen = ? AND seen > redriven", (ident, seen)
@@ -81,8 +93,8 @@ class LocalLetters:
         )
 
     def redrive_letters(self, idents: Sequence[int]) -> int:
-        """Send these letters of consumers to their queues again, and these announcements to the outbox, each once; how
-        many. One commit."""
+        """Send these dead letters of consumers to their queues again, and these announcements to the outbox, each once;
+        how many. One commit."""
         now, sent = self.clock.now_us(), 0
         with self.db.transaction() as tx:
             for ident in idents:

@@ -1,8 +1,9 @@
 """Dead-letter topics of Kafka: what goes in, and how it comes out again.
 
 A dead letter is the original record (key, value, headers) with headers that begin with `headgate-`: where the record
-was, why it is a dead letter, and `headgate-redrive`, the number of the life that begins when the letter is sent back.
-The number is in the letter itself, so that a letter which another tool copies back with its headers is handled once.
+was, why it is a dead letter, and `headgate-redrive`, the number of the life that begins when the dead letter is sent
+back. The number is in the dead letter itself, so that a dead letter which another tool copies back with its headers is
+handled once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from headgate.errors import ConfigError, Kind, TransientError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from headgate.consume._messages import Burial, Delivery, Headers
+    from headgate.consume._messages import DeadLetterCause, Delivery, Headers
     from headgate.ports import Metrics
 
 log = logging.getLogger("headgate.consume")
@@ -36,7 +37,7 @@ _TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"}
 
 
 @dataclass(frozen=True)
-class Life:
+class RedriveHistory:
     """What a record's headers say about its earlier lives as a message.
 
     Attributes:
@@ -50,19 +51,19 @@ class Life:
     origin: str = ""
 
 
-def read_life(headers: Headers, consumer: str) -> Life:
+def read_redrive_history(headers: Headers, consumer: str) -> RedriveHistory:
     """Which life of a record this is, for one consumer group.
 
     A record that another group's redrive sent is not new to this group: its number does not count.
     """
     found = _own(headers)
     if _REDRIVE not in found and _KIND not in found:
-        return Life()
+        return RedriveHistory()
     count = _number(found.get(_REDRIVE, ""))
     if _KIND in found and _FORMAT not in found:
-        count += 1  # a letter of release 0.1, copied by another tool
+        count += 1  # a dead letter of release 0.1, copied by another tool
     owner = found.get(_CONSUMER, "")
-    return Life(count if owner in {"", consumer} else 0, owner, _place(found))
+    return RedriveHistory(count if owner in {"", consumer} else 0, owner, _place(found))
 
 
 class MessageTooLargeError(TransientError):
@@ -170,11 +171,11 @@ class KafkaSender:
             return self._producers[is_roomy]
 
 
-class KafkaLetters:
+class KafkaDeadLetterQueue:
     """Puts dead letters into a topic: the original bytes, key and headers, and beside them why and where from.
 
-    The topic's limit may be the size of the record itself. Then the letter goes with fewer of our headers, in the end
-    with none; if it is refused even so, the message stays where it is and a log line and a metric say it.
+    The topic's limit may be the size of the record itself. Then the dead letter goes with fewer of our headers, in the
+    end with none; if it is refused even so, the message stays where it is and a log line and a metric say it.
     """
 
     def __init__(
@@ -185,14 +186,14 @@ class KafkaLetters:
         self._metrics = metrics
         self._sender = KafkaSender(config, timeout_s)
 
-    def __call__(self, delivery: Delivery, burial: Burial, tx: Any) -> None:
+    def __call__(self, delivery: Delivery, cause: DeadLetterCause, tx: Any) -> None:
         kept = tuple((name, value) for name, value in delivery.headers if name not in OWN_HEADERS)
         needed = {
-            _TOPIC: delivery.topic, _CONSUMER: self._consumer, _KIND: str(burial.kind), _FORMAT: LETTER_FORMAT,
+            _TOPIC: delivery.topic, _CONSUMER: self._consumer, _KIND: str(cause.kind), _FORMAT: LETTER_FORMAT,
             _REDRIVE: str(delivery.redrive + 1),
         }  # fmt: skip
         about = {
-            **needed, _ERROR: burial.reason, _ATTEMPTS: str(burial.attempts),
+            **needed, _ERROR: cause.reason, _ATTEMPTS: str(cause.attempts),
             **{f"headgate-{name}": text for name, text in delivery.source.items()},
         }  # fmt: skip
         choices = ((*kept, *_encoded(about)), (*kept, *_encoded(needed)), kept)
@@ -231,17 +232,17 @@ class DeadMessage:
         value: the record's bytes; None for a tombstone.
         key: the record's key, or None.
         headers: all of them, headgate's own among them.
-        topic: where the record came from; empty if the letter does not say.
+        topic: where the record came from; empty if the dead letter does not say.
         error_kind: a stable word of `Kind`, or "attempts_exhausted".
         error: the reason, one line.
         attempts: how often the handler was tried.
         consumer: whose dead letter it is.
         redrive: the life that begins when it is sent back: 1 for the first redrive.
         partition: where the record was in its topic, or None.
-        message_id: topic, partition and offset of the record; empty if the letter does not say.
-        dead_letter_topic: where the letter lies.
+        message_id: topic, partition and offset of the record; empty if the dead letter does not say.
+        dead_letter_topic: where the dead letter lies.
         place: where exactly: dead-letter topic, partition and offset.
-        timestamp_ms: of the original record, Unix time; 0 if the letter does not say.
+        timestamp_ms: of the original record, Unix time; 0 if the dead letter does not say.
     """
 
     value: bytes | None
@@ -276,11 +277,11 @@ def read_letter(message: Any) -> DeadMessage:
     )  # fmt: skip
 
 
-def headers_to_send_back(letter: DeadMessage) -> tuple[Headers, ...]:
+def headers_to_send_back(dead_letter: DeadMessage) -> tuple[Headers, ...]:
     """The headers of a redriven record, from the wanted ones to none of ours."""
-    kept = tuple((name, value) for name, value in letter.headers if name not in OWN_HEADERS)
-    found = _own(letter.headers)
-    needed = {_REDRIVE: str(letter.redrive), **({_CONSUMER: letter.consumer} if letter.consumer else {})}
+    kept = tuple((name, value) for name, value in dead_letter.headers if name not in OWN_HEADERS)
+    found = _own(dead_letter.headers)
+    needed = {_REDRIVE: str(dead_letter.redrive), **({_CONSUMER: dead_letter.consumer} if dead_letter.consumer else {})}
     origin = {name: found[name] for name in (_TOPIC, _PARTITION, _OFFSET) if name in found}
     return (*kept, *_encoded({**needed, **origin})), (*kept, *_encoded(needed)), kept
 
