@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
+import types
 
 import pytest
 
@@ -290,6 +292,104 @@ def test_visibility_ends_at_twelve_hours(world, caplog):
     assert 190 <= call["VisibilityTimeout"] <= 199
     assert not held.is_held
     assert "visibility not renewed" in caplog.text
+
+
+class Refusing(Exception):
+    """An error as boto3 raises it."""
+
+    def __init__(self, code):
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}}
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """The monotonic clock of the thread that renews, moved by hand."""
+    now = [1000.0]
+    monkeypatch.setattr("headgate.consume._sqs_visibility.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+class Sqs:
+    """Takes renewals, or raises what it was given."""
+
+    def __init__(self, *errors):
+        self.errors, self.asked = list(errors), []
+
+    def change_message_visibility(self, **options):
+        self.asked.append(options)
+        if self.errors and (error := self.errors.pop(0)):
+            raise error
+
+
+def test_a_renewal_is_due_at_a_third_and_again_a_third_later(seconds):
+    sqs = Sqs()
+    keeper = VisibilityKeeper(sqs, QUEUE, 300)
+    held = keeper.hold("r")
+    assert held.due_s == 1100.0
+    seconds[0] = 1100.0
+    keeper._renew(held)
+    keeper.close()
+    assert sqs.asked == [{"QueueUrl": QUEUE, "ReceiptHandle": "r", "VisibilityTimeout": 300}]
+    assert (held.due_s, held.is_held) == (1200.0, True)
+
+
+def test_a_renewal_that_sqs_does_not_answer_is_tried_again_after_a_tenth(seconds, caplog):
+    sqs = Sqs(ConnectionError("away"), Refusing("ServiceUnavailable"))
+    keeper = VisibilityKeeper(sqs, QUEUE, 300)
+    held = keeper.hold("r")
+    keeper._renew(held)
+    assert (held.due_s, held.is_held) == (1030.0, True)
+    keeper._renew(held)
+    keeper._renew(held)
+    keeper.close()
+    assert (held.due_s, held.is_held, len(sqs.asked)) == (1100.0, True, 3)
+    assert not caplog.records
+
+
+def test_a_renewal_that_sqs_refuses_is_the_last_and_is_logged(seconds, caplog):
+    sqs = Sqs(Refusing("ReceiptHandleIsInvalid"))
+    keeper = VisibilityKeeper(sqs, QUEUE, 300)
+    held = keeper.hold("r")
+    with caplog.at_level(logging.WARNING, "headgate.consume"):
+        keeper._renew(held)
+        keeper._renew(held)
+    keeper.close()
+    assert (held.is_held, len(sqs.asked)) == (False, 1)
+    (line,) = caplog.records
+    assert (line.message, line.error) == ("visibility not renewed", "ReceiptHandleIsInvalid")
+
+
+@pytest.mark.parametrize(("left_s", "asked"), [(302, 300), (301, 300), (300, 299), (2, 1), (1, None), (0, None)])
+def test_a_renewal_never_reaches_beyond_twelve_hours(seconds, left_s, asked):
+    sqs = Sqs()
+    keeper = VisibilityKeeper(sqs, QUEUE, 300)
+    held = keeper.hold("r")
+    seconds[0] += 43_200 - left_s
+    keeper._renew(held)
+    keeper.close()
+    assert [options["VisibilityTimeout"] for options in sqs.asked] == ([] if asked is None else [asked])
+    assert held.is_held is (asked is not None)
+
+
+def test_a_visibility_is_never_asked_for_longer_than_sqs_takes():
+    assert VisibilityKeeper(Sqs(), QUEUE, 100_000).visibility_s == 43_200
+
+
+def test_one_thread_renews_what_is_due_and_nothing_else(world):
+    renewed = queue.SimpleQueue()
+    world.sqs.change_message_visibility = lambda **options: renewed.put(options["ReceiptHandle"])
+    keeper = VisibilityKeeper(world.sqs, QUEUE, 300)
+    held = [keeper.hold(receipt) for receipt in ("a", "b", "c")]
+    threads = [t for t in threading.enumerate() if t.name == "headgate-visibility"]
+    keeper.let_go(held[0])
+    held[0].due_s = held[1].due_s = 0.0
+    held.append(keeper.hold("d"))  # wakes the thread
+    assert renewed.get(timeout=20) == "b"
+    keeper.close()
+    assert renewed.empty()
+    assert len(threads) == 1
+    assert threads[0].daemon
 
 
 # --- stop
