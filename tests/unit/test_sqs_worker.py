@@ -294,7 +294,7 @@ def test_visibility_ends_at_twelve_hours(world, caplog):
     assert "visibility not renewed" in caplog.text
 
 
-class Refusing(Exception):
+class RefusingError(Exception):
     """An error as boto3 raises it."""
 
     def __init__(self, code):
@@ -335,7 +335,7 @@ def test_a_renewal_is_due_at_a_third_and_again_a_third_later(seconds):
 
 
 def test_a_renewal_that_sqs_does_not_answer_is_tried_again_after_a_tenth(seconds, caplog):
-    sqs = Sqs(ConnectionError("away"), Refusing("ServiceUnavailable"))
+    sqs = Sqs(ConnectionError("away"), RefusingError("ServiceUnavailable"))
     keeper = VisibilityKeeper(sqs, QUEUE, 300)
     held = keeper.hold("r")
     keeper._renew(held)
@@ -348,7 +348,7 @@ def test_a_renewal_that_sqs_does_not_answer_is_tried_again_after_a_tenth(seconds
 
 
 def test_a_renewal_that_sqs_refuses_is_the_last_and_is_logged(seconds, caplog):
-    sqs = Sqs(Refusing("ReceiptHandleIsInvalid"))
+    sqs = Sqs(RefusingError("ReceiptHandleIsInvalid"))
     keeper = VisibilityKeeper(sqs, QUEUE, 300)
     held = keeper.hold("r")
     with caplog.at_level(logging.WARNING, "headgate.consume"):
