@@ -63,6 +63,9 @@ class Backends:
     ledger: str = _text("", "idempotency ledger; empty: in the store's file, so that effects are exactly once")
     notify: str = _text("", "kafka://, sns:// or sqs:// for announcements; empty: this machine's own consumers")
     alerts: str = _text("", "sns://, sqs:// or kafka:// for alerts; empty: where notify goes")
+    private_files: bool = field(
+        default=True, metadata={"doc": "what the command makes is its owner's alone (0600, 0700); false: as umask says"}
+    )
     durability: str = _choice("full", ("full", "normal"), "full survives power loss, normal a crashed process")
 
 
@@ -274,10 +277,11 @@ class ClockConfig:
 
 @dataclass
 class Logging:
-    """Where the program's own words go: standard error."""
+    """Where the program's own words go."""
 
     level: str = _choice("INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "least level that is shown")
     format: str = _choice("auto", ("auto", "text", "json"), "auto: json in Lambda, text elsewhere")
+    file: str = _text("", "a path; SIGHUP opens it anew; empty: standard error")
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 
 import pytest
 
@@ -10,12 +12,13 @@ from headgate import _core
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.cli import main
 from headgate.cli._gauges import measure
+from headgate.cli._serve import apply_again
 from headgate.config import load
 from headgate.errors import NotFoundError, TransientError
 from headgate.idempotency import Ledger
-from headgate.ops import MemoryMetrics
+from headgate.ops import MemoryMetrics, configure_logging
 from headgate.ports import DeadLetter
-from headgate.serve import Job, Scheduler
+from headgate.serve import IntakeServer, Job, Scheduler
 from headgate.wiring import App
 
 CONFIG = """
@@ -150,3 +153,74 @@ def test_status_of_a_folder_without_configuration_makes_nothing(tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "headgate.toml").write_text("")
     assert main(["status"]) == 0
+
+
+# --- SIGHUP, the log file, and who may read what
+
+
+@pytest.fixture
+def logged(tmp_path):
+    logger = logging.getLogger("headgate")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield tmp_path / "headgate.log"
+    configure_logging()
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_a_renamed_log_is_opened_anew_and_is_the_owner_s(logged):
+    configure_logging("INFO", "text", str(logged))
+    log = logging.getLogger("headgate.test")
+    log.info("one")
+    logged.rename(logged.with_suffix(".1"))
+    log.info("two")
+    configure_logging("INFO", "text", str(logged))
+    log.info("three")
+    assert [line.split()[-1] for line in logged.with_suffix(".1").read_text().splitlines()] == ["one", "two"]
+    assert [line.split()[-1] for line in logged.read_text().splitlines()] == ["three"]
+    assert logged.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OSError, match="Not a directory"):
+        configure_logging("INFO", "text", str(logged / "no" / "folder"))
+    log.info("four")
+    assert "four" in logged.read_text()
+
+
+def test_a_reload_changes_what_can_be_changed_and_names_the_rest(tmp_path, caplog):
+    path = tmp_path / "headgate.toml"
+    path.write_text(CONFIG)
+    app = App(load(path, {}))
+    with IntakeServer(None) as intake:
+        path.write_text(CONFIG + '[uploads]\nmax_files = 7\n[serve]\nallowed_hosts = ["x"]\n[schedule]\nsweep_s = 5\n')
+        with caplog.at_level(logging.INFO):
+            apply_again(app, intake, lambda: load(path, {}))
+        assert (intake.limits.files, intake.access.hosts) == (7, ("x",))
+        assert [(r.getMessage(), r.after_a_restart) for r in caplog.records] == [("reloaded", "schedule")]
+        caplog.clear()
+        for bad in (
+            "[serve]\nport = 'x'\n",
+            "[serve]\ntoken_env = 'NOT_SET'\n",
+            "[serve]\ntls_cert = 'a'\ntls_key = 'b'\n",
+            "[",
+        ):
+            path.write_text(bad)
+            apply_again(app, intake, lambda: load(path, {}))
+        assert [r.getMessage() for r in caplog.records] == ["not reloaded"] * 4
+        assert (intake.limits.files, intake.access.hosts) == (7, ("x",))
+    app.database.close()
+
+
+@pytest.mark.parametrize(("line", "file", "folder"), [("", 0o600, 0o700), ("private_files = false", 0o644, 0o755)])
+def test_what_the_command_makes_is_its_owner_s(tmp_path, monkeypatch, capsys, line, file, folder):
+    monkeypatch.chdir(tmp_path)
+    mask = os.umask(0o022)
+    try:
+        (tmp_path / "headgate.toml").write_text(
+            f'[backends]\n{line}\nobjects = "file://d/objects"\nstore = "sqlite:///d/h.db"\n'
+        )
+        assert main(["prune"]) == 0
+        assert main(["backup", "copy.db"]) == 0
+        assert os.umask(0o022) == 0o022  # the caller's own is left alone
+    finally:
+        os.umask(mask)
+    capsys.readouterr()
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("d/h.db", "copy.db")} == {file}
+    assert (tmp_path / "d").stat().st_mode & 0o777 == folder

@@ -29,6 +29,7 @@ from headgate.errors import ConfigError, HeadgateError, InternalError, Interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from headgate.config import Config
     from headgate.wiring import App
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_COUNTS, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command is None:
         parser.print_help()
         return EXIT_USAGE
+    mask = os.umask(0o077)
+    os.umask(mask)  # there is no other way to read it
     try:
         _native.set_faults(os.environ.get("HEADGATE_FAULTS", ""))
         return command(options)
@@ -60,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(options, HeadgateError(message, "disk_full" if error.errno == 28 else "io_error"), EXIT_FAILED)
     except Exception as error:
         return _fail(options, InternalError(f"a bug in headgate: {type(error).__name__}: {error}"), EXIT_FAILED)
+    finally:
+        os.umask(mask)  # of a program that calls this function
 
 
 def _fail(options: argparse.Namespace, error: HeadgateError, code: int) -> int:
@@ -76,15 +81,24 @@ def _fail(options: argparse.Namespace, error: HeadgateError, code: int) -> int:
 
 def _app(options: argparse.Namespace) -> App:
     from headgate.config import load
-    from headgate.ops import configure_logging
     from headgate.wiring import App
 
     config = load(options.config)
+    if config.backends.private_files:
+        os.umask(0o077)
+    set_logging(config, debug=options.debug)
+    return App(config, f"headgate/{__version__}")
+
+
+def set_logging(config: Config, *, debug: bool) -> None:
+    """Logging as the configuration says; again for a file that was renamed."""
+    from headgate.ops import configure_logging
+
     style = config.logging.format
     if style == "auto":
         style = "json" if "AWS_LAMBDA_FUNCTION_NAME" in config.environment else "text"
-    configure_logging("DEBUG" if options.debug else config.logging.level, style)
-    return App(config, f"headgate/{__version__}")
+    file = config.locate(config.logging.file) if config.logging.file else ""
+    configure_logging("DEBUG" if debug else config.logging.level, style, file)
 
 
 def _print(value: Any) -> None:
@@ -137,8 +151,16 @@ def _consume(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from headgate.cli._serve import serve
+    from headgate.config import load
 
-    return serve(_app(options), options.port)
+    app = _app(options)
+
+    def reload() -> Config:
+        config = load(options.config)
+        set_logging(config, debug=options.debug)
+        return config
+
+    return serve(app, options.port, reload)
 
 
 def _warn(app: App) -> None:

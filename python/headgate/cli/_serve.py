@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from headgate.serve import IntakeAccess, IntakeLimits, IntakeServer, Job, OwnThr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from headgate.config import Config
     from headgate.wiring import App
 
 log = logging.getLogger("headgate.serve")
@@ -38,10 +40,15 @@ _STALLED_S = 600.0  # a loop that has not turned for so long is not alive: no ha
 _WORKFLOWS_S = 1.0  # how often executions are looked at whose waits have ended
 
 
-def serve(app: App, port: int | None = None) -> int:
+def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None = None) -> int:
     """Run until SIGTERM or Ctrl-C; what is claimed is finished first, unless it takes longer than `serve.drain_s`.
 
     Everything takes part that the store allows: uploads and consumers of the embedded queue need a sqlite:// store.
+
+    Args:
+        app: what the configuration describes.
+        port: instead of `serve.port`.
+        reload: reads the configuration again and opens the log anew, on SIGHUP.
     """
     u, s = app.config.uploads, app.config.serve
     files = app.file_service() if app.is_embedded else None
@@ -61,9 +68,15 @@ def serve(app: App, port: int | None = None) -> int:
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
     service = Service(steps, [*workers, *away])
-    stop = threading.Event()
+    stop, woken = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        woken.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, lambda *_: woken.set())
     scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock, app.metrics)
     health = partial(_what_is_wrong, service, scheduler, away)
     listen = s.port if port is None else port
@@ -73,9 +86,12 @@ def serve(app: App, port: int | None = None) -> int:
             running.enter_context(worker)
         running.enter_context(scheduler)
         print(f"serving at {intake.url}", file=sys.stderr, flush=True)
-        loop = threading.Thread(target=_run_then, args=(service, stop), name="headgate-loop", daemon=True)
+        loop = threading.Thread(target=_run_then, args=(service, stop, woken), name="headgate-loop", daemon=True)
         loop.start()
-        stop.wait()
+        while woken.wait() and not stop.is_set():
+            woken.clear()
+            if reload is not None:
+                apply_again(app, intake, reload)
         service.stop()
         stopping = threading.Thread(target=_close, args=(running.pop_all(), loop), name="headgate-stop", daemon=True)
         stopping.start()
@@ -96,17 +112,8 @@ def open_intake(app: App, port: int, health: Callable[[], list[str]] = list) -> 
     Raises:
         ConfigError: what `IntakeServer` says; or `serve.token_env` names a variable that is not set.
     """
-    u, s, config = app.config.uploads, app.config.serve, app.config
-    limits = IntakeLimits(
-        u.max_file_bytes, u.max_request_bytes, u.max_files, requests=s.max_requests, connections=s.max_connections,
-        idle_s=s.idle_s, request_s=s.request_s, drain_s=s.drain_s, min_free_bytes=int(s.min_free_bytes),
-    )  # fmt: skip
-    token = config.environment.get(s.token_env, "") if s.token_env else ""
-    if s.token_env and not token:
-        message = f"serve.token_env: the environment variable {s.token_env} is not set"
-        raise ConfigError(message)
-    pem = [config.locate(path) if path else "" for path in (s.tls_cert, s.tls_key, s.client_ca)]
-    access = IntakeAccess(tuple(s.allowed_hosts), tuple(s.allowed_origins), token, *pem)
+    s, config = app.config.serve, app.config
+    limits, access = intake_rules(config)
     if not app.is_embedded:
         return IntakeServer(None, s.host, port, limits=limits, access=access, metrics=app.metrics, health=health)
     store = app.intake_store()
@@ -133,12 +140,51 @@ def open_intake(app: App, port: int, health: Callable[[], list[str]] = list) -> 
     )  # fmt: skip
 
 
-def _run_then(service: Service, stop: threading.Event) -> None:
+def intake_rules(config: Config) -> tuple[IntakeLimits, IntakeAccess]:
+    """What a request may hold, and who may send one.
+
+    Raises:
+        ConfigError: `serve.token_env` names a variable that is not set.
+    """
+    u, s = config.uploads, config.serve
+    limits = IntakeLimits(
+        u.max_file_bytes, u.max_request_bytes, u.max_files, requests=s.max_requests, connections=s.max_connections,
+        idle_s=s.idle_s, request_s=s.request_s, drain_s=s.drain_s, min_free_bytes=int(s.min_free_bytes),
+    )  # fmt: skip
+    token = config.environment.get(s.token_env, "") if s.token_env else ""
+    if s.token_env and not token:
+        message = f"serve.token_env: the environment variable {s.token_env} is not set"
+        raise ConfigError(message)
+    pem = [config.locate(path) if path else "" for path in (s.tls_cert, s.tls_key, s.client_ca)]
+    return limits, IntakeAccess(tuple(s.allowed_hosts), tuple(s.allowed_origins), token, *pem)
+
+
+def apply_again(app: App, intake: IntakeServer, reload: Callable[[], Config]) -> None:
+    """Take over from the configuration what a running server can change; the rest is named in the log.
+
+    A configuration that cannot be read changes nothing.
+    """
+    try:
+        config = reload()
+        limits, access = intake_rules(config)
+        intake.change(limits, access)
+    except (HeadgateError, OSError) as error:
+        kind = error.kind.value if isinstance(error, HeadgateError) else type(error).__name__
+        log.error("not reloaded", extra={"error": kind, "reason": str(error)})
+        return
+    taken = {"uploads", "serve", "logging", "base", "environment", "is_configured"}
+    names = [field.name for field in fields(config) if field.name not in taken]
+    waiting = [name for name in names if getattr(config, name) != getattr(app.config, name)]
+    log.info("reloaded", extra={"after_a_restart": ",".join(waiting) or "nothing"})
+
+
+def _run_then(service: Service, stop: threading.Event, woken: threading.Event) -> None:
     """The loop on a thread of its own, so that a signal is answered while a handler runs; its end ends the process."""
     try:
         service.run()
     finally:
         stop.set()
+        woken.set()
 
 
 def _close(running: ExitStack, loop: threading.Thread) -> None:

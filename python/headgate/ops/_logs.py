@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from io import FileIO, TextIOWrapper
 from typing import Any
 
 from headgate._text import printable
@@ -65,12 +67,34 @@ class TextFormatter(_Formatter):
         return "\n".join([text, *map(printable, lines)])
 
 
-def configure_logging(level: str = "INFO", style: str = "text") -> None:
-    """Send headgate's records to standard error; the root logger stays the application's own."""
-    handler = logging.StreamHandler(sys.stderr)
+class _PrivateFile(logging.FileHandler):
+    """A log file that only its owner reads."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return TextIOWrapper(FileIO(descriptor, "a"), encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+def configure_logging(level: str = "INFO", style: str = "text", file: str = "") -> None:
+    """Send headgate's records to standard error, or to a file; the root logger stays the application's own.
+
+    Called again, it opens the file anew: another program may have renamed it meanwhile.
+
+    Args:
+        level: the least that is shown.
+        style: "text" or "json".
+        file: a path, made with mode 0600; empty: standard error.
+
+    Raises:
+        OSError: the file cannot be opened; what was set before stays.
+    """
+    handler: logging.Handler = _PrivateFile(file) if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     handler.addFilter(RedactFilter())
     logger = logging.getLogger("headgate")
-    logger.handlers[:] = [handler]
+    before, logger.handlers[:] = list(logger.handlers), [handler]
+    for old in before:
+        if isinstance(old, _PrivateFile):
+            old.close()
     logger.setLevel(level)
     logger.propagate = False

@@ -152,6 +152,25 @@ class IntakeServer:
             why = [*why, "disk"]
         return why
 
+    def change(self, limits: IntakeLimits, access: IntakeAccess) -> None:
+        """New rules for the requests that come from now on, and certificates read anew. The address stays.
+
+        Raises:
+            ConfigError: the rules do not allow the address; TLS is switched on or off; a certificate cannot be read.
+        """
+        access.check_listening(self.host)
+        if (bool(access.tls_cert), access.client_ca) != (bool(self.access.tls_cert), self.access.client_ca):
+            message = "serve.tls_cert, serve.client_ca: TLS and clients' certificates change with a restart only"
+            raise ConfigError(message)
+        if access.tls_cert:
+            try:
+                self._server.config.ssl.load_cert_chain(access.tls_cert, access.tls_key)
+            except (OSError, ssl.SSLError) as error:
+                message = f"serve.tls_cert, serve.tls_key: cannot be used ({type(error).__name__})"
+                raise ConfigError(message) from None
+        self.limits, self.access = limits, access
+        self._server.config.http_protocol_class.limits = limits
+
     def start(self) -> IntakeServer:
         self._thread.start()
         return self
