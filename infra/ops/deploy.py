@@ -104,9 +104,7 @@ def functions_of(folder: Path) -> dict[str, str | None]:
 def terraform(folder: Path, *words: str) -> str:
     program = os.environ.get("TERRAFORM", "terraform")
     try:
-        done = subprocess.run(  # noqa: S603 - Terraform, with arguments of our own
-            [program, *words], cwd=folder, check=False, text=True, stdout=subprocess.PIPE
-        )
+        done = subprocess.run([program, *words], cwd=folder, check=False, text=True, stdout=subprocess.PIPE)
     except FileNotFoundError:
         raise DeployError(f"{program} is not installed") from None
     if done.returncode != 0:

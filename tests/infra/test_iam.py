@@ -276,8 +276,16 @@ def test_the_healing_function_may_do_exactly_what_it_does(recorded, market, watc
     monkeypatch.setenv("TIINGO_API_KEY", "k")
     monkeypatch.setenv("FINNHUB_API_KEY", "k")
     handlers.collect(OPEN)
+    # Alerts that were not delivered: the sweep delivers them too.
+    market.set_mode("tiingo", "500")
+    market.set_mode("finnhub", "500")
+    with monkeypatch.context() as undelivered:
+        undelivered.setattr("headgate.wiring.App.relay", lambda _: 0)
+        alerts = [alert for _ in range(4) for alert in handlers.collect(OPEN)["body"].get("alerts", ["failed"])]
+    assert alerts
     calls = recorded("healing")
     watched(calls)
+    monkeypatch.setenv("HEADGATE__HEALING__OUTBOX_HOURS", "0.0000001")
     assert handlers.heal({})["statusCode"] == 200
     monkeypatch.setenv("SELF_HEALING_THRESHOLD_HOURS", "0.0000001")
     monkeypatch.setenv("HEADGATE__HEALING__BUDGET_S", "0.1")  # the sweep ends early, and remembers where

@@ -152,3 +152,19 @@ def test_first_incremental_and_failing_runs(bucket, tmp_path):
     assert [line["message"] for line in logs if line["level"] == "ERROR"] == ["checkpoint failed", "wrong event"]
     assert all(line["service"] == "event-log-checkpoint" for line in logs)
     assert "a-secret" not in output
+
+
+def test_every_handler_answers_under_the_runtime_client(tmp_path, capsys):
+    """From this environment; `infra/ops/try_lambda.py` does it from the zips."""
+    import importlib.util
+    from pathlib import Path
+
+    import headgate
+
+    root = Path(__file__).resolve().parents[2]
+    spec = importlib.util.spec_from_file_location("try_lambda", root / "infra" / "ops" / "try_lambda.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    assert module.try_handlers(sys.executable, [str(Path(headgate.__file__).parents[1])], tmp_path) == []
+    assert capsys.readouterr().out.count("cold start") == len(module.HANDLERS)

@@ -60,7 +60,7 @@ module "function" {
         Sid      = "Announcements"
         Effect   = "Allow"
         Action   = ["sns:Publish"]
-        Resource = [var.news_topic.arn]
+        Resource = [var.news_topic.arn, var.alert_topic.arn]
       },
     ],
     length(var.topic_key_arns) == 0 ? [] : [{
