@@ -205,6 +205,7 @@ checkpoint::Options options(const std::string& plan, const py::dict& given) {
     set(given, "max_file_bytes", out.max_file_bytes);
     set(given, "window_us", out.window_us);
     set(given, "full_listing_every_us", out.full_listing_every_us);
+    set(given, "target_key", out.target_key);
     set(given, "rescan", out.rescan);
     set(given, "evolve", out.evolve);
     set(given, "dry_run", out.dry_run);
@@ -237,11 +238,14 @@ void check_columns(const std::string& footer_file, const std::string& plan, cons
                                     target));
 }
 
-std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads) {
+std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads,
+                  const std::string& target_key, const std::string& base_plan) {
     checkpoint::InferOptions opts;
     opts.name = name;
     opts.sort_by = sort_by;
     opts.threads = threads;
+    opts.target_key = target_key;
+    opts.base_plan = base_plan;
     const auto env = environment(Places(opts.max_file_bytes, {}), source, py::none(), py::none());
     return take(interruptible([&] { return checkpoint::infer(opts, env); }));
 }
@@ -252,8 +256,9 @@ std::string stored_plan(const py::object& target) {
 }
 
 py::dict verify(const py::object& source, const py::object& target, const std::string& plan, const py::object& progress,
-                std::optional<std::int64_t> rows_elsewhere) {
-    const auto opts = options(plan, {});
+                std::optional<std::int64_t> rows_elsewhere, const std::string& target_key) {
+    auto opts = options(plan, {});
+    opts.target_key = target_key;
     const auto env = environment(Places(opts.max_file_bytes, {}), source, target, progress);
     const auto r = take(interruptible([&] { return checkpoint::verify(opts, env, rows_elsewhere); }));
     py::dict out;
@@ -349,10 +354,11 @@ PYBIND11_MODULE(_parquet, module) {
     module.def("stage", &stage, py::arg("source"), py::arg("parts"), py::arg("footer_file"), py::arg("out"),
                py::arg("plan"), py::arg("options"), py::arg("progress"));
     module.def("check_columns", &check_columns, py::arg("footer_file"), py::arg("plan"), py::arg("target"));
-    module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"));
+    module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"),
+               py::arg("target_key") = "", py::arg("base_plan") = "");
     module.def("stored_plan", &stored_plan, py::arg("target"));
     module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),
-               py::arg("rows_elsewhere") = py::none());
+               py::arg("rows_elsewhere") = py::none(), py::arg("target_key") = "");
     module.def("unpack", &unpack, py::arg("name"), py::arg("packed"), py::arg("limit"));
     module.def("count_groups", &count_groups, py::arg("rows"));
     module.def("newest_rows", &newest_rows, py::arg("rows"));

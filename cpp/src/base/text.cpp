@@ -43,12 +43,14 @@ bool take_date(std::string_view& text, int& y, int& m, int& d) noexcept {
            take_digits(text, 2, d) && valid_date(y, m, d);
 }
 
-bool take_fraction(std::string_view& text, std::int64_t& us) noexcept {
+bool take_fraction(std::string_view& text, std::int64_t& us, bool& more) noexcept {
     us = 0;
+    more = false;
     std::int64_t scale = kUsPerSecond / 10;
     std::size_t count = 0;
     while (count < text.size() && digit(text[count])) {
         us += (text[count] - '0') * scale;
+        more = more || (scale == 0 && text[count] != '0');
         scale /= 10;
         ++count;
     }
@@ -182,6 +184,11 @@ bool parse_date(std::string_view text) noexcept {
 }
 
 Result<std::int64_t> parse_timestamp(std::string_view text) {
+    HG_ASSIGN(const auto parsed, parse_timestamp_text(text));
+    return parsed.us;
+}
+
+Result<Timestamp> parse_timestamp_text(std::string_view text) {
     int y = 0;
     int mo = 0;
     int d = 0;
@@ -190,12 +197,14 @@ Result<std::int64_t> parse_timestamp(std::string_view text) {
     int s = 0;
     std::int64_t us = 0;
     std::int64_t offset = 0;
+    Timestamp out;
     auto rest = text;
     bool ok = take_date(rest, y, mo, d) && take(rest, 'T') && take_digits(rest, 2, h) && take(rest, ':') &&
               take_digits(rest, 2, mi) && take(rest, ':') && take_digits(rest, 2, s);
     if (ok && take(rest, '.')) {
-        ok = take_fraction(rest, us);
+        ok = take_fraction(rest, us, out.has_nanoseconds);
     }
+    out.has_zone = !rest.empty();
     ok = ok && take_zone(rest, offset) && rest.empty() && h < 24 && mi < 60 && s < 60;
     if (!ok) {
         return Status(ErrorCode::invalid_record, "not an ISO 8601 date-time with T and seconds");
@@ -206,7 +215,9 @@ Result<std::int64_t> parse_timestamp(std::string_view text) {
         seconds >= days_from_civil(10'000, 1, 1) * kSecondsPerDay) {
         return Status(ErrorCode::invalid_record, "a time outside the years 1 to 9999 in UTC");
     }
-    return seconds * kUsPerSecond + us;
+    out.us = seconds * kUsPerSecond + us;
+    out.has_offset = offset != 0;
+    return out;
 }
 
 std::string format_timestamp(std::int64_t us) {

@@ -331,7 +331,8 @@ private:
     Verdict judge(Object& object, const KeyDigest& digest) const {
         const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
         // A known name was judged when it was taken.
-        if (known == nullptr && !options_.schema->accepts_name(object.key)) {
+        if (belongs_to_target(object.key, options_.target_key) ||
+            (known == nullptr && !options_.schema->accepts_name(object.key))) {
             return Verdict::ignored;
         }
         if (!object.looked_at && (known != nullptr || settle_ > 0) && !source_.look_at(object)) {
@@ -379,6 +380,15 @@ Status Choosing::finish(Summary& summary) {
 
 bool Choosing::was_deceived() const {
     return chooser_->was_deceived();
+}
+
+bool belongs_to_target(std::string_view key, std::string_view target) {
+    if (target.empty() || !key.starts_with(target)) {
+        return false;
+    }
+    const auto rest = key.substr(target.size());
+    return rest.empty() || rest.front() == '/' || rest == ".lock" || rest.starts_with(".ledger/") ||
+           rest.starts_with(".tmp-");
 }
 
 std::string compact_stamp(std::int64_t us) {

@@ -1,14 +1,17 @@
 // The union of the fields of all records of a source, with the narrowest type that holds every value.
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 
+#include "column_names.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
 #include "reading.hpp"
@@ -16,6 +19,7 @@
 namespace headgate::checkpoint {
 namespace {
 
+using namespace std::string_view_literals;
 using Json = nlohmann::json;
 
 constexpr std::size_t kNamesPerColumn = 16;  // are counted: where ids are names, every record brings new ones
@@ -31,6 +35,9 @@ enum Kind : unsigned {
     kBoolean = 64U,
     kTexts = 128U,
     kOther = 256U,
+    kNaive = 2048U,       // a timestamp that names no zone
+    kZoned = 512U,        // a timestamp that names its zone
+    kBigInteger = 1024U,  // an integer that a float64 may not hold
 };
 
 struct Seen {
@@ -55,17 +62,49 @@ void keep_frequent(std::vector<Named>& fields, std::size_t most) {
     }
 }
 
+// The fields that can be columns. Of names that readers take for one (they differ in case only), the one that the most
+// records have; the others, and names that readers cannot take, stay in `_rest`.
+std::vector<Named> readable_columns(const Fields& fields) {
+    std::unordered_map<std::string, Named> best;
+    for (const auto& field : fields) {
+        auto folded = folded_name(field.first);
+        if (!is_readable_name(folded)) {
+            continue;
+        }
+        const auto found = best.find(folded);
+        if (found == best.end()) {
+            best.emplace(std::move(folded), field);
+        } else if (std::tie(found->second.second.records, field.second.first) <
+                   std::tie(field.second.records, found->second.second.first)) {
+            found->second = field;
+        }
+    }
+    std::vector<Named> out;
+    for (auto& [folded, field] : best) {
+        out.push_back(std::move(field));
+    }
+    return out;
+}
+
 unsigned kind_of_text(std::string_view text) {
     if (text.size() == 10 && parse_date(text)) {
         return kDate;
     }
-    return text.find('T') != std::string_view::npos && parse_timestamp(text).ok() ? kTimestamp : kText;
+    if (text.find('T') == std::string_view::npos) {
+        return kText;
+    }
+    const auto time = parse_timestamp_text(text);
+    return !time.ok() ? kText : time.value().has_zone ? kTimestamp | kZoned : kTimestamp | kNaive;
 }
 
 unsigned kind_of_integer(std::string_view token) {
     // What int64 holds stays exact; a longer one is kept as JSON text.
-    const auto digits = token.size() - (token.front() == '-' ? 1 : 0);
-    return digits <= 18 ? kInteger : kOther;
+    constexpr std::int64_t kMostExact = 1LL << 53;
+    std::int64_t value = 0;
+    if (std::from_chars(token.data(), token.data() + token.size(), value).ec != std::errc{}) {
+        return kOther;
+    }
+    return value > kMostExact || value < -kMostExact ? kInteger | kBigInteger : kInteger;
 }
 
 // The handler of one document: notes the kinds of its top-level members.
@@ -150,15 +189,16 @@ public:
 
     Result<std::string> execute() {
         KeyList keys;
-        HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&keys](const Object& object) {
+        HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&](const Object& object) {
             const auto name = schema::without_packing(object.key);
-            if (name.ends_with(".json") || name.ends_with(".jsonl")) {
+            const bool ours =
+                schema::is_checkpoint_file(object.key) || belongs_to_target(object.key, options_.target_key);
+            if (!ours && (name.ends_with(".json") || name.ends_with(".jsonl"))) {
                 keys.add(object.key);
             }
         }));
         ReadingList list(std::move(keys), reading_threads(options_.threads, *env_.source));
         HG_RETURN_IF_ERROR(read(list));
-        fields_.erase("_rest");
         if (fields_.empty()) {
             return Status(ErrorCode::invalid_input,
                           "no schema can be inferred: there is no JSON object in a .json or "
@@ -260,7 +300,7 @@ private:
     }
 
     static const char* type_of(unsigned kinds) {
-        switch (kinds & ~kNull) {
+        switch (kinds & ~(kNull | kZoned | kNaive | kBigInteger)) {
             case kTimestamp:
                 return "timestamp";
             case kDate:
@@ -284,22 +324,31 @@ private:
     }
 
     Result<std::string> plan() {
-        std::vector<Named> order(fields_.begin(), fields_.end());
-        keep_frequent(order, options_.max_columns);
+        Json out{{"format", 1},     {"name", options_.name},   {"extra", "rest"},
+                 {"lenient", true}, {"fields", Json::array()}, {"file_names", {".+[.]jsonl?"}}};
+        auto order = readable_columns(fields_);
+        if (!options_.base_plan.empty()) {
+            out = Json::parse(options_.base_plan);
+            keep_columns_of(out, order);
+        }
+        const auto room = options_.max_columns - std::min(options_.max_columns, out["fields"].size());
+        keep_frequent(order, room);
         std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
             return std::tie(a.second.first, a.first) < std::tie(b.second.first, b.first);
         });
-        Json out{{"format", 1},     {"name", options_.name},   {"extra", "rest"},
-                 {"lenient", true}, {"fields", Json::array()}, {"file_names", {".+[.]jsonl?"}}};
-        std::string sort_by;
+        std::string sort_by = out.value("sort_by", "");
         for (const auto& [name, seen] : order) {
             const std::string type = type_of(seen.kinds);
             const bool always = seen.records == records_ && (seen.kinds & kNull) == 0;
             const bool wanted = options_.sort_by.empty() ? name == "timestamp" : name == options_.sort_by;
-            if (wanted && type == "timestamp" && always) {
+            if (options_.base_plan.empty() && wanted && type == "timestamp" && always) {
                 sort_by = name;
             }
-            out["fields"].push_back({{"name", name}, {"type", type}, {"required", false}, {"nullable", true}});
+            auto& field = out["fields"].emplace_back(
+                Json{{"name", name}, {"type", type}, {"required", false}, {"nullable", true}});
+            if (type == "timestamp") {
+                field["zoned"] = (seen.kinds & kZoned) != 0;
+            }
         }
         if (!options_.sort_by.empty() && sort_by.empty()) {
             return Status(
@@ -308,6 +357,22 @@ private:
         }
         out["sort_by"] = sort_by;
         return out.dump();
+    }
+
+    // Leaves the fields in `order` that are no columns of `base` yet, in whatever case. Integers of `base` become
+    // float64 where other numbers have come and no value would be rounded.
+    void keep_columns_of(Json& base, std::vector<Named>& order) const {
+        std::set<std::string> names;
+        for (auto& field : base.at("fields")) {
+            const auto name = field.at("name").get<std::string>();
+            names.insert(folded_name(name));
+            const auto seen = fields_.find(name);
+            if (field.at("type") == "int64" && seen != fields_.end() && type_of(seen->second.kinds) == "float64"sv &&
+                (seen->second.kinds & kBigInteger) == 0) {
+                field["type"] = "float64";
+            }
+        }
+        std::erase_if(order, [&](const Named& field) { return names.contains(folded_name(field.first)); });
     }
 
     const InferOptions& options_;

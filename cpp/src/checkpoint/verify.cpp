@@ -83,7 +83,7 @@ private:
     Status read_source() {
         KeyList keys;
         HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&](const Object& object) {
-            if (options_.schema->accepts_name(object.key)) {
+            if (options_.schema->accepts_name(object.key) && !belongs_to_target(object.key, options_.target_key)) {
                 keys.add(object.key);
             }
         }));

@@ -272,7 +272,71 @@ bool CanonicalWriter::string(std::string_view value) {
     return true;
 }
 
+namespace {
+
+// The digits of a number from its first to its last that is not zero, and the power of ten of the first; no digits: 0.
+struct Decimal {
+    std::string digits;
+    std::int64_t power = 0;
+    bool operator==(const Decimal&) const = default;
+};
+
+Decimal decimal_of(std::string_view token) {
+    Decimal out;
+    std::int64_t point = -1;  // how many digits come before it
+    std::int64_t seen = 0;
+    std::size_t at = token.starts_with('-') ? 1 : 0;
+    for (; at < token.size() && token[at] != 'e' && token[at] != 'E'; ++at) {
+        if (token[at] == '.') {
+            point = seen;
+            continue;
+        }
+        ++seen;
+        if (!out.digits.empty() || token[at] != '0') {
+            if (out.digits.empty()) {
+                out.power = -seen;
+            }
+            out.digits += token[at];
+        }
+    }
+    std::int64_t exponent = 0;
+    if (at < token.size()) {
+        const auto text = token.substr(at + (at + 1 < token.size() && token[at + 1] == '+' ? 2 : 1));
+        if (std::from_chars(text.data(), text.data() + text.size(), exponent).ec != std::errc{}) {
+            exponent = INT32_MAX;  // beyond every double
+        }
+    }
+    out.power += (point < 0 ? seen : point) + exponent;
+    out.digits.erase(out.digits.find_last_not_of('0') + 1);
+    if (out.digits.empty()) {
+        out.power = 0;
+    }
+    return out;
+}
+
+}  // namespace
+
+bool double_holds(std::string_view token, double nearest) {
+    constexpr std::size_t kAlwaysHeld = 15;  // significant digits, of a number in the normal range
+    if (token.size() <= kAlwaysHeld && std::isnormal(nearest)) {
+        return true;
+    }
+    std::string shortest;
+    append_number(shortest, nearest);
+    return decimal_of(shortest) == decimal_of(token);
+}
+
 bool CanonicalWriter::number(std::string_view token, bool is_integer) {
+    if (!is_integer && big_integers_ == BigIntegers::verbatim) {
+        double nearest = 0;
+        const auto error = std::from_chars(token.data(), token.data() + token.size(), nearest).ec;
+        if (error != std::errc{} || !double_holds(token, nearest)) {
+            before_value();
+            out_.append(token);
+            end_member();
+            return true;
+        }
+    }
     if (!is_integer) {
         double value = 0;
         const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), value);

@@ -14,7 +14,7 @@ public:
         : schema_(std::move(schema)),
           slots_(schema_->fields.size()),
           // What an inferred schema keeps as JSON, it keeps exactly.
-          writer_(schema_->rest == SIZE_MAX ? json::BigIntegers::refuse : json::BigIntegers::exact) {
+          writer_(schema_->rest == SIZE_MAX ? json::BigIntegers::refuse : json::BigIntegers::verbatim) {
         for (const auto& field : schema_->fields) {
             Slot fallback;
             if (field.default_json) {
@@ -30,6 +30,7 @@ public:
             slot.got = Got::absent;
             slot.twice = false;
             slot.count = 0;
+            slot.is_rounded = false;
         }
         depth_ = 0;
         expected_ = 0;
@@ -55,6 +56,8 @@ public:
                 problems_.resize(before);
                 slots_[i].got = Got::null;
                 drifted_.push_back(i);
+            } else if (slots_[i].is_rounded) {
+                drifted_.push_back(i);  // the column has what it can hold, `_rest` what was written
             }
         }
         if (problems_.empty() && schema_->rest != SIZE_MAX && (unknown_ || !drifted_.empty())) {

@@ -40,6 +40,9 @@ Status parse_field(const Json& plan, Field& field) {
     field.required = plan.value("required", true);
     field.nullable = plan.value("nullable", false);
     field.digits = plan.value("digits", false);
+    if (plan.contains("zoned")) {
+        field.zoned = plan.at("zoned").get<bool>();
+    }
     field.min_length = plan.value("min_length", std::size_t{0});
     field.max_length = plan.value("max_length", SIZE_MAX);
     if (plan.contains("default")) {
@@ -174,7 +177,44 @@ std::string_view without_packing(std::string_view name) {
     return name;
 }
 
+namespace {
+
+// "rej-7-0123456789ab.jsonl", "seg-7-0123456789ab-1@20240115.hgl": kind, version, write id, and so on.
+bool is_segment(std::string_view name) {
+    const bool rejects = name.starts_with("rej-") && name.ends_with(".jsonl");
+    const bool entries = name.starts_with("seg-") && name.ends_with(".hgl");
+    if (!rejects && !entries) {
+        return false;
+    }
+    const auto version = name.substr(4);
+    const auto digits = version.find_first_not_of("0123456789");
+    if (digits == 0 || digits == std::string_view::npos || version[digits] != '-') {
+        return false;
+    }
+    const auto id = version.substr(digits + 1);
+    return id.find_first_not_of("0123456789abcdef") == 12;
+}
+
+}  // namespace
+
+bool is_checkpoint_file(std::string_view key) {
+    const auto name = base_name(key);
+    for (std::size_t begin = 0; begin + name.size() < key.size();) {
+        const auto end = key.find('/', begin);
+        const auto folder = key.substr(begin, end - begin);
+        if (folder == "_delta_log" || folder == "_headgate.ledger" ||
+            (folder.ends_with(".ledger") && is_segment(name))) {
+            return true;
+        }
+        begin = end + 1;
+    }
+    return false;
+}
+
 bool Schema::accepts_name(std::string_view key) const {
+    if (is_checkpoint_file(key)) {
+        return false;
+    }
     const auto file_name = without_packing(base_name(key));
     return any_file_name ? any_file_name->matches(file_name)
                          : file_name.ends_with(".json") || file_name.ends_with(".jsonl");

@@ -46,6 +46,7 @@ std::string_view check_real(const Field& field, Slot& slot) {
     const auto* const end = slot.text.data() + slot.text.size();
     const auto error = std::from_chars(slot.text.data(), end, slot.real).ec;
     const bool kept = !field.exact || slot.got != Got::integer || is_exact(slot.text);
+    slot.is_rounded = field.exact && slot.got == Got::real && !json::double_holds(slot.text, slot.real);
     return error == std::errc{} && kept && in_range(field, slot.real) ? "" : "range";
 }
 
@@ -86,11 +87,14 @@ std::string_view check_text(const Field& field, Slot& slot) {
         return parse_date(slot.text) ? "" : "date";
     }
     if (field.type == Type::timestamp) {
-        const auto parsed = parse_timestamp(slot.text);
+        const auto parsed = parse_timestamp_text(slot.text);
         if (!parsed.ok()) {
             return "timestamp";
         }
-        slot.number = parsed.value();
+        const auto& time = parsed.value();
+        slot.number = time.us;
+        slot.is_rounded =
+            field.exact && (time.has_nanoseconds || time.has_offset || (field.zoned && *field.zoned != time.has_zone));
     }
     return {};
 }
@@ -121,7 +125,7 @@ void parse_default(const std::string& text, Type type, Slot& slot) {
     if (value.is_null()) {
         slot.got = Got::null;
     } else if (type == Type::json) {
-        json::CanonicalWriter writer(json::BigIntegers::exact);
+        json::CanonicalWriter writer(json::BigIntegers::verbatim);
         static_cast<void>(json::parse_json(text, writer));
         slot.got = Got::json;
         slot.text = writer.view();

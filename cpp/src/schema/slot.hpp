@@ -20,6 +20,7 @@ struct Slot {
     std::size_t count = 0;           // items in use
     std::int64_t number = 0;         // checked value of an integer or timestamp
     double real = 0;
+    bool is_rounded = false;  // a checked number or time says less than the text
 };
 
 bool contains(const std::vector<std::string>& values, std::string_view value);

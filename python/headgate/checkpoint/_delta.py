@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
-from headgate.checkpoint._places import s3_location, source_place
-from headgate.checkpoint._run import INFER, plan_of
+from headgate.checkpoint._places import key_in_source, s3_location, source_place
+from headgate.checkpoint._run import INFER, inferred_plan, plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import (
     ConfigError,
@@ -203,7 +203,7 @@ def update_delta(
     place, origin = DeltaPlace(target), source_place(source)
     for attempt in range(1, _ATTEMPTS + 1):
         state = place.state()
-        plan = _plan(schema, state.footer, origin, sort_by, options["threads"])
+        plan = _plan(schema, state.footer, origin, sort_by, options)
         with _scratch(options["spill_dir"]) as scratch:
             found, won = _attempt(place, state, plan, origin, options, progress, scratch)
         found["attempts"] = attempt
@@ -243,11 +243,11 @@ def version_of(table: Any | None, place: DeltaPlace) -> int:
     return int(version)
 
 
-def _plan(schema: str | type[Any], footer: str, origin: Any, sort_by: str, threads: int) -> str:
+def _plan(schema: str | type[Any], footer: str, origin: Any, sort_by: str, options: dict[str, Any]) -> str:
     if schema != INFER:
         return plan_of(schema)
     known = str(json.loads(footer).get("plan", "")) if footer else ""
-    return known or str(parquet().infer(origin, "records", sort_by, threads))
+    return inferred_plan(origin, known, sort_by, options)
 
 
 def _attempt(
@@ -260,7 +260,7 @@ def _attempt(
     stored = columns_of(state.table) if state.footer else wanted
     told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
     if state.footer:
-        write_footer(told, stored, state.footer)
+        write_footer(told, _ordered(stored, wanted), state.footer)
     found = parquet().stage(origin, place.parts, told if state.footer else "", out, plan, options, progress)
     if not found["committed"]:
         return found, True
@@ -310,6 +310,14 @@ def _evolved(stored: Any, wanted: Any) -> Any:
 
     new = [field for field in wanted if stored.get_field_index(field.name) < 0]
     return pa.schema([*(wanted.field(field.name) for field in stored), *new])
+
+
+def _ordered(stored: Any, wanted: Any) -> Any:
+    """The table's columns in the order of the schema, which a Delta table does not care for."""
+    import pyarrow as pa
+
+    place = {field.name: at for at, field in enumerate(wanted)}
+    return pa.schema(sorted(stored, key=lambda field: place.get(field.name, len(place))))
 
 
 def _append(place: DeltaPlace, table: Any, append: int, new: Any, columns: Any, rows: int, scratch: str) -> bool:
@@ -411,12 +419,15 @@ def check_table(place: DeltaPlace, state: State, plan: str) -> None:
     """
     with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")
-        write_footer(told, columns_of(state.table), state.footer)
+        write_footer(told, _ordered(columns_of(state.table), arrow_schema(json.loads(plan))), state.footer)
         parquet().check_columns(told, plan, place.uri)
 
 
 def verify_delta(
-    target: str, source: Any, schema: str | type[Any], progress: Callable[[int, int], None] | None
+    target: str,
+    source: str | os.PathLike[str] | None,
+    schema: str | type[Any],
+    progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
     place = DeltaPlace(target)
@@ -431,9 +442,11 @@ def verify_delta(
     rows = sum(batch.num_rows for batch in state.table.to_pyarrow_dataset().to_batches())
     with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")
-        write_footer(told, columns_of(state.table), state.footer)
+        write_footer(told, _ordered(columns_of(state.table), arrow_schema(json.loads(plan))), state.footer)
         goal = {"footer_file": told, "parts": place.parts}
-        found: dict[str, Any] = parquet().verify(source, goal, plan, progress, rows)
+        origin = None if source is None else source_place(source)
+        key = "" if source is None else key_in_source(source, target)
+        found: dict[str, Any] = parquet().verify(origin, goal, plan, progress, rows, key)
         return found
 
 

@@ -80,6 +80,20 @@ def target_place(url: str | os.PathLike[str]) -> str | dict[str, Any]:
     return _local(url)
 
 
+def key_in_source(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> str:
+    """The key that a target inside its own source would have there; empty when it lies elsewhere."""
+    goal = os.fspath(target).removeprefix("delta+")
+    if is_url(source, "s3") and is_url(goal, "s3"):
+        here, there = s3_location(source), s3_location(goal)
+        prefix = f"{here.key.rstrip('/')}/" if here.key else ""
+        same = here.bucket == there.bucket and here.endpoint == there.endpoint
+        return there.key.removeprefix(prefix).rstrip("/") if same and there.key.startswith(prefix) else ""
+    if is_url(source, "s3") or is_url(goal, "s3"):
+        return ""
+    folder, path = os.path.realpath(_local(source)), os.path.realpath(_local(goal))
+    return os.path.relpath(path, folder) if path.startswith(folder.rstrip("/") + "/") else ""
+
+
 def shown(url: str | os.PathLike[str]) -> str:
     """How results name a target: a path, or an s3:// URL without options."""
     return s3_location(url).url if is_url(url, "s3") else _local(url)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
-from headgate.checkpoint._places import shown, source_place, target_place
+from headgate.checkpoint._places import key_in_source, shown, source_place, target_place
 from headgate.errors import InvalidInputError
 
 Mode = Literal["ledger", "watermark"]
@@ -218,7 +218,7 @@ def update(
         "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
         "evolve": evolve,
         "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
-        "row_group_rows": row_group_rows,
+        "row_group_rows": row_group_rows, "target_key": key_in_source(source, target),
     }  # fmt: skip
     if spill_limit is not None:
         options["spill_limit"] = spill_limit
@@ -228,7 +228,8 @@ def update(
         found = update_delta(source, os.fspath(target), schema, sort_by, options, progress)
         return _answer(found, os.fspath(target), started)
     place, goal = source_place(source), target_place(target)
-    plan = _inferred(place, goal, sort_by, threads) if schema == INFER else plan_of(schema)
+    inferred = schema == INFER
+    plan = inferred_plan(place, parquet().stored_plan(goal), sort_by, options) if inferred else plan_of(schema)
     return _answer(parquet().update(place, goal, plan, options, progress), shown(target), started)
 
 
@@ -244,9 +245,11 @@ def _one_of(name: str, value: str, expected: tuple[str, ...]) -> None:
         raise InvalidInputError(message)
 
 
-def _inferred(source: Any, target: Any, sort_by: str, threads: int) -> str:
-    """The plan that the target was made with; on the first run, that of the source's files."""
-    return str(parquet().stored_plan(target) or parquet().infer(source, "records", sort_by, threads))
+def inferred_plan(source: Any, known: str, sort_by: str, options: dict[str, Any]) -> str:
+    """The plan `known` that a target was made with; that of the source's files if there is none, or more of it."""
+    if known and not options["evolve"]:
+        return known
+    return str(parquet().infer(source, "records", sort_by, options["threads"], options["target_key"], known))
 
 
 def plan_of(schema: str | type[Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import parquet
-from headgate.checkpoint._places import source_place, target_place
+from headgate.checkpoint._places import key_in_source, source_place, target_place
 from headgate.checkpoint._run import INFER, plan_of
 from headgate.errors import InvalidInputError
 
@@ -71,11 +71,12 @@ def verify(
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import verify_delta
 
-        return VerifyReport(**verify_delta(os.fspath(target), origin, schema, progress))
+        return VerifyReport(**verify_delta(os.fspath(target), source, schema, progress))
     goal = target_place(target)
     plan = parquet().stored_plan(goal) if schema == INFER else plan_of(schema)
     if not plan:
         message = f"{target} has no inferred schema; name the one it was made with"
         raise InvalidInputError(message)
-    found = parquet().verify(origin, goal, plan, progress)
+    key = "" if source is None else key_in_source(source, target)
+    found = parquet().verify(origin, goal, plan, progress, None, key)
     return VerifyReport(**found)

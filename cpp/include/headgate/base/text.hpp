@@ -28,6 +28,15 @@ bool parse_date(std::string_view text) noexcept;
 // nothing (naive = UTC). The result is microseconds since the epoch, UTC. Second 60 is refused.
 Result<std::int64_t> parse_timestamp(std::string_view text);
 
+// The same with what microseconds in UTC do not say of the text.
+struct Timestamp {
+    std::int64_t us = 0;
+    bool has_zone = false;         // the text names one: Z or an offset
+    bool has_offset = false;       // which is another than UTC
+    bool has_nanoseconds = false;  // digits beyond the microseconds that are not zero
+};
+Result<Timestamp> parse_timestamp_text(std::string_view text);
+
 // "2026-05-23T16:45:18Z", or with six fraction digits when there are any.
 std::string format_timestamp(std::int64_t us);
 

@@ -29,8 +29,9 @@ struct Options {
     std::int64_t window_us = 0;                // > 0: list only what can be newer than the last run less this
     std::int64_t full_listing_every_us = 86'400'000'000;  // a windowed run lists everything when this has passed
     bool partitioned = false;                             // the ledger by the day in the files' names
-    bool rescan = false;                                  // read every file again, whatever its tag says
-    bool evolve = false;                                  // the table may get new nullable columns and wider numbers
+    std::string target_key;  // of a target that lies in the source: it and what is beside it are no source
+    bool rescan = false;     // read every file again, whatever its tag says
+    bool evolve = false;     // the table may get new nullable columns and wider numbers
     bool dry_run = false;
     int attempts = 50;  // of losing the race for the commit
 };
@@ -91,6 +92,10 @@ Result<Summary> update(const Options& options, const Environment& environment);
 // The plan of an inferred schema that a target's footer keeps; empty: no table yet, or its schema was declared.
 Result<std::string> stored_plan(const Environment& environment);
 
+// Whether `key` is the target's, or that of a file which belongs to it: in it (Delta), its ledger, lock, or what it is
+// written to. Nothing belongs to an empty target.
+bool belongs_to_target(std::string_view key, std::string_view target);
+
 // Refuses a table that does not have the columns of a schema, as update() does: `footer_file` has the table's columns
 // and footer, `target` is its name.
 Status check_columns(const TableFile& files, const std::string& footer_file, const schema::Schema& schema,
@@ -101,6 +106,8 @@ struct InferOptions {
     std::string sort_by;  // empty: the field `timestamp`, if it is one in every record
     unsigned threads = 0;
     std::size_t max_file_bytes = 256U << 20U;
+    std::string target_key;  // as in Options
+    std::string base_plan;   // of a table: its columns stay, integers may widen, and fields that came since are new
     std::size_t max_columns = 1'000;  // rarer fields stay in `_rest`
 };
 

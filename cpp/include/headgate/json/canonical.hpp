@@ -11,12 +11,16 @@
 namespace headgate::json {
 
 // RFC 8785 says nothing of integers a double cannot hold; `refuse` (the default) is an error for |n| > 2^53 - 1,
-// because two such integers could become one key; `exact` keeps their digits.
-enum class BigIntegers : std::uint8_t { refuse, exact };
+// because two such integers could become one key; `exact` keeps their digits; `verbatim` also keeps every other number
+// as it was written where a double does not hold all of its digits.
+enum class BigIntegers : std::uint8_t { refuse, exact, verbatim };
 
 // ECMAScript Number::toString (ECMA-262 section 6.1.6.1.20), which RFC 8785 section 3.2.2.3 prescribes.
 // `value` is finite.
 void append_number(std::string& out, double value);
+
+// Whether the double nearest to a JSON number has all digits that were written.
+bool double_holds(std::string_view token, double nearest);
 
 // Compares two well-formed UTF-8 strings in the order of their UTF-16 code units (RFC 8785 section 3.2.3).
 int compare_utf16(std::string_view a, std::string_view b) noexcept;

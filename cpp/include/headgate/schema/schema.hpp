@@ -28,8 +28,9 @@ struct Field {
     Type type = Type::string;
     bool required = true;
     bool nullable = false;
-    bool digits = false;  // an integer field that also takes a string of digits
-    bool exact = false;   // a float64 field that refuses integers which it would round
+    bool digits = false;        // an integer field that also takes a string of digits
+    bool exact = false;         // a float64 field that refuses integers which it would round
+    std::optional<bool> zoned;  // whether the texts of a timestamp name a zone; the others are kept in `rest` too
     Blanks blanks = Blanks::keep;
     std::optional<std::string> default_json;  // canonical text
     std::size_t min_length = 0;               // code points; items for string_list
@@ -78,6 +79,10 @@ struct Schema {
     std::string shown_name(std::string_view key) const;   // as logs may have it
     std::string day_of_name(std::string_view key) const;  // YYYYMMDD of the group `stamp`, or nothing
 };
+
+// Whether a key is that of a file which checkpoints keep for themselves: segments of a ledger, rejected records,
+// manifests, and what lies in the log of a Delta table. Such a file is never a source, wherever it is.
+bool is_checkpoint_file(std::string_view key);
 
 std::string_view without_packing(std::string_view name);  // x.json of x.json.gz and of x.json.zst
 
