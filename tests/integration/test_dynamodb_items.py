@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import boto3
 import pytest
@@ -173,3 +174,21 @@ def test_an_item_is_put_only_where_there_is_none(table, dynamo_server):
             boto3.Session().resource("dynamodb", endpoint_url=dynamo_server.endpoint, **SECRET).Table("none"),
             {"pk": "a", "sk": "b"},
         )
+
+
+def test_a_store_that_was_used_before_a_fork_works_in_the_child(table, dynamo_server, monkeypatch):
+    for name, value in SECRET.items():
+        monkeypatch.setenv({"region_name": "AWS_DEFAULT_REGION"}.get(name, name.upper()), value)
+    _, name = table
+    store = DynamoStore.open(name, {"endpoint": dynamo_server.endpoint}, ManualClock(NOW), "market")
+    bodies = {i.key: {} for i in items(40)}
+    assert len(store.put_items(items(20), "t", bodies).new_keys) == 20  # its threads and connections are in use
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if len(store.put_items(items(40), "t", bodies).new_keys) == 20 else 1)
+        except BaseException:
+            os._exit(9)
+    assert len(store.documents([f"k{n}" for n in range(20)])) == 20  # the parent goes on meanwhile
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.put_items(items(40), "t", bodies).duplicates == 40

@@ -109,7 +109,7 @@ def test_the_wiring_names_no_pipeline():
 @pytest.mark.parametrize("folder", ["cpp/include", "cpp/src", "bindings"])
 def test_third_party_headers_stay_in_their_backend(folder):
     homes = {
-        "curl/": "backends/curl", "sqlite3.h": "backends/sqlite", "hiredis/": "backends/redis",
+        "curl/": "backends/curl", "zlib.h": "backends/curl", "sqlite3.h": "backends/sqlite", "hiredis/": "backends/redis",
         "arrow/": "backends/parquet", "parquet/": "backends/parquet", "pybind11/": "bindings/py.hpp", "openssl/": ("hash", "backends/redis", "backends/s3"),
         "expat.h": "backends/s3",
         "Python.h": "nowhere",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 
 import pytest
 
 from headgate._core import SystemClock, SystemRandom
-from headgate.errors import InvalidInputError
+from headgate.errors import InvalidInputError, Kind, TransientError
 from headgate.resilience import (
     Failover,
     HttpClient,
@@ -87,6 +89,63 @@ def test_a_proxys_answer_to_connect_is_not_the_servers(monkeypatch):
             HttpClient(timeout_s=3).get("https://example.invalid/")
     assert proxy.seen[0].startswith(b"CONNECT ")
     assert caught.value.kind == "connection_failed"
+
+
+TEXT = b"[1," + b" " * 4000 + b"2]"
+RAW = zlib.compressobj(wbits=-15)
+CODED = {
+    "gzip": ("gzip", gzip.compress(TEXT)), "members": ("gzip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
+    "padding": ("gzip", gzip.compress(TEXT) + b"\0" * 10), "junk": ("gzip", gzip.compress(TEXT) + b"junk"),
+    "upper": ("GZIP", gzip.compress(TEXT)), "x-gzip": ("x-gzip", gzip.compress(TEXT)),
+    "twice": ("gzip, gzip", gzip.compress(gzip.compress(TEXT))), "zlib": ("deflate", zlib.compress(TEXT)),
+    "bare": ("deflate", RAW.compress(TEXT) + RAW.flush()), "mixed": ("deflate,gzip", gzip.compress(zlib.compress(TEXT))),
+    "unknown": ("br2", TEXT), "charset": ("utf-8", TEXT), "chunked": ("aws-chunked", TEXT), "identity": ("identity", TEXT),
+    "blank": ("", TEXT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_a_body_is_decoded_as_requests_and_httpx_do(name):
+    coding, body = CODED[name]
+    with replies(response(body, headers=[("Content-Encoding", coding)])) as server:
+        assert HttpClient(timeout_s=3).get(server.url).body == TEXT
+    assert b"\r\nAccept-Encoding: gzip, deflate\r\n" in server.seen[0]
+
+
+@pytest.mark.parametrize("body", [TEXT, gzip.compress(TEXT)[:-12], gzip.compress(TEXT) + gzip.compress(TEXT)[:20]])
+def test_a_body_that_is_not_what_its_coding_says_is_no_answer(body):
+    with replies(response(body, headers=[("Content-Encoding", "gzip")])) as server:
+        with pytest.raises(TransientError) as caught:
+            HttpClient(timeout_s=3).get(server.url)
+    assert caught.value.kind is Kind.MALFORMED_RESPONSE
+
+
+def test_the_decoded_size_counts():
+    bomb = gzip.compress(gzip.compress(b"0" * 50_000_000))
+    with replies(response(bomb, headers=[("Content-Encoding", "gzip, gzip")])) as server:
+        with pytest.raises(TransientError, match="limit"):
+            HttpClient(timeout_s=9, max_body=1_000_000).get(server.url)
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"[1]", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/3.0 200 OK\r\n\r\n[]"])
+def test_an_answer_that_is_not_http_is_said_to_be_none(data):
+    with replies(data) as server, pytest.raises(TransientError, match="not HTTP") as caught:
+        HttpClient(timeout_s=3).get(server.url)
+    assert caught.value.kind is Kind.MALFORMED_RESPONSE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\n[]", b"HTTP/1.1 200 OK\nContent-Length: 2\n\n[]"],
+)
+def test_small_mistakes_are_read_over(data):
+    with replies(data) as server:
+        assert HttpClient(timeout_s=3).get(server.url).body == b"[]"
+
+
+def test_a_folded_header_is_one():
+    with replies(b"HTTP/1.1 200 OK\r\nX-A: one\r\n two\r\nContent-Length: 2\r\n\r\n[]") as server:
+        assert HttpClient(timeout_s=3).get(server.url).header("x-a") == "one two"
 
 
 def test_a_hedged_failover_that_was_used_before_a_fork_says_so_in_the_child():

@@ -8,6 +8,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
+from headgate.backends._process_client import ProcessClient
 from headgate.backends._publish_order import Lanes
 from headgate.errors import ConfigError, Kind, needed
 from headgate.ports import Published, Refusal
@@ -252,7 +253,8 @@ def aws_client(service: str, options: Mapping[str, str]) -> Any:
     """A boto3 client; options: region, endpoint."""
     with needed(f"{service}:// needs boto3", "headgate[aws]"):
         import boto3
-    return boto3.Session().client(service, region_name=options.get("region"), endpoint_url=options.get("endpoint"))
+    where = {"region_name": options.get("region"), "endpoint_url": options.get("endpoint")}
+    return ProcessClient(lambda: boto3.Session().client(service, **where))
 
 
 def aws_options(where: str, options: Mapping[str, str]) -> dict[str, Any]:

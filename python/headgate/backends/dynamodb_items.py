@@ -24,8 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from headgate._forks import watch
 from headgate._native import core
 from headgate.backends._dynamodb_forms import assignments, decoded, encoded, expiry
+from headgate.backends._process_client import ProcessClient
 from headgate.backends.dynamodb import _code, _translated, connect, until_processed
 from headgate.backends.dynamodb_healing import STATUS_KEYS, DynamoItems
 from headgate.backends.dynamodb_outbox import DynamoOutbox
@@ -104,7 +106,7 @@ class DynamoStore(DynamoItems, DynamoOutbox):
     """Implements ItemStore, ItemLives, StateStore, SharedStateStore and HealingTable.
 
     Args:
-        client: a boto3 DynamoDB client; several threads use it.
+        client: a boto3 DynamoDB client; several threads use it. `open` makes one that each process has for itself.
         table: see `create_items_table`.
         clock: of everything that is stored.
         pipeline: whose items these are.
@@ -125,6 +127,11 @@ class DynamoStore(DynamoItems, DynamoOutbox):
         self._item_days = item_days
         self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
         self.metrics: Metrics | None = None  # counts what the outbox sets aside
+        self._after_fork()
+        watch(self, store=True)
+
+    def _after_fork(self) -> None:
+        """A child has none of the threads."""
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="headgate-dynamodb")
 
     @classmethod
@@ -136,7 +143,8 @@ class DynamoStore(DynamoItems, DynamoOutbox):
         Raises:
             ConfigError: boto3 is missing, or no region or credentials are to be found.
         """
-        return cls(connect(options), table, clock, pipeline, prefix=prefix)
+        client = ProcessClient(lambda: connect(options))
+        return cls(client, table, clock, pipeline, prefix=prefix)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from headgate.backends._process_client import ProcessClient
 from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError, needed
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class S3Location:
             self.session = boto3.Session(
                 profile_name=self.options.get("profile"), region_name=self.options.get("region")
             )
-            self.client = self.session.client("s3", endpoint_url=self.options.get("endpoint"))
+            endpoint = self.options.get("endpoint")
+            self.client = ProcessClient(lambda: self.session.client("s3", endpoint_url=endpoint))
         except (BotoCoreError, ValueError) as error:
             message = f"s3 URL: {error}"
             raise ConfigError(message) from None

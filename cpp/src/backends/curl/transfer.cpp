@@ -7,10 +7,18 @@
 #include <algorithm>
 #include <cctype>
 
+#include "decode.hpp"
 #include "headgate/base/text.hpp"
 
 namespace headgate::backends {
 namespace {
+
+bool names_header(const net::HttpRequest& request, std::string_view wanted) {
+    return std::any_of(request.headers.begin(), request.headers.end(), [wanted](const auto& header) {
+        return std::equal(header.first.begin(), header.first.end(), wanted.begin(), wanted.end(),
+                          [](unsigned char a, unsigned char b) { return std::tolower(a) == b; });
+    });
+}
 
 std::size_t on_upload(char* to, std::size_t size, std::size_t count, void* user) {
     const auto read = ::read(static_cast<Transfer*>(user)->upload.get(), to, size * count);
@@ -125,11 +133,12 @@ void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpRespo
         const bool blank = trim_blanks(value).empty();
         headers = curl_slist_append(headers, (blank ? name + ";" : name + ": " + value).c_str());
     }
-    if (!request.body.empty() && std::none_of(request.headers.begin(), request.headers.end(), [](const auto& header) {
-            return header.first == "content-type" || header.first == "Content-Type";
-        })) {
+    if (!request.body.empty() && !names_header(request, "content-type")) {
         // libcurl would say that it is a form.
         headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
+    }
+    if (options.decode && !names_header(request, "accept-encoding")) {
+        headers = curl_slist_append(headers, (std::string("Accept-Encoding: ") + kAcceptedCodings).c_str());
     }
     transfer.headers.reset(headers);
     curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
@@ -139,9 +148,6 @@ void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpRespo
     curl_easy_setopt(easy, CURLOPT_USERAGENT, options.user_agent.c_str());
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);  // do not join a hanging resolver thread
-    if (options.decode) {
-        curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
-    }
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, static_cast<long>(std::clamp<std::int64_t>(left_ms, 1, 86'400'000)));
     if (options.connect_timeout_us > 0) {
         curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,

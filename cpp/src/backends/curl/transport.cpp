@@ -2,6 +2,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "decode.hpp"
 #include "headgate/backends/curl.hpp"
 #include "transfer.hpp"
 
@@ -161,6 +162,7 @@ private:
     }
 
     void finish(Transfer& transfer, Status status) {
+        std::string codings;
         curl_off_t looked_up = 0;
         curl_off_t connected = 0;
         curl_easy_getinfo(transfer.easy.get(), CURLINFO_NAMELOOKUP_TIME_T, &looked_up);
@@ -171,6 +173,14 @@ private:
         }
         if (status.code() == ErrorCode::invalid_input && connected > 0) {
             status = Status(ErrorCode::malformed_response, "the answer is not HTTP");
+        }
+        if (status.ok() && options_.decode) {
+            for (const auto& [name, value] : transfer.response->headers) {
+                if (name == "content-encoding") {
+                    codings += (codings.empty() ? "" : ",") + value;
+                }
+            }
+            status = decode_content(codings, options_.max_body, transfer.response->body);
         }
         transfer.done = true;
         transfer.response->error = std::move(status);
