@@ -15,7 +15,7 @@ CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -na
 SIMULATION_TESTS := tests/property/test_simulation.py
 WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
-.PHONY: help run test validate test-local check bench chaos fuzz sanitize cpp-test install clean format
+.PHONY: help run test validate test-local check lower-bounds bench chaos fuzz sanitize cpp-test install clean format
 
 help:
 	@echo "make run     set up, build, and run the main job (headgate demo)"
@@ -57,6 +57,9 @@ test-local: test
 
 check: $(STAMPS)/dev $(STAMPS)/installed
 	tools/check
+# The lowest version of each requirement in pyproject.toml, installed and tried.
+lower-bounds: $(STAMPS)/dev $(STAMPS)/installed
+	$(PY) tools/lower_bounds
 format: $(STAMPS)/dev
 	clang-format -i $(CXX_FILES)
 	.venv/bin/ruff format .

@@ -13,16 +13,20 @@ from headgate import _core
 from headgate.cli._main import main
 from headgate.config import load
 from headgate.errors import AllSourcesFailedError, ConfigError, HeadgateError, InvalidInputError, Kind, TransientError
-from headgate.intake import AlwaysOpen, check_freshness
+from headgate.intake import AlwaysOpen, RawInfo, Reject, check_freshness
 from headgate.pipelines.market import (
     DataSourceConfig,
     FailoverOrchestrator,
     FinnhubAdapter,
     FinnhubSource,
+    NewDataNotification,
+    NewsItem,
     RateLimitError,
+    SentimentScore,
     TiingoAdapter,
     TiingoSource,
 )
+from headgate.pipelines.market.pipeline import normalise
 from headgate.resilience import Request, RetryPolicy
 from headgate.testing.scripted import RawServer, path_of, response
 from headgate.wiring import App
@@ -354,6 +358,41 @@ def test_a_sources_standing_is_stored(make):
         app.collect()
     down, up = (DataSourceConfig.model_validate(app.store.load_state(f"source:{n}")) for n in ("tiingo", "finnhub"))
     assert (down.consecutive_failures, up.consecutive_failures, up.priority) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://x.example/a?b=%20c", "https://x.example/a?b=%20c"), ("https://x.example/a b", "https://x.example/a%20b"),
+        ("https://x.example/\u00e9", "https://x.example/%C3%A9"), ("no url", None), ("/relative", None), ("", None), (7, None),
+        ("https://x.example/" + "a" * 2048, None), (" https://x.example/ ", "https://x.example/"),
+    ],
+)  # fmt: skip
+def test_a_url_is_one_or_none(url, kept):
+    item = normalise(article(url=url), RawInfo("tiingo", "k", int(NOW.timestamp() * 1e6))).doc
+    assert item["url"] == kept
+    NewsItem.model_validate(item)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"score": 1.5}, {"score": True}, {"score": "0.5"}, {"confidence": -0.1}, {"label": "good"}, 5,
+        {"score": 0.9, "label": "negative"}, {"score": float("nan")},
+    ],
+)  # fmt: skip
+def test_a_sentiment_keeps_its_contract(bad):
+    raw = RawInfo("wire", "k", int(NOW.timestamp() * 1e6), {"sentiment": {"AAPL": bad}}, 1, TiingoSource())
+    with pytest.raises(Reject) as caught:
+        normalise(article(), raw)
+    assert caught.value.kind == "invalid_sentiment"
+
+
+def test_contracts_check_what_they_declare():
+    with pytest.raises(ValueError, match="label"):
+        SentimentScore(score=0.9, label="negative")
+    with pytest.raises(ValueError, match="each once"):
+        NewDataNotification(timestamp=TODAY, source="tiingo", item_count=1, tickers=["AAPL", "AAPL"])
 
 
 # --- keys, names and commands

@@ -114,17 +114,19 @@ def test_a_body_is_decoded_as_requests_and_httpx_do(name):
 
 @pytest.mark.parametrize("body", [TEXT, gzip.compress(TEXT)[:-12], gzip.compress(TEXT) + gzip.compress(TEXT)[:20]])
 def test_a_body_that_is_not_what_its_coding_says_is_no_answer(body):
-    with replies(response(body, headers=[("Content-Encoding", "gzip")])) as server:
-        with pytest.raises(TransientError) as caught:
-            HttpClient(timeout_s=3).get(server.url)
+    with (
+        replies(response(body, headers=[("Content-Encoding", "gzip")])) as server,
+        pytest.raises(TransientError) as caught,
+    ):
+        HttpClient(timeout_s=3).get(server.url)
     assert caught.value.kind is Kind.MALFORMED_RESPONSE
 
 
 def test_the_decoded_size_counts():
     bomb = gzip.compress(gzip.compress(b"0" * 50_000_000))
-    with replies(response(bomb, headers=[("Content-Encoding", "gzip, gzip")])) as server:
-        with pytest.raises(TransientError, match="limit"):
-            HttpClient(timeout_s=9, max_body=1_000_000).get(server.url)
+    coding = [("Content-Encoding", "gzip, gzip")]
+    with replies(response(bomb, headers=coding)) as server, pytest.raises(TransientError, match="limit"):
+        HttpClient(timeout_s=9, max_body=1_000_000).get(server.url)
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"[1]", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/3.0 200 OK\r\n\r\n[]"])

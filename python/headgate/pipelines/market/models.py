@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from headgate.checkpoint.schema import JsonValue, Timestamp, Trimmed
 from headgate.pipelines.market.sentiment import label_of
 
 Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]
 Label = Literal["positive", "neutral", "negative"]
+URI = r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$"  # RFC 3986: a scheme, and no blanks
 LOW_CONFIDENCE = 0.6  # section 1: below is shown as low
 
 
@@ -33,7 +34,7 @@ class NewsItem(BaseModel):
     source_id: Annotated[Trimmed, StringConstraints(min_length=1, max_length=200)]
     headline: Annotated[Trimmed, StringConstraints(min_length=1, max_length=500)]
     description: Annotated[Trimmed, StringConstraints(max_length=5000)] | None = None
-    url: Annotated[Trimmed, StringConstraints(min_length=1, max_length=2048)] | None = None
+    url: Annotated[Trimmed, StringConstraints(max_length=2048, pattern=URI)] | None = None
     published_at: Timestamp
     ingested_at: Timestamp
     tickers: Annotated[list[Ticker], Field(min_length=1, max_length=10)]
@@ -52,11 +53,21 @@ class SentimentScore(BaseModel):
         True
     """
 
+    # The contract's `model_version` begins as pydantic's own methods do, and before 2.10 it warned of that.
+    model_config = ConfigDict(protected_namespaces=())
+
     score: Annotated[float, Field(ge=-1, le=1)] | None = None
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     label: Label | None = None
     model_version: str | None = None
     calculated_at: Timestamp | None = None
+
+    @model_validator(mode="after")
+    def _label_fits(self) -> SentimentScore:
+        if self.score is not None and self.label is not None and self.label != label_of(self.score):
+            message = f"label: {self.label} does not fit the score; expected {label_of(self.score)}"
+            raise ValueError(message)
+        return self
 
     @staticmethod
     def label_of(score: float) -> Label:
@@ -120,6 +131,13 @@ class DataSourceConfig(BaseModel):
         return DataSourceConfig.model_validate(standing(source, priority, breaker, events))
 
 
+def _unique(tickers: list[str]) -> list[str]:
+    if len(set(tickers)) != len(tickers):
+        message = "tickers: expected each once"
+        raise ValueError(message)
+    return tickers
+
+
 class NewDataNotification(BaseModel):
     """Sent once per collection that stored something new."""
 
@@ -127,7 +145,7 @@ class NewDataNotification(BaseModel):
     timestamp: Timestamp
     source: str
     item_count: Annotated[int, Field(ge=1)]
-    tickers: list[Ticker]
+    tickers: Annotated[list[Ticker], AfterValidator(_unique)]
     date_range: dict[str, Timestamp] | None = None
     collection_event_id: str | None = None
 

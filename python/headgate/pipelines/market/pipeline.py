@@ -7,6 +7,7 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from headgate._native import core
 from headgate._registry import shipped_plan
@@ -14,7 +15,7 @@ from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.identity import story_key_of
 from headgate.intake import Normalised, Pipeline, RawInfo, Reject
 from headgate.intake._intake import parse_array, read_json, readable
-from headgate.pipelines.market.sentiment import reliability_sentiment
+from headgate.pipelines.market.sentiment import reliability_sentiment, what_is_wrong
 from headgate.pipelines.market.sources import READERS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MODEL_VERSION = "v1.0.0"  # spec 000, section 4
 UNAVAILABLE_AFTER = 3  # section 2: failures within 15 minutes
 _FAILURE_WINDOW_US = 900 * 1_000_000
 _MAX_TICKER = 5
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")  # as `models.URI`
 _TICKER = re.compile(r"[A-Z]{1,5}")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
@@ -101,7 +103,7 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
         "source_id": f"{raw.source}:{key if source_id is None or source_id == '' else source_id}"[:_MAX_SOURCE_ID],
         "headline": headline,
         "description": _text(fields["description"], _MAX_DESCRIPTION, markup=True) or None,
-        "url": _text(fields["url"], _MAX_URL) or None,
+        "url": _url(fields["url"]),
         "published_at": published,
         "ingested_at": core.format_timestamp(raw.fetched_us),
         "tickers": tickers,
@@ -120,7 +122,10 @@ def _sentiment(tickers: list[str], publisher: str | None, raw: RawInfo) -> Json 
     scored = raw.context.get("sentiment") or {}
     for ticker in tickers:
         if ticker in scored:
-            return {**scored[ticker], "calculated_at": raw.fetched_at}
+            found = scored[ticker]
+            if (wrong := what_is_wrong(found)) is not None:
+                raise Reject("invalid_sentiment", wrong)
+            return {**found, "calculated_at": raw.fetched_at}
     if raw.source == "tiingo":
         return reliability_sentiment(publisher, raw.context.get("reliability"))
     return None
@@ -134,6 +139,14 @@ def _text(value: Any, limit: int, *, markup: bool = False) -> str:
         value = _BLANKS.sub(" ", _TAG.sub(" ", html.unescape(value)))
     text: str = value
     return text.strip()[:limit].rstrip()
+
+
+def _url(value: Any) -> str | None:
+    """A URI, its blanks and characters outside ASCII escaped as browsers do; None for what is none, or is too long."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not _URI.fullmatch(text):
+        text = quote(text, safe="!#$%&'()*+,/:;=?@[]~")
+    return text if len(text) <= _MAX_URL and _URI.fullmatch(text) else None
 
 
 def _published(value: Any) -> int:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from headgate.ports import Json
 
+_LABELS = ("positive", "neutral", "negative")
 LABEL_BORDER = 0.33  # section 2: both bounds inclusive
 FINNHUB_MODEL = "finnhub-news-sentiment"
 RELIABILITY_MODEL = "publisher-reliability-1"
@@ -94,6 +95,26 @@ def reliability_sentiment(publisher: Any, overrides: Mapping[str, float] | None 
     name = publisher.strip().lower().removeprefix("www.")
     value = (overrides or {}).get(name, RELIABILITY.get(name))
     return None if value is None else _doc(None, value, RELIABILITY_MODEL)
+
+
+def what_is_wrong(sentiment: Any) -> str | None:
+    """Why a document is no `SentimentScore`, or None: a source's own sentiments are judged as the contract says.
+
+    Example:
+        >>> what_is_wrong({"score": 0.5, "confidence": 0.9, "label": "positive"}), what_is_wrong({"score": 1.5})
+        (None, 'score: expected a number of -1 to 1, or null')
+    """
+    if not isinstance(sentiment, dict):
+        return "the sentiment is no object"
+    for name, least in (("score", -1), ("confidence", 0)):
+        value = sentiment.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and least <= value <= 1):
+            return f"{name}: expected a number of {least} to 1, or null"
+    score, label = sentiment.get("score"), sentiment.get("label")
+    if label is not None and (label not in _LABELS or (score is not None and label != label_of(score))):
+        return "label: expected the one that fits the score, or null"
+    return None
 
 
 def _doc(score: float | None, confidence: float | None, model: str) -> Json:
