@@ -416,6 +416,7 @@ def _fresh(folder: Path, n: int) -> Path:
 
 def main() -> None:
     import checkpoints  # beside this file; they need Row from here
+    import cold_starts
     import healing
     import market
 
@@ -424,7 +425,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer files and rounds")
     parser.add_argument("--rounds", type=int, default=5)
     parts = ("identity", "claims", "redis", "files", "s3", "incremental", "large", "delta", "failover", "collect",
-             "workflows", "healing")  # fmt: skip
+             "workflows", "healing", "cold")  # fmt: skip
     parser.add_argument("--only", choices=parts, help="these rows only, printed and not kept")
     options = parser.parse_args()
     small, large = (2_000, 6_000) if options.quick else (50_000, 200_000)
@@ -449,6 +450,7 @@ def main() -> None:
         "workflows": lambda folder, _: workflow_rows(folder),
         "delta": lambda folder, _: checkpoints.delta_rows(folder, few, events[-1]),
         "healing": lambda folder, _: healing.healing_rows(folder),
+        "cold": cold_starts.cold_start_rows,
     }
     rows: list[Row] = []
     for name in [options.only] if options.only else parts:
