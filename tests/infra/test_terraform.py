@@ -379,3 +379,30 @@ def test_the_environments_differ_where_they_must_only():
             if line[0] != line[1]
         ]  # fmt: skip
         assert len(different) == (2 if file.name == "main.tf" else 0), file.name
+
+
+FOLDERS = sorted({file.parent for file in INFRA.rglob("*.tf")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(INFRA)))
+def test_what_is_declared_is_used_and_typed(folder):
+    """What tflint's own rules look at: it and its rules for AWS cannot be had everywhere."""
+    text = "".join(file.read_text() for file in sorted(folder.glob("*.tf")))
+    bare = re.sub(r"(?m)^\s*#.*$", "", text)
+    for name, body in re.findall(r'variable "(\w+)" \{(.*?)\n\}', bare, re.S):
+        assert re.search(rf"\bvar\.{name}\b", bare.replace(f'variable "{name}"', "")), f"variable {name} is not used"
+        assert re.search(r"^\s+type\s+=", body, re.M), f"variable {name} has no type"
+    for block in re.findall(r"^locals \{(.*?)\n\}", bare, re.S | re.M):
+        for name in re.findall(r"^  (\w+)\s+=", block, re.M):
+            assert re.search(rf"\blocal\.{name}\b", bare), f"local {name} is not used"
+    for kind, name in re.findall(r'^data "(\w+)" "(\w+)"', bare, re.M):
+        assert f"data.{kind}.{name}." in bare, f"data {kind}.{name} is not used"
+    for name in re.findall(r'^module "(\w+)"', bare, re.M):
+        assert re.fullmatch(r"[a-z_]+", name)
+    if "modules" in folder.parts:
+        outputs = set(re.findall(r'^output "(\w+)"', bare, re.M))
+        users = "".join(file.read_text() for other in FOLDERS if other != folder for file in other.glob("*.tf"))
+        assert f'"../../modules/{folder.name}"' in users or f'"../{folder.name}"' in users, (
+            f"nothing uses {folder.name}"
+        )
+        assert all(f".{output}" in users or output in ("name", "url", "role_arn") for output in outputs), outputs
