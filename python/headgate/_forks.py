@@ -1,4 +1,8 @@
-"""What a forked child has to begin anew: locks that another thread may have held, threads and sockets of the parent."""
+"""Resets objects in a child of fork().
+
+A child has only the thread that forked: locks that other threads held stay locked, and threads and sockets belong to
+the parent. Objects that own such things register here and are reset in the child.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from weakref import WeakSet
 
 
 class ForkAware(Protocol):
-    """An object that mends itself in a child."""
+    """An object that can be reset in a child of fork()."""
 
     def _after_fork(self) -> None: ...
 
@@ -21,8 +25,8 @@ def watch(item: ForkAware, *, store: bool = False) -> None:
     """Call `item._after_fork()` in every child of fork(), as long as the item lives.
 
     Args:
-        item: may be compared by identity only, and referred to weakly.
-        store: others depend on it, so it comes before them.
+        item: must be hashable by identity and weakly referenceable.
+        store: whether other items depend on this one, so that it is reset first.
 
     Example:
         >>> class Pool:

@@ -1,4 +1,8 @@
-"""Names that cross rooms, in one table: what a user may write instead of importing (exempt in the layering test)."""
+"""The table of names that connect packages without an import.
+
+A name in `headgate.toml`, such as `tiingo`, is resolved here to "module:attribute". The module is imported when the
+name is used, so that the engine depends on no pipeline.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,27 @@ import os
 from importlib import import_module
 from typing import Any
 
-# schema name -> package with its plan.json, made from the pydantic model by tools/make_plans.py
+# Schema name -> the package that holds its plan.json. tools/make_plans.py makes the plan from the pydantic model.
 PLANS = {"visits": "headgate.pipelines.visits", "news": "headgate.pipelines.market"}
 
-# name in headgate.toml -> module:attribute
+# Source kind in headgate.toml -> the adapter class.
 ADAPTERS = {
     "tiingo": "headgate.pipelines.market.sources:TiingoSource",
     "finnhub": "headgate.pipelines.market.sources:FinnhubSource",
 }
-# names of the task lists that a room offers although another one owns them
+# Public names that one package offers although another one defines them.
 REEXPORTS = {
     "S3EventRetriever": "headgate.pipelines.visits.retriever:S3EventRetriever",
     "handle_scheduled_collection": "headgate.handlers._collect:handle_scheduled_collection",
 }
-# name in headgate.toml -> the calendar of scheduled collections
+# Calendar name in headgate.toml -> the class that says when scheduled collections run.
 CALENDARS = {
     "nyse": "headgate.pipelines.market.calendar:MarketCalendar",
     "always": "headgate.intake:AlwaysOpen",
 }
-# what a sweep of a table that is not headgate's own sends -> module:function(item, key names, model version)
+# Kind of announcement that a sweep of a user's own table sends -> function(item, key names, model version).
 MESSAGES = {"analysis": "headgate.pipelines.market.requests:analysis_body"}
+# Pipeline name in headgate.toml -> the `Pipeline` object.
 PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
 
 

@@ -1,7 +1,7 @@
 """One headgate.toml: defaults for everything, environment overrides, and errors that name file, key and expectation.
 
 An override is ``HEADGATE__SECTION__KEY=value`` (``HEADGATE__SOURCES__TIINGO__TIMEOUT_S=5``); lists are
-comma-separated. Names that the specifications fixed work too (`SPEC_NAMES`).
+comma-separated. Some short names work too (`SPEC_NAMES`), so that deployments that already use them need no change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FORMAT = 1
 
-# environment name of a specification -> key here
+# Well-known environment variable -> the section and key that it sets.
 SPEC_NAMES = {
     "FAILOVER_TIMEOUT_SECONDS": ("resilience", "timeout_s"),
     "ALERT_FAILURE_THRESHOLD": ("resilience", "alert_failures"),
@@ -32,7 +32,7 @@ SPEC_NAMES = {
     "CIRCUIT_BREAKER_CACHE_TTL": ("resilience", "breaker_cache_s"),
     "LOG_LEVEL": ("logging", "level"),
 }
-# environment name of a specification -> key here, and the URL that its value becomes part of
+# Well-known environment variable -> section, key, and the URL scheme that is put before its value.
 SPEC_URLS = {
     "DATABASE_TABLE": ("backends", "store", "dynamodb://"),
     "SNS_TOPIC_ARN": ("backends", "notify", "sns://"),
@@ -82,7 +82,7 @@ class SourceConfig:
 
 @dataclass
 class Resilience:
-    """Breaker, retry and failover (spec 001, decision 5)."""
+    """Breaker, retry and failover."""
 
     timeout_s: float = _number(10, 0.05, 60, "a source's budget for a whole collection, seconds")
     failure_threshold: int = _number(5, 1, 1000, "failed attempts within window_s that open a breaker")
@@ -163,7 +163,7 @@ class ConsumerConfig:
 
 @dataclass
 class Healing:
-    """The sweep (spec 000)."""
+    """The healing sweep."""
 
     enabled: bool = field(default=True, metadata={"doc": "run it after every collection"})
     threshold_hours: float = _number(1, 0, 720, "pending for longer than this, and the cooldown between announcements")
@@ -206,7 +206,7 @@ class WorkflowConfig:
 
 @dataclass
 class Uploads:
-    """The intake of uploaded files (spec 004, sections 2 and 6)."""
+    """The intake of uploaded files."""
 
     min_length: int = _number(50, 0, 1_000_000, "characters of a text after trimming")
     max_length: int = _number(50_000, 1, 100_000_000, "characters of a text after trimming")

@@ -182,7 +182,7 @@ core.set_identity_rules(plain, _dumps)
 
 
 def dedup_key(headline: str, source: str, published: str) -> str:
-    """32 hex digits of SHA-256 over ``headline|source|YYYY-MM-DD`` (spec 001, section 2).
+    """32 hex digits of SHA-256 over ``headline|source|YYYY-MM-DD``.
 
     Args:
         headline: as the source gave it, trimmed.

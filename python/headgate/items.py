@@ -1,4 +1,4 @@
-"""The life of an item: what its announcement says of it, and how its consumer ends it.
+"""The life of an item: how its announcement identifies it, and how its consumer finishes it.
 
 An item is stored as `pending` and announced. Its announcement carries its key, and the key is the announcement's
 identity wherever and however often it arrives. When the consumer that the pipeline names has handled it, the engine
@@ -110,7 +110,7 @@ class Ending:
 
 
 class Scope:
-    """What a handler said of items while it ran; applied when its effect is completed."""
+    """Collects the calls of `finish`, `fail` and `leave_pending` while a handler runs. Applied with its effect."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -215,7 +215,7 @@ def _end(what: str, key: str | None, ending: Ending) -> bool:
 
 @dataclass(frozen=True)
 class LifeCycle:
-    """A consumer's part in the lives of items; `Processor` asks it.
+    """Finishes the items that a consumer handles. Used by `Processor`.
 
     Args:
         store: the items.
@@ -276,7 +276,7 @@ class LifeCycle:
         found = []
         for key, ending in self.endings(scope).items():
             if self.store.item_status(key) is None:
-                continue  # expired: nothing to end
+                continue  # the item has expired
             write = make(key, ending.status, ending.reason, ending.values)
             if _place(write) not in taken:  # the handler ends it itself
                 found.append(write)

@@ -1,4 +1,10 @@
-"""The seams between the engine and its backends. A backend is whatever passes the suites in `headgate.testing`."""
+"""The interfaces between the engine and its backends.
+
+A backend implements one of these protocols and passes its conformance suite in `headgate.testing.conformance`. Unless a
+method says otherwise: times are integers in microseconds (wall-clock times since 1970 in UTC), methods may be called
+from several threads, they block until the backend has answered, and a backend that cannot be reached raises
+`TransientError`.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +19,101 @@ Json = dict[str, Any]
 
 
 class Clock(Protocol):
-    """Time in microseconds. `headgate._core.SystemClock` and `ManualClock` are the two that exist."""
+    """A source of time. Implemented by `headgate._core.SystemClock` and, for tests, `ManualClock`."""
 
-    def now_us(self) -> int: ...
-    def mono_us(self) -> int: ...
-    def sleep_us(self, us: int) -> None: ...
+    def now_us(self) -> int:
+        """The wall-clock time, microseconds since 1970 in UTC. May jump."""
+        ...
+
+    def mono_us(self) -> int:
+        """A time that never goes back, for measuring durations."""
+        ...
+
+    def sleep_us(self, us: int) -> None:
+        """Wait. A `ManualClock` moves itself forward instead."""
+        ...
 
 
 class Calendar(Protocol):
-    """Decides when scheduled work is due."""
+    """Decides during which hours scheduled collections run."""
 
     def is_open(self, at_us: int) -> bool:
-        """Whether this moment (microseconds since 1970, UTC) is inside the hours."""
+        """Whether a moment (microseconds since 1970, UTC) is inside the hours."""
         ...
 
 
 class Random(Protocol):
-    """Randomness for tokens. `headgate._core.SystemRandom` and `SeededRandom` are the two that exist."""
+    """Randomness for claim tokens. Implemented by `headgate._core.SystemRandom` and, for tests, `SeededRandom`."""
 
-    def token_hex(self) -> str: ...
+    def token_hex(self) -> str:
+        """A new random token of 128 bits, as 32 hexadecimal digits."""
+        ...
 
 
 class ObjectStore(Protocol):
-    """Durable objects under relative keys: raw blobs, stage outputs, exports."""
+    """Durable objects under relative keys with "/": raw bodies, stage outputs, exports."""
 
-    def put(self, key: str, data: bytes, if_absent: bool = False) -> None: ...
-    def get(self, key: str) -> bytes: ...
-    def exists(self, key: str) -> bool: ...
-    def list(self, prefix: str = "") -> list[str]: ...
-    def remove(self, key: str) -> None: ...
+    def put(self, key: str, data: bytes, if_absent: bool = False) -> None:
+        """Store an object. When this returns it is durable; readers see the whole object or none.
+
+        Args:
+            key: the object's key.
+            data: its bytes.
+            if_absent: refuse to replace an object that exists.
+
+        Raises:
+            DuplicateError: `if_absent`, and there is an object of this key.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            NotFoundError: there is none of this key.
+        """
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        ...
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The keys that begin with `prefix`, in order."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Delete an object. Nothing happens if there is none."""
+        ...
 
 
 class Transaction(Protocol):
-    """A database transaction: everything executed on it commits, or nothing does."""
+    """A database transaction: everything executed on it commits, or nothing does. For one thread at a time."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int: ...
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement. Returns its rows; an empty list if it has none."""
+        ...
+
+    def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement. Returns how many rows it changed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A record that was accepted: validated, with its identity."""
+    """A record that was accepted: validated, with its identity.
+
+    Attributes:
+        key: its identity; unique in its pipeline.
+        pipeline: the pipeline's name.
+        source: the source that delivered it.
+        timestamp: the record's own time, ISO 8601 in UTC.
+        doc: the document that the schema has checked.
+        story_key: equal for items that tell the same story, if the pipeline has such a key.
+        raw_key: the key of the raw body in the object store.
+        labels: words by which `ItemStore.latest` finds it, for example tickers.
+        text: `doc` as JSON text, if it was made already.
+    """
 
     key: str
     pipeline: str
@@ -62,27 +122,28 @@ class Item:
     doc: Json
     story_key: str | None = None
     raw_key: str | None = None
-    labels: tuple[str, ...] = ()  # what it can be looked up by
-    text: str | None = field(default=None, repr=False, compare=False)  # `doc` as JSON, when that was made before
+    labels: tuple[str, ...] = ()
+    text: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that was refused, with everything needed to replay it.
+    """A record, message or announcement that was given up, with everything needed to send it back.
 
     Attributes:
-        stage: "intake" (a source's record), "consume" (a message of the embedded queue) or "outbox" (an announcement).
+        stage: where it was given up: "intake" (a record), "consume" (a message) or "outbox" (an announcement).
         pipeline: the pipeline, or the consumer.
         source: the news source, or the topic.
-        kind: a stable word of `Kind`, or a rule's own.
+        kind: a stable word: one of `Kind`, or the code of the rule that rejected it.
         reason: one sentence.
         doc: the record, message or announcement.
-        raw_key: where the raw body lies that it came from.
+        raw_key: the key of the raw body in the object store.
         key: the message's key.
         headers: the message's headers.
-        attempts: how often a handler has tried.
-        message_id: what the queue calls the message.
-        identity: what two letters of one stage and pipeline are told apart by; empty: `doc`.
+        attempts: how many times a handler has run.
+        message_id: the queue's id of the message.
+        identity: distinguishes dead letters of one stage and pipeline; two with the same identity are one, counted
+            twice. Empty: `doc` is the identity.
     """
 
     stage: str
@@ -101,7 +162,19 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Message:
-    """One delivery to one consumer group."""
+    """One message of the embedded queue, as received by one consumer group.
+
+    Attributes:
+        id: its row in the queue; never given twice.
+        topic: its topic.
+        group: the consumer group.
+        key: the key that keeps its order.
+        body: the parsed body; empty if the text is no JSON object.
+        deliveries: how many times it was received, this time included.
+        redrive: how many times it was sent back from the dead letters.
+        text: the body as stored.
+        until_us: until when no other worker receives it.
+    """
 
     id: int
     topic: str
@@ -109,30 +182,40 @@ class Message:
     key: str
     body: Json
     deliveries: int
-    redrive: int = 0  # how often it came back from the dead letters
-    text: str = ""  # the body as it was stored; `body` is empty where this is no JSON object
-    until_us: int = 0  # until when nobody else receives it
+    redrive: int = 0
+    text: str = ""
+    until_us: int = 0
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of a batch of items: the keys that were new, and how many were there already."""
+    """The result of `ItemStore.put_items`: the keys that were new, and how many items existed already."""
 
     new_keys: tuple[str, ...]
     duplicates: int
 
 
 class ItemStore(Protocol):
-    """Items, their announcements (outbox) and what was refused."""
+    """Items, the outbox of their announcements, and dead letters.
+
+    Attributes:
+        last_delay_us: the longest time from storage to arrival in the last delivery, microseconds.
+    """
 
     last_delay_us: int
 
     def put_items(self, items: Sequence[Item], topic: str, bodies: Mapping[str, Json]) -> Stored:
-        """Store what is absent; item and announcement in one commit."""
+        """Store the items that do not exist yet, each in one commit with its announcement.
+
+        Args:
+            items: to store; one whose key exists already is a duplicate and changes nothing.
+            topic: the topic of the announcements.
+            bodies: item key -> body of its announcement.
+        """
         ...
 
     def documents(self, keys: Sequence[str]) -> list[Json]:
-        """The documents of those keys that are there, in their order."""
+        """The documents of the given keys that exist, in the order of the keys."""
         ...
 
     def documents_by_key(self, keys: Sequence[str]) -> dict[str, Json]:
@@ -148,52 +231,70 @@ class ItemStore(Protocol):
         ...
 
     def latest(self, labels: Sequence[str], limit: int) -> list[Json]:
-        """The newest documents by timestamp; of any of the labels, or of all items when there is none."""
+        """The newest documents by timestamp: of items with any of the labels, or of all items if `labels` is empty."""
         ...
 
     def collection_events(self, pipeline: str, last: int | None = None) -> list[Json]:
-        """Oldest first; only the `last` ones where that is given."""
+        """The collection events of a pipeline, oldest first; only the newest `last` if that is given."""
         ...
 
-    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Store dead letters. One that exists already is counted again."""
+        ...
+
     def dead_letters(
         self, limit: int = 1_000, *, stage: str | None = None, pipeline: str | None = None, kind: str | None = None
     ) -> list[Json]:
-        """Those that were not sent back, oldest first, of a stage, pipeline and kind where these are given.
+        """Dead letters that were not sent back, oldest first, filtered by stage, pipeline and kind if these are given.
 
         Each has id, stage, pipeline, source, kind, reason, doc, raw_key, seen, key, headers, attempts and message_id.
         """
         ...
 
     def dead_letter(self, ident: str) -> Json | None:
-        """The dead letter with this id, one that was sent back too, or None."""
+        """The dead letter with this id, also if it was sent back; None if there is none."""
         ...
 
     def dead_letter_counts(self) -> list[Json]:
-        """How many there are by stage, pipeline and kind: these, letters, and seen (repeated ones counted)."""
+        """Counts by stage, pipeline and kind. Each object has these, `letters`, and `seen`, which counts
+        repetitions."""
         ...
 
     def redrive_outbox(self, limit: int = 10_000) -> int:
-        """Put announcements that were set aside back into the outbox, each once; how many."""
+        """Put announcements that are dead letters back into the outbox, each once. Returns how many."""
         ...
 
-    def publish(self, topic: str, key: str, body: Json) -> None: ...
-    def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None: ...
+    def publish(self, topic: str, key: str, body: Json) -> None:
+        """Write an announcement into the outbox; inside `transaction()` in its commit."""
+        ...
+
+    def add_collection_event(self, event_id: str, pipeline: str, started_us: int, doc: Json) -> None:
+        """Store the result of a collection under its id."""
+        ...
+
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Everything written inside is one commit; nested use joins the outer one."""
+        """Make everything that is written inside the block one commit. Nested blocks join the outer one."""
         ...
 
 
 class Queue(Protocol):
-    """At-least-once delivery with leases."""
+    """A queue with at-least-once delivery and leases."""
 
-    def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]: ...
-    def acknowledge(self, message: Message, transaction: Transaction | None = None) -> None: ...
-    def defer(self, message: Message, until_us: int) -> None: ...
+    def receive(self, topic: str, group: str, limit: int, lease_us: int) -> list[Message]:
+        """Receive up to `limit` messages. Other workers do not receive them until the lease ends."""
+        ...
+
+    def acknowledge(self, message: Message, transaction: Transaction | None = None) -> None:
+        """Remove a message; with `transaction`, when that commits."""
+        ...
+
+    def defer(self, message: Message, until_us: int) -> None:
+        """Make a message visible again at `until_us`, unless another worker has received it since."""
+        ...
 
 
 class LedgerBackend(Protocol):
-    """What a `Ledger` runs on; the core's ledgers are such, and any object that passes `LedgerSuite` may be one.
+    """The storage of a `Ledger`. The core has several; any object that passes `LedgerSuite` may be one.
 
     Times are microseconds. An answer to a claim is (status, token, until_us, attempts, result, last_error), with
     status "acquired", "done", "in_progress" or "mismatch"; an acquisition's fence may be a seventh part. `complete`,
@@ -214,7 +315,7 @@ class LedgerBackend(Protocol):
 
 
 class RedisClientProtocol(Protocol):
-    """A Redis client that the user's container provides; `Ledger.on_redis` runs on it.
+    """A connected Redis client of the user's, for `Ledger.on_redis`.
 
     Keys and values are text; times to live are seconds. `run_script` is EVAL with one key: without it a lease cannot be
     taken over safely. `headgate.backends.redispy.RedisPyClient` makes one of any redis-py client. A client may have
@@ -231,13 +332,14 @@ class RedisClientProtocol(Protocol):
 
 @dataclass(frozen=True)
 class Announcement:
-    """One row of the outbox.
+    """One unsent row of the outbox.
 
     Attributes:
-        row: its number, by which a publisher answers; of this call only.
-        topic, key: where it goes, and what keeps its order: of one topic and key, none overtakes an earlier one.
+        row: its number in this call; publishers answer with it.
+        topic: where it goes.
+        key: announcements with the same topic and key are sent in their order.
         body: JSON text.
-        id: the same whenever this announcement is sent again, and no other announcement's.
+        id: identifies this announcement; the same whenever it is sent again.
     """
 
     row: int
@@ -249,11 +351,11 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an announcement can never be sent.
+    """The reason why an announcement can never be sent.
 
     Attributes:
         kind: a stable word: "message_too_large", "invalid_message", "invalid_unicode", "invalid_topic", ...
-        reason: one sentence: what was expected, what was got.
+        reason: one sentence that says what was expected and what was found.
     """
 
     kind: str
@@ -261,13 +363,13 @@ class Refusal:
 
 
 class Published(list[int]):
-    """The rows that have arrived, and what a publisher knows of the others.
+    """The result of `Publisher.publish`: the rows that have arrived, and what is known about the others.
 
     Attributes:
-        refused: rows that can never be sent; the outbox sets them aside as dead letters.
-        is_away: nothing more can be sent now.
-        stuck: topics of which nothing can be sent now.
-        error: the publisher is set up wrongly; the outbox raises it once the rows above are marked.
+        refused: rows that can never be sent, with the reason; the outbox makes them dead letters.
+        is_away: whether the broker is unavailable, so that nothing more can be sent now.
+        stuck: topics to which nothing can be sent now.
+        error: the publisher's configuration is wrong. The outbox raises this after it has marked the rows.
 
     Example:
         >>> Published([1, 2], {3: Refusal("message_too_large", "300000 bytes, more than 262144")})
@@ -286,10 +388,10 @@ class Published(list[int]):
 
 
 class Publisher(Protocol):
-    """Takes announcements elsewhere. Both an answer and a message may be lost: a row may be sent again."""
+    """Sends announcements to a broker, at least once: a row whose confirmation is lost is sent again."""
 
     def publish(self, announcements: Sequence[Announcement]) -> list[int]:
-        """Send these, in their order; never raises because of one of them.
+        """Send announcements in their order. Never raises because of a single one.
 
         Returns:
             The rows that have arrived; the rest is sent again later. A `Published` also says which rows can never be
@@ -299,32 +401,55 @@ class Publisher(Protocol):
 
 
 class Metrics(Protocol):
-    """Where counts and durations go; `headgate.ops.MemoryMetrics` keeps them for Prometheus."""
+    """Receives metrics. `headgate.ops.MemoryMetrics` keeps them for Prometheus. Methods must be fast and never
+    raise."""
 
-    def count(self, name: str, amount: float = 1.0, **labels: str) -> None: ...
-    def gauge(self, name: str, value: float, **labels: str) -> None: ...
-    def observe(self, name: str, value: float, **labels: str) -> None: ...
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        ...
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        ...
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Record one value of a distribution; durations are in seconds."""
+        ...
 
 
 class StateStore(Protocol):
-    """Small named documents: breakers, trackers."""
+    """Small named JSON documents with one writer: state of breakers, cursors, last runs."""
 
-    def load_state(self, name: str) -> Json | None: ...
-    def save_state(self, name: str, doc: Json) -> None: ...
+    def load_state(self, name: str) -> Json | None:
+        """The document, or None."""
+        ...
+
+    def save_state(self, name: str, doc: Json) -> None:
+        """Write the document durably, replacing an earlier one."""
+        ...
 
 
 class SharedStateStore(Protocol):
-    """Small named documents that several writers change: a compare-and-set beside the reading."""
+    """Small named JSON documents with several writers, changed by compare-and-set."""
 
-    def load_state(self, name: str) -> Json | None: ...
+    def load_state(self, name: str) -> Json | None:
+        """The document, or None."""
+        ...
+
     def swap_state(self, name: str, before: Json | None, doc: Json) -> bool:
-        """Write `doc` only if the document is still `before` (None: there is none); whether it was written."""
+        """Write `doc` if the document still equals `before` (None: does not exist). Returns whether it was written."""
         ...
 
 
 @dataclass(frozen=True)
 class StaleItem:
-    """A pending item that is due for another announcement."""
+    """A pending item that is due for another announcement.
+
+    Attributes:
+        key: the item's key.
+        due_us: when it was ingested or last announced.
+        attempts: how many times a sweep has announced it.
+    """
 
     key: str
     due_us: int
@@ -332,54 +457,66 @@ class StaleItem:
 
 
 class ItemLives(Protocol):
-    """What the consumer that finishes items needs of an item store."""
+    """The methods of an item store that a consumer uses to finish items."""
 
     def item_status(self, key: str, tx: Transaction | None = None) -> str | None:
-        """An item's status, or None: there is no such item."""
+        """The status of an item, or None if there is no such item."""
         ...
 
     def end_item(
         self, key: str, status: str, reason: str = "", values: Mapping[str, Any] | None = None,
         tx: Transaction | None = None,
     ) -> bool:  # fmt: skip
-        """Give an item that is pending, failed or quarantined its final status; whether it was one of these.
+        """Give an item its final status if it is pending, failed or quarantined. Returns whether it was.
 
-        One commit, or one conditional write; with `tx` a part of that transaction.
+        This is one commit or one conditional write; with `tx` it is part of that transaction.
         """
         ...
 
 
 class HealingTable(Protocol):
-    """What the sweep needs of an item store."""
+    """The methods of an item store that the healing sweep uses."""
 
-    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]: ...
+    def stale_pending(self, before_us: int, limit: int, after: tuple[int, str] | None) -> list[StaleItem]:
+        """Up to `limit` pending items that are due by `before_us`, ordered by (due_us, key), beginning after
+        `after`."""
+        ...
+
     def full_items(self, keys: Iterable[str], group: str = "") -> list[Json]:
-        """Of the keys that are still pending: key, source, timestamp, doc, status, republish_attempts, due_us, and
-        held_up: "outbox" or "queue" where its announcement is still on its way, otherwise an empty text.
+        """The items of the given keys that are still pending.
+
+        Each object has key, source, timestamp, doc, status, republish_attempts, due_us and held_up. held_up is "outbox"
+        or "queue" if the item's announcement is still on its way, and empty otherwise.
 
         Args:
             keys: which items.
-            group: the consumer group that finishes them: only its messages count; empty: any group's.
+            group: the consumer group that finishes the items; only its messages count as evidence. Empty: any group's.
         """
         ...
 
     def count_attempt(self, key: str, attempts: int, before_us: int) -> bool:
-        """Use up an attempt without an announcement, under the conditions of `republish`."""
+        """Count an attempt without announcing the item, under the same conditions as `republish`."""
         ...
 
     def republish(self, key: str, attempts: int, before_us: int, topic: str, body: Json) -> bool:
-        """Announce again, if the item is still pending, due by `before_us`, and has this attempt count."""
+        """Announce an item again if it is still pending, due by `before_us`, and has this attempt count.
+
+        Returns whether it was announced. The check, the count and the announcement are one commit.
+        """
         ...
 
-    def quarantine(self, key: str, attempts: int, reason: str = "") -> bool: ...
+    def quarantine(self, key: str, attempts: int, reason: str = "") -> bool:
+        """Put a pending item with this attempt count into quarantine. Returns whether it was."""
+        ...
+
     def stuck_items(self, limit: int = 1_000) -> list[Json]:
-        """Items that nothing sends again by itself: key, source, status, reason, ended_us, republish_attempts."""
+        """Quarantined and failed items: key, source, status, reason, ended_us, republish_attempts."""
         ...
 
     def release_items(self, keys: Sequence[str] | None = None) -> int:
-        """Make quarantined and failed items pending and due again; how many.
+        """Make quarantined and failed items pending and due again. Returns how many.
 
         Args:
-            keys: which; None: all of the pipeline.
+            keys: which items; None: all of the pipeline.
         """
         ...

@@ -1,4 +1,4 @@
-"""The config loader's other half: a configuration becomes working parts. Only here do backends meet the rest."""
+"""Turns a configuration into working objects. Backends are chosen by URL here and connected to the engine."""
 
 from __future__ import annotations
 
@@ -66,17 +66,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate")
 _STANDING_EVENTS = 100  # whose attempts say how a source stands: eight hours of collections
-_UNSENT_US = 15_000_000  # between two counts of what waits in the outbox
+_UNSENT_US = 15_000_000  # time between two counts of unsent announcements
 
 
 @dataclass
 class App(HealingParts):
-    """Everything that one configuration describes, opened on first use."""
+    """All objects that one configuration describes. Each is opened when it is first used."""
 
     config: Config
     user_agent: str = "headgate"
-    extra_groups: list[tuple[str, str]] = field(default_factory=list)  # (group, topic) of what `headgate serve` adds
-    longest_delay_us: int = 0  # from storage to delivery, of what this app has relayed
+    extra_groups: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (group, topic) of the consumers that `headgate serve` adds
+    longest_delay_us: int = 0  # longest time from storage to delivery that this app has relayed
     _unsent_due_us: int = field(default=-(1 << 62), init=False, repr=False)
 
     @cached_property
@@ -299,7 +301,7 @@ class App(HealingParts):
         return groups
 
     def _measure_delay(self, sent: int) -> None:
-        """From storage to delivery (spec 001, SC-005)."""
+        """Record the time from storage to delivery."""
         if sent:
             self.longest_delay_us = max(self.longest_delay_us, self.store.last_delay_us)
             self.metrics.observe("notification_seconds", self.store.last_delay_us / 1e6)
@@ -416,7 +418,7 @@ class App(HealingParts):
             target,
             schema=schema,
             mode=cast("Mode", c.mode),
-            settle_s=0 if c.export else c.settle_s,  # our own files appear whole, by a rename
+            settle_s=0 if c.export else c.settle_s,  # exported files appear complete, by a rename
             progress=progress,
         )
 

@@ -1,4 +1,4 @@
-"""What of a configuration concerns the lives of items: who finishes them, what is swept, what is stuck."""
+"""The part of `wiring.App` that finishes items and heals: consumers that finish items, and the kinds of the sweep."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.healing")
 _HOUR_S = 3600.0
-_BATCH_LATE_S = 60.0  # `headgate serve` ends batches itself, within a second
+_BATCH_LATE_S = 60.0  # `headgate serve` ends batches within a second; the sweep is for those it missed
 _COUNTED = 1_000
 
 
 class HealingParts:
-    """The part of `App` that finishes and heals."""
+    """The methods of `App` for finishing items and for the healing sweep."""
 
     config: Any
     store: Any

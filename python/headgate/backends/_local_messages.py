@@ -25,7 +25,7 @@ _DEAD_LETTER = (
 
 
 class LocalMessages:
-    """Implements Queue, and of ItemStore the outbox and the dead letters."""
+    """Implements `Queue`, and the outbox and dead letters of `ItemStore`."""
 
     db: LocalDatabase
     clock: Clock
@@ -185,7 +185,7 @@ class LocalMessages:
         )
 
     def extend(self, messages: Sequence[Message], lease_us: int) -> list[Message]:
-        """Hold received messages for `lease_us` microseconds from now; those that are still held.
+        """Keep received messages invisible for `lease_us` microseconds from now. Returns those that are still ours.
 
         A message that another worker has received meanwhile, or that was acknowledged or deferred, is left alone.
         """

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.publish")
 _BATCH = 10  # entries of a PublishBatch or SendMessageBatch
-SNS_BYTES = 262_144  # of a batch and of a message; a topic's MaximumMessageSize may allow up to 1 MiB
-SQS_BYTES = 1_048_576  # of a batch and of a message
+SNS_BYTES = 262_144  # limit of a message and of a batch; a topic's MaximumMessageSize may allow up to 1 MiB
+SQS_BYTES = 1_048_576  # limit of a message and of a batch
 ALERTS = ".alerts"
-# facts of an alert -> its message attributes (spec 001, section 4)
+# field of an alert -> the message attribute that carries it, so that subscriptions can filter by it
 _FACTS = {
     "alert_type": ("AlertType", "String"), "failure_count": ("FailureCount", "Number"),
     "source": ("Source", "String"), "latency_ms": ("LatencyMs", "Number"), "last_error": ("LastError", "String"),

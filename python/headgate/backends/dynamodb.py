@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 _THREADS = 16
 _MAX_WRITES = 99  # TransactWriteItems takes 100 actions; one is the completion
 _BATCH_GET = 100
-_TRIES = 8  # of what a batch left unprocessed
+_TRIES = 8  # how many times the items that a batch left unprocessed are sent again
 _STORAGE = "v1:"
 _DIGESTED = "v1#"  # no literal key begins so
 _LONGEST_KEY = 2_048  # bytes of a partition key
 _LONGEST_ITEM = 400 * 1024
-_COUNTERS = 64  # of fences: one item takes about a thousand writes a second
+_COUNTERS = 64  # fences are counted in so many items, since one item takes about a thousand writes a second
 _DAY_S = 86_400
 _FENCE_LIFE_S = 3_600  # a number that was taken longer ago is not used any more
 _NAMES = {

@@ -1,4 +1,4 @@
-"""Items, outbox, state and events in one DynamoDB table (spec 001, decisions 8 and 9).
+"""Items, outbox, state and events in one DynamoDB table.
 
 The outbox entry is part of its item (`unsent`, found by a sparse index), so that stored and announced cannot part
 without a transaction. DynamoDB has no conditional batch put: items are single conditional puts, side by side.
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Metrics
 
 _THREADS = 16
-_BATCH_WRITE, _BATCH_GET = 25, 100  # the service's own limits
+_BATCH_WRITE, _BATCH_GET = 25, 100  # DynamoDB's limits for one call
 _ITEM_DAYS, _EVENT_DAYS = 30, 30
-_WRITTEN_LATER = frozenset(["sentiment", "score", "model_version"])  # by the consumer that finishes an item
+_WRITTEN_LATER = frozenset(["sentiment", "score", "model_version"])  # set by the consumer that finishes an item
 _FIXED = frozenset(["timestamp", "source", "ingested_at", "key", "status", "pipeline", "entity_type"])
 _ANY = ""  # the label that every item has
 # `status`, `timestamp` and `source` are reserved words: every name goes through a placeholder.
@@ -125,7 +125,7 @@ class DynamoStore(DynamoItems, DynamoOutbox):
         self.pipeline = pipeline
         self._prefix = prefix
         self._item_days = item_days
-        self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
+        self.last_delay_us = 0  # longest time from storage to arrival in the last delivery, microseconds
         self.metrics: Metrics | None = None  # counts what the outbox sets aside
         self._after_fork()
         watch(self, store=True)

@@ -29,7 +29,7 @@ _WANTED = (
 
 
 class DynamoOutbox:
-    """Of ItemStore the outbox and the dead letters."""
+    """The outbox and the dead letters of `ItemStore`."""
 
     _client: Any
     _table: str
@@ -133,7 +133,8 @@ class DynamoOutbox:
         }  # fmt: skip
 
     def _set_aside(self, row: Json, announcement: Announcement, refusal: Refusal) -> bool:
-        """Dead letter and mark, or nothing: another relay has sent it meanwhile."""
+        """Write the dead letter and mark the row, in one transaction. Returns False if another relay has sent it
+        meanwhile."""
         dead_letter = self._dead_letter_update(set_aside(self.pipeline, announcement, refusal))
         return self._transact([{"Update": self._sent_mark(row)}, {"Update": dead_letter}])
 

@@ -1,4 +1,4 @@
-"""What a sweep may look at before it acts: claims with a running lease, whatever ledger holds them."""
+"""Evidence for the healing sweep: finds claims whose lease is running, in the ledgers that can be asked."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _STORAGE = "v1:"
-_KEYS = 500  # of one statement
+_KEYS = 500  # keys in one SQL statement
 
 
 def running_claims(ledger: Any, keys: Sequence[str]) -> set[str]:
-    """Which of these keys are claimed by somebody whose lease has not ended.
+    """Which of these keys have a claim whose lease has not ended.
 
     Args:
-        ledger: a `Ledger`. SQLite and DynamoDB can be asked; of other ledgers nothing is known, and the cooldown alone
-            keeps a sweep from what is being handled.
+        ledger: a `Ledger`. SQLite and DynamoDB can be asked. Other ledgers give an empty set; there only the cooldown
+            keeps a sweep away from what is being handled.
         keys: claim keys.
     """
     wanted = list(dict.fromkeys(keys))

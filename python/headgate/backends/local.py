@@ -119,7 +119,7 @@ class LocalStore(LocalItems, LocalDeadLetters, LocalMessages):
         self.db = database
         self.clock = clock
         self.pipeline = pipeline
-        self.last_delay_us = 0  # of the last delivery: the longest time from storage to arrival
+        self.last_delay_us = 0  # longest time from storage to arrival in the last delivery, microseconds
         self.metrics: Metrics | None = None  # counts what the outbox sets aside
 
     @contextmanager

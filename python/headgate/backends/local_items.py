@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from headgate.ports import Clock, Transaction
 
-_VALUES = ("sentiment", "score", "model_version")  # what a handler may set beside the status
-_KEYS = 400  # of one statement
+_VALUES = ("sentiment", "score", "model_version")  # fields that a handler may set together with the status
+_KEYS = 400  # keys in one SQL statement
 # Where an item's announcement is: ?1 is the topic, ?2 the consumer group or an empty text; the item is `i`.
 _PLACE = (
     "CASE WHEN EXISTS (SELECT 1 FROM outbox o WHERE o.topic = ?1 AND o.key = i.key AND o.sent_us IS NULL) THEN 'outbox'"

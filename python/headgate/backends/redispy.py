@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "headgate:v1:"
 _HEAD = re.compile(rb"([ord]) (\d+) (\d+) ([0-9a-f]+) (\d+) (\d+)\n")  # docs/formats.md
-_METHODS = ("set_if_not_exists", "delete_key", "get", "setex", "run_script")  # of RedisClientProtocol
+_METHODS = ("set_if_not_exists", "delete_key", "get", "setex", "run_script")  # the methods of RedisClientProtocol
 Answer = tuple[Any, ...]
 
 

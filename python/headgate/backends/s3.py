@@ -83,7 +83,7 @@ class S3Location:
         return frozen.access_key, frozen.secret_key, frozen.token or ""
 
     def place(self, *, prefix: bool) -> dict[str, Any]:
-        """What the core is told; with `prefix`, the key is a folder and ends with a slash unless it is empty."""
+        """The settings for the core. With `prefix`, the key is a folder and ends with a slash unless it is empty."""
         self.credentials()  # no credentials are said here, not by every request
         key = f"{self.key.rstrip('/')}/" if prefix and self.key else self.key
         return {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("headgate.consume")
 _inherited_loops: list[Any] = []
-_LAST_S = 1.0  # with less than this left of an invocation, no further record is begun
+_LAST_S = 1.0  # if less time is left of the Lambda invocation, no further record is started
 
 
 def run_records(

@@ -1,4 +1,4 @@
-"""Dead-letter topics of Kafka: what goes in, and how it comes out again.
+"""Dead-letter topics on Kafka: their records, and how they are read back.
 
 A dead letter is the original record (key, value, headers) with headers that begin with `headgate-`: where the record
 was, why it is a dead letter, and `headgate-redrive`, the number of the life that begins when the dead letter is sent
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from headgate.ports import Metrics
 
 log = logging.getLogger("headgate.consume")
-DEAD_LETTER_TIMEOUT_S = 5.0  # spec 004, section 4
+DEAD_LETTER_TIMEOUT_S = 5.0  # how long a worker waits for the confirmation of a dead letter
 LETTER_FORMAT = "2"  # 1, without a header that says so: headgate-redrive held the life that ended, if not the first
 _TOPIC, _PARTITION, _OFFSET = "headgate-topic", "headgate-partition", "headgate-offset"
 _CONSUMER, _KIND, _ERROR, _ATTEMPTS = (
@@ -38,7 +38,7 @@ _TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"}
 
 @dataclass(frozen=True)
 class RedriveHistory:
-    """What a record's headers say about its earlier lives as a message.
+    """How often a record was a dead letter and was sent back, read from its headers.
 
     Attributes:
         redrive: how often it came back from this consumer's dead letters.

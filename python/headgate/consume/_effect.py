@@ -1,4 +1,4 @@
-"""Running a claimed message's handler, and keeping what came of it: result, item's end, acknowledgement."""
+"""Runs the handler of a claimed message and commits the result, the item's end and the acknowledgement with it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.consume")
 
-_MAX_WRITES = 99  # of a transaction of DynamoDB, beside the completion
+_MAX_WRITES = 99  # a DynamoDB transaction takes 100 writes; one is the completion
 
 
 class UncompletedClaimError(TransientError):
-    """The handler is through, and the ledger that should remember it is away."""
+    """The handler has run, but its claim could not be completed because the ledger is unavailable."""
 
     def __init__(self, cause: TransientError) -> None:
         super().__init__(cause.message, cause.kind)
 
 
 def sending_id(delivery: Delivery, body: Json | None = None) -> str:
-    """What no other sending of the same content has: a republication's own time, else the transport's message id."""
+    """Identifies one sending of a message: the time of its republication, else the queue's message id."""
     if body is None and delivery.value is not None:
         with suppress(ValueError, RecursionError):
             body = json.loads(delivery.value)
@@ -45,7 +45,7 @@ def sending_id(delivery: Delivery, body: Json | None = None) -> str:
 
 
 class Effect:
-    """A consumer's handler with everything that has to happen together with it.
+    """Runs a consumer's handler and commits everything that belongs to its effect.
 
     Args:
         consumer: whose handler runs.
@@ -53,7 +53,7 @@ class Effect:
         items: the consumer's part in the lives of the items that its messages announce; None: none.
         joint: whether the queue is in the ledger's database, so that acknowledgement and completion are one commit.
 
-    Threads: as the ledger's.
+    May be called from several threads, like the ledger.
     """
 
     def __init__(self, consumer: Consumer, ledger: Ledger, items: LifeCycle | None, *, joint: bool) -> None:
@@ -73,12 +73,12 @@ class Effect:
             Whether it was handled, or its item was already, under another claim.
 
         Raises:
-            UncompletedClaimError: the handler is through, and its claim could not be completed.
+            UncompletedClaimError: the handler has run, and its claim could not be completed.
             BaseException: the handler's own.
         """
         item, life = self._item_of(body), sending_id(delivery, body)
         shared = self._shares()
-        # Within a transaction it is asked for there; slow work before it is spared.
+        # Check before slow work; a handler in a transaction is checked again inside it.
         early = self._consumer.prepare is not None or not shared or self._consumer.effects != "transaction"
         if item and early and self._items is not None and self._items.is_ended(item):
             return self._skip(claim, acknowledge)
@@ -134,7 +134,7 @@ class Effect:
         try:
             self._settle(scope)
         except HeadgateError as error:
-            # The effect stands, and nothing remembers it: the sweep will announce the item again.
+            # The effect has happened but is not recorded; the healing sweep will announce the item again.
             log.warning("item not finished", extra={"consumer": self._consumer.name, "error": error.kind.value})
 
     @staticmethod
@@ -142,22 +142,22 @@ class Effect:
         return outcome if scope is None else scope.result(outcome, life)
 
     def _skip(self, claim: Claim, acknowledge: Callable[[Transaction | None], None] | None) -> Outcome:
-        """The item was handled already, under another message's claim."""
+        """Complete the claim without running the handler: the item was handled under another message's claim."""
         self._ledger.complete(claim, None)
         if acknowledge is not None and self.acknowledges:
             acknowledge(self._ledger.database)
         return Outcome.DUPLICATE
 
     def _complete_with(self, claim: Claim, scope: Scope | None, writes: Sequence[Any], life: str) -> None:
-        """The handler's writes, the item's end and the completion: one transaction where it has room for them."""
+        """The handler's writes, the item's end and the completion: one transaction if it does not get too large."""
         ends: list[Any] | None = []
         if self._items is not None and scope is not None:
             writes = list(writes)
             ends = self._items.writes(scope, writes)
-        room = ends is not None and (not ends or len(writes) + len(ends) <= _MAX_WRITES)
+        fits = ends is not None and (not ends or len(writes) + len(ends) <= _MAX_WRITES)
         more = () if (kept := self._kept(scope, None, life)) is None else (kept,)
-        self._ledger.complete_with(claim, [*writes, *ends] if room and ends else writes, *more)
-        if not room:
+        self._ledger.complete_with(claim, [*writes, *ends] if fits and ends else writes, *more)
+        if not fits:
             self._settle(scope)
 
     def _complete(self, claim: Claim, outcome: Any) -> None:
@@ -186,7 +186,7 @@ class Effect:
                 if inside is not None:
                     inside(tx)
         except TransientError as error:
-            # The effect stands; without its mark a redelivery after the lease runs it again.
+            # The effect has happened. Without the completed claim, a redelivery after the lease runs it again.
             if self._consumer.on_unavailable == "refuse":
                 raise UncompletedClaimError(error) from None
             log.warning("effect without its mark", extra={"consumer": self._consumer.name, "error": error.kind.value})
@@ -224,6 +224,6 @@ class Effect:
         try:
             key = item_key_of(json.loads(delivery.value))
         except (ValueError, RecursionError, InvalidInputError):
-            return  # what cannot be read announces nothing
+            return  # a message that cannot be parsed announces no item
         if key:
             self._items.quarantine(key, str(cause.kind), tx if self._shares() else None)

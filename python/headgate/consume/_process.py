@@ -1,4 +1,8 @@
-"""What happens to one delivered message, whatever brought it: claim, run, complete; or wait, fail, dead_letter_sink."""
+"""Processes one delivered message, from any kind of queue.
+
+A message is claimed, its handler runs, and the claim is completed. If another worker has the claim, the message waits.
+If the handler fails, the claim is released and the message comes back; after too many attempts it is a dead letter.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ __all__ = [
     "Handler", "Outcome", "Processor",
 ]  # fmt: skip
 log = logging.getLogger("headgate.consume")
-_AWAY_S = 1.0  # how long a message waits at first when the ledger or the dead letters cannot be reached
+_AWAY_S = 1.0  # first back-off when the ledger or the dead-letter sink is unavailable; doubles from there
 _TYPE_HEADERS = {"ce_type", "ce-type"}
 _DEAD = "dead_letter"
 _MAX_AWAY = 10_000  # how many messages whose handler was unavailable are remembered at most
@@ -109,7 +113,7 @@ class Processor:
             with delivering(delivery):
                 processed = self._process(delivery, acknowledge)
         except HeadgateError as error:
-            # The ledger or the dead letters are away: keep the message, come back.
+            # The ledger or the dead-letter sink is unavailable: the message stays in its queue.
             self._log("message kept", delivery, error=error.kind.value)
             processed = self._away(error.kind.value)
         except Exception as error:
@@ -138,7 +142,7 @@ class Processor:
             self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
             return self._away(type(error).__name__)
         except Exception as error:
-            # Nothing to claim by. A consumer's own key function may raise anything.
+            # Without a key nothing can be claimed. A consumer's own key function may raise anything.
             kind = error.kind if isinstance(error, HeadgateError) else Kind.INVALID_RECORD
             if not isinstance(error, HeadgateError):
                 self._log("no key", delivery, error=type(error).__name__, traceback=code_path(error))
@@ -161,7 +165,8 @@ class Processor:
                 acknowledge(self.ledger.database)
             return DeliveryResult(Outcome.DUPLICATE)
         if claim.status == "in_progress":
-            # Not a duplicate. Another host's clock may be far ahead: look again after our own lease at the latest.
+            # Another worker has the claim. Its lease end comes from its own clock, which may be far ahead, so look
+            # again after our own lease at the latest.
             wait = claim.until - self.clock.now_us() / 1e6
             return DeliveryResult(Outcome.WAITING, min(max(wait, 0.0), self.consumer.usual_lease_s))
         if self._dead_letter_sink is not None and claim.attempts > self.consumer.max_attempts:
@@ -177,14 +182,14 @@ class Processor:
                 self.ledger.release(claim, "interrupted", counted=False)
             raise
         except StaleLeaseError:
-            # Rolled back: the successor runs it, and its claim is untouched.
+            # Our lease was lost and the effect was rolled back. The new owner runs the handler.
             return DeliveryResult(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
         except BaseException as error:
-            # SystemExit and cancellation too: a handler's own end is not the worker's.
+            # SystemExit and cancellation count as failures of the handler; they must not end the worker.
             return self._failed(delivery, claim, error, acknowledge)
         self._away_since.pop(claim.key, None)
         if acknowledge is not None and not self._effect.acknowledges:
-            # A failure here is none of the handler's: the message comes back, and is known as done.
+            # If this fails, the message is delivered again and found to be a duplicate.
             acknowledge(None)
         core.fault_point("consume.after_commit")
         return DeliveryResult(outcome)
@@ -277,10 +282,10 @@ class Processor:
                 )
             self.ledger.release(claim, describe_error(error))
         except StaleLeaseError:
-            # A successor has it: its claim and its message stay as they are.
+            # Another worker has the claim now; leave its claim and message alone.
             return DeliveryResult(Outcome.FAILED, 0.0, Kind.STALE_LEASE.value)
         except TransientError as gone:
-            # Not released: the lease has to end first.
+            # The claim could not be released, so it stays until its lease ends.
             return DeliveryResult(
                 Outcome.FAILED, self._away(gone.kind.value).retry_s, gone.kind.value, unavailable=True
             )
@@ -293,7 +298,9 @@ class Processor:
         now = self.clock.mono_us()
         since = self._away_since.setdefault(claim.key, now)
         if len(self._away_since) > _MAX_AWAY:
-            self._away_since.pop(next(iter(self._away_since)))  # the oldest of messages that others may have handled
+            self._away_since.pop(
+                next(iter(self._away_since))
+            )  # drop the oldest entry; another worker may have handled it
         return now - since <= self.consumer.unavailable_limit_s * 1e6
 
     def _away(self, error: str) -> DeliveryResult:

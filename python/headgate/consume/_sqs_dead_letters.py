@@ -1,4 +1,4 @@
-"""Dead-letter queues of SQS: what goes in, and how it comes out again."""
+"""Dead-letter queues on SQS: sending dead letters, looking at them, and sending them back (redrive)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.consume")
 _MAX_REASON = 500
-_MAX_BATCH = 10  # of ReceiveMessage
+_MAX_BATCH = 10  # ReceiveMessage returns so many messages at most
 _LOOK_S = 300  # how long dead letters that are looked at stay invisible to others
 
 
 class DeadLetterRefusedError(Exception):
-    """The dead-letter queue will never take this message as it is set up: larger than it allows, say."""
+    """The dead-letter queue can never accept this message, for example because it is too large."""
 
 
 class SqsDeadLetterQueue:

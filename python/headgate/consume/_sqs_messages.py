@@ -1,4 +1,4 @@
-"""SQS messages as deliveries, whether a worker received them or Lambda brought them, and the attributes we add."""
+"""Reads SQS messages as deliveries, for workers and for Lambda, and builds the attributes that headgate adds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from headgate.consume._messages import Delivery
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_ATTRIBUTES = 10  # of one SQS message
+MAX_ATTRIBUTES = 10  # SQS allows so many message attributes
 REDRIVE = "headgate-redrive"
-PACKED = "headgate"  # one attribute for all of ours, as JSON, where ten do not hold both the user's and ours
+# One attribute that holds all of headgate's as JSON, used when ten attributes are not enough for the user's and ours.
+PACKED = "headgate"
 _PREFIX = "headgate-"
 _OURS = frozenset({
     PACKED, REDRIVE, "headgate-error-kind", "headgate-error", "headgate-attempts", "headgate-consumer",
@@ -80,7 +81,7 @@ def own_fields(attributes: Attributes) -> dict[str, str]:
 
 
 def user_attributes(attributes: Attributes) -> Attributes:
-    """The attributes that are not ours, with those that were packed to make room."""
+    """The user's attributes, including those that were packed into headgate's attribute."""
     packed = _packed(attributes)
     ours = _OURS if packed else _OURS - {PACKED}
     kept = {name: value for name, value in attributes.items() if name not in ours}

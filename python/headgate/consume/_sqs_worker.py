@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Metrics
 
 log = logging.getLogger("headgate.consume")
-_MAX_BATCH = 10  # of ReceiveMessage
+_MAX_BATCH = 10  # ReceiveMessage returns so many messages at most
 _LONG_POLL_S = 10  # how long SQS holds an empty poll; it allows 20
 _BUSY_POLL_S = 2  # the same while messages are handled here, so that their ends are noticed
 _AWAY_S = 1.0
 _LAG_S = 5.0
 _WAIT_S = 1.0  # how long the loop waits for its threads before it looks around
 _SHORT_WAIT_S = 0.1
-_LONG_WAIT_S = 60.0  # of a message that the dead-letter queue refuses
+_LONG_WAIT_S = 60.0  # until a message that the dead-letter queue refuses is tried again
 _WAITING_PER_THREAD = 10  # messages that wait here for a lease or a backend; what is more waits in the queue
 
 
@@ -137,10 +137,10 @@ class SqsWorker:
         self._rest_until_us = 0  # monotonic; nothing is received or handled before
         self._receive_after_us = 0
         self._is_probing = False  # after a rest one message shows whether the backend is back
-        self._has_asked = False  # for a fresh message, since the rest
+        self._has_asked = False  # whether messages were requested since the last pause
         self._is_ending = False
         self._receive_failures = 0
-        self._fatal: BaseException | None = None  # what ended a thread and is no message's failure: KeyboardInterrupt
+        self._fatal: BaseException | None = None  # an exception that has to end the worker, such as KeyboardInterrupt
         self._keeper: VisibilityKeeper
 
     def stop(self) -> None:

@@ -63,10 +63,10 @@ class Worker:
         self._processor = Processor(consumer, ledger, clock, self._store_dead_letter, metrics, items, joint=joint)
         _check_database(consumer, store, ledger)
         self._lease_us = int(consumer.usual_lease_s * 1e6)
-        self._rest_until_us = -(1 << 62)  # of the monotonic clock
-        self._waiting: list[Message] = []  # received, not settled: the one that is handled, and those behind it
-        self._lost: set[int] = set()  # ids of those that another worker has received meanwhile
-        self._met_outage: set[int] = set()  # ids of those whose handling said that something is away
+        self._rest_until_us = -(1 << 62)  # on the monotonic clock; no message is received before
+        self._waiting: list[Message] = []  # received and not settled yet, the one being handled first
+        self._lost: set[int] = set()  # ids of messages that another worker has received since
+        self._met_outage: set[int] = set()  # ids of messages whose handler reported something as unavailable
         self._renewed_us = 0
         self._renewer = LeaseRenewer(_Visibility(self))  # type: ignore[arg-type]
 
@@ -121,7 +121,7 @@ class Worker:
             messages = self.store.receive(c.topic, c.name, _BATCH, self._lease_us)
         if not messages:
             return False
-        # Those that met an outage the last time come last: what is away may be their own trouble alone.
+        # Messages whose handler reported an outage before come last: the outage may concern only them.
         self._waiting = sorted(messages, key=lambda message: message.id in self._met_outage)
         self._lost.clear()
         self._renewed_us = self.clock.now_us()

@@ -1,4 +1,5 @@
-"""The sweep that finds what got stuck and sends it again through the front door (spec 000, docs/healing.md)."""
+"""The healing sweep: finds what is stuck and announces it again, so that the ordinary claim decides
+(docs/healing.md)."""
 
 from headgate.healing._items import ItemKind
 from headgate.healing._result import (

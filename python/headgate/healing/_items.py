@@ -1,4 +1,5 @@
-"""Pending items of headgate's own stores: found, checked for evidence, announced again."""
+"""Pending items of headgate's own stores: finds them, looks for evidence that they are on their way, announces them
+again."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class ItemKind:
         self._model_version = model_version
         self._group = group
         self._evidence = evidence
-        self._bodies: dict[str, Json | Exception] = {}  # of the page that is being dealt with
+        self._bodies: dict[str, Json | Exception] = {}  # item key -> announcement (or its error), for the current page
 
     def find(self, before_us: int, limit: int, after: After | None) -> list[Stuck]:
         stale = self._table.stale_pending(before_us, limit, after)
@@ -82,7 +83,7 @@ class ItemKind:
             try:
                 self._bodies[stuck.key] = self.body(stuck.data, stuck.attempts + 1)
             except Exception as error:
-                self._bodies[stuck.key] = error  # that item's own trouble, when its turn comes
+                self._bodies[stuck.key] = error  # raised when this item is healed, so that the others go on
         try:
             with self._store.transaction():
                 yield

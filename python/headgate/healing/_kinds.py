@@ -1,4 +1,4 @@
-"""What else can be stuck on the embedded store: announcements, uploads, batches, claims, workflow executions."""
+"""Kinds of stuck things on the embedded store: announcements, uploads, batches, claims, workflow executions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from headgate.ports import Clock
 
 _UPLOAD_JOBS, _UPLOAD_STATE, _BATCH_STATE = "uploads.files", "uploads.file.", "uploads.batch."
-_MOST = 10_000  # of one kind that one sweep looks at
+_MOST = 10_000  # how many things of one kind a sweep looks at
 
 
 class OutboxKind:
-    """Announcements that wait for longer than the threshold to be sent. The relay is run once a sweep; a row that it
-    leaves is counted as failed, and tried for ever: it is never given up.
+    """Announcements that have been unsent for longer than the threshold.
+
+    A sweep runs the relay once. Announcements that are still unsent then are counted as failed. They are tried again in
+    every sweep and never given up.
 
     Args:
         waiting: (before_us, limit) -> (place, since_us) of the unsent announcements, oldest first.
@@ -56,8 +58,10 @@ class OutboxKind:
 
 
 class UploadKind:
-    """Uploaded files without an outcome: their job is announced again; after the last attempt the file is announced as
-    failed, so that its batch does not wait for it.
+    """Uploaded files without an outcome.
+
+    A sweep announces the file's job again. After the last attempt it announces the file as failed, so that its batch
+    does not wait for it.
 
     Args:
         store: a `LocalStore`.

@@ -1,4 +1,4 @@
-"""The sweep of a table with the keys (source_id, timestamp) and of an SNS topic (spec 000, sections 3 to 8)."""
+"""The sweep of a user's own DynamoDB table, with keys (source_id, timestamp), and SNS topic."""
 
 from __future__ import annotations
 

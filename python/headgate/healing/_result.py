@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from headgate.ports import Json
 
-# spec 000, section 4.
 SELF_HEALING_THRESHOLD_HOURS = 1.0
 SELF_HEALING_BATCH_SIZE = 100
 SELF_HEALING_MAX_ATTEMPTS = 5  # decision 3

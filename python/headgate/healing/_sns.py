@@ -1,4 +1,4 @@
-"""Analysis requests to SNS, in batches that the service takes, each entry with its own answer (spec 000, section 6)."""
+"""Publishes analysis requests to SNS in batches within the service's limits, and reads the answer of each entry."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 log = logging.getLogger("headgate.healing")
-_ENTRIES = 10  # of a PublishBatch
-MAX_BATCH_BYTES = 262_144  # of all its entries together, attributes included
+_ENTRIES = 10  # PublishBatch takes so many entries
+MAX_BATCH_BYTES = 262_144  # limit of PublishBatch for all entries together, attributes included
 # The service's own refusals of a whole call: nothing of it was taken.
 _REFUSED = {
     "AuthorizationError", "AuthorizationErrorException", "NotFound", "NotFoundException", "InvalidParameter",

@@ -188,7 +188,7 @@ def report_result(result: SelfHealingResult, threshold_hours: float, emit_metric
 
 
 def take_over(result: SelfHealingResult, report: KindReport) -> None:
-    """The report of the items' kind as the result that the specification names."""
+    """The report of the items' kind as a `SelfHealingResult`."""
     result.items_found, result.items_republished = report.found, report.healed
     result.quarantined, result.held_up = report.quarantined, report.held_up
     result.lost_races, result.failed = report.lost_races, report.failed

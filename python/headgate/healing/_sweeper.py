@@ -1,4 +1,9 @@
-"""One loop over anything that can be stuck: evidence, threshold, cooldown, attempt cap, quarantine, cursor, budget."""
+"""The healing sweep: one loop that finds what is stuck, of any kind, and moves it on.
+
+A thing is stuck when it has not moved for longer than its kind's threshold and there is no evidence that it is on its
+way. Each attempt begins a cooldown; after the last one the thing goes into quarantine. A sweep that runs out of time
+keeps a cursor, and the next sweep goes on there.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +24,20 @@ log = logging.getLogger("headgate.healing")
 _PAGE = 100
 _MAX_ERRORS = 100
 After = tuple[int, str]
-MOVED = "moved"  # instead of evidence: it has moved since the search, and only marks its place in the order
+# Set as evidence for a thing that has moved since it was found; it is skipped, but keeps its place in the page.
+MOVED = "moved"
 
 
 @dataclass(frozen=True)
 class Stuck:
-    """Something that has not moved for longer than its kind's threshold.
+    """One thing that has not moved for longer than its kind's threshold.
 
     Attributes:
-        key: what it is called; unique within its kind.
-        since_us: when it moved last, microseconds.
+        key: its name, unique within its kind.
+        since_us: when it last moved, in microseconds since 1970.
         attempts: how often a sweep has tried already.
-        held_up: why it is not stuck, only late ("outbox", "queue", "claim"), or an empty text.
-        data: whatever its kind needs to heal it.
+        held_up: the evidence that it is only late: "outbox", "queue", "claim". Empty if there is none.
+        data: anything that its kind needs to heal it.
     """
 
     key: str
@@ -42,19 +48,22 @@ class Stuck:
 
 
 class StuckKind(Protocol):
-    """A kind of thing that can be stuck. Its changes are conditional: of two sweeps that race, one moves a thing.
+    """A kind of thing that can be stuck.
 
-    A kind may also have `together(stuck things)`, a context manager around a page's changes: one commit.
+    Changes must be conditional on the thing still being stuck, so that of two sweeps at the same time only one moves
+    it. A kind may also have a method `together(stuck things)`: a context manager around the changes of a page, which
+    makes them one commit.
     """
 
     name: str
 
     def find(self, before_us: int, limit: int, after: After | None) -> list[Stuck]:
-        """What has not moved since `before_us`, in the order of (since_us, key), from behind `after` on."""
+        """Up to `limit` things that have not moved since `before_us`, ordered by (since_us, key), beginning after
+        `after`."""
         ...
 
     def heal(self, stuck: Stuck, before_us: int) -> bool:
-        """Move it on, and begin its cooldown; False: it has moved meanwhile."""
+        """Move the thing on and begin its cooldown. Returns False if it has moved since it was found."""
         ...
 
     def count_attempt(self, stuck: Stuck, before_us: int) -> bool:
@@ -133,12 +142,16 @@ class Sweeper:
 
     def _sweep(self, kind: StuckKind, rule: Rule, end_us: int | None) -> KindReport:
         report = KindReport()
-        before_us = self._clock.now_us() - int(rule.threshold_s * 1e6)  # one moment for the search and every update
+        before_us = self._clock.now_us() - int(
+            rule.threshold_s * 1e6
+        )  # the same moment for the search and for all updates
         try:
             begin = self._cursor(kind)
             after = self._pass(kind, rule, before_us, end_us, report, begin, None)
             if after is None and begin is not None:
-                after = self._pass(kind, rule, before_us, end_us, report, None, begin)  # from the oldest to the cursor
+                after = self._pass(
+                    kind, rule, before_us, end_us, report, None, begin
+                )  # then what lies before the cursor
             if not self._dry_run and (after is not None or begin is not None):
                 self._remember(kind, after)
         except Exception as error:
@@ -149,7 +162,7 @@ class Sweeper:
         self, kind: StuckKind, rule: Rule, before_us: int, end_us: int | None, report: KindReport, after: After | None,
         until: After | None,
     ) -> After | None:  # fmt: skip
-        """From a place to the end, or to `until`; where it ran out of time, or None."""
+        """Sweep from `after` to the end, or to `until`. Returns the place where the time ran out, or None."""
         probed = False
         while True:
             if end_us is not None and self._clock.mono_us() >= end_us:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 _BATCH_GET = 100
-_TRIES = 8  # of what a batch left unprocessed
+_TRIES = 8  # how many times the items that a batch left unprocessed are requested again
 _INDEX = "by_status"
 _DEFAULT_KEYS = ("source_id", "timestamp")
 _SPARE_US = 1_000_000

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("headgate.idempotency")
-_THREADS = 8  # as many as a Redis ledger has connections
+_THREADS = 8  # equals the connections of a Redis ledger's pool; more threads would wait for one
 
 
 class AsyncLedger:

@@ -202,7 +202,7 @@ class AwaitedLedger(AsyncLedger):
             try:
                 await self._fenced("release", key, token, text, "1" if counted else "0")
             except StaleLeaseError as error_of_one:
-                overtaken = error_of_one  # of one of two keys: the other one is still given back
+                overtaken = error_of_one  # raised after the other of the two keys is released as well
         if overtaken is not None:
             raise overtaken
 

@@ -1,4 +1,4 @@
-"""What may enter a ledger: each value is checked once, where it comes in."""
+"""Checks of the values that callers give to a ledger. Each value is checked once, where it enters."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def check_keys(keys: Sequence[str], payloads: Sequence[str]) -> None:
 
 
 def listed(values: Sequence[Any], what: str) -> list[Any]:
-    """The values of a batch; a text is not meant to be one of its letters."""
+    """The values of a batch as a list. A single text is refused, so that it is not taken for a list of characters."""
     if isinstance(values, str | bytes):
         message = f"{what} are a sequence, not {type(values).__name__}"
         raise InvalidInputError(message)

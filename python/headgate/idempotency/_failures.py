@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 _MAX_TEXT = 500
 _MAX_FRAMES = 12
 _MAX_INNER = 5
-_OWN_TEXTS = {"value_error", "assertion_error"}  # of pydantic: the text is that of a user's validator
+# Types of pydantic errors whose text comes from a user's validator and may therefore hold personal data.
+_OWN_TEXTS = {"value_error", "assertion_error"}
 
 
 def describe_error(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Claim keys: one text for namespace, consumer, event type and identity, that no other such tuple can make.
 
-A key is `{namespace}:{consumer}:{event type}:{identity}` (specification 004, decision 1). Inside a part, the characters
+A key is `{namespace}:{consumer}:{event type}:{identity}`. Inside a part, the characters
 that structure a key (`%`, `:`, `#` and a leading `~`) are percent-encoded. A part that would be longer than 256 bytes
 is replaced by `~` and the SHA-256 of it, so that a key never has more than 1,100 bytes, whatever the texts: DynamoDB's
 partition keys end at 2,048. A message that comes back from the dead letters has a key of its own: `#redrive-{n}`

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-DEFAULT_LEASE_S = 300.0  # specification 004, decision 3
+DEFAULT_LEASE_S = 300.0  # longer than most handlers run; slow ones are renewed
 _MIN_S = 1.0
 _ends_at: ContextVar[float | None] = ContextVar("headgate_invocation_ends_at", default=None)
 

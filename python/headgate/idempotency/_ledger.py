@@ -1,4 +1,4 @@
-"""The ledger, as users see it."""
+"""`Ledger` and `Claim`: the public interface of the idempotency ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ log = logging.getLogger("headgate.idempotency")
 Status = Literal["acquired", "done", "in_progress", "mismatch"]
 DAY_S = 86_400.0
 _US = 1_000_000
-_LARGE_RESULT = 1_000_000  # characters: servers may be set to take no longer values, and hang up instead of answering
+# In characters. A server may be set to accept no longer values, and then closes the connection without an answer.
+_LARGE_RESULT = 1_000_000
 _UNREAD: Any = object()
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
@@ -85,7 +86,7 @@ class Claim:
 
 
 class Ledger:
-    """Who may run an effect, and what came of it. Safe to use from several threads.
+    """Decides who may run an effect, and remembers its result. May be used from several threads.
 
     Example:
         >>> ledger = Ledger.open("memory://")
@@ -231,7 +232,7 @@ class Ledger:
             TransientError: the backend cannot be reached, is full, or takes no writes.
             ForkedError: the ledger was in use before a fork, and cannot go on in the child.
         """
-        # What nearly every call has is told apart here: a call of a function is a tenth of a claim in memory.
+        # The usual case is checked inline: a function call would cost a tenth of a claim in memory.
         length = int(lease * _US) if lease.__class__ is float and LEAST_S <= lease <= DAY_S else lease_us(lease)
         if key.__class__ is not str or not key or not key.isascii():
             check_key(key)
@@ -493,7 +494,7 @@ class Ledger:
                 else:
                     self.native.release(key, token, text, False)
             except StaleLeaseError as error:
-                overtaken = error  # of one of two keys: the other one is still given back
+                overtaken = error  # raised after the other of the two keys is released as well
         if overtaken is not None:
             raise overtaken
 

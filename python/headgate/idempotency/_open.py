@@ -1,4 +1,4 @@
-"""Ledger URLs."""
+"""Opens the ledger that a URL names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headgate.idempotency._ledger import Ledger
     from headgate.ports import Metrics
 
-# spec 004, decision 4: done keys live 24 h on Redis, 14 days on SQLite and DynamoDB.
+# How long done keys are remembered by default. Redis keeps them in memory, so their time is shorter there.
 _DEFAULT_TTL_S = {
     "redis": DAY_S, "rediss": DAY_S, "redis+cluster": DAY_S, "rediss+cluster": DAY_S,
     "sqlite": 14 * DAY_S, "memory": 14 * DAY_S, "dynamodb": 14 * DAY_S,

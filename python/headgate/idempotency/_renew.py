@@ -1,4 +1,4 @@
-"""Leases kept alive while slow handlers run."""
+"""Renews leases in the background while slow handlers run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ _IDLE_S = 1.0
 
 
 class LeaseRenewer:
-    """One thread renews every claim of a ledger at a third of its lease."""
+    """Renews all running claims of a ledger from one background thread.
+
+    A claim is renewed each time a third of its lease has passed. If the ledger cannot be reached, the renewal is
+    repeated after a tenth of the lease. If the lease was lost to another worker, renewing stops; completing the claim
+    will then raise `StaleLeaseError`. The thread starts with the first claim and ends when there has been none for a
+    second. Methods may be called from any thread.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -28,14 +34,15 @@ class LeaseRenewer:
         self._thread: threading.Thread | None = None
 
     def reset_after_fork(self) -> None:
-        """In a child of fork(): the claims are the parent's, the thread is not there, and it may have held the lock."""
+        """Start without claims in a child of fork(): the claims are the parent's, and its thread does not exist
+        here."""
         self._wake = threading.Condition()
         self._due = {}
         self._thread = None
 
     @contextmanager
     def keep(self, claim: Claim, lease: float) -> Iterator[None]:
-        """Renew the claim until the block ends or the lease is lost (completing will say so)."""
+        """Renew a claim until the block ends or its lease is lost."""
         self._add(claim, lease)
         try:
             yield
@@ -62,7 +69,7 @@ class LeaseRenewer:
                 if not ready:
                     first = min((entry[0] for entry in self._due.values()), default=None)
                     if first is None and not self._wake.wait(_IDLE_S) and not self._due:
-                        self._thread = None  # a ledger that nobody uses any more must not be kept by its thread
+                        self._thread = None  # ends, so that an unused ledger can be freed
                         return
                     if first is not None:
                         self._wake.wait(first - now)
@@ -75,9 +82,9 @@ class LeaseRenewer:
         try:
             self._ledger.renew(claim, lease)
         except ConflictError:
-            delay = -1.0  # lost: no use trying again
+            delay = -1.0  # the lease is lost: stop renewing
         except HeadgateError:
-            delay = lease / 10  # the backend is away: soon again, while the lease lasts
+            delay = lease / 10  # the backend is unavailable: try again soon, while the lease lasts
         with self._wake:
             if id(claim) in self._due:
                 if delay < 0:

@@ -62,7 +62,7 @@ def text_or_reason(value: Any, serializer: Callable[[Any], str | bytes] | None =
         return None, str(why)
     except RecursionError:
         return None, "too_deep"
-    except Exception:  # of whatever code the value brings along
+    except Exception:  # the value's own methods may raise anything
         return None, "raised"
 
 

@@ -1,4 +1,4 @@
-"""The attempts of Task states: what is asked of a task, and what becomes of its outcome."""
+"""The attempts of Task states: builds the request of a task, and applies its outcome to the frame."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""The two functions that a compiled workflow may add: the input of a Glue job that comes first, and the passage between
-functions of the old kind (data in their payload) and stages (data under the convention paths)."""
+"""The two functions that a compiled workflow may add to its steps.
+
+One prepares the input of a Glue job that comes first. The other passes data between plain functions, which carry it in
+their payload, and stages, which read and write objects.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a `Workflow` to Amazon States Language, with numbers and names as AWS takes them."""
+"""Compiles a `Workflow` to Amazon States Language, with the numbers and names that AWS accepts."""
 
 from __future__ import annotations
 

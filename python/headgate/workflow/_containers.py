@@ -1,4 +1,4 @@
-"""Parallel and Map states: their children, what becomes of their results, and how they fail."""
+"""Parallel and Map states: starting their children, collecting the results, and failing."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _counts(engine: Engine, frame: Frame) -> tuple[int, int, int]:
 
 
 def _spawn(engine: Engine, frame: Frame, state: MapState) -> None:
-    """Start iterations while there are items and room; finish the state when all have ended.
+    """Start iterations while there are items and the concurrency allows it; finish the state when all have ended.
 
     Raises:
         StateError: ItemSelector cannot be evaluated.

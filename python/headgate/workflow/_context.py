@@ -1,4 +1,4 @@
-"""What a stage is told and what it reports, and the places where the stages of one execution write."""
+"""The context that a stage receives, the result that it reports, and the object paths of an execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executes a program: moves frames from state to state until each waits for something, and says what they wait for.
+"""Executes a program: moves frames from state to state until each frame waits for a task, a time or its children.
 
 The engine does no I/O: it evaluates, numbers events, and collects what is to be committed. Who runs it (the runner)
 commits, runs tasks, hands their outcomes in, and wakes it when a time has come.
@@ -48,7 +48,7 @@ from headgate.workflow._values import Scope
 EXPRESS_LIMIT_US = 300 * 1_000_000
 STANDARD_LIMIT_US = 365 * 86_400 * 1_000_000
 _EXPRESS_EVENTS = 1_000_000  # Express keeps no history; this only ends loops that do nothing
-_EVENTS_OF_A_STEP = 8  # at most, with the end of the execution
+_EVENTS_OF_A_STEP = 8  # a step adds at most so many history events, including the end of the execution
 _OPEN_WHEN_FAILED = ("Task", "Wait")  # a failing Parallel or Map has had its own Failed event
 
 
@@ -87,7 +87,9 @@ class Engine:
         self.new_items: set[int] = set()
         self.ready: deque[int] = deque()
         self.tasks: deque[int] = deque()
-        self.timed: set[int] = set()  # frames that wait for a time or an answer; those that do not any more leave late
+        self.timed: set[int] = (
+            set()
+        )  # frames that wait for a time or an answer; entries that are no longer valid are removed lazily
         self.status = RUNNING
         self.output: Any = None
         self.error: str | None = None
@@ -245,7 +247,7 @@ class Engine:
         frame.data = {"own": frame.data["own"]} if "own" in frame.data else {}
         frame.visits += 1
         if frame.parent is None and frame.last_event == 1:
-            frame.last_event = 0  # as Step Functions: the first state follows no event
+            frame.last_event = 0  # in Step Functions too, the first state has no previous event
         details = {"name": state.name, "input": to_text(frame.input), "inputDetails": {"truncated": False}}
         frame.entered_event = self.emit(frame, f"{state.type}StateEntered", details)
         frame.phase = ATTEMPT

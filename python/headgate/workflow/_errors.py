@@ -1,4 +1,4 @@
-"""Which failures of a stage a retry can mend, and under which names they leave it.
+"""Decides which failures of a stage are worth a retry, and under which error name they leave it.
 
 Amazon States Language matches error names exactly, and Lambda reports an exception by the name of its class. Whatever a
 retry cannot mend therefore leaves a stage as `HeadgatePermanentError`, with the cause in its text. The retrier that a

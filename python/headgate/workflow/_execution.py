@@ -1,4 +1,4 @@
-"""What a runner gives and takes: executions, state machines, and the checks of what comes in."""
+"""The types of the runner's interface: executions and state machines, and the checks of their input."""
 
 from __future__ import annotations
 

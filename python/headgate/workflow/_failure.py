@@ -1,4 +1,4 @@
-"""How a state fails while it runs, and how a definition is wrong before it runs."""
+"""Errors of workflows: of a state while it runs, and of a definition before it runs."""
 
 from __future__ import annotations
 

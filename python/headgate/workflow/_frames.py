@@ -1,4 +1,4 @@
-"""Frames: where an execution stands. A machine, a branch of a Parallel state and an iteration of a Map are one each.
+"""Frames: where an execution stands. There is one frame for each machine, Parallel branch and Map iteration.
 
 Frames form a tree. Each is one row of the store, written when it changes, so that an execution goes on after a crash
 from where its last commit left every frame.
@@ -15,8 +15,8 @@ from headgate.workflow._json import to_text
 RUNNING, SUCCEEDED, FAILED, ABORTED, TIMED_OUT = "RUNNING", "SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"
 
 # What a running frame is about to do, or waits for.
-ENTER = "enter"  # to enter its state
-ATTEMPT = "attempt"  # to make the next attempt of its state, after a retry's delay or a redrive
+ENTER = "enter"  # its state is to be entered
+ATTEMPT = "attempt"  # the next attempt of its state is due, after a retry's delay or a redrive
 TASK = "task"  # a task is to be run, or is running
 CALLBACK = "callback"  # somebody is to answer a task token
 JOB = "job"  # another execution is to end

@@ -1,4 +1,4 @@
-"""Where distributed Maps read their items and write their results: objects of the object store."""
+"""Reads the items of distributed Maps from the object store, and writes their results there."""
 
 from __future__ import annotations
 

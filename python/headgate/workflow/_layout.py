@@ -1,4 +1,4 @@
-"""Where the states of a graph go: rows by their distance from the start, edges through the gaps between them.
+"""Places the states of a graph: rows by the distance from the start, edges through the gaps between them.
 
 Ranks are longest paths (edges that close a cycle are turned round for that), an edge over several rows gets a narrow
 place in each row between, and the order within a row follows the middle of the neighbours (four sweeps).
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NODE_HEIGHT = 46.0
 GAP_X, GAP_Y, PADDING = 28.0, 40.0, 18.0
-_CHARACTER = 6.9  # of the 12-pixel font, on average
+_CHARACTER = 6.9  # average width of a character in the 12-pixel font
 _PASSAGE = 16.0
 _SWEEPS = 4
 
@@ -29,8 +29,8 @@ class Box:
     node: Node | None = None
     lines: tuple[str, ...] = ()
     inner: list[Layout] = field(default_factory=list)
-    x: float = 0.0  # of the centre
-    y: float = 0.0  # of the top
+    x: float = 0.0  # x of the centre
+    y: float = 0.0  # y of the top edge
     row_end: float = 0.0  # where the row's tallest box ends
 
 

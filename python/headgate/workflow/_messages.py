@@ -1,4 +1,4 @@
-"""Takes the data out of what carried it: a pipe's array, an SQS record, an SNS envelope.
+"""Unwraps the data of a message: a pipe's array, an SQS record, an SNS envelope.
 
 EventBridge Pipes hands a state machine a JSON array of SQS records even when the batch size is 1. The body of a record
 is text. When SNS feeds the queue without raw delivery, that text is itself an envelope with the message as text.
@@ -120,7 +120,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
         message = f"{what} is not JSON: byte {error.start} is not UTF-8"
     except RecursionError:
         message = f"{what} is not JSON that can be read: it is nested too deeply"
-    except ValueError as error:  # of the two hooks, and of integers with more digits than Python converts
+    except ValueError as error:  # raised by the two hooks, and by integers with more digits than Python converts
         message = f"{what} is not JSON: {error}"
     raise InvalidInputError(message, Kind.INVALID_JSON)
 

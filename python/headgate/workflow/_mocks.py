@@ -1,4 +1,4 @@
-"""Made-up outcomes of tasks, by state and attempt, so that a definition can run without what it calls.
+"""Mocked outcomes of tasks, by state and attempt, so that a definition can run without what it calls.
 
 A file of mocks is JSON::
 

@@ -38,7 +38,7 @@ MAX_RECEIVE_COUNT = 3
 MAX_PAYLOAD_CHARACTERS = 262_144  # what a pipe hands on
 _INVOCATIONS = ("REQUEST_RESPONSE", "FIRE_AND_FORGET")
 _IDLE_US = 50_000
-_MAX_NAME = 40  # of the workflow's name in an execution id, beside 32 hexadecimal digits
+_MAX_NAME = 40  # so many characters of the workflow's name go into an execution id, before 32 hexadecimal digits
 
 
 @dataclass

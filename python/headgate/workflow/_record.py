@@ -1,4 +1,4 @@
-"""An execution as the store knows it."""
+"""An execution as it is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which errors a handler is meant by, how long a retry waits, and what is too large."""
+"""Rules of Step Functions: which errors a Retry or Catch matches, how long a retry waits, and what is too large."""
 
 from __future__ import annotations
 

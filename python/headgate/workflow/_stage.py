@@ -1,5 +1,8 @@
-"""The base class of stages and the decorator: paths by convention, the envelope, and failures that are never
-swallowed."""
+"""`WorkflowHandler`, the base class of stages, and the decorator `@stage`.
+
+A stage reads its input and writes its output under paths that follow a convention, in an envelope. A failure always
+leaves the stage as an exception.
+"""
 
 from __future__ import annotations
 

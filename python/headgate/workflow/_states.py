@@ -1,4 +1,4 @@
-"""What a state does with data: from its input to its task, and from the result to its output."""
+"""How a state transforms data: its input for the task, and the task's result to its output."""
 
 from __future__ import annotations
 

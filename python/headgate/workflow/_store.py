@@ -41,7 +41,7 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS workflow_tokens_waiting ON workflow_tokens (activity, created_us)"
     " WHERE status = 'waiting' AND activity IS NOT NULL",
 )
-WAITING, TAKEN = "waiting", "taken"  # of tokens; then SUCCEEDED or FAILED
+WAITING, TAKEN = "waiting", "taken"  # first states of a task token; it ends as SUCCEEDED or FAILED
 
 
 @dataclass(frozen=True)

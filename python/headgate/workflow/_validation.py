@@ -1,4 +1,4 @@
-"""What keeps a workflow from running here or on AWS, and what may go wrong with it."""
+"""Checks a workflow: errors that keep it from running here or on AWS, and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a field: a constant, a path, an intrinsic call, a JSONata expression, or a template of these."""
+"""The values of fields: constants, paths, intrinsic calls, JSONata expressions, and templates of these."""
 
 from __future__ import annotations
 
