@@ -356,6 +356,19 @@ def test_alarms_look_at_metrics_that_exist(rendered, environment):
 
 
 @both
+def test_something_is_raised_when_nothing_runs(rendered, environment):
+    """Each schedule's function has an alarm for which missing data is bad."""
+    resources = rendered(environment)
+    for module in {where.split("/")[0] for where in resources if "/schedule/" in where}:
+        missing = [
+            alarm["treat_missing_data"]
+            for where, values in resources.items() if where.startswith(f"{module}/aws_cloudwatch_metric_alarm")
+            for alarm in values
+        ]  # fmt: skip
+        assert "breaching" in missing, module
+
+
+@both
 def test_buckets_are_private_versioned_and_answer_tls_only(rendered, environment):
     resources = rendered(environment)
     buckets = {b["bucket"] for _, b in of_type(resources, "aws_s3_bucket")}

@@ -73,9 +73,16 @@ resource "aws_cloudwatch_metric_alarm" "silent" {
 
   metric_query {
     id          = "silence"
-    expression  = "IF(DAY(runs) < 6 AND HOUR(runs) >= 15 AND HOUR(runs) < 20 AND FILL(runs, 0) < 1, 1, 0)"
+    expression  = "IF(DAY(clock) < 6 AND HOUR(clock) >= 15 AND HOUR(clock) < 20, IF(FILL(runs, 0) < 1, 1, 0), 0)"
     label       = "Periods of market time without an invocation"
     return_data = true
+  }
+
+  # A series without gaps: DAY() and HOUR() of a metric that has no values at all would have none either.
+  metric_query {
+    id          = "clock"
+    expression  = "TIME_SERIES(1)"
+    return_data = false
   }
 
   metric_query {
@@ -90,4 +97,21 @@ resource "aws_cloudwatch_metric_alarm" "silent" {
       stat        = "Sum"
     }
   }
+}
+
+# Whatever metric math makes of a metric that never had a value: a weekend with a holiday has three days without an invocation.
+resource "aws_cloudwatch_metric_alarm" "never" {
+  alarm_name          = "${var.name}-never"
+  alarm_description   = "The function was not invoked for four days"
+  namespace           = "AWS/Lambda"
+  metric_name         = "Invocations"
+  dimensions          = { FunctionName = module.function.name }
+  statistic           = "Sum"
+  period              = 86400
+  evaluation_periods  = 4
+  threshold           = 1
+  comparison_operator = "LessThanThreshold"
+  treat_missing_data  = "breaching"
+  alarm_actions       = [var.alarm_topic_arn]
+  ok_actions          = [var.alarm_topic_arn]
 }
