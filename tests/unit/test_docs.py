@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").rglob("*.md")
 )
-# Words of an earlier private vocabulary, and the word of docs/glossary.md that replaces each. Decision records are history.
+# Words of an earlier private vocabulary, and the word of docs/glossary.md that replaces each.
 REPLACED = {
     "rooms?": "module",
     "undertakers?": "dead-letter sink",
@@ -51,10 +51,20 @@ def test_the_architecture_names_files_that_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "decisions" not in p.parts], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_use_the_words_of_the_glossary(page):
     text = without_code(page.read_text())
     found = [
         f"{match[0]}: say {say}" for word, say in REPLACED.items() for match in re.finditer(rf"(?i)\b{word}\b", text)
     ]
     assert found == []
+
+
+DECISIONS = [page for page in PAGES if "decisions" in page.parts]
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name)
+def test_decisions_have_one_form(page):
+    headings = re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
+    assert headings == ["Problem", "Options", "Decision", "Consequences", "Testing"]
+    assert page.read_text().startswith(f"# {page.name[:4]}: ")
