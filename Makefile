@@ -15,13 +15,14 @@ CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -na
 SIMULATION_TESTS := tests/property/test_simulation.py
 WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
-.PHONY: help run test validate test-local check lower-bounds bench chaos fuzz sanitize cpp-test install clean format
+.PHONY: help run test validate test-local check lower-bounds wheel bench chaos fuzz sanitize cpp-test install clean format
 
 help:
 	@echo "make run     set up, build, and run the main job (headgate demo)"
 	@echo "make test    set up, build, and run every C++ and Python test"
 	@echo "make validate, make test-local: the same as make check, make test"
 	@echo "make check   format, lint, types, stubs, layering"
+	@echo "make wheel   wheels for Python 3.11, 3.12 and 3.13 in dist/, repaired and tried"
 	@echo "make bench | chaos | fuzz | sanitize | format | clean"
 
 $(STAMPS)/build: tools/setup tools/requirements-build.txt
@@ -65,6 +66,8 @@ format: $(STAMPS)/dev
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+wheel: $(STAMPS)/build
+	$(PY) tools/make_wheels.py
 bench: $(STAMPS)/build $(STAMPS)/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-bench.txt
 	$(PY) bench/run.py

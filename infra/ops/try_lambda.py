@@ -160,7 +160,8 @@ def main() -> int:
     manifest = json.loads((options.packages / "manifest.json").read_text())
     version = manifest["python"]
     pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"), reverse=True)
-    python = options.python or shutil.which(f"python{version}") or (str(pyenv[0]) if pyenv else None)
+    # pyenv's own first: its shim on the PATH runs only the versions that are switched on.
+    python = options.python or (str(pyenv[0]) if pyenv else shutil.which(f"python{version}"))
     if python is None:
         print(f"there is no Python {version} here; name one with --python", file=sys.stderr)
         return 1
