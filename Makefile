@@ -15,7 +15,7 @@ CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -na
 SIMULATION_TESTS := tests/property/test_simulation.py
 WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
-.PHONY: help run test validate test-local check lower-bounds wheel bench chaos fuzz sanitize cpp-test install clean format
+.PHONY: help docs run test validate test-local check lower-bounds wheel bench chaos fuzz sanitize cpp-test install clean format
 
 help:
 	@echo "make run     set up, build, and run the main job (headgate demo)"
@@ -23,6 +23,7 @@ help:
 	@echo "make validate, make test-local: the same as make check, make test"
 	@echo "make check   format, lint, types, stubs, layering"
 	@echo "make wheel   wheels for Python 3.11, 3.12 and 3.13 in dist/, repaired and tried"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make bench | chaos | fuzz | sanitize | format | clean"
 
 $(STAMPS)/build: tools/setup tools/requirements-build.txt
@@ -68,6 +69,13 @@ format: $(STAMPS)/dev
 
 wheel: $(STAMPS)/build
 	$(PY) tools/make_wheels.py
+
+# Needs the source of the Python package only, not the built one. Links are checked: a broken one is an error.
+docs: $(STAMPS)/build
+	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-docs.txt
+	$(PY) tools/make_docs.py
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
 bench: $(STAMPS)/build $(STAMPS)/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-bench.txt
 	$(PY) bench/run.py

@@ -60,6 +60,17 @@ def test_pages_use_the_words_of_the_glossary(page):
     assert found == []
 
 
+def test_the_site_has_every_page():
+    """mkdocs.yml lists each page of docs/, and tools/make_docs.py makes every page that it lists."""
+    listed = re.findall(r": ([\w/.-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= set(listed)
+    made = {page.name for page in PAGES} | {"index.md"}
+    api = {
+        f"api/{title}.md" for title in re.findall(r'^    "(\w+)": \[', (ROOT / "tools/make_docs.py").read_text(), re.M)
+    }
+    assert set(listed) <= made | api
+
+
 DECISIONS = [page for page in PAGES if "decisions" in page.parts]
 
 
