@@ -211,6 +211,23 @@ def test_requests_on_one_connection_are_answered_in_their_order(intake, store):
     assert jobs(store) == 1
 
 
+@pytest.mark.parametrize("cut", [0, 1, 10, 200])
+def test_a_client_that_sends_no_more_still_gets_its_answer(intake, store, cut):
+    body = multipart((b"a.txt", TEXT * 5))
+    whole = head("/v1/files/batch", FORM, length(body)) + body
+    with Client(intake) as client:
+        client.send(whole[: len(whole) - cut])
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.answer()[0] == (400 if cut else 202)
+        assert client.rest() == b""
+    with Client(intake) as client:
+        client.send(whole + head("/healthz", method="GET"))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.answer()[0], client.answer()[0]] == [202, 200]
+        assert client.rest() == b""
+    assert jobs(store) == 1
+
+
 def test_a_body_may_come_in_chunks(intake, store):
     body = multipart((b"a.txt", TEXT))
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:7], body[7:100], body[100:]))

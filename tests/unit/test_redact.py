@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -155,3 +156,22 @@ def test_a_ledger_url_that_cannot_be_read_is_not_quoted(url, monkeypatch, tmp_pa
     with pytest.raises(HeadgateError) as caught:
         Ledger.open(url).claim("k")
     assert "sesame" not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "checked"),
+    [
+        ("rediss+cluster://h:1", True),
+        ("rediss+cluster://h:1?ssl_check_hostname=false", None),
+        ("rediss+cluster://h:1?ssl_cert_reqs=none", None),
+        ("redis+cluster://h:1", None),
+    ],
+)
+def test_the_names_of_a_cluster_s_nodes_are_checked(url, checked, monkeypatch):
+    """redis-py did not by default before version 6: any certificate of a known authority would do."""
+    cluster = pytest.importorskip("redis.cluster")
+    seen = []
+    monkeypatch.setattr(cluster.RedisCluster, "from_url", lambda url, **options: seen.append(options) or object())
+    with contextlib.suppress(HeadgateError):
+        Ledger.open(url)
+    assert seen[0].get("ssl_check_hostname") is checked

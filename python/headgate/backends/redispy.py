@@ -241,13 +241,16 @@ class RedisPyClient:
 
     @classmethod
     def cluster(cls, url: str) -> RedisPyClient:
-        """Connect to a cluster, from any of its nodes."""
+        """Connect to a cluster, from any of its nodes. With TLS their names are checked, whatever redis-py does."""
         with needed("redis+cluster:// needs redis-py", "headgate[redis]"):
             from redis.cluster import RedisCluster
 
+        is_checked = url.startswith("rediss://") and "ssl_check_hostname" not in url and "ssl_cert_reqs=none" not in url
+        tls = {"ssl_check_hostname": True} if is_checked else {}  # before version 6 the default was not to
+
         def connect() -> Any:
             try:
-                return RedisCluster.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+                return RedisCluster.from_url(url, socket_timeout=5, socket_connect_timeout=5, **tls)
             except Exception as error:
                 raise translated(error) from None
 

@@ -45,6 +45,7 @@ class _IntakeProtocol(H11Protocol):
         self.access_log = False  # it names addresses and paths; ours does not
         self._head_timer: asyncio.TimerHandle | None = None
         self._has_begun = False
+        self._is_half_closed = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -66,9 +67,21 @@ class _IntakeProtocol(H11Protocol):
         elif self._head_timer is None:
             self._arm()
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more, but may still read: the base class would close without an answer."""
+        if not self._is_answering() or self.scheme == "https":
+            return None
+        self._is_half_closed = True
+        if self.cycle.more_body:
+            self.conn.receive_data(b"")
+            self.handle_events()  # h11 finds that the body ended early, which is answered
+        return True
+
     def on_response_complete(self) -> None:
         self._has_begun = False
         super().on_response_complete()
+        if self._is_half_closed and not self._is_answering():
+            self.transport.close()
         if self.transport.is_closing():
             self._cut_later()
 
