@@ -38,6 +38,9 @@ py::dict to_dict(const checkpoint::Summary& s) {
     put("known", s.known);
     put("touched", s.touched);
     put("changed", s.changed);
+    put("grown", s.grown);
+    put("moved", s.moved);
+    put("retried", s.retried);
     put("vanished", s.vanished);
     put("unreadable", s.unreadable);
     put("archived", s.archived);
@@ -207,6 +210,11 @@ checkpoint::Options options(const std::string& plan, const py::dict& given) {
     set(given, "full_listing_every_us", out.full_listing_every_us);
     set(given, "target_key", out.target_key);
     set(given, "rescan", out.rescan);
+    set(given, "take_rewritten", out.take_rewritten);
+    set(given, "retry_rejected", out.retry_rejected);
+    set(given, "retry_rule", out.retry_rule);
+    set(given, "source_name", out.source_name);
+    set(given, "other_source", out.other_source);
     set(given, "evolve", out.evolve);
     set(given, "dry_run", out.dry_run);
     out.mode = watermark ? checkpoint::Mode::watermark : checkpoint::Mode::ledger;

@@ -48,7 +48,7 @@ TEST_F(Parts, AreTakenBackUnlessTheyMayBeNamed) {
             ASSERT_TRUE(parts.write_if_full().ok());
         }
         ASSERT_EQ(there(), (Names{"seg-1-0123456789ab.hgl", "seg-1-0123456789ab-1.hgl"}));
-        ASSERT_TRUE(parts.write(nothing).ok());
+        ASSERT_TRUE(parts.write({&nothing}).ok());
         ASSERT_EQ(there().size(), 3U);
     }
     EXPECT_EQ(there(), Names());
@@ -56,7 +56,7 @@ TEST_F(Parts, AreTakenBackUnlessTheyMayBeNamed) {
         NewParts parts(*target, "0123456789abcdef");
         parts.begin(1);
         parts.add("", entry(1));
-        ASSERT_TRUE(parts.write(nothing).ok());
+        ASSERT_TRUE(parts.write({&nothing}).ok());
         parts.keep();
     }
     EXPECT_EQ(there(), Names{"seg-1-0123456789ab.hgl"});
@@ -81,7 +81,7 @@ TEST_F(Parts, NoneReplacesAnotherAfterSomeWereMerged) {
         parts.add(day, entry(++rows));
     }
     ASSERT_TRUE(parts.compact(next).ok());
-    ASSERT_TRUE(parts.write(nothing).ok());
+    ASSERT_TRUE(parts.write({&nothing}).ok());
     parts.name_in(next);
     std::set<std::uint32_t> found;
     for (const auto& name : next.segments) {

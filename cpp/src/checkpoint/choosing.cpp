@@ -6,7 +6,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "headgate/base/limit.hpp"
@@ -20,6 +22,7 @@ constexpr std::size_t kKeysPerBatch = limit(4'096, 3);
 constexpr std::size_t kMostWaiting = limit(16, 2);  // batches
 constexpr std::size_t kKeysPerPoll = limit(256, 2);
 constexpr std::size_t kKeysPerHandOver = limit(100, 2);
+constexpr auto kPoll = std::chrono::milliseconds(50);
 constexpr std::size_t kKeysAhead = limit(32, 2);  // whose ledger entries are fetched from memory together
 
 enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
@@ -124,8 +127,6 @@ private:
         threads_.clear();
     }
 
-    static constexpr auto kPoll = std::chrono::milliseconds(50);
-
     std::size_t others_;
     std::function<void(Batch&, bool)> judge_;
     std::mutex mutex_;
@@ -169,7 +170,9 @@ public:
 
     Status begin() {
         if (!in_order_) {
-            return choose_from_all();
+            auto status = choose_from_all();
+            note_listed();
+            return status;
         }
         thread_ = std::thread([this] {
             status_ = choose_in_order();
@@ -178,6 +181,7 @@ public:
             } else {
                 out_.cancel();
             }
+            note_listed();
         });
         return {};
     }
@@ -194,7 +198,36 @@ public:
 
     bool was_deceived() const { return deceived_; }
 
+    void retry(const RejectedRecords& records) { retried_ = &records; }
+    bool most_known_are_unchanged() const { return unchanged_ > changed_; }
+
+    bool wait_until_listed(const std::atomic<bool>& stop) const {
+        std::unique_lock lock(seen_mutex_);
+        while (!is_listed_ && !stop) {
+            // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
+            listed_all_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+        }
+        return is_listed_;
+    }
+
+    bool has_unchanged(const KeyDigest& key) const {
+        const std::lock_guard lock(seen_mutex_);
+        return unchanged_lines_.contains(key);
+    }
+
+    std::optional<std::uint64_t> tag_ahead(const KeyDigest& key) const {
+        const std::lock_guard lock(seen_mutex_);
+        const auto found = ahead_.find(key);
+        return found == ahead_.end() ? std::nullopt : std::optional(found->second);
+    }
+
 private:
+    void note_listed() {
+        const std::lock_guard lock(seen_mutex_);
+        is_listed_ = true;
+        listed_all_.notify_all();
+    }
+
     Status list(const Interrupt& interrupt, const std::function<void(const Object&)>& each) {
         for (std::size_t i = 0; i < prefixes_.size(); ++i) {
             HG_RETURN_IF_ERROR(source_.list({prefixes_[i], after(i)}, interrupt, [&](const Object& object) {
@@ -328,7 +361,7 @@ private:
         }
     }
 
-    Verdict judge(Object& object, const KeyDigest& digest) const {
+    Verdict judge(Object& object, const KeyDigest& digest) {
         const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
         // A known name was judged when it was taken.
         if (belongs_to_target(object.key, options_.target_key) ||
@@ -338,8 +371,25 @@ private:
         if (!object.looked_at && (known != nullptr || settle_ > 0) && !source_.look_at(object)) {
             return Verdict::vanished;
         }
-        if (known != nullptr && known->tag == object.tag && !options_.rescan) {
-            return Verdict::known;
+        if (known != nullptr) {
+            ++(known->tag == object.tag ? unchanged_ : changed_);
+        }
+        if (known != nullptr && known->tag == object.tag) {
+            if ((known->flags & Entry::kLines) != 0) {
+                const std::lock_guard lock(seen_mutex_);
+                unchanged_lines_.insert(digest);
+            }
+            const bool again = options_.rescan || (retried_ != nullptr && retried_->find(digest) != nullptr);
+            if (!again) {
+                return Verdict::known;
+            }
+        }
+        if (settle_ > 0 && object.modified_us > now_ + settle_ &&
+            object.modified_us > SystemClock().now_us() + settle_) {
+            // A time ahead of the clock says nothing about being young: whoever reads the file compares its tag.
+            const std::lock_guard lock(seen_mutex_);
+            ahead_[digest_key(object.key)] = object.tag;
+            return Verdict::take;
         }
         return settle_ > 0 && object.modified_us > now_ - settle_ ? Verdict::deferred : Verdict::take;
     }
@@ -359,6 +409,14 @@ private:
     std::int64_t listed_ = 0;
     Counts verdicts_{};
     std::atomic<bool> stopped_{false};
+    const RejectedRecords* retried_ = nullptr;
+    std::atomic<std::int64_t> unchanged_{0};  // known files
+    std::atomic<std::int64_t> changed_{0};    // files of known names
+    mutable std::mutex seen_mutex_;
+    mutable std::condition_variable listed_all_;
+    bool is_listed_ = false;
+    std::set<KeyDigest> unchanged_lines_;
+    std::map<KeyDigest, std::uint64_t> ahead_;  // files of the future, and their tags
     Status status_;
     Judges judges_;  // its threads use the rest
     std::thread thread_;
@@ -376,6 +434,26 @@ Status Choosing::begin() {
 
 Status Choosing::finish(Summary& summary) {
     return chooser_->finish(summary);
+}
+
+bool Choosing::most_known_are_unchanged() const {
+    return chooser_->most_known_are_unchanged();
+}
+
+void Choosing::retry(const RejectedRecords& records) {
+    chooser_->retry(records);
+}
+
+bool Choosing::wait_until_listed(const std::atomic<bool>& stop) const {
+    return chooser_->wait_until_listed(stop);
+}
+
+bool Choosing::has_unchanged(const KeyDigest& key) const {
+    return chooser_->has_unchanged(key);
+}
+
+std::optional<std::uint64_t> Choosing::tag_ahead(const KeyDigest& key) const {
+    return chooser_->tag_ahead(key);
 }
 
 bool Choosing::was_deceived() const {

@@ -1,10 +1,13 @@
 // Which files of a source a run has to read.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <optional>
 
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "reading.hpp"
+#include "rejected.hpp"
 #include "taken.hpp"
 
 namespace headgate::checkpoint {
@@ -28,6 +31,16 @@ public:
     Status begin();
     // Waits for that thread, if there is one, and says what became of it. What it has listed is in `summary`.
     Status finish(Summary& summary);
+    // Before begin(): files with such records are read again.
+    void retry(const RejectedRecords& records);
+    // Waits until everything is listed; false when `stop` was set first. For the threads that read.
+    bool wait_until_listed(const std::atomic<bool>& stop) const;
+    // Once everything is listed: a known file of lines with this key is still what it was.
+    bool has_unchanged(const KeyDigest& key) const;
+    // The tag of a file whose time of change is ahead of the clock, as it was when it was listed.
+    std::optional<std::uint64_t> tag_ahead(const KeyDigest& key) const;
+    // After finish(): of the files that were taken before, more are as they were then than not.
+    bool most_known_are_unchanged() const;
     // The source broke its word: what was read is in no order, and the run has to start again.
     bool was_deceived() const;
 

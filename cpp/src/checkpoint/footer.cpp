@@ -1,5 +1,6 @@
 #include "footer.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace headgate::checkpoint {
@@ -26,6 +27,7 @@ Result<Footer> parse_footer(const Metadata& metadata, const std::string& target)
         out.schema = json.at("schema").get<std::string>();
         out.plan = json.value("plan", "");
         out.types = json.value("types", std::map<std::string, std::string>{});
+        out.sources = json.value("sources", std::vector<std::string>{});
         out.version = json.at("version").get<std::int64_t>();
         out.write_id = json.at("write_id").get<std::string>();
         out.segments = json.at("segments").get<std::vector<std::string>>();
@@ -49,6 +51,18 @@ Status check_schema(const Footer& footer, const std::string& schema, const std::
                                                                           footer.schema + "', not '" + schema + "'");
 }
 
+Status check_source(const Footer& footer, const std::string& source, const std::string& target) {
+    const auto& known = footer.sources;
+    if (source.empty() || known.empty() || std::find(known.begin(), known.end(), source) != known.end()) {
+        return {};
+    }
+    return {
+        ErrorCode::invalid_input,
+        target + " is fed from " + known.back() + ", not from " + source +
+            ": files are known by their path in the source, so that those of another one would be taken for them or "
+            "taken again; other_source=True (--other-source) allows it"};
+}
+
 std::string render_footer(const Footer& footer) {
     Json out{{"format", kFooterFormat},     {"schema", footer.schema},
              {"version", footer.version},   {"write_id", footer.write_id},
@@ -60,6 +74,9 @@ std::string render_footer(const Footer& footer) {
     if (footer.has_sums) {
         out["superseded"] = footer.superseded;
         out["skipped"] = footer.skipped;
+    }
+    if (!footer.sources.empty()) {
+        out["sources"] = footer.sources;
     }
     if (!footer.types.empty()) {
         out["types"] = footer.types;

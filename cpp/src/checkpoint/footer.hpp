@@ -16,6 +16,7 @@ struct Footer {
     std::string schema;
     std::string plan;                          // of an inferred schema
     std::map<std::string, std::string> types;  // of the columns; empty in footers of the first releases
+    std::vector<std::string> sources;          // that the table was fed from, as far as they are known
     std::int64_t version = 0;
     std::string write_id;
     std::vector<std::string> segments;
@@ -35,6 +36,8 @@ struct Footer {
 Result<Footer> parse_footer(const Metadata& metadata, const std::string& target);
 // invalid_input when the table holds records of another schema.
 Status check_schema(const Footer& footer, const std::string& schema, const std::string& target);
+// invalid_input when the table was fed from other sources only.
+Status check_source(const Footer& footer, const std::string& source, const std::string& target);
 std::string render_footer(const Footer& footer);
 
 }  // namespace headgate::checkpoint

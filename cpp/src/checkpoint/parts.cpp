@@ -66,16 +66,18 @@ Status NewParts::write_entries() {
 }
 
 // What was refused is read back rather than written meanwhile: a run that commits nothing leaves none behind.
-Status NewParts::write(const Refused& rejects) {
+Status NewParts::write(const std::vector<const Refused*>& rejects) {
     HG_RETURN_IF_ERROR(write_entries());
-    std::uint64_t at = 0;
-    while (true) {
-        HG_ASSIGN(const auto lines, rejects.lines(at, kRejectBytesPerPart));
-        if (lines.empty()) {
-            return {};
+    for (const auto* refused : rejects) {
+        for (std::uint64_t at = 0;;) {
+            HG_ASSIGN(const auto lines, refused->lines(at, kRejectBytesPerPart));
+            if (lines.empty()) {
+                break;
+            }
+            HG_RETURN_IF_ERROR(write_part(part_name("rej-", rejects_.size(), ".jsonl"), lines, rejects_));
         }
-        HG_RETURN_IF_ERROR(write_part(part_name("rej-", rejects_.size(), ".jsonl"), lines, rejects_));
     }
+    return {};
 }
 
 void NewParts::name_in(Footer& next) const {

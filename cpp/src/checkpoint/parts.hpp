@@ -35,7 +35,7 @@ public:
     // Where a partition has too many segments, all its entries go into one of this commit.
     Status compact(Footer& next);
     // The rest. Nothing else may be asked meanwhile; what names it comes after it.
-    Status write(const Refused& rejects);
+    Status write(const std::vector<const Refused*>& rejects);
     void name_in(Footer& next) const;
     void keep() { written_.clear(); }  // a commit is about to be asked for: whatever the answer, it may have been made
     const std::vector<std::string>& written() const { return written_; }

@@ -7,12 +7,14 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/hash/identity.hpp"
+#include "history.hpp"
 
 namespace headgate::checkpoint {
 namespace {
@@ -131,8 +133,9 @@ private:
 class Worker {
 public:
     Worker(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
-           Exchange& exchange, std::atomic<std::size_t>& done, const std::atomic<bool>& stop)
+           const History* history, Exchange& exchange, std::atomic<std::size_t>& done, const std::atomic<bool>& stop)
         : options_(options),
+          history_(history),
           list_(list),
           open_(list),
           known_(known),
@@ -210,54 +213,162 @@ private:
     // What was read of the current file so far; its rest goes into a new piece.
     void hand_over_part(const Fetched& fetched) {
         auto entry = file().entry;
+        const auto continuation = file().continuation;
         const auto bytes = file().bytes;
         file().goes_on = true;
         hand_over(false);
         begin(fetched);
         file().entry = entry;
+        file().continuation = continuation;
         file().bytes = bytes;
     }
 
     void read(const Fetched& fetched) {
         const auto key = file().key;
-        auto& entry = file().entry;
-        const auto digest = hash::sha256(fetched.bytes);
-        std::memcpy(&entry.content, digest.data(), sizeof entry.content);
-        if (const auto* found = known_(key, entry.key); found != nullptr && found->content == entry.content) {
-            entry = *found;
-            entry.tag = fetched.tag;
-            file().same_content = true;
+        auto entry = file().entry;
+        entry.content = content_of(fetched.bytes);
+        file().entry = entry;
+        if (history_ != nullptr && history_->is_unsettled(entry.key, fetched.tag)) {
+            file().unsettled = true;
+            return;
+        }
+        const auto* found = known_(key, entry.key);
+        const bool same = found != nullptr && found->content == entry.content;
+        const auto* rejected = found == nullptr || history_ == nullptr ? nullptr : history_->rejected(entry.key);
+        if (same && rejected == nullptr) {
+            keep(*found, fetched.tag);
             return;
         }
         std::string_view content;
-        bool any_bad = false;
         if (const auto status =
                 unpacked(key, fetched.bytes, options_.max_file_bytes, environment_.unpack, buffer_, content);
             !status.ok()) {
             file().records = 1;
             refuse(0, {{"", status.code() == ErrorCode::message_too_large ? "too_large" : "packing"}});
-            any_bad = true;
-        } else {
-            std::uint64_t looked_at = 0;
-            each_record(key, content, [&](std::string_view text, std::uint64_t offset) {
-                if (bad_ > kPieceBad || offset - looked_at > kPieceBytes / 8) {
-                    looked_at = offset;
-                    if (is_full()) {
-                        hand_over_part(fetched);
-                    }
-                }
-                ++file().records;
-                const auto& problems = reader_.read(text, &piece_.columns);
-                if (problems.empty()) {
-                    ++file().entry.rows;
-                    file().drifted += reader_.drifted();
-                } else {
-                    refuse(offset, problems);
-                    any_bad = true;
-                }
-            });
+            file().entry.flags = Entry::kRejected;
+            return;
         }
-        file().entry.flags = file().entry.rows == 0 && any_bad ? 1U : 0U;
+        Selection selection;
+        if (same) {
+            file().continuation = {Continuation::Kind::grown, content.size(), entry.content};
+        } else if (history_ != nullptr) {
+            file().continuation = history_->continue_after(key, content, entry.content, found, stop_);
+        } else if (found != nullptr) {
+            file().continuation = grown_only(content, *found);
+        }
+        const auto& continuation = file().continuation;
+        if (continuation.kind == Continuation::Kind::rewritten) {
+            return;
+        }
+        selection.begin = continuation.begin;
+        if (continuation.kind == Continuation::Kind::grown) {
+            file().entry.rows = found->rows;
+            if (rejected != nullptr) {
+                select_rejected(*rejected, *found, content, selection);
+            }
+        }
+        if (same && !selection.any_again()) {
+            keep(*found, fetched.tag);
+            return;
+        }
+        read_records(fetched, content, selection);
+    }
+
+    // Which records of a file are to be taken: those from `begin` on, and those before it that were rejected.
+    struct Selection {
+        std::size_t begin = 0;
+        std::vector<std::uint64_t> again;  // offsets, sorted
+        bool all = false;                  // nothing of the file was taken
+        bool any_again() const { return all || !again.empty(); }
+        bool has(std::uint64_t offset) const {
+            return all || offset >= begin || std::binary_search(again.begin(), again.end(), offset);
+        }
+    };
+
+    void keep(const Entry& found, std::uint64_t tag) {
+        file().entry = found;
+        file().entry.tag = tag;
+        file().continuation = {};
+        file().same_content = true;
+    }
+
+    // For those who only look: whether whole lines follow what was taken.
+    static Continuation grown_only(std::string_view content, const Entry& found) {
+        const auto taken = find_taken_part(content, [&](std::uint64_t part) { return part == found.content; });
+        return taken.end == 0 ? Continuation() : Continuation{Continuation::Kind::grown, taken.end, taken.content};
+    }
+
+    // Records of this content, or of a leading part of it, are where they were. What the first releases have rejected
+    // says nothing of the content: it counts where nothing else of the file was taken.
+    void select_rejected(const RejectedRecords::Records& records, const Entry& found, std::string_view content,
+                         Selection& out) {
+        std::set<std::uint64_t> wanted;
+        for (const auto& record : records) {
+            wanted.insert(record.content.value_or(found.content));
+        }
+        std::set<std::uint64_t> valid{found.content};
+        find_taken_part(content, [&](std::uint64_t part) {
+            if (wanted.contains(part)) {
+                valid.insert(part);
+            }
+            return false;
+        });
+        const bool nothing_taken = (found.flags & Entry::kRejected) != 0;
+        for (const auto& record : records) {
+            if (record.content ? valid.contains(*record.content) : nothing_taken) {
+                out.again.push_back(record.offset);
+            }
+        }
+        std::sort(out.again.begin(), out.again.end());
+        out.all = nothing_taken && !out.again.empty();
+    }
+
+    void read_records(const Fetched& fetched, std::string_view content, const Selection& selection) {
+        bool any_bad = false;
+        bool last_is_bad = false;
+        std::uint64_t last = 0;
+        std::uint64_t looked_at = 0;
+        if (selection.all) {
+            file().retried = selection.again;  // whether they are good now or are rejected once more
+        }
+        each_record(file().key, content, [&](std::string_view text, std::uint64_t offset) {
+            if (!selection.has(offset)) {
+                return;
+            }
+            if (bad_ > kPieceBad || offset - looked_at > kPieceBytes / 8) {
+                looked_at = offset;
+                if (is_full()) {
+                    hand_over_part(fetched);
+                }
+            }
+            ++file().records;
+            const auto& problems = reader_.read(text, &piece_.columns);
+            last = offset;
+            last_is_bad = !problems.empty();
+            if (problems.empty()) {
+                ++file().entry.rows;
+                file().drifted += reader_.drifted();
+                if (!selection.all && offset < selection.begin) {
+                    file().retried.push_back(offset);
+                }
+            } else {
+                refuse(offset, problems);
+                any_bad = true;
+            }
+        });
+        auto& entry = file().entry;
+        entry.flags = entry.rows == 0 && any_bad ? Entry::kRejected : 0U;
+        if (!holds_lines(file().key, content)) {
+            return;
+        }
+        entry.flags |= Entry::kLines;
+        // Somebody is perhaps still writing the last line: it comes in once it has an end.
+        const auto whole = whole_lines(content);
+        const bool packed = content.data() != fetched.bytes.data();
+        if (last_is_bad && !packed && whole.end > 0 && last >= whole.end) {
+            entry.flags |= Entry::kOpenEnd;
+            entry.content = whole.content;
+        }
     }
 
     void refuse(std::uint64_t offset, const std::vector<schema::Problem>& problems) {
@@ -266,6 +377,7 @@ private:
     }
 
     const Options& options_;
+    const History* history_;
     ReadingList& list_;
     OpenStretches open_;
     const Known& known_;
@@ -321,14 +433,14 @@ unsigned reading_threads(unsigned wanted, const Source& source) {
 }
 
 Status read_files(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
-                  const std::function<Status(Piece&)>& take) {
+                  const std::function<Status(Piece&)>& take, const History* history) {
     Exchange exchange;
     std::atomic<std::size_t> done{0};
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
     for (std::size_t i = list.readers(); i > 0; --i) {
         threads.emplace_back([&] {
-            Worker(options, list, known, environment, exchange, done, stop).run();
+            Worker(options, list, known, environment, history, exchange, done, stop).run();
             exchange.end();
         });
     }

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "growth.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "keys.hpp"
 #include "segment.hpp"
@@ -24,8 +25,11 @@ struct FileResult {
     std::uint32_t records = 0;
     std::uint32_t drifted = 0;
     std::uint64_t bytes = 0;
-    bool same_content = false;  // a known file whose content is what it was
-    bool goes_on = false;       // the rest of a large file comes in the next piece; counts and `bad` are of this part
+    bool same_content = false;           // a known file whose content is what it was
+    bool unsettled = false;              // changed since it was listed: nothing was taken
+    Continuation continuation;           // of lines; of `rewritten` ones nothing was taken
+    std::vector<std::uint64_t> retried;  // offsets of records that were rejected before and are good now
+    bool goes_on = false;  // the rest of a large file comes in the next piece; counts and `bad` are of this part
     std::vector<BadRecord> bad;
     Status error;
 };
@@ -40,10 +44,13 @@ struct Piece {
 // What was taken of a key before, or nullptr. Called by several threads.
 using Known = std::function<const Entry*(std::string_view key, const KeyDigest& digest)>;
 
+class History;
+
 // Calls `take` on the calling thread, piece by piece in the order of `list`. ErrorCode::interrupted when the interrupt
-// says so; the workers are joined before it returns.
+// says so; the workers are joined before it returns. With `history` lines and records that were taken before are left
+// out.
 Status read_files(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
-                  const std::function<Status(Piece&)>& take);
+                  const std::function<Status(Piece&)>& take, const History* history = nullptr);
 
 // The content of a file, unpacked when its name says that it is packed, as one record or one a line.
 Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "headgate/base/limit.hpp"
@@ -33,8 +35,13 @@ Result<FileDescriptor> nameless_file(const std::string& folder) {
 }  // namespace
 
 Status Refused::add(std::string_view key, std::uint64_t offset, const std::vector<schema::Problem>& problems,
-                    const std::function<Result<std::string>()>& folder) {
+                    const std::function<Result<std::string>()>& folder, std::optional<std::uint64_t> content) {
     Json line{{"key", key}, {"offset", offset}, {"problems", Json::array()}};
+    if (content) {
+        std::array<std::uint8_t, sizeof *content> bytes{};
+        std::memcpy(bytes.data(), &*content, bytes.size());
+        line["content"] = to_hex(bytes.data(), bytes.size());
+    }
     for (const auto& problem : problems) {
         line["problems"].push_back({{"field", problem.field}, {"kind", problem.kind}});
     }

@@ -22,7 +22,12 @@ struct Entry {
     std::uint64_t tag = 0;      // of size and modification time: cheap to compare
     std::uint64_t content = 0;  // first 8 bytes of the content's SHA-256
     std::uint32_t rows = 0;
-    std::uint32_t flags = 0;  // bit 0: rejected
+    std::uint32_t flags = 0;
+
+    static constexpr std::uint32_t kRejected = 1;  // nothing of the file is in the table
+    static constexpr std::uint32_t kOpenEnd = 2;   // `content` is of its whole lines: the last one had no end
+    static constexpr std::uint32_t kLines = 4;     // a file of lines
+    static constexpr std::uint32_t kMoved = 8;     // whose lines are known under another name now
 };
 
 // Digests as they are compared byte by byte.

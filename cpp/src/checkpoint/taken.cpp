@@ -83,6 +83,15 @@ Status LedgerView::load(std::string_view partition) {
     return {};
 }
 
+void LedgerView::each(const std::function<void(const std::string&, const Entry&)>& look) const {
+    const std::shared_lock lock(mutex_);
+    for (const auto& [partition, taken] : taken_) {
+        for (const auto& entry : taken.entries()) {
+            look(partition, entry);
+        }
+    }
+}
+
 void LedgerView::expect(const KeyDigest& digest) const {
     if (!options_.partitioned && !taken_.empty()) {
         taken_.begin()->second.expect(digest);

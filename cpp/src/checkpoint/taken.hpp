@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bitset>
+#include <functional>
 #include <future>
 #include <map>
 #include <set>
@@ -32,6 +33,8 @@ public:
     const Entry* find(std::string_view key, const KeyDigest& digest) const;
     void expect(const KeyDigest& digest) const;  // a find() in a while
     bool empty() const { return empty_; }
+    // Every entry that was read, with its partition; after ready(), and once everything was reached.
+    void each(const std::function<void(const std::string& partition, const Entry&)>& look) const;
     void forget() { taken_.clear(); }  // once nothing is to be found any more
 
     std::string partition_of(std::string_view key) const;

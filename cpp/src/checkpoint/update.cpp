@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <future>
 #include <optional>
+#include <set>
 
 #include "choosing.hpp"
 #include "evolution.hpp"
@@ -14,6 +15,7 @@
 #include "headgate/base/memory.hpp"
 #include "headgate/base/scratch.hpp"
 #include "headgate/base/text.hpp"
+#include "history.hpp"
 #include "merge.hpp"
 #include "parts.hpp"
 #include "reading.hpp"
@@ -38,10 +40,12 @@ public:
           write_id_(environment.random->token_hex()),
           list_(reading_threads(options.threads, source_)),
           ledger_(options, *environment.target),
+          history_(options, ledger_),
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),
           parts_(target_, write_id_),
           rejects_(std::make_shared<Refused>(options.schema)),
-          unread_(std::make_shared<Refused>(options.schema)) {}
+          unread_(std::make_shared<Refused>(options.schema)),
+          resolved_(options.schema) {}
     Run(const Run&) = delete;
     Run& operator=(const Run&) = delete;
 
@@ -49,7 +53,7 @@ public:
         HG_RETURN_IF_ERROR(load());
         parts_.begin(footer_.version + 1);
         HG_RETURN_IF_ERROR(read());
-        if (unread_->size() > 0 && unread_->size() == list_.size()) {
+        if (unread_->size() > begun_anew_ && unread_->size() == list_.size()) {
             return Status(first_error_.code(), "none of the " + std::to_string(unread_->size()) + " new files in " +
                                                    source_.name() + " could be read: " + first_error_.message());
         }
@@ -102,6 +106,9 @@ private:
             watermark_ = footer_.last_timestamp_us;
             summary_.last_timestamp_us = watermark_;
         }
+        if (options_.retry_rejected) {
+            HG_RETURN_IF_ERROR(history_.rejected().read(target_, footer_.rejects, options_.retry_rule));
+        }
         return ledger_.open(footer_.segments, several_threads());
     }
 
@@ -149,21 +156,69 @@ private:
 
     Status read() {
         Choosing choosing(options_, env_, choose_window(), ledger_, in_order_ && several_threads(), list_);
+        choosing.retry(history_.rejected());
+        history_.ask(choosing, !windowed_);
         HG_RETURN_IF_ERROR(choosing.begin());
         return_freed_memory();  // of the names as they were listed
-        HG_RETURN_IF_ERROR(read_files(
-            options_, list_, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
-            [this](Piece& piece) -> Status { return take(piece); }));
+        HG_RETURN_IF_ERROR(read(list_));
         auto status = choosing.finish(summary_);
         was_deceived_ = choosing.was_deceived();
-        return status;
+        HG_RETURN_IF_ERROR(status);
+        // Logs that have moved, or a copy of them, are the same source: most of what is known there is as it was.
+        if (!options_.other_source && !choosing.most_known_are_unchanged()) {
+            HG_RETURN_IF_ERROR(check_source(footer_, options_.source_name, target_.name()));
+        }
+        HG_RETURN_IF_ERROR(read_rewritten());
+        note_moved();
+        return {};
+    }
+
+    Status read(ReadingList& list) {
+        return read_files(
+            options_, list, [this](auto key, const auto& digest) { return ledger_.find(key, digest); }, env_,
+            [this](Piece& piece) -> Status { return take(piece); }, &history_);
+    }
+
+    // A file that does not begin with the lines that are known of it was begun anew if those have another name now.
+    // Otherwise it may hold some of them: it is left out, and said so.
+    Status read_rewritten() {
+        KeyList again;
+        for (const auto& key : rewritten_) {
+            const auto* known = ledger_.find(key, digest_key(key));
+            if (moved_.contains(known->content)) {
+                again.add(key);
+                continue;
+            }
+            ++begun_anew_;
+            HG_RETURN_IF_ERROR(note_unread(key, "rewritten"));
+        }
+        rewritten_.clear();
+        if (again.size() == 0) {
+            return {};
+        }
+        history_.take_rewritten();
+        again.sort();
+        ReadingList list(std::move(again), 1);
+        return read(list);
+    }
+
+    // What is known of the old names of moved lines, unless something else was taken under them in this run.
+    void note_moved() {
+        for (const auto& content : moved_) {
+            auto found = history_.moved(content);
+            if (found && !taken_lines_.contains(found->second.key)) {
+                found->second.flags |= Entry::kMoved;
+                parts_.add(found->first, found->second);
+            }
+        }
     }
 
     Status note_reject(const FileResult& file, const BadRecord& bad) {
         for (const auto& problem : bad.problems) {
             ++summary_.problems[problem.kind];
         }
-        return rejects_->add(file.key, bad.offset, bad.problems, [this] { return spill_folder(); });
+        return rejects_->add(
+            file.key, bad.offset, bad.problems, [this] { return spill_folder(); }, file.entry.content);
     }
 
     Status note_unread(const FileResult& file) {
@@ -171,15 +226,31 @@ private:
             ++summary_.vanished;
             return {};
         }
-        ++summary_.unreadable;
-        summary_.complete = false;
         summary_.archived += file.outcome == ReadOutcome::archived ? 1 : 0;
-        const std::string kind(file.outcome == ReadOutcome::archived ? "archived" : error_kind(file.error.code()));
-        ++summary_.read_problems[kind];
         if (first_error_.ok()) {
             first_error_ = file.error;
         }
-        return unread_->add(file.key, 0, {{"", kind}}, [this] { return spill_folder(); });
+        return note_unread(
+            file.key, std::string(file.outcome == ReadOutcome::archived ? "archived" : error_kind(file.error.code())));
+    }
+
+    Status note_unread(std::string_view key, const std::string& kind) {
+        ++summary_.unreadable;
+        summary_.complete = false;
+        ++summary_.read_problems[kind];
+        return unread_->add(key, 0, {{"", kind}}, [this] { return spill_folder(); });
+    }
+
+    // A record that was rejected before is not any more; if it was rejected again, what comes later counts.
+    Status note_resolved(const FileResult& file, std::uint64_t offset) {
+        const auto* known = ledger_.find(file.key, file.entry.key);
+        for (const auto& record : *history_.rejected(file.entry.key)) {
+            if (record.offset == offset && known != nullptr) {
+                HG_RETURN_IF_ERROR(resolved_.add(
+                    file.key, offset, {}, [this] { return spill_folder(); }, record.content));
+            }
+        }
+        return {};
     }
 
     Status take(Piece& piece) {
@@ -188,6 +259,17 @@ private:
             if (file.outcome != ReadOutcome::read) {
                 HG_RETURN_IF_ERROR(note_unread(file));
                 continue;
+            }
+            if (file.unsettled) {
+                ++summary_.deferred;
+                continue;
+            }
+            if (file.continuation.kind == Continuation::Kind::rewritten) {
+                rewritten_.emplace_back(file.key);
+                continue;
+            }
+            for (const auto offset : file.retried) {
+                HG_RETURN_IF_ERROR(note_resolved(file, offset));
             }
             summary_.records += file.records;
             summary_.drifted += file.drifted;
@@ -210,14 +292,26 @@ private:
     void note_read(const FileResult& file) {
         ++summary_.taken_files;
         summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
+        using Kind = Continuation::Kind;
+        const auto* known = ledger_.find(file.key, file.entry.key);
+        const bool is_retry = known != nullptr && known->content == file.entry.content;
         if (file.same_content) {
             ++summary_.touched;
         } else {
-            if (const auto* known = ledger_.find(file.key, file.entry.key); known != nullptr) {
+            if (file.continuation.kind == Kind::grown) {
+                ++(is_retry ? summary_.retried : summary_.grown);
+            } else if (known != nullptr) {
                 ++summary_.changed;
                 footer_.superseded += known->rows;
             }
-            summary_.rejected_files += static_cast<std::int64_t>(file.entry.flags & 1U);
+            summary_.rejected_files += (file.entry.flags & Entry::kRejected) != 0 ? 1 : 0;
+        }
+        if (file.continuation.kind == Kind::moved) {
+            ++summary_.moved;
+            moved_.insert(file.continuation.content);
+        }
+        if ((file.entry.flags & Entry::kLines) != 0) {
+            taken_lines_.insert(file.entry.key);
         }
         parts_.add(ledger_.partition_of(file.key), file.entry);
     }
@@ -267,6 +361,10 @@ private:
         HG_RETURN_IF_ERROR(write_parts(next));
         next.schema = options_.schema->name;
         next.plan = options_.plan;
+        if (!options_.source_name.empty() &&
+            std::find(next.sources.begin(), next.sources.end(), options_.source_name) == next.sources.end()) {
+            next.sources.push_back(options_.source_name);
+        }
         next.types = column_types(*options_.schema);
         next.version = footer_.version + 1;
         next.write_id = write_id_;
@@ -301,8 +399,9 @@ private:
     // The rows in memory are sorted, and the old table fetched, meanwhile.
     Status write_parts(Footer& next) {
         HG_RETURN_IF_ERROR(parts_.compact(next));
-        auto written = std::async(several_threads() ? std::launch::async : std::launch::deferred,
-                                  [this] { return parts_.write(*rejects_); });
+        auto written = std::async(several_threads() ? std::launch::async : std::launch::deferred, [this] {
+            return parts_.write({&resolved_, rejects_.get()});
+        });
         runs_.sort();
         if (!summary_.first_run) {
             HG_ASSIGN(old_path_, target_.fetch());
@@ -361,12 +460,18 @@ private:
     Footer footer_;
     ReadingList list_;
     LedgerView ledger_;
+    History history_;
     std::optional<ScratchFolder> spill_folder_;  // outlives what lies in it
     SortedRuns runs_;
     NewParts parts_;
     std::string old_path_;
     std::shared_ptr<Refused> rejects_;
     std::shared_ptr<Refused> unread_;
+    Refused resolved_;                    // rejected by earlier runs, and taken by this one
+    std::uint64_t begun_anew_ = 0;        // of unread_
+    std::vector<std::string> rewritten_;  // keys of files of lines that do not go on where they ended
+    std::set<std::uint64_t> moved_;       // lines that are known under another name now
+    std::set<KeyDigest> taken_lines_;     // files of lines that this run has taken
     std::int64_t watermark_ = INT64_MIN;
     Status first_error_;
     Evolution evolution_ = Evolution::none;

@@ -44,6 +44,28 @@ Digest sha256(std::string_view bytes) {
     return digest;
 }
 
+struct Sha256::State {
+    std::unique_ptr<EVP_MD_CTX, MdFree> all{EVP_MD_CTX_new()};
+    std::unique_ptr<EVP_MD_CTX, MdFree> copy{EVP_MD_CTX_new()};
+};
+
+// None of these can fail for SHA-256 short of memory exhaustion, as above.
+Sha256::Sha256() : state_(new State, [](State* state) { delete state; }) {
+    EVP_DigestInit_ex2(state_->all.get(), sha256_method(), nullptr);
+}
+
+void Sha256::add(std::string_view bytes) {
+    EVP_DigestUpdate(state_->all.get(), bytes.data(), bytes.size());
+}
+
+Digest Sha256::value() const {
+    Digest digest{};
+    unsigned size = 0;
+    EVP_MD_CTX_copy_ex(state_->copy.get(), state_->all.get());
+    EVP_DigestFinal_ex(state_->copy.get(), digest.data(), &size);
+    return digest;
+}
+
 std::string sha256_hex(std::string_view bytes) {
     const auto digest = sha256(bytes);
     return to_hex(digest.data(), digest.size());

@@ -88,10 +88,18 @@ def key_in_source(source: str | os.PathLike[str], target: str | os.PathLike[str]
         prefix = f"{here.key.rstrip('/')}/" if here.key else ""
         same = here.bucket == there.bucket and here.endpoint == there.endpoint
         return there.key.removeprefix(prefix).rstrip("/") if same and there.key.startswith(prefix) else ""
-    if is_url(source, "s3") or is_url(goal, "s3"):
+    if "://" in goal.removeprefix("file://") or is_url(source, "s3"):
         return ""
     folder, path = os.path.realpath(_local(source)), os.path.realpath(_local(goal))
     return os.path.relpath(path, folder) if path.startswith(folder.rstrip("/") + "/") else ""
+
+
+def source_name(url: str | os.PathLike[str]) -> str:
+    """How a table remembers what it was fed from: a folder's whole path, or a bucket and prefix without options."""
+    if is_url(url, "s3"):
+        place = s3_location(url)
+        return f"s3://{place.bucket}/{place.key.rstrip('/')}/".replace("//", "/").replace("s3:/", "s3://", 1)
+    return os.path.realpath(_local(url))
 
 
 def shown(url: str | os.PathLike[str]) -> str:

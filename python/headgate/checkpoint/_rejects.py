@@ -27,7 +27,7 @@ def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]
         digest: the 12 hex digits of a log line, or more.
 
     Returns:
-        [{key, offset (bytes), problems: [{field, kind}]}], the oldest first.
+        [{key, offset (bytes), problems: [{field, kind}]}], the oldest first; without those that came in since.
 
     Raises:
         InvalidInputError: not at least 8 hex digits. NotFoundError: no such checkpoint, or nothing with that digest.
@@ -40,12 +40,13 @@ def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]
     if not 8 <= len(wanted) <= _DIGEST or set(wanted) - set("0123456789abcdef"):
         message = f"digest {digest!r}: expected 8 to {_DIGEST} hex digits"
         raise InvalidInputError(message)
-    found = [
-        record
-        for text in _segments(target)
-        for record in map(json.loads, text.splitlines())
-        if hashlib.sha256(record["key"].encode()).hexdigest().startswith(wanted)
-    ]
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for text in _segments(target):
+        for record in map(json.loads, text.split("\n")[:-1]):
+            if hashlib.sha256(record["key"].encode()).hexdigest().startswith(wanted):
+                content = record.pop("content", None)
+                latest[record["key"], record["offset"], content] = record
+    found = [record for record in latest.values() if record["problems"]]  # none: it was taken by a later run
     if not found:
         message = f"no refused record has the digest {wanted}"
         raise NotFoundError(message)

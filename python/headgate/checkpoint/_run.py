@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
-from headgate.checkpoint._places import key_in_source, shown, source_place, target_place
+from headgate.checkpoint._places import key_in_source, shown, source_name, source_place, target_place
 from headgate.errors import InvalidInputError
 
 Mode = Literal["ledger", "watermark"]
@@ -94,6 +94,9 @@ class CheckpointRun(NamedTuple):
     known: int
     touched: int
     changed: int
+    grown: int
+    moved: int
+    retried: int
     vanished: int
     unreadable: int
     archived: int
@@ -152,6 +155,9 @@ def update(
     listing: Listing = "full",
     window_s: float = 86_400.0,
     rescan: bool = False,
+    retry_rejected: bool | str = False,
+    take_rewritten: bool = False,
+    other_source: bool = False,
     evolve: bool = False,
     threads: int = 0,
     memory: int = 256 * 1024**2,
@@ -178,6 +184,12 @@ def update(
             buckets. A full listing follows every 24 h, and until then the run says `complete=False`.
         window_s: how late a file may come in a windowed run, seconds.
         rescan: read every file again, whatever its size and time say; unchanged content is not taken twice.
+        retry_rejected: read files again that have rejected records, and take those that are good now, as after a mended
+            model. True: all; text: those that were rejected for this kind of problem ("null"), in this field ("n"), or
+            both ("n: null").
+        take_rewritten: take a file of lines whole that does not go on where it ended, although it may hold lines that
+            were taken. Without it such a file is named in `unread` (kind "rewritten") and left out.
+        other_source: the table may be fed from another source than before, or from one that has moved.
         evolve: the table may get the schema's new nullable columns, and wider numbers (int32 to int64, integers to
             float64 where no value is rounded); its rows are written anew then. For "infer" the files are looked at
             again, and fields that came later become columns. Without it a table of other columns is refused.
@@ -206,6 +218,9 @@ def update(
     """
     _one_of("mode", mode, ("ledger", "watermark"))
     _one_of("listing", listing, ("full", "window"))
+    if retry_rejected == "":
+        message = "retry_rejected: expected True, or the kind of a problem; got an empty text"
+        raise InvalidInputError(message)
     if row_group_rows < 1:
         message = f"row_group_rows: expected at least 1, got {row_group_rows}"
         raise InvalidInputError(message)
@@ -216,7 +231,9 @@ def update(
     options = {
         "watermark": mode == "watermark", "settle_us": int(settle_s * 1e6), "threads": threads, "memory": memory,
         "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
-        "evolve": evolve,
+        "evolve": evolve, "retry_rejected": bool(retry_rejected),
+        "retry_rule": retry_rejected if isinstance(retry_rejected, str) else "", "take_rewritten": take_rewritten,
+        "other_source": other_source, "source_name": source_name(source),
         "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
         "row_group_rows": row_group_rows, "target_key": key_in_source(source, target),
     }  # fmt: skip

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
 from headgate.checkpoint._delta import DeltaPlace, check_table, commit
+from headgate.checkpoint._places import source_name
 from headgate.checkpoint._run import RejectedRecord, plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.checkpoint")
 _ATTEMPTS = 20
 _MOST_BYTES = 256 * 1024**2  # of a file, packed or not: `update`'s default
+_LINES, _LINES_FLAG, _REWRITTEN = (".jsonl", ".ndjson", ".log"), 4, -1  # as the core has them
 _MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs/formats.md
 
 
@@ -41,7 +43,9 @@ def update_with_spark(
         source: a folder or URL that Spark and the driver name alike (file:///..., s3a://bucket/prefix).
         target: delta+file:///folder or delta+s3://bucket/prefix, as for `update`.
         schema: "visits", "news", or a pydantic model class.
-        rescan: read known files again too, and take those whose content changed. Without it a known name is not opened.
+        rescan: read known files again too, and take those whose content changed: of files of lines those that were
+            added. One that does not go on where it ended is left out with a warning (`update` can take it whole).
+            Without it a known name is not opened.
 
     Spark does not list empty files; a run of `update` on the same table counts them as rejected. Every refused record
     is logged as a warning of `headgate.checkpoint`, with the redacted name.
@@ -66,6 +70,7 @@ def update_with_spark(
         if state.footer:
             check_table(place, state, plan)
         footer = json.loads(state.footer) if state.footer else _first_footer(plan)
+        _note_source(footer, source)
         known = _known(place, footer)
         found = _read(spark, source, plan, known, rescan)
         if not found["files"]:
@@ -84,9 +89,18 @@ def update_with_spark(
     raise ConflictError(message)
 
 
-def _log_rejects(plan: str, files: list[tuple[str, int, str, int]]) -> None:
+def _note_source(footer: dict[str, Any], source: str) -> None:
+    name = source_name(source.replace("s3a://", "s3://", 1)) if source.startswith(("s3a://", "s3://")) else (
+        source_name(unquote(urlsplit(source).path)) if source.startswith("file:") else source
+    )  # fmt: skip
+    known = footer.setdefault("sources", [])
+    if name not in known:
+        known.append(name)
+
+
+def _log_rejects(plan: str, files: list[tuple[str, int, str, int, int]]) -> None:
     validator = core.Validator(plan)
-    for key, _, bad, _ in files:
+    for key, _, bad, *_ in files:
         name, digest = validator.shown_name(key), _digest(key).hex()[:12]
         for offset, problems in json.loads(bad):
             log.warning("rejected %s", RejectedRecord(name, digest, offset, [(f, k) for f, k in problems]))
@@ -113,13 +127,14 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
     columns = t.StructType([
         t.StructField("key", t.StringType()), t.StructField("content", t.LongType()),
         t.StructField("rows", t.StringType()), t.StructField("bad", t.StringType()),
+        t.StructField("begin", t.LongType()),
     ])  # fmt: skip
     if not chosen:
         return {"files": [], "frame": spark.createDataFrame([], columns)}
-    old = {key: known[_digest(key)][0] for key in chosen.values() if _digest(key) in known}
+    old = {key: known[_digest(key)] for key in chosen.values() if _digest(key) in known}
     shared = spark.sparkContext.broadcast((plan, chosen, old))
 
-    def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str]]:
+    def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str, int]]:
         plan_text, keys_by_path, before = shared.value
         validator = core.Validator(plan_text)
         for row in part:
@@ -127,28 +142,55 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
             if key is None:
                 continue
             content = int.from_bytes(hashlib.sha256(row.content).digest()[:8], "little")
-            if before.get(key) == content:
+            known_content, known_rows = before.get(key, (None, 0))
+            if known_content == content:
                 continue
             good, bad = [], []
             packing, unpacked = _unpacked(key, bytes(row.content))
             if packing:
                 bad.append([0, [["", packing]]])
-            for offset, text in _records(key, unpacked):
+            begin = _taken_part(key, unpacked, known_content if known_rows else None)
+            for offset, text in _records(key, unpacked) if begin >= 0 else ():
+                if offset < begin:
+                    continue
                 row_or_problems = validator.row(text)
                 if isinstance(row_or_problems, str):
                     good.append(row_or_problems)
                 else:
                     bad.append([offset, [[field, kind] for field, kind in row_or_problems]])
-            yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad)
+            yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad), begin
 
     # Many small files in one task: Spark would make a task of nearly each.
     parallel = spark.sparkContext.defaultParallelism
     parsed = files.coalesce(parallel * 2).rdd.mapPartitions(parse)
     frame = spark.createDataFrame(parsed, columns).persist()
-    found = frame.select("key", "content", "bad", "rows").rdd.map(
-        lambda r: (r.key, r.content & (2**64 - 1), r.bad, len(json.loads(r.rows)))
+    found = frame.select("key", "content", "bad", "rows", "begin").rdd.map(
+        lambda r: (r.key, r.content & (2**64 - 1), r.bad, len(json.loads(r.rows)), r.begin)
     )
-    return {"files": found.collect(), "frame": frame}
+    files = found.collect()
+    validator = core.Validator(plan)
+    for key, *_, begin in files:
+        if begin == _REWRITTEN:
+            log.warning("left out %s (%s): rewritten", validator.shown_name(key), _digest(key).hex()[:12])
+    return {"files": [file for file in files if file[-1] != _REWRITTEN], "frame": frame}
+
+
+def _taken_part(key: str, content: bytes | None, known: int | None) -> int:
+    """Where the part of a changed file ends that was taken before; _REWRITTEN if lines do not begin with it."""
+    if known is None or content is None:
+        return 0
+    begin, at, digest = 0, 0, hashlib.sha256()
+    for line in _lines(content):
+        for part in (line.rstrip(b"\n"), b"\n" if line.endswith(b"\n") else b""):
+            digest.update(part)
+            at += len(part)
+            if at and int.from_bytes(digest.digest()[:8], "little") == known:
+                begin = at
+    return begin if begin or not _without_packing(key).endswith(_LINES) else _REWRITTEN
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return [line + b"\n" for line in content.split(b"\n")[:-1]] + content.split(b"\n")[-1:]
 
 
 def _without_packing(key: str) -> str:
@@ -225,14 +267,18 @@ def _write_parts(
     days: dict[str, list[tuple[bytes, int, int, int]]] = {}
     rejects, rows = [], 0
     day_of_name = core.Validator(plan).day_of_name
-    for key, content, bad_text, count in found["files"]:
+    for key, content, bad_text, count, begin in found["files"]:
         bad = json.loads(bad_text)
         digest = _digest(key)
-        days.setdefault(day_of_name(key), []).append((digest, content, count, 1 if bad and not count else 0))
+        before = known.get(digest, (0, 0))[1]
+        kept = before if begin else 0  # of lines that grew
+        flags = (1 if bad and not count + kept else 0) | (_LINES_FLAG if _without_packing(key).endswith(_LINES) else 0)
+        days.setdefault(day_of_name(key), []).append((digest, content, count + kept, flags))
         rows += count
-        footer["superseded"] += known.get(digest, (0, 0))[1]
+        footer["superseded"] += before - kept
         rejects += [
-            {"key": key, "offset": o, "problems": [{"field": f, "kind": k} for f, k in p]} for o, p in bad
+            {"key": key, "offset": o, "content": content.to_bytes(8, "little").hex(),
+             "problems": [{"field": f, "kind": k} for f, k in p]} for o, p in bad
         ]  # fmt: skip
     footer["version"] += 1
     footer["write_id"] = secrets.token_hex(16)

@@ -32,6 +32,11 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument("--memory", type=int, default=256, metavar="MIB", help="of rows before a spill (default: 256)")
     c.add_argument("--spill-dir", metavar="DIR", help="for spilled runs (default: beside the target)")
     c.add_argument("--rescan", action="store_true", help="read every file again, whatever its size and time say")
+    c.add_argument("--retry-rejected", nargs="?", const=True, default=False, metavar="RULE",
+                   help="take rejected records that are good now; of one kind or field (null, n)")  # fmt: skip
+    c.add_argument("--take-rewritten", action="store_true",
+                   help="take a file of lines whole that does not go on where it ended")  # fmt: skip
+    c.add_argument("--other-source", action="store_true", help="the table may be fed from another source than before")
     c.add_argument("--evolve", action="store_true",
                    help="the table may get new nullable columns and wider numbers of the schema")  # fmt: skip
     c.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
@@ -86,8 +91,9 @@ def checkpoint(options: argparse.Namespace) -> int:
         run = update(
             options.source, options.target, schema=schema_of(options.schema), mode=options.mode,
             listing=options.listing, settle_s=options.settle, memory=options.memory * 1024**2,
-            spill_dir=options.spill_dir, rescan=options.rescan, evolve=options.evolve, sort_by=options.sort_by,
-            dry_run=options.dry_run, progress=progress,
+            spill_dir=options.spill_dir, rescan=options.rescan, retry_rejected=options.retry_rejected,
+            take_rewritten=options.take_rewritten, other_source=options.other_source, evolve=options.evolve,
+            sort_by=options.sort_by, dry_run=options.dry_run, progress=progress,
         )  # fmt: skip
     print(json.dumps(run.to_dict(), indent=2))
     for reject in run.rejects:

@@ -29,9 +29,14 @@ struct Options {
     std::int64_t window_us = 0;                // > 0: list only what can be newer than the last run less this
     std::int64_t full_listing_every_us = 86'400'000'000;  // a windowed run lists everything when this has passed
     bool partitioned = false;                             // the ledger by the day in the files' names
-    std::string target_key;  // of a target that lies in the source: it and what is beside it are no source
-    bool rescan = false;     // read every file again, whatever its tag says
-    bool evolve = false;     // the table may get new nullable columns and wider numbers
+    std::string target_key;       // of a target that lies in the source: it and what is beside it are no source
+    bool rescan = false;          // read every file again, whatever its tag says
+    bool take_rewritten = false;  // files of lines that begin anew are taken whole, although lines may come twice
+    bool retry_rejected = false;  // read files again that have rejected records, and take those that are good now
+    std::string retry_rule;       // only records that were rejected for this kind of problem, or in this field
+    std::string source_name;      // as the footer keeps it; empty: not kept, and not compared
+    bool other_source = false;    // the table may be fed from another source than before
+    bool evolve = false;          // the table may get new nullable columns and wider numbers
     bool dry_run = false;
     int attempts = 50;  // of losing the race for the commit
 };
@@ -48,6 +53,9 @@ struct Summary {
     std::int64_t known = 0;     // taken by an earlier run, unchanged
     std::int64_t touched = 0;   // of taken files: known, another tag, the same content
     std::int64_t changed = 0;   // of taken files: known, other content (a new version, kept)
+    std::int64_t grown = 0;     // of taken files: lines were added to those that are known
+    std::int64_t moved = 0;     // of taken files: they begin with lines that were taken under another name
+    std::int64_t retried = 0;   // of taken files: known, rejected records were tried again
     std::int64_t vanished = 0;
     std::int64_t unreadable = 0;  // refused, archived or failed: tried again by the next run
     std::int64_t archived = 0;    // of unreadable

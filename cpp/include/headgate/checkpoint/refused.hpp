@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,9 +27,10 @@ class Refused {
 public:
     explicit Refused(std::shared_ptr<const schema::Schema> schema) : schema_(std::move(schema)) {}
 
-    // `folder` is asked for only when the lines no longer fit in memory.
+    // `folder` is asked for only when the lines no longer fit in memory. `content` is the file's, as in the ledger.
+    // Without problems the record was rejected before and is in the table now.
     Status add(std::string_view key, std::uint64_t offset, const std::vector<schema::Problem>& problems,
-               const std::function<Result<std::string>()>& folder);
+               const std::function<Result<std::string>()>& folder, std::optional<std::uint64_t> content = std::nullopt);
     std::uint64_t size() const { return size_; }
 
     // About `bytes` bytes of whole lines from byte `at` on, which moves behind them; empty at the end. They name keys:

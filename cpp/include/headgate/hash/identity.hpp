@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,18 @@ using Digest = std::array<std::uint8_t, 32>;
 
 Digest sha256(std::string_view bytes);
 std::string sha256_hex(std::string_view bytes);
+
+// The digest of bytes that come in parts, which can be asked for between them.
+class Sha256 {
+public:
+    Sha256();
+    void add(std::string_view bytes);
+    Digest value() const;
+
+private:
+    struct State;
+    std::unique_ptr<State, void (*)(State*)> state_;
+};
 
 // 64 hex digits of the SHA-256 of the canonical form of exactly this document.
 Result<std::string> event_id(std::string_view json_text, json::BigIntegers big_integers = json::BigIntegers::refuse);

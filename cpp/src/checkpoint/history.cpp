@@ -1,0 +1,61 @@
+#include "history.hpp"
+
+#include "headgate/base/text.hpp"
+
+namespace headgate::checkpoint {
+
+void History::index(const std::atomic<bool>& stop) const {
+    const std::lock_guard lock(mutex_);
+    if (is_indexed_ || !lists_all_ || ledger_.empty() || !choosing_->wait_until_listed(stop)) {
+        return;
+    }
+    is_indexed_ = true;
+    ledger_.each([this](const std::string& partition, const Entry& entry) {
+        const bool waits = (entry.flags & (Entry::kLines | Entry::kMoved)) == Entry::kLines;
+        if (waits && !choosing_->has_unchanged(entry.key)) {
+            moved_.emplace(entry.content, std::pair(partition, entry));
+        }
+    });
+}
+
+std::optional<std::pair<std::string, Entry>> History::moved(std::uint64_t content) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = moved_.find(content);
+    return found == moved_.end() ? std::nullopt : std::optional(found->second);
+}
+
+Continuation History::continue_after(std::string_view key, std::string_view content, std::uint64_t whole,
+                                     const Entry* found, const std::atomic<bool>& stop) const {
+    Continuation out;
+    const bool lines = holds_lines(key, content);
+    if (lines) {
+        index(stop);
+        if (moved_.contains(whole)) {
+            return {Continuation::Kind::moved, content.size(), whole};
+        }
+    }
+    const bool may_have_moved = lines && !moved_.empty();
+    const auto is_own = [found](std::uint64_t part) { return found != nullptr && found->content == part; };
+    if (found != nullptr || may_have_moved) {
+        const auto taken = find_taken_part(
+            content, [&](std::uint64_t part) { return is_own(part) || (may_have_moved && moved_.contains(part)); });
+        out.begin = taken.end;
+        out.content = taken.content;
+        out.kind = taken.end == 0          ? Continuation::Kind::none
+                   : is_own(taken.content) ? Continuation::Kind::grown
+                                           : Continuation::Kind::moved;
+    }
+    const bool had_lines = found != nullptr && found->rows > 0 && (found->flags & Entry::kMoved) == 0 &&
+                           ((found->flags & Entry::kLines) != 0 || found->rows > 1 || names_lines(key));
+    if (out.kind == Continuation::Kind::none && lines && had_lines && !take_rewritten_ && !options_.take_rewritten) {
+        out.kind = Continuation::Kind::rewritten;
+    }
+    return out;
+}
+
+bool History::is_unsettled(const KeyDigest& key, std::uint64_t tag) const {
+    const auto listed = choosing_ == nullptr ? std::nullopt : choosing_->tag_ahead(key);
+    return listed && *listed != tag;
+}
+
+}  // namespace headgate::checkpoint
