@@ -129,6 +129,14 @@ struct PythonSink {
 
 py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object sink,
                const std::shared_ptr<CancelToken>& cancel) {
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        for (std::size_t before = 0; before < i; ++before) {
+            if (sources[before].name == sources[i].name) {
+                check({ErrorCode::invalid_input,
+                       "sources: two are named '" + sources[i].name + "'; expected a name of its own for each"});
+            }
+        }
+    }
     auto python_sink = std::make_shared<PythonSink>(PythonSink{std::move(sink), nullptr});
     const auto interrupt = signals_or(cancel);
     const RawSink raw = [python_sink](const std::string& source, const HttpRequest& request,

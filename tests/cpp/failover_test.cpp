@@ -2,6 +2,7 @@
 
 #include "headgate/net/failover.hpp"
 #include "headgate/net/hedge.hpp"
+#include "headgate/net/retry.hpp"
 #include "support.hpp"
 
 namespace headgate::net {
@@ -193,6 +194,63 @@ TEST_F(FailoverTest, ARetryAfterBeyondTheBudgetMeansFailover) {
         const auto started = clock->mono_us();
         EXPECT_EQ(fetch().source, "b");
         EXPECT_LE(clock->mono_us() - started, 2 * kSecond);  // jittered back-off at the most
+    }
+}
+
+TEST_F(FailoverTest, ASourcesOwnLookAtABodyMayMakeItAFailure) {
+    primary_says(answer(200, "[\"an error text\"]"));
+    auto all = sources();
+    all[0].check = [](std::size_t index, const HttpResponse& response) {
+        EXPECT_EQ(index, 0U);
+        return Status(ErrorCode::malformed_response, "cannot read " + response.body);
+    };
+    const auto out = failover.fetch(all, {}, {});
+    EXPECT_EQ(out.source, "b");
+    EXPECT_EQ(out.attempts[0].outcome, ErrorCode::malformed_response);
+    all[0].check = [](std::size_t, const HttpResponse&) { return Status(ErrorCode::interrupted, "stop"); };
+    EXPECT_EQ(failover.fetch(all, {}, {}).error.code(), ErrorCode::interrupted);
+}
+
+TEST_F(FailoverTest, AProbeThatAnotherProcessSendsIsNotSentHere) {
+    for (int i = 0; i < 5; ++i) {
+        first->on_failure();
+    }
+    clock->advance_us(60 * kSecond);
+    primary_says(answer(200, "[1]"));
+    auto all = sources();
+    all[0].may_probe = false;
+    EXPECT_EQ(failover.fetch(all, {}, {}).source, "b");
+    failover.set_secondary_since_us(0);
+    all[0].may_probe = true;
+    EXPECT_EQ(failover.fetch(all, {}, {}).source, "a");
+}
+
+TEST_F(FailoverTest, ASourceWithoutARequestIsNoSuccess) {
+    primary_says(answer(200, "[1]"));
+    auto all = sources();
+    all[0].requests.clear();
+    EXPECT_EQ(failover.fetch(all, {}, {}).source, "b");
+    EXPECT_EQ(first->snapshot().failed_rounds, 0);  // it says nothing of the source
+}
+
+TEST(RetryAfter, IsReadInAllForms) {
+    constexpr std::int64_t now = 784'111'777 * kSecond;  // Sun, 06 Nov 1994 08:49:37 GMT
+    for (const auto* text : {"60", "60.0", "60s", "Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT",
+                             "Sun Nov  6 08:50:37 1994", "Sun, 06 Nov 1994 08:50:37 +0000", "1994-11-06T08:50:37Z"}) {
+        EXPECT_EQ(parse_retry_after(text, now), 60 * kSecond) << text;
+    }
+    for (const auto* text : {"soon", "-1", "1e9", "Sun, 99 Nov 1994 08:50:37 GMT", ","}) {
+        EXPECT_EQ(parse_retry_after(text, now), kWaitUnknown) << text;
+    }
+    EXPECT_EQ(parse_retry_after(" ", now), -1);
+}
+
+TEST(Requests, WhatWouldBreakThemApartIsRefused) {
+    EXPECT_TRUE(check_request({"GET", "http://a/", {{"X-A", "b"}}, ""}).ok());
+    for (const auto& bad : {HttpRequest{"GET x", "", {}, ""}, HttpRequest{"GET", "", {{"X A", "b"}}, ""},
+                            HttpRequest{"GET", "", {{"X-A", "b\r\nX-B: c"}}, ""},
+                            HttpRequest{"GET", "", {{"X-A", std::string("b\0c", 3)}}, ""}}) {
+        EXPECT_EQ(check_request(bad).code(), ErrorCode::invalid_input);
     }
 }
 

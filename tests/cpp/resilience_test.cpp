@@ -91,6 +91,58 @@ TEST_F(Breaker, ACallThatLeftBeforeSaysNothingOfTheProbe) {
     EXPECT_EQ(breaker.state(), BreakerState::closed);
 }
 
+TEST_F(Breaker, APermitThatIsDroppedGivesItselfBack) {
+    auto shared = std::make_shared<CircuitBreaker>(BreakerOptions{}, clock);
+    for (int i = 0; i < 5; ++i) {
+        Permit(shared).failed();
+    }
+    EXPECT_FALSE(Permit(shared).granted());
+    clock->advance_us(60 * kSecond);
+    {
+        const Permit probe(shared);
+        EXPECT_TRUE(probe.granted());
+        EXPECT_FALSE(Permit(shared).granted());
+    }
+    Permit probe(shared);
+    Permit moved(std::move(probe));
+    moved.succeeded();
+    EXPECT_EQ(shared->state(), BreakerState::closed);
+    EXPECT_TRUE(Permit(nullptr).granted());
+}
+
+TEST_F(Breaker, ATimeInTheFutureIsNotBelieved) {
+    BreakerSnapshot ahead;
+    ahead.state = BreakerState::open;
+    ahead.opened_at_us = clock->now_us() + 86'400 * kSecond;
+    breaker.restore(ahead);
+    EXPECT_EQ(breaker.state(), BreakerState::half_open);
+    ahead.opened_at_us = clock->now_us() + kClockSkewUs;  // another host's clock
+    breaker.restore(ahead);
+    EXPECT_EQ(breaker.state(), BreakerState::open);
+}
+
+TEST_F(Breaker, TellsItsListenersOutsideTheLock) {
+    std::vector<std::pair<BreakerState, BreakerState>> heard;
+    const int number = breaker.add_listener([&](BreakerState from, BreakerState to) {
+        EXPECT_EQ(breaker.state(), to);  // would wait for ever under the lock
+        heard.emplace_back(from, to);
+    });
+    fail(5);
+    breaker.remove_listener(number);
+    breaker.restore({});
+    ASSERT_EQ(heard.size(), 1U);
+    EXPECT_EQ(heard[0], std::make_pair(BreakerState::closed, BreakerState::open));
+}
+
+TEST_F(Breaker, ARestoredStateKeepsThePermitsOfCallsUnderWay) {
+    fail(5);
+    clock->advance_us(60 * kSecond);
+    const auto probe = breaker.enter();
+    breaker.restore(breaker.snapshot());
+    breaker.on_success(0, probe);
+    EXPECT_EQ(breaker.state(), BreakerState::closed);
+}
+
 TEST_F(Breaker, OpensAfterThreeFailedRoundsInARow) {
     breaker.on_round(false);
     breaker.on_round(false);

@@ -262,6 +262,41 @@ def test_collections_that_overlap_alert_once_and_lose_no_failure(tmp_path):
     assert len(app.store.load_state("collector:market")["alerts"]["tracker"]["failures_us"]) == 4
 
 
+def test_one_collection_of_all_processes_sends_the_probe(tmp_path):
+    is_down, started, go = [True], threading.Event(), threading.Event()
+
+    def primary(peer, head, number):
+        if is_down[0]:
+            peer.sendall(response(b"{}", "403 X"))
+            return
+        started.set()
+        go.wait(20)
+        peer.sendall(response(json.dumps([article()]).encode()))
+
+    with RawServer(primary) as first, answering([]) as second:
+
+        def collect(offset_s):
+            text = CONFIG.format(first=first.url, second=second.url).replace(
+                "timeout_s = 5", "timeout_s = 15\nfailure_threshold = 2\nreturn_to_primary_s = 0"
+            )
+            (tmp_path / "headgate.toml").write_text(f"{text}[clock]\noffset_s = {offset_s}\n")
+            return App(load(tmp_path / "headgate.toml", KEYS)).collect()
+
+        for _ in range(2):
+            assert collect(0).source == "finnhub"
+        is_down[0] = False
+        probe = []
+        thread = threading.Thread(target=lambda: probe.append(collect(61)))
+        thread.start()
+        assert started.wait(20)
+        other = collect(61)
+        go.set()
+        thread.join()
+    assert other.source == "finnhub"
+    assert "another process" in other.attempts[0]["message"]
+    assert (probe[0].source, len(first.seen)) == ("tiingo", 3)
+
+
 def test_a_clock_that_was_ahead_leaves_nothing_behind(make):
     with answering([article()]) as first, answering([]) as second:
         ahead = make(first, second, "[clock]\noffset_s = 86400\n")

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import pytest
 
-from headgate._core import ManualClock, SeededRandom, SystemClock
+from headgate._core import ManualClock, SeededRandom, SystemClock, call_transport
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.errors import InvalidInputError, Kind, TransientError
 from headgate.resilience import (
@@ -22,8 +22,10 @@ from headgate.resilience import (
     Call,
     CallFailover,
     CircuitBreakerManager,
+    Failover,
     RetryBudget,
     RetryPolicy,
+    Source,
     abandoned_calls,
     ahedged,
     calling,
@@ -607,3 +609,11 @@ def test_a_breaker_is_safe_between_threads():
     for thread in threads:
         thread.join()
     assert breaker.state == "closed"
+
+
+def test_the_cores_failover_refuses_two_sources_of_one_name(clock):
+    transport = call_transport(lambda requests, us: [], clock)
+    failover = Failover(RetryPolicy(1), 0, 8, transport, clock, SeededRandom(1), RetryBudget())
+    sources = [Source("a", [], SECOND, make_breaker(clock)) for _ in range(2)]
+    with pytest.raises(InvalidInputError, match="'a'"):
+        failover.fetch(sources, lambda *a: "k", None)

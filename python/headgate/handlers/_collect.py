@@ -131,10 +131,11 @@ def _measure_loss(parts: App, observer: Observer) -> None:
 
 
 def _measure(parts: App, observer: Observer, result: CollectionResult | None) -> None:
-    from headgate.pipelines.market.metrics import collection_metrics, notification_metric
+    from headgate.pipelines.market.metrics import collection_metrics, new_items_metric, notification_metric
 
     events = parts.store.collection_events(parts.pipeline.name, 1)
     metrics = collection_metrics(result, events[-1], parts.adapters[0].name) if events else []
+    metrics.append(new_items_metric(0 if result is None else result.taken.stored))
     if result is not None and result.taken.stored:
         metrics.append(notification_metric(parts.longest_delay_us / 1000))
     for m in metrics:

@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate._native import core
 from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError, Kind, TransientError
@@ -21,10 +21,11 @@ from headgate.resilience._build import make_guard
 from headgate.resilience._pool import POOL, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from headgate.ports import Clock
 
+_T = TypeVar("_T")
 _RETRIED = (TransientError, OSError)
 
 
@@ -38,7 +39,7 @@ def _too_late(name: str, timeout_s: float) -> TransientError:
     return TransientError(message, Kind.TIMEOUT)
 
 
-def run_with_deadline(function: Callable[[], Any], timeout_s: float, name: str = "call") -> Any:
+def run_with_deadline(function: Callable[[], _T], timeout_s: float, name: str = "call") -> _T:
     """Its result, or an error at the deadline.
 
     Args:
@@ -57,7 +58,8 @@ def run_with_deadline(function: Callable[[], Any], timeout_s: float, name: str =
     if is_async(function):
         message = f"{name}: the function is async; expected a plain one: use asyncio.timeout"
         raise InvalidInputError(message)
-    return refuse_awaitable(_in_time(function, timeout_s, name), name, "asyncio.timeout")
+    found: _T = refuse_awaitable(_in_time(function, timeout_s, name), name, "asyncio.timeout")
+    return found
 
 
 def _in_time(function: Callable[[], Any], timeout_s: float, name: str) -> Any:
@@ -73,7 +75,7 @@ def _in_time(function: Callable[[], Any], timeout_s: float, name: str) -> Any:
     return task.result()
 
 
-def hedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, name: str = "call") -> Any:
+def hedged(function: Callable[[], _T], *, after_s: float, timeout_s: float, name: str = "call") -> _T:
     """Call once more when there is no answer after `after_s`; the first that succeeds counts.
 
     Only for calls that may happen twice, such as reads.
@@ -86,10 +88,11 @@ def hedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, nam
     if is_async(function):
         message = f"{name}: the function is async; expected a plain one: use ahedged"
         raise InvalidInputError(message)
-    return refuse_awaitable(_hedged(function, after_s, timeout_s, name), name, "ahedged")
+    found: _T = refuse_awaitable(_hedged(function, after_s, timeout_s, name), name, "ahedged")
+    return found
 
 
-async def ahedged(function: Callable[[], Any], *, after_s: float, timeout_s: float, name: str = "call") -> Any:
+async def ahedged(function: Callable[[], Awaitable[_T]], *, after_s: float, timeout_s: float, name: str = "call") -> _T:
     """`hedged` for async functions: the call that is slower is cancelled, and so are both when the task is.
 
     Raises:
@@ -97,7 +100,7 @@ async def ahedged(function: Callable[[], Any], *, after_s: float, timeout_s: flo
         Exception: both failed: the first call's error.
     """
 
-    async def ask() -> Any:
+    async def ask() -> _T:
         return await function()
 
     tasks = [asyncio.ensure_future(ask())]
