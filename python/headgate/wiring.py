@@ -244,6 +244,11 @@ class App(HealingParts):
         except Exception as error:
             log.warning("standings are not stored", extra={"error": type(error).__name__})
 
+    def standings(self) -> Json:
+        """How each configured source stands since its last collection (spec 001: `DataSourceConfig`)."""
+        found = {a.name: self.store.load_state(f"source:{a.name}") for a in self.adapters}
+        return {name: doc for name, doc in found.items() if doc is not None}
+
     def _alert_directly(self, topic: str, key: str, body: Json) -> None:
         """Past the outbox, when the store takes nothing."""
         if self.publisher is not None:

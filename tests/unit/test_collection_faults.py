@@ -387,12 +387,16 @@ def test_tickers_that_cannot_be_stored_are_refused_before_any_request(make, tick
         assert first.seen == second.seen == []
 
 
-def test_a_sources_standing_is_stored(make):
+def test_a_sources_standing_is_stored_and_shown(make, tmp_path, monkeypatch, capsys):
     with answering({}, "500 X") as first, answering([finnhub_article()]) as second:
         app = make(first, second)
         app.collect()
     down, up = (DataSourceConfig.model_validate(app.store.load_state(f"source:{n}")) for n in ("tiingo", "finnhub"))
     assert (down.consecutive_failures, up.consecutive_failures, up.priority) == (1, 0, 2)
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    shown = json.loads(capsys.readouterr().out)["sources"]
+    assert {name: s["is_available"] for name, s in shown.items()} == {"tiingo": False, "finnhub": True}
 
 
 @pytest.mark.parametrize(

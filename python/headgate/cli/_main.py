@@ -183,6 +183,7 @@ def _status(options: argparse.Namespace) -> int:
             "last_collection": next(iter(app.store.collection_events(app.pipeline.name, 1)), None),
             "freshness": app.freshness().to_dict() if app.config.sources else None,
             "breakers": {a.name: app.breakers.state(a.name) for a in app.adapters},
+            "sources": app.standings(),
         }
     )
     return EXIT_OK
