@@ -201,6 +201,20 @@ def test_dev_up_starts_servers_and_says_where_they_are(tmp_path, capsys):
         assert probe.connect_ex(("127.0.0.1", port)) != 0  # stopped with the command
 
 
+@pytest.mark.timeout(180)
+def test_dev_up_finds_every_server_from_a_relative_folder(tmp_path, monkeypatch):
+    programs = ROOT / ".servers"
+    if not (programs / "kafka" / ".complete").exists() or not (programs / "dynamodb" / ".complete").exists():
+        pytest.skip("kafka.tools is not here; `tools/setup dev` gets it from Maven Central")
+    monkeypatch.chdir(ROOT)
+    stop = threading.Event()
+    stop.set()
+    assert run_servers("dynamodb,kafka", Path(".servers"), Path(os.path.relpath(tmp_path)), stop) == 0
+    text = (tmp_path / "environment").read_text()
+    assert "export HEADGATE_DEV_KAFKA=kafka://127.0.0.1:" in text
+    assert "export AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:" in text
+
+
 def test_dev_up_says_what_is_missing(tmp_path, capsys):
     with pytest.raises(ConfigError, match="--only oracle: expected names of redis, kafka, dynamodb, s3"):
         run_servers("oracle", tmp_path, tmp_path, threading.Event())

@@ -61,7 +61,7 @@ def run_servers(only: str | None, programs: Path, data: Path, stop: threading.Ev
     with ExitStack() as running:
         for name in names:
             try:
-                server = _make(name, programs, data.resolve())
+                server = _make(name, programs.resolve(), data.resolve())  # a server runs in its own folder
                 running.enter_context(server)
             except ConfigError as error:
                 if only is not None or error.kind is not Kind.NOT_BUILT:
