@@ -142,6 +142,14 @@ def test_what_a_sources_own_code_raises_is_its_failure(make, monkeypatch, method
         assert "KeyError" in last_event(app)["error_message"]
 
 
+@pytest.mark.parametrize("requests", [5, ["no request"], [None], "text"])
+def test_what_is_no_request_is_the_sources_failure(make, monkeypatch, requests):
+    monkeypatch.setattr(TiingoSource, "requests", lambda self, query: requests)
+    with answering([]) as first, answering([finnhub_article()]) as second:
+        result = make(first, second).collect()
+    assert (result.source, result.attempts[0]["outcome"], result.alerts) == ("finnhub", "config", ())
+
+
 def test_a_reader_that_fails_on_every_record_is_no_fresh_success(make, monkeypatch):
     def broken(self, record):
         raise KeyError("title")

@@ -128,7 +128,10 @@ class Fetcher:
         asked = {}
         for adapter in self._adapters:
             try:
-                asked[adapter.name] = list(adapter.requests(query))
+                requests = list(adapter.requests(query))
+                # Made here only to be tried: what is no request, or a missing attribute, is its failure too.
+                self._source(adapter, requests, query, adapter.timeout_s)
+                asked[adapter.name] = requests
             except Exception as error:
                 state.attempts.append(self._not_asked(adapter.name, *explain_raised(error)))
         first = self._adapters[0].name
