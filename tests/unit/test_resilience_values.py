@@ -107,6 +107,31 @@ def test_a_permit_that_is_dropped_is_given_back(clock):
     assert breaker.state == "closed"
 
 
+@pytest.mark.parametrize("way", ["deadline", "hedged"])
+def test_a_call_that_a_signal_leaves_behind_is_counted_as_abandoned(way):
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_):
+        raise StoppedError
+
+    go = threading.Event()
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(StoppedError):
+            run_with_deadline(go.wait, 60) if way == "deadline" else hedged(go.wait, after_s=60, timeout_s=90)
+        assert abandoned_calls() == 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        go.set()
+    for _ in range(1000):
+        if abandoned_calls() == 0:
+            break
+        threading.Event().wait(0.01)
+    assert abandoned_calls() == 0
+
+
 def test_a_late_outcome_closes_nothing(clock):
     breaker = make_breaker(clock, BreakerDefaults(failure_threshold=1))
     late = breaker.permit()

@@ -137,18 +137,20 @@ def _hedged(function: Callable[[], Any], after_s: float, timeout_s: float, name:
 
     deadline = time.monotonic() + timeout_s
     tasks = [POOL.submit(Task(function, tell))]
-    with changed:
-        changed.wait_for(lambda: bool(ended), min(after_s, timeout_s))
-    if not ended and after_s < timeout_s:
-        tasks.append(POOL.submit(Task(function, tell)))
-    with changed:
-        changed.wait_for(
-            lambda: len(ended) == len(tasks) or any(t.error is None for t in ended),
-            max(0.0, deadline - time.monotonic()),
-        )
-        good = next((t for t in ended if t.error is None), None)
-    for task in tasks:
-        POOL.abandon(task)
+    try:
+        with changed:
+            changed.wait_for(lambda: bool(ended), min(after_s, timeout_s))
+        if not ended and after_s < timeout_s:
+            tasks.append(POOL.submit(Task(function, tell)))
+        with changed:
+            changed.wait_for(
+                lambda: len(ended) == len(tasks) or any(t.error is None for t in ended),
+                max(0.0, deadline - time.monotonic()),
+            )
+            good = next((t for t in ended if t.error is None), None)
+    finally:
+        for task in tasks:
+            POOL.abandon(task)
     if good is not None:
         return good.value
     if len(ended) < len(tasks):
