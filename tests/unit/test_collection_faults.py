@@ -303,6 +303,8 @@ def test_one_collection_of_all_processes_sends_the_probe(tmp_path):
     assert other.source == "finnhub"
     assert "another process" in other.attempts[0]["message"]
     assert (probe[0].source, len(first.seen)) == ("tiingo", 3)
+    states = App(load(tmp_path / "headgate.toml", KEYS)).breakers
+    assert states.state("tiingo") == "closed"
 
 
 def test_a_clock_that_was_ahead_leaves_nothing_behind(make):

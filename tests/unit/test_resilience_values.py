@@ -238,6 +238,22 @@ def test_a_probe_that_never_went_out_is_anothers_to_send(store, clock):
     assert b.allow("feed")
 
 
+def test_an_opening_that_a_probe_has_ended_is_not_told_again(store, clock):
+    a, b = (CircuitBreakerManager(store, clock, node="host", refresh_s=0) for _ in range(2))
+    for _ in range(5):
+        a.allow("feed")
+        a.failure("feed")
+    b.refresh("feed")
+    clock.advance_us(61 * SECOND)
+    assert (a.adopt("feed"), b.adopt("feed")) == (True, False)
+    a.breaker("feed").allow()
+    a.breaker("feed").on_success()
+    a.publish("feed", cleared=True)
+    b.publish("feed")  # it has seen the opening only
+    assert (a.state("feed"), b.state("feed")) == ("closed", "closed")
+    assert CircuitBreakerManager(store, clock, node="host").state("feed") == "closed"
+
+
 def test_failed_rounds_of_several_processes_add_up(store, clock):
     workers = [CircuitBreakerManager(store, clock, node="host") for _ in range(3)]
     for worker in workers:

@@ -130,7 +130,7 @@ class Collector:
             fetcher = Fetcher(self.intake, self.adapters, self.failover, self.breakers)
             state = fetcher.fetch(query, cancel, may_probe)
             if not state.source and state.error_kind != Kind.ALL_SOURCES_FAILED.value:
-                self._publish_breakers()  # ended from outside: that says nothing of the sources
+                self._publish_breakers(before)  # ended from outside: that says nothing of the sources
                 cause = from_kind(state.error_kind, state.error_message)
             else:
                 elapsed_us = self.clock.mono_us() - began
@@ -173,7 +173,7 @@ class Collector:
                 self._send_alert(alert, event_id)
             if taken.stored and self.on_stored is not None:
                 self.on_stored(result)
-            self._publish_breakers()
+            self._publish_breakers(before)
             core.fault_point("collect.before_commit")
         return result
 
@@ -328,10 +328,11 @@ class Collector:
         message = "the collector's state: other processes write it all the time"
         raise from_kind(Kind.BUSY.value, message)
 
-    def _publish_breakers(self) -> None:
+    def _publish_breakers(self, before: dict[str, str]) -> None:
         if self.shared is not None:
-            for name in self.breakers:
-                self.shared.publish(name)
+            for name, breaker in self.breakers.items():
+                # A probe that succeeded ends the opening for all: else each process would send one of its own.
+                self.shared.publish(name, cleared=before[name] != "closed" and breaker.state == "closed")
 
 
 def _error_code(outcome: str, status: int) -> str:

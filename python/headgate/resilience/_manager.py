@@ -216,6 +216,8 @@ class CircuitBreakerManager:
         def change(doc: Json) -> Json:
             nodes = {k: v for k, v in doc["nodes"].items() if now - v["at_us"] < _FORGET_US}
             own = doc["nodes"].get(self.node)
+            if not cleared:
+                self._take_clearing(name, doc)  # or an opening that is over would be told again
             snapshot = breaker.snapshot()
             if cleared:
                 nodes = {}
