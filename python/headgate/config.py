@@ -222,7 +222,7 @@ class Uploads:
 
 @dataclass
 class RetentionConfig:
-    """What the store forgets (`headgate prune`, and `headgate serve` once an hour); 0 keeps for ever."""
+    """What the store forgets (`headgate prune`, and `headgate serve` once an hour); 0 keeps forever."""
 
     outbox_days: float = _number(7, 0, 36_500, "announcements that were sent")
     history_days: float = _number(90, 0, 36_500, "collection events, finished workflows and batches")

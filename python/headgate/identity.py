@@ -1,4 +1,4 @@
-"""Deterministic identity: the same content has the same id on every machine, in every language, for ever.
+"""Deterministic identity: the same content has the same id on every machine, in every language, forever.
 
 Example:
     >>> canonical_json({"b": 1.0, "a": "x"})

@@ -86,7 +86,7 @@ def once(connection: Any, key: str, *, table: str = TABLE, dialect: Dialect | No
 
 
 def prune(connection: Any, older_than: float, *, table: str = TABLE, dialect: Dialect | None = None) -> int:
-    """Forget what was seen more than `older_than` seconds ago; how many. The caller commits.
+    """Forget what was seen more than `older_than` seconds ago. Returns how many. The caller commits.
 
     Args:
         older_than: seconds; longer than the topic can redeliver.

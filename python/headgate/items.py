@@ -3,7 +3,7 @@
 An item is stored as `pending` and announced. Its announcement carries its key, and the key is the announcement's
 identity wherever and however often it arrives. When the consumer that the pipeline names has handled it, the engine
 ends the item as `done`, in the commit of the effect where store and ledger are one SQLite file, in one conditional
-write elsewhere. A handler that wants something else says so:
+write elsewhere. A handler that wants something else calls one of these:
 
     from headgate import items
 
@@ -245,7 +245,7 @@ class LifeCycle:
             _scope.reset(before)
 
     def endings(self, scope: Scope) -> dict[str, Ending]:
-        """Which items end, and how, now that the handler is through."""
+        """Which items end, and how, now that the handler has finished."""
         found = dict(scope.endings)
         if self.finishes and scope.key and not scope.is_left:
             found.setdefault(scope.key, Ending(DONE))

@@ -460,7 +460,8 @@ class App(HealingParts):
         return runner.start(workflow.name, workflow.to_asl(), data, execution_id, kind=str(workflow.type))
 
     def resume_workflows(self) -> int:
-        """Go on with what was running of the configured workflows, as far as it goes without waiting; how many."""
+        """Go on with what was running of the configured workflows, as far as it goes without waiting. Returns how
+        many."""
         count = 0
         for name in self.config.workflows if self.is_embedded else ():
             workflow, runner, _ = self.workflow(name)

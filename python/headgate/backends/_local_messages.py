@@ -112,7 +112,7 @@ class LocalMessages:
         return int(self.db.execute("SELECT count(*) FROM outbox WHERE sent_us IS NULL")[0][0])
 
     def redrive_outbox(self, limit: int = 10_000) -> int:
-        """Put announcements that were set aside back into the outbox; how many. One commit: each goes once."""
+        """Put announcements that were set aside back into the outbox. Returns how many. One commit: each goes once."""
         now = self.clock.now_us()
         with self.db.transaction() as tx:
             rows = tx.execute(
@@ -279,7 +279,7 @@ class LocalMessages:
         return [dict(zip(("stage", "pipeline", "kind", "letters", "seen"), row, strict=True)) for row in rows]
 
     def redrive(self, group: str, limit: int = 10_000) -> int:
-        """Send a consumer's dead letters to its queue again; how many. One commit: each goes once.
+        """Send a consumer's dead letters to its queue again. Returns how many. One commit: each goes once.
 
         The dead letters stay, out of sight, and count: what fails again is there again, and its next redrive has
         another claim.

@@ -197,7 +197,7 @@ class SnsPublisher(_AwsPublisher):
         client: a boto3 SNS client.
         topic_arn: the topic.
         max_bytes: of a batch, and of a message with its attributes; more only where the topic's MaximumMessageSize
-            says so.
+            reports it.
     """
 
     service = "SNS"
@@ -231,7 +231,8 @@ class SqsPublisher(_AwsPublisher):
     Args:
         client: a boto3 SQS client.
         queue_url: the queue.
-        max_bytes: of a batch, and of a message with its attributes; less where the queue's MaximumMessageSize says so.
+        max_bytes: of a batch, and of a message with its attributes; less where the queue's MaximumMessageSize reports
+            it.
     """
 
     service = "SQS"

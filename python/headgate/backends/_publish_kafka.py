@@ -39,13 +39,13 @@ NO_ANSWER = "_TIMED_OUT"
 class KafkaPublisher:
     """Publishes each announcement to the Kafka topic of its own name, keyed by its key.
 
-    Announcements of one topic and key follow each other one by one; the others are on their way side by side. A topic
-    that does not exist keeps its own announcements waiting (it may be created), and no others.
+    Announcements of one topic and key follow each other one by one; the others are sent concurrently. A
+    topic that does not exist keeps its own announcements waiting (it may be created), and no others.
 
     Args:
         config: settings of librdkafka; "bootstrap.servers" at least. "message.timeout.ms" is how long one
             announcement may take, "message.max.bytes" how large one may be.
-        timeout_s: how long one may take, where the settings do not say so.
+        timeout_s: how long one may take, if the settings do not contain it.
 
     Raises:
         ConfigError: librdkafka knows no such setting, or a setting would let announcements be lost.

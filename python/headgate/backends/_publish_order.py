@@ -1,4 +1,4 @@
-"""The order in which a publisher sends: side by side what may be, one after the other what has to be."""
+"""The order in which a publisher sends: which announcements may be in flight together, and which wait for others."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class DynamoLedger:
     Args:
         client: a boto3 DynamoDB client.
         done_ttl: seconds.
-        fence: number every acquisition, from one of 64 counters in the table (one of a key's own would stay for ever).
+        fence: number every acquisition, from one of 64 counters in the table (one of a key's own would stay forever).
         reconnect: makes another client in a child of fork(), which must not use the parent's connections.
     """
 

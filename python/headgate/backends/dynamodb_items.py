@@ -1,7 +1,7 @@
 """Items, outbox, state and events in one DynamoDB table.
 
 The outbox entry is part of its item (`unsent`, found by a sparse index), so that stored and announced cannot part
-without a transaction. DynamoDB has no conditional batch put: items are single conditional puts, side by side.
+without a transaction. DynamoDB has no conditional batch put: items are single conditional puts, several at once.
 
 | pk | sk | what |
 | --- | --- | --- |

@@ -94,7 +94,7 @@ class DynamoOutbox:
         return sum(page["Count"] for page in self._unsent_answers(Select="COUNT"))
 
     def redrive_outbox(self, limit: int = 10_000) -> int:
-        """Put announcements that were set aside back into the outbox, each once; how many."""
+        """Put announcements that were set aside back into the outbox, each once. Returns how many."""
         dead_letters = self._dead_letters(limit, stage=OUTBOX)
         return sum(self._threads.map(self._redrive, dead_letters))
 

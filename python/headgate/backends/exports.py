@@ -20,7 +20,7 @@ _FILE = re.compile(r"items-(\d+)-(\d+)\.jsonl")
 
 
 def export_items(store: LocalStore, folder: str | os.PathLike[str]) -> int:
-    """Write the store's new items as JSON Lines, `items-{first}-{last}.jsonl`; how many.
+    """Write the store's new items as JSON Lines, `items-{first}-{last}.jsonl`. Returns how many.
 
     The range of a file is committed before the file is written, and marked done after: a crash in between, or another
     exporter at the same time, writes the same rows to the same file again, whatever has arrived meanwhile.

@@ -21,7 +21,7 @@ _TEMPORARY_US = _DAY_US  # a killed process leaves temporary files; nobody write
 
 @dataclass(frozen=True)
 class Retention:
-    """Days; 0 keeps for ever. Done keys live by the ledger's own time to live."""
+    """Days; 0 keeps forever. Done keys live by the ledger's own time to live."""
 
     outbox_days: float = 7.0
     history_days: float = 90.0

@@ -30,7 +30,7 @@ Effects = Literal["transaction", "writes", "plain"]
 Tombstones = Literal["dead_letter", "skip", "handle"]
 EFFECTS: tuple[Effects, ...] = ("transaction", "writes", "plain")
 TOMBSTONES: tuple[Tombstones, ...] = ("dead_letter", "skip", "handle")
-# What a handler raises when something that it needs is away: no attempt, see `Consumer.unavailable`.
+# What a handler raises when something that it needs is unavailable: no attempt, see `Consumer.unavailable`.
 UNAVAILABLE: tuple[type[BaseException], ...] = (TransientError, ConnectionError, TimeoutError)
 
 
@@ -72,8 +72,8 @@ class Consumer:
             one goes to the dead letters.
         tombstones: what to do with a Kafka record without a value: "dead_letter", "skip" (acknowledge it), or "handle"
             (call the handler with None).
-        unavailable: exceptions of the handler that say that something it needs is away. They count as no attempt, so
-            that an outage buries nothing; the message comes back after a back-off, for as long as
+        unavailable: exceptions of the handler that say that something it needs is unavailable. They count as no
+            attempt, so that an outage buries nothing; the message comes back after a back-off, for as long as
             `unavailable_limit_s`.
         unavailable_limit_s: a message that has met such exceptions for so long in this process is counted as failing.
         backoff_base_s, backoff_cap_s: a failed message comes back after base * 2**attempts seconds, at most the cap.

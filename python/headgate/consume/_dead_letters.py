@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headgate.consume")
 DEAD_LETTER_TIMEOUT_S = 5.0  # how long a worker waits for the confirmation of a dead letter
-LETTER_FORMAT = "2"  # 1, without a header that says so: headgate-redrive held the life that ended, if not the first
+# Format 1 has no format header. In it, `headgate-redrive` was the number of the last redrive, if there was one.
+LETTER_FORMAT = "2"
 _TOPIC, _PARTITION, _OFFSET = "headgate-topic", "headgate-partition", "headgate-offset"
 _CONSUMER, _KIND, _ERROR, _ATTEMPTS = (
     "headgate-consumer", "headgate-error-kind", "headgate-error", "headgate-attempts",

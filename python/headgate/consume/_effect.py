@@ -50,7 +50,7 @@ class Effect:
     Args:
         consumer: whose handler runs.
         ledger: where the claim is completed.
-        items: the consumer's part in the lives of the items that its messages announce; None: none.
+        items: finishes the items that the consumer handles; None: none.
         joint: whether the queue is in the ledger's database, so that acknowledgement and completion are one commit.
 
     May be called from several threads, like the ledger.
@@ -202,7 +202,7 @@ class Effect:
         return body if self._consumer.prepare is None or body is None else self._consumer.prepare(body)
 
     def run_unprotected(self, body: Json | None, acknowledge: Callable[[Transaction | None], None] | None) -> None:
-        """Run the handler without a claim, because the ledger is away.
+        """Run the handler without a claim, because the ledger is unavailable.
 
         Raises:
             BaseException: the handler's own.

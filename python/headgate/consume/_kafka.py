@@ -1,4 +1,4 @@
-"""A Kafka consumer group: one message at a time in each partition, partitions side by side, commits by hand."""
+"""A worker in a Kafka consumer group. Handles each partition in order, several at once, and commits offsets itself."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ log = logging.getLogger("headgate.consume")
 _POLL_S = 0.05
 _COMMIT_S = 1.0
 _LAG_S = 5.0
-_SLICE = 100  # messages of one partition before another one gets the thread
-_JOIN_S = 30.0  # being idle counts from the first assignment, or from here
-_REVOKE_S = 10.0  # how long a rebalance waits for what is being handled; a claim protects the rest
+_SLICE = 100  # a thread handles so many messages of one partition before it takes another partition
+_JOIN_S = 30.0  # idle time counts from the first assignment of partitions, at the latest from here
+_REVOKE_S = 10.0  # how long a rebalance waits for running handlers; their claims protect them after that
 _FATAL = {"_AUTHENTICATION", "TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "SASL_AUTHENTICATION_FAILED"}
 
 
 class _Partition:
-    """One assignment of a partition; the next assignment gets a new object, so that late answers are recognised."""
+    """One assignment of a partition. Each assignment gets a new object, so that results of an earlier one are
+    recognised."""
 
     def __init__(self, topic: str, number: int) -> None:
         self.topic = topic
@@ -51,14 +52,14 @@ class _Partition:
 class KafkaWorker:
     """Runs one consumer on its Kafka topic until told to stop.
 
-    A message is acknowledged (its offset committed) when it was handled, was a duplicate, or lies in the dead-letter
+    A message is acknowledged (its offset committed) when it was handled, was a duplicate, or is in the dead-letter
     topic. A message that failed or that another worker holds pauses its partition and is fetched again when due; the
     other partitions go on. Offsets are cumulative, so only the contiguous settled prefix is ever committed.
 
     Args:
-        consumer: what to run; `consumer.name` is the consumer group.
-        ledger: where claims live.
-        clock: injected in tests.
+        consumer: the consumer to run; `consumer.name` is the consumer group.
+        ledger: the ledger that holds the claims.
+        clock: the clock; tests pass a `ManualClock`.
         config: settings of librdkafka; "bootstrap.servers" at least. Those of producers (`message.max.bytes`,
             `compression.type` ...) hold for the dead letters. The worker's own settings win, and it says which.
         concurrency: how many partitions are handled at the same time.
@@ -66,7 +67,7 @@ class KafkaWorker:
         dead_letter_topic: default `{topic}.DLQ`.
         dead_letter_timeout_s: a dead letter that is not confirmed by then keeps its message uncommitted.
         metrics: counts, durations and lag.
-        items: the consumer's part in the lives of items (`headgate.items`).
+        items: finishes the items that the consumer handles (`headgate.items`).
 
     Raises:
         ConfigError: the ledger cannot do what the consumer needs, or a setting is wrong (those that only librdkafka
@@ -115,7 +116,7 @@ class KafkaWorker:
         self._left_out = sorted(n for n, value in self._own().items() if n in config and config[n] != value)
 
     def _own(self) -> dict[str, Any]:
-        """What no configuration changes: the guarantees rest on it."""
+        """Settings that the configuration must not change, because the guarantees depend on them."""
         return {
             "group.id": self.consumer.name, "enable.auto.commit": False, "enable.auto.offset.store": False,
             "on_commit": self._on_commit,
@@ -180,7 +181,7 @@ class KafkaWorker:
                 self._complain(error)
                 continue
             part = self._partitions.get((message.topic(), message.partition()))
-            # After a seek, what was fetched before it may still come: it is fetched again in its turn.
+            # Messages that were fetched before a seek may still arrive after it. They are skipped and fetched again.
             if part is None or part.retry_us or message.offset() <= part.newest:
                 continue
             part.newest = message.offset()
@@ -198,7 +199,7 @@ class KafkaWorker:
                 threads.submit(self._work, part)
 
     def _work(self, part: _Partition) -> None:
-        """On a thread of the pool: one partition's messages, in their order, until one is unsettled."""
+        """Handle the messages of one partition in order until one is unsettled. Runs on a thread of the pool."""
         for _ in range(_SLICE):
             try:
                 message = part.waiting.popleft()
@@ -214,7 +215,7 @@ class KafkaWorker:
         try:
             return self._processor.process(self._delivery(part, message))
         except BaseException as error:
-            # A bug of ours: the message stays uncommitted.
+            # A bug in headgate: the message stays uncommitted.
             log.error(
                 "processing broke",
                 extra={
@@ -236,7 +237,7 @@ class KafkaWorker:
         )
 
     def _settle(self, kafka: Any, wait_s: float = 0.0) -> bool:
-        """Take in what the threads have finished; whether there was anything."""
+        """Process the results of the threads. Returns whether there were any."""
         some = False
         while True:
             try:
@@ -250,7 +251,7 @@ class KafkaWorker:
                 continue
             self.result.add(processed)
             if not part.current:
-                continue  # revoked meanwhile: its next owner decides
+                continue  # the partition was revoked; its next owner handles the message
             if processed.outcome.settled:
                 part.position = message.offset() + 1
             else:
@@ -271,7 +272,7 @@ class KafkaWorker:
                 try:
                     kafka.seek(self._place(part, part.position))
                 except self._kafka.KafkaException as error:
-                    self._complain(error.args[0])  # the broker is away: again on the next round
+                    self._complain(error.args[0])  # the broker is unavailable: again on the next round
                     part.retry_us = now + 1_000_000
                     continue
                 part.retry_us = 0
@@ -295,7 +296,7 @@ class KafkaWorker:
         try:
             kafka.commit(offsets=[self._place(p, p.position) for p in dirty], asynchronous=not wait)
         except self._kafka.KafkaException as error:
-            # Not lost: what is delivered again is known as done.
+            # Nothing is lost: messages that are delivered again are duplicates.
             log.warning("offsets not committed", extra={"error": error.args[0].name()})
             return
         for part in dirty:
@@ -303,7 +304,7 @@ class KafkaWorker:
         core.fault_point("consume.after_offset_commit")
 
     def _on_commit(self, error: Any, places: list[Any]) -> None:
-        """Called by kafka.consume(): a commit that the broker did not take is sent again with the next one."""
+        """Callback of kafka.consume(): offsets whose commit failed are sent again with the next commit."""
         for place in places:
             refused = error or place.error
             part = self._partitions.get((place.topic, place.partition))
@@ -312,7 +313,7 @@ class KafkaWorker:
                 part.committed = -1
 
     def _finish(self, kafka: Any, parts: list[_Partition], wait_s: float) -> None:
-        """Wait for what is being handled in these partitions, then commit it."""
+        """Wait for running handlers of these partitions, then commit their offsets."""
         deadline = self.clock.mono_us() + int(wait_s * 1e6)
         for part in parts:
             part.waiting.clear()
@@ -333,7 +334,7 @@ class KafkaWorker:
         self._forget(gone)
 
     def _lost(self, kafka: Any, places: list[Any]) -> None:
-        """Somebody else may own them already: commit nothing."""
+        """The partitions may already have a new owner: commit nothing."""
         self._forget(self._known(places))
 
     def _known(self, places: list[Any]) -> list[_Partition]:
@@ -362,7 +363,7 @@ class KafkaWorker:
         log.warning("Kafka", extra={"error": name})
 
     def _warn(self) -> None:
-        """Say what weakens the guarantees: a ledger that forgets before the topic does, and what the ledger knows."""
+        """Log what weakens the guarantees, for example a ledger that forgets keys before the topic deletes messages."""
         about = {"consumer": self.consumer.name, "topic": self.consumer.topic}
         if self._left_out:
             names = ", ".join(self._left_out)
@@ -386,7 +387,7 @@ class KafkaWorker:
         admin = make_client(self._kafka.admin.AdminClient, client_settings(self._config))
         settings = admin.describe_configs([resource], request_timeout=5)[resource].result(6)
         retention_ms = int(settings["retention.ms"].value)
-        return retention_ms / 1000 if retention_ms >= 0 else float("inf")  # -1 keeps messages for ever
+        return retention_ms / 1000 if retention_ms >= 0 else float("inf")  # -1 keeps messages forever
 
     def _report_lag(self, kafka: Any) -> None:
         self._last_lag_us = self.clock.mono_us()

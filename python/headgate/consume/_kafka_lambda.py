@@ -2,7 +2,7 @@
 
 A batch holds records of several partitions. The first one that fails ends its partition's part of the batch. Without
 `ReportBatchItemFailures` (event source mappings in provisioned mode have it) Lambda takes every answer for a success,
-so a handler here raises when a record failed: the whole batch comes again, and what was handled is known as done.
+so a handler here raises when a record failed: the whole batch comes again, and what was handled is a duplicate.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def kafka_handler(
     Claims, tombstones and redriven dead letters are treated as `KafkaWorker` does.
 
     Args:
-        consumer: what to run. Without a lease of its own, a claim lasts as long as the invocation can.
-        ledger: where claims live; what weakens its guarantees is logged at the first invocation.
-        clock: injected in tests.
-        metrics: counts and durations.
+        consumer: the consumer to run. Without a lease of its own, a claim lasts as long as the invocation can.
+        ledger: the ledger that holds the claims; what weakens its guarantees is logged at the first invocation.
+        clock: the clock; tests pass a `ManualClock`.
+        metrics: receives counts and durations.
         dead_letter_sink: stores records that cannot be handled, or have failed `max_attempts` times. None: they come
             again until the event source mapping gives them up.
         partial: as for `kafka_batch`.
-        items: the consumer's part in the lives of items (`headgate.items`); None: none.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
     """
     processor = Processor(consumer, ledger, clock, renamed_sink(dead_letter_sink, bury), metrics, items)
     warn = WarnOnce(consumer, ledger)

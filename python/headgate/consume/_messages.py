@@ -92,7 +92,7 @@ class Delivery:
             letter.
         redrive: how many times this consumer's dead-letter queue has sent the message back.
         redriven_for: the consumer whose dead-letter queue sent it back; may be another one. Empty if none did.
-        origin: topic, partition and offset of the record that became a dead letter, if the headers say so.
+        origin: topic, partition and offset of the record that became a dead letter, if the headers contain them.
     """
 
     topic: str

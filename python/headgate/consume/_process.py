@@ -57,13 +57,13 @@ class Processor:
     """Runs a consumer's handler for one message after the other, from any number of threads.
 
     Args:
-        consumer: what to run.
-        ledger: where claims live.
-        clock: injected in tests.
+        consumer: the consumer to run.
+        ledger: the ledger that holds the claims.
+        clock: the clock; tests pass a `ManualClock`.
         dead_letter_sink: takes dead letters; None: the transport leaves messages that fail to its queue's own redrive
             policy, so that their attempts are not capped here.
-        metrics: counts and durations.
-        items: the consumer's part in the lives of the items that its messages announce (`headgate.items`); None: none.
+        metrics: receives counts and durations.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
         joint: for a queue in a database: whether this is the ledger's own, so that acknowledgement, dead letter and
             completion can be one commit. Else each is its own, and the acknowledgement comes last.
 
@@ -95,7 +95,7 @@ class Processor:
         self._joint = joint and ledger.database is not None
         self._effect = Effect(consumer, ledger, items, joint=self._joint)
         self._away_streak = 0  # unavailable answers in a row, of whatever message: the back-off grows with it
-        self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is away
+        self._away_since: dict[str, int] = {}  # claim key -> when its handler first said that something is unavailable
 
     def process(self, delivery: Delivery, acknowledge: Acknowledge | None = None) -> DeliveryResult:
         """Claim a message, run the handler, and complete the claim. Never raises, except KeyboardInterrupt.
@@ -106,7 +106,7 @@ class Processor:
             delivery: the message.
             acknowledge: removes the message from a queue that is a database table. It gets the transaction of the
                 effect if the queue is in the ledger's database, and None otherwise. None: the caller acknowledges,
-                when the outcome says so (`Outcome.settled`).
+                when the outcome is settled (`Outcome.settled`).
         """
         started = self.clock.mono_us()
         try:
@@ -292,7 +292,7 @@ class Processor:
         return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
 
     def _is_away(self, claim: Claim, error: BaseException) -> bool:
-        """Whether a failure is not this message's: something its handler needs is away, and not for too long."""
+        """Whether a failure is not this message's: something its handler needs is unavailable, and not for too long."""
         if not isinstance(error, self.consumer.unavailable):
             return False
         now = self.clock.mono_us()

@@ -37,7 +37,7 @@ def redrive(
     topic: str = "",
     group: str = "",
 ) -> int:
-    """Send dead letters back to the topic they came from; how many.
+    """Send dead letters back to the topic they came from. Returns how many.
 
     A redriven message has a claim key of its own, so it is handled though its first life is marked as done; the same
     dead letter redriven twice is handled once, and other consumer groups of the topic, which had it before, skip it. It

@@ -39,7 +39,7 @@ class DeadLetterRefusedError(Exception):
 
 
 class SqsDeadLetterQueue:
-    """Sends dead letters to an SQS queue: body, attributes and group as they came, and ours beside them.
+    """Sends dead letters to an SQS queue: body, attributes and group as received, and ours beside them.
 
     The attribute `headgate-redrive` is already the number of the letter's next life, so that a dead letter that AWS's
     own redrive brings back unchanged is a message of its own and is handled once.
@@ -110,7 +110,7 @@ class SqsLetter:
     """A dead letter of an SQS queue, as `redrive_sqs` shows it to a filter.
 
     Attributes:
-        body: as it came.
+        body: as received.
         headers: name and bytes of its message attributes.
         message_id: of the dead letter itself.
         source_id: the message id that it had in its queue, or an empty text: SQS moved it there itself.
@@ -145,9 +145,9 @@ def redrive_sqs(
     limit: int | None = None,
     wait_s: int = 1,
 ) -> int:
-    """Send the dead letters of an SQS queue back to their queue; how many.
+    """Send the dead letters of an SQS queue back to their queue. Returns how many.
 
-    Each dead letter is sent and then deleted. Sent twice (a crash between the two, or by hand) it is still handled
+    Each dead letter is sent and then deleted. Sent twice (a crash between the two, or manually) it is still handled
     once: it carries the number of its next life. Our attributes are taken off, `headgate-redrive` excepted; the body
         and the
     user's attributes go back as they are. In a FIFO queue of dead letters the dead letters of a group that follow one

@@ -74,11 +74,11 @@ def sqs_handler(
     `max_attempts` says, and is run again once it is moved back. Order, leases and time are kept as in `sqs_batch`.
 
     Args:
-        consumer: what to run.
-        ledger: where claims live; what weakens its guarantees is logged at the first invocation.
-        clock: injected in tests.
-        metrics: counts and durations.
-        items: the consumer's part in the lives of items (`headgate.items`); None: none.
+        consumer: the consumer to run.
+        ledger: the ledger that holds the claims; what weakens its guarantees is logged at the first invocation.
+        clock: the clock; tests pass a `ManualClock`.
+        metrics: receives counts and durations.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
         client: a boto3 SQS client. With one, the first invocation also compares the queue's retention, redrive policy
             and visibility timeout with the ledger, the consumer and the function's time-out.
 
@@ -149,7 +149,7 @@ def _warn(consumer: Consumer, ledger: Ledger, client: Any, event: Json, context:
             attributes = read_attributes(client, url["QueueUrl"])
         texts = set_up_warnings(attributes, {}, consumer, ledger, buries=False, timeout_s=remaining_s(context))
     except HeadgateError:
-        return  # the event is refused, or the ledger is away: the batch itself says so
+        return  # the event is refused, or the ledger is unavailable: the batch itself reports it
     except Exception as error:
         log.warning("could not check the set-up", extra={"consumer": consumer.name, "error": error_code(error)})
         return

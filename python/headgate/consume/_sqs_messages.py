@@ -29,7 +29,7 @@ class SqsDelivery(Delivery):
     """A delivery from SQS that remembers the message it came in, because a dead letter has to keep all of it.
 
     Attributes:
-        body: the body as it came.
+        body: the body as received.
         attributes: the user's message attributes, in the shape of SendMessage.
         group: the MessageGroupId, or an empty text.
         trace: the AWSTraceHeader, or an empty text.

@@ -1,4 +1,4 @@
-"""What a queue says of itself, which weaknesses of a set-up follow from it, and which errors of SQS are final."""
+"""Attributes of SQS queues, warnings that follow from them, and which errors of SQS are final."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def error_code(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether SQS will refuse the same call again."""
+    """Whether SQS would refuse the same call again."""
     return error_code(error) in _REFUSED
 
 
 def raise_if_final(error: Exception) -> None:
-    """Raise what no waiting mends.
+    """Raise what no waiting fixes.
 
     Raises:
         ConfigError: there is no such queue.

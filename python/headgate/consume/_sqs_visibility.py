@@ -97,7 +97,7 @@ class VisibilityKeeper:
                 if is_refusal(error):
                     self._give_up(held, error_code(error))
                 else:
-                    held.due_s = time.monotonic() + self.visibility_s / 10  # SQS is away: soon again
+                    held.due_s = time.monotonic() + self.visibility_s / 10  # SQS is unavailable: soon again
 
     def _give_up(self, held: HeldMessage, reason: str) -> None:
         """It will be delivered again while it is here; its claim still keeps the effect from happening twice."""

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.consume")
 _MAX_BATCH = 10  # ReceiveMessage returns so many messages at most
 _LONG_POLL_S = 10  # how long SQS holds an empty poll; it allows 20
-_BUSY_POLL_S = 2  # the same while messages are handled here, so that their ends are noticed
+_BUSY_POLL_S = 2  # shorter while messages are being handled, so that their results are processed soon
 _AWAY_S = 1.0
 _LAG_S = 5.0
-_WAIT_S = 1.0  # how long the loop waits for its threads before it looks around
+_WAIT_S = 1.0  # how long the loop waits for a result of its threads
 _SHORT_WAIT_S = 0.1
 _LONG_WAIT_S = 60.0  # until a message that the dead-letter queue refuses is tried again
-_WAITING_PER_THREAD = 10  # messages that wait here for a lease or a backend; what is more waits in the queue
+_WAITING_PER_THREAD = 10  # this worker keeps so many waiting messages per thread; further ones stay in the queue
 
 
 class _Received:
@@ -51,7 +51,7 @@ class _Received:
     def __init__(self, delivery: SqsDelivery, held: HeldMessage) -> None:
         self.delivery = delivery
         self.held = held
-        self.waits = 0  # how often in a row it met a backend that was away
+        self.waits = 0  # how many times in a row it met a backend that was unavailable
 
 
 class _Line:
@@ -67,25 +67,26 @@ class _Line:
 class SqsWorker:
     """Runs one consumer on an SQS queue until told to stop.
 
-    A message is deleted when it was handled, was a duplicate, or lies in the dead-letter queue. One that failed becomes
-    visible again when it is due. One that waits, because another worker has its claim or because a backend is away,
-    stays with this worker and invisible, so that an outage does not use up the queue's `maxReceiveCount`; while a
-    backend is away nothing further is received. The visibility of every message is renewed for as long as it is here.
+    A message is deleted when it was handled, was a duplicate, or is in the dead-letter queue. One that failed becomes
+    visible again when it is due. One that waits, because another worker has its claim or because a backend is
+    unavailable, stays with this worker and invisible, so that an outage does not use up the queue's `maxReceiveCount`;
+    while a backend is unavailable nothing further is received. The visibility of every message is renewed for as long
+    as it is here.
 
     Of a FIFO queue (`.fifo` at the end of its URL) the messages of a group are handled one by one and not past one that
-    failed or waits; groups are handled side by side.
+    failed or waits; groups are handled at the same time.
 
     Args:
-        consumer: what to run.
-        ledger: where claims live.
-        clock: injected in tests.
+        consumer: the consumer to run.
+        ledger: the ledger that holds the claims.
+        clock: the clock; tests pass a `ManualClock`.
         client: a boto3 SQS client.
         queue_url: the queue.
         dead_letter_url: a queue for dead letters, which get their reason as attributes (docs/consumers.md). Without one
             they are left to the queue's own redrive policy, and `max_attempts` does not count.
         concurrency: how many messages are handled at the same time.
         metrics: counts, durations and lag.
-        items: the consumer's part in the lives of items (`headgate.items`); None: none.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
 
     Raises:
         ConfigError: an option is not what is expected here.
@@ -136,7 +137,7 @@ class SqsWorker:
         self._last_work_us = 0
         self._rest_until_us = 0  # monotonic; nothing is received or handled before
         self._receive_after_us = 0
-        self._is_probing = False  # after a rest one message shows whether the backend is back
+        self._is_probing = False  # after a pause, one message is handled to see whether the backend is available again
         self._has_asked = False  # whether messages were requested since the last pause
         self._is_ending = False
         self._receive_failures = 0
@@ -216,7 +217,7 @@ class SqsWorker:
                 self._pause(now, max_idle_s)
 
     def _pause(self, now: int, max_idle_s: float | None) -> None:
-        """Wait for what is due here or for the end of a rest, but no longer than the loop may idle."""
+        """Wait until a kept message is due or a pause ends, but no longer than the loop may idle."""
         wait_s = min(_WAIT_S, self._next_due_s(now))
         resting_us = max(self._rest_until_us, self._receive_after_us) - now
         if resting_us > 0:
@@ -226,7 +227,7 @@ class SqsWorker:
         self.clock.sleep_us(max(1000, int(wait_s * 1e6)))
 
     def _room(self, now: int) -> int:
-        """How many messages to ask for: none while a backend is away, and no more than can be begun at once."""
+        """How many messages to ask for: none while a backend is unavailable, and no more than can be begun at once."""
         if max(self._rest_until_us, self._receive_after_us) > now:
             return 0
         if self._is_probing:
@@ -237,7 +238,7 @@ class SqsWorker:
     def _wants_fresh(self) -> bool:
         """Whether a rest has just ended and a message that was not tried yet should show if the backend is back.
 
-        One whose own service stays away must not keep the others waiting behind it.
+        One whose own service stays unavailable must not keep the others waiting behind it.
         """
         if not self._is_probing or self._has_asked or self._running or len(self._lines) >= self._most_waiting:
             return False
@@ -300,7 +301,7 @@ class SqsWorker:
             threads.submit(self._work, line)
 
     def _collect(self, wait_s: float) -> None:
-        """Take in what the threads have finished."""
+        """Process the results of the threads."""
         while True:
             try:
                 line, processed, error = self._answers.get(timeout=wait_s) if wait_s else self._answers.get_nowait()
@@ -319,7 +320,7 @@ class SqsWorker:
                     self._lines.remove(line)
 
     def _rest(self, processed: DeliveryResult) -> None:
-        """Receive nothing while a backend is away: it would only be counted against the messages."""
+        """Receive nothing while a backend is unavailable: it would only be counted against the messages."""
         if processed.unavailable:
             self._rest_until_us = max(self._rest_until_us, self.clock.mono_us() + int(processed.retry_s * 1e6))
             self._is_probing, self._has_asked = True, False
@@ -349,13 +350,14 @@ class SqsWorker:
         try:
             return self._processor.process(received.delivery)
         except Exception as error:
-            # A bug of ours: the message stays in the queue.
+            # A bug in headgate: the message stays in the queue.
             about = {"consumer": self.consumer.name, "message_id": received.delivery.message_id}
             log.error("processing broke", extra={**about, "traceback": code_path(error)})
             return DeliveryResult(Outcome.FAILED, _AWAY_S, type(error).__name__)
 
     def _keeps(self, received: _Received, processed: DeliveryResult) -> bool:
-        """Whether an unsettled message stays here until it is due, rather than being received once more for it."""
+        """Whether an unsettled message stays with this worker until it is due, so that no further receive is
+        counted."""
         waits = processed.outcome is Outcome.WAITING or processed.unavailable
         if not waits or processed.error in {Kind.STALE_LEASE.value, DeadLetterRefusedError.__name__}:
             return False
@@ -364,14 +366,14 @@ class SqsWorker:
         return sum(1 for other in list(self._lines) if not other.is_running) < self._most_waiting
 
     def _finish(self, line: _Line, received: _Received, processed: DeliveryResult) -> None:
-        """Delete a message, keep it, or let SQS bring it again."""
+        """Delete a message, keep it, or make it visible again."""
         if processed.outcome.settled:
             self._keeper.let_go(received.held)
             self._call("delete_message", received)
             return
         retry_s = processed.retry_s
         if processed.unavailable:
-            # One message that alone meets something that is away must not make the others rest again and again.
+            # One message that alone meets something that is unavailable must not make the others rest again and again.
             retry_s = max(retry_s, self._growing_s(received.waits))
             received.waits += 1
         if line.waiting and line.waiting[0] is received:
@@ -383,7 +385,7 @@ class SqsWorker:
         if processed.error == DeadLetterRefusedError.__name__:
             retry_s = max(retry_s, _LONG_WAIT_S)
         if processed.error == Kind.STALE_LEASE.value:
-            self._keeper.let_go(received.held)  # its visibility is the successor's
+            self._keeper.let_go(received.held)  # another worker has the message and renews its visibility
         else:
             self._release(received, retry_s)
 
@@ -409,12 +411,12 @@ class SqsWorker:
         try:
             getattr(self._client, name)(QueueUrl=self._url, ReceiptHandle=received.held.receipt, **more)
         except Exception as error:
-            # It comes back after its visibility; what is done is known as done.
+            # It comes back after its visibility time-out; a message that was handled is a duplicate.
             about = {"consumer": self.consumer.name, "message_id": received.delivery.message_id}
             log.warning("SQS", extra={**about, "call": name, "error": error_code(error)})
 
     def _check_set_up(self) -> None:
-        """Once: what the queues say of themselves, and what weakens the guarantees."""
+        """Read the queues' attributes once and log what weakens the guarantees."""
         if self._is_checked or not hasattr(self._client, "get_queue_attributes"):
             return
         attributes = read_attributes(self._client, self._url)
@@ -429,7 +431,7 @@ class SqsWorker:
         if self._is_fifo and attributes and max_receive_count(attributes) is None:
             self._most = _MAX_BATCH
         texts: list[str] = []
-        with suppress(HeadgateError):  # the ledger is away: the first claim will say so
+        with suppress(HeadgateError):  # the ledger is unavailable: the first claim will report it
             texts = set_up_warnings(
                 attributes, dead, self.consumer, self._ledger, buries=self._dead_letters is not None
             )

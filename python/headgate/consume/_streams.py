@@ -2,7 +2,7 @@
 
 Lambda reads a shard from the first failed record on again, whatever follows it. So records are handled one after the
 other, the first one that fails ends its shard's part of the batch, and its sequence number is the answer. What was
-handled and comes again all the same (the batch is split, an answer is lost) is known to the ledger as done.
+handled and comes again all the same (the batch is split, an answer is lost) is a duplicate for the ledger.
 
 The event source mapping has to name `ReportBatchItemFailures` in its `FunctionResponseTypes`: without it Lambda takes
 any answer for a success. What can never be handled leaves the shard by the mapping's `MaximumRetryAttempts`,
@@ -40,7 +40,7 @@ BatchHandler = Any  # (event, context=None) -> the answer; Lambda calls it with 
 
 @dataclass(frozen=True)
 class _Source:
-    """How a stream's records look."""
+    """The field names of one kind of stream's records."""
 
     name: str
     part: str
@@ -126,13 +126,13 @@ def kinesis_handler(
     """A Lambda handler that runs a `Consumer` on the records of a Kinesis stream; their data is JSON.
 
     Args:
-        consumer: what to run. Without a lease of its own, a claim lasts as long as the invocation can.
-        ledger: where claims live; what weakens its guarantees is logged at the first invocation.
-        clock: injected in tests.
-        metrics: counts and durations.
+        consumer: the consumer to run. Without a lease of its own, a claim lasts as long as the invocation can.
+        ledger: the ledger that holds the claims; what weakens its guarantees is logged at the first invocation.
+        clock: the clock; tests pass a `ManualClock`.
+        metrics: receives counts and durations.
         dead_letter_sink: stores records that cannot be handled, or have failed `max_attempts` times; see
             `DeadLetterSink`. None: they come again until the event source mapping gives them up.
-        items: the consumer's part in the lives of items (`headgate.items`); None: none.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
 
     Returns:
         `handler(event, context)` for Lambda.
@@ -163,7 +163,7 @@ def dynamodb_stream_handler(
         prepare = consumer.prepare
         consumer = replace(
             consumer, prepare=lambda body: (prepare or _unchanged)(unmarshal_record(body))
-        )  # the key function and the dead letters keep the record as it came
+        )  # the key function and the dead letters keep the record as received
     return _consumer_handler(
         consumer, ledger, clock, metrics, renamed_sink(dead_letter_sink, bury), None, _DYNAMODB, _dynamodb_delivery
     )
@@ -242,7 +242,7 @@ def _consumer_handler(
 
 
 class WarnOnce:
-    """Logs what weakens the guarantees of a consumer's ledger, at the first call."""
+    """Logs once, at the first call, what weakens the guarantees of a consumer's ledger."""
 
     def __init__(self, consumer: Consumer, ledger: Ledger) -> None:
         self._about = {"consumer": consumer.name, "topic": consumer.topic}

@@ -32,17 +32,17 @@ class Worker:
     """Runs one consumer of the embedded queue until its queue is empty or it is told to stop.
 
     Messages are received ten at a time. While they are handled, or wait for their turn, the worker keeps them: a slow
-    handler lets no other worker receive them. Where something that a handler or the ledger needs is away, the worker
-    gives back what waits and rests, longer each time (`Consumer.unavailable`); no attempt is counted.
+    handler lets no other worker receive them. Where something that a handler or the ledger needs is unavailable, the
+    worker gives back what waits and rests, longer each time (`Consumer.unavailable`); no attempt is counted.
 
     Args:
-        consumer: what to run.
+        consumer: the consumer to run.
         store: the store that holds the queue (`LocalStore`).
-        ledger: where claims live. For effects="transaction" `Ledger.on_database(store.db)`: effect, completion and
-            acknowledgement are one commit of one database connection.
-        clock: injected in tests.
-        metrics: counts and durations.
-        items: the consumer's part in the lives of items (`headgate.items`); None: none.
+        ledger: the ledger that holds the claims. For effects="transaction" `Ledger.on_database(store.db)`: effect,
+            completion and acknowledgement are one commit of one database connection.
+        clock: the clock; tests pass a `ManualClock`.
+        metrics: receives counts and durations.
+        items: finishes the items that the consumer handles (`headgate.items`); None: none.
 
     Raises:
         ConfigError: the ledger is in another database than effects="transaction" needs, or it opens the store's file
@@ -112,7 +112,7 @@ class Worker:
         return int(depth)
 
     def step(self, result: ConsumeResult) -> bool:
-        """One batch; False when nothing was visible, or the worker rests because something is away."""
+        """One batch; False when nothing was visible, or the worker rests because something is unavailable."""
         if self.clock.mono_us() < self._rest_until_us:
             return False
         c = self.consumer
@@ -227,7 +227,7 @@ class _Visibility:
 
 
 def warn_about(ledger: Ledger, consumer: str = "") -> None:
-    """Log what about a ledger's set-up weakens the guarantees, one line each; one line where it is away."""
+    """Log what about a ledger's set-up weakens the guarantees, one line each; one line where it is unavailable."""
     about = {"consumer": consumer} if consumer else {}
     try:
         texts: Sequence[str] = ledger.warnings()

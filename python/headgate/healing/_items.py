@@ -114,6 +114,6 @@ class ItemKind:
         for item in items:
             try:
                 bodies[item["key"]] = self.body(item, item["republish_attempts"] + 1)
-            except Exception:  # noqa: S112 - healing it will say so, and count it
+            except Exception:  # noqa: S112 - healing it will report it, and count it
                 continue
         return self._evidence(bodies)

@@ -26,7 +26,7 @@ class OutboxKind:
 
     Args:
         waiting: (before_us, limit) -> (place, since_us) of the unsent announcements, oldest first.
-        relay: sends what it can; how many.
+        relay: sends what it can. Returns how many.
     """
 
     name = "outbox"
@@ -101,7 +101,7 @@ class UploadKind:
         return True
 
     def count_attempt(self, stuck: Stuck, before_us: int) -> bool:
-        return False  # the database is away: the next sweep finds it as it is
+        return False  # the database is unavailable: the next sweep finds it as it is
 
     def quarantine(self, stuck: Stuck, reason: str) -> bool:
         with self._store.transaction() as tx:

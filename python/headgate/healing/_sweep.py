@@ -47,7 +47,7 @@ def query_stale_pending_items(
         table: a boto3 Table; a boto3 client with `table_name`; or a store of headgate.
         threshold_hours: an item that is exactly so old is stale.
         limit: at most so many.
-        clock: injected in tests.
+        clock: the clock; tests pass a `ManualClock`.
         table_name: for a client.
 
     Returns:
@@ -139,7 +139,7 @@ def run_self_healing_check(
         threshold_hours: how long an item may stand still; also the cooldown between two announcements.
         batch_size: at most this many items in a sweep.
         max_attempts: after so many announcements the item is quarantined.
-        clock: injected in tests.
+        clock: the clock; tests pass a `ManualClock`.
         budget_s: the sweep ends after so long, and the next one goes on; None: no limit.
         emit_metric: (name, value, unit, dimensions), called for each of the five metrics, in the zero case too.
         environment: the metrics' dimension.

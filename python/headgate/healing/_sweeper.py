@@ -82,7 +82,7 @@ class Rule:
     Args:
         threshold_s: how long something may stand still; also the cooldown between two attempts.
         batch_size: at most so many are dealt with in one sweep; those held up do not count.
-        max_attempts: then it is quarantined; 0: it is tried for ever.
+        max_attempts: then it is quarantined; 0: it is tried forever.
     """
 
     threshold_s: float = 3600.0
@@ -113,7 +113,7 @@ class Sweeper:
 
     Args:
         kinds: each with its rule.
-        clock: injected in tests.
+        clock: the clock; tests pass a `ManualClock`.
         state: keeps where a sweep that ran out of time has stopped, so that the next one goes on there; None: it
             begins at the oldest again.
 

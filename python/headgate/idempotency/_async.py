@@ -58,7 +58,7 @@ class AsyncLedger:
         random: Any = None,
         metrics: Metrics | None = None,
     ) -> AsyncLedger:
-        """As `Ledger.open`."""
+        """See `Ledger.open`."""
         return cls(Ledger.open(url, done_ttl=done_ttl, clock=clock, random=random, metrics=metrics))
 
     @classmethod
@@ -114,23 +114,23 @@ class AsyncLedger:
 
     @property
     def legacy_until(self) -> float | None:
-        """As `Ledger.legacy_until`."""
+        """See `Ledger.legacy_until`."""
         return self.sync.legacy_until
 
     async def claim(self, key: str, lease: float = 300.0, *, payload: str = "", legacy_key: str = "") -> Claim:
-        """As `Ledger.claim`; cancelled, it leaves nothing behind."""
+        """See `Ledger.claim`; cancelled, it leaves nothing behind."""
         return await self._claim(partial(self.sync.claim, key, lease, payload=payload, legacy_key=legacy_key))
 
     async def claim_many(
         self, keys: Sequence[str], lease: float = 300.0, *, payloads: Sequence[str] = ()
     ) -> list[Claim]:
-        """As `Ledger.claim_many`; cancelled, it leaves nothing behind."""
+        """See `Ledger.claim_many`; cancelled, it leaves nothing behind."""
         return await self._claim(partial(self.sync.claim_many, keys, lease, payloads=payloads))
 
     async def complete(
         self, claim: Claim, result: Any = None, *, serializer: Callable[[Any], str | bytes] | None = None
     ) -> bool:
-        """As `Ledger.complete`."""
+        """See `Ledger.complete`."""
         return await self._run(partial(self.sync.complete, claim, result, serializer=serializer))
 
     async def complete_many(
@@ -140,7 +140,7 @@ class AsyncLedger:
         *,
         serializer: Callable[[Any], str | bytes] | None = None,
     ) -> list[bool]:
-        """As `Ledger.complete_many`."""
+        """See `Ledger.complete_many`."""
         return await self._run(partial(self.sync.complete_many, claims, results, serializer=serializer))
 
     async def complete_with(
@@ -151,15 +151,15 @@ class AsyncLedger:
         *,
         serializer: Callable[[Any], str | bytes] | None = None,
     ) -> bool:
-        """As `Ledger.complete_with`."""
+        """See `Ledger.complete_with`."""
         return await self._run(partial(self.sync.complete_with, claim, writes, result, serializer=serializer))
 
     async def release(self, claim: Claim, error: str = "", *, counted: bool = True) -> None:
-        """As `Ledger.release`."""
+        """See `Ledger.release`."""
         await self._run(partial(self.sync.release, claim, error, counted=counted))
 
     async def renew(self, claim: Claim, lease: float = 300.0) -> float:
-        """As `Ledger.renew`."""
+        """See `Ledger.renew`."""
         return await self._run(partial(self.sync.renew, claim, lease))
 
     @asynccontextmanager
@@ -170,11 +170,11 @@ class AsyncLedger:
             yield
 
     async def prune(self) -> int:
-        """As `Ledger.prune`."""
+        """See `Ledger.prune`."""
         return await self._run(self.sync.prune)
 
     async def warnings(self, *, retention: float | None = None) -> list[str]:
-        """As `Ledger.warnings`."""
+        """See `Ledger.warnings`."""
         return await self._run(partial(self.sync.warnings, retention=retention))
 
     # --- parts
@@ -212,7 +212,7 @@ class AsyncLedger:
 
 
 def _give_back(done: Future[Any]) -> None:
-    """Release what a cancelled call has claimed: nobody knows of it."""
+    """Release the claim of a cancelled call, since the caller does not know about it."""
     if done.cancelled() or done.exception() is not None:
         return
     found = done.result()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.idempotency")
 _PREFIX = "headgate:v1:"
 _AT_ONCE = 64  # commands under way of one batch
-_PATIENCE_S = 5.0  # a cancelled caller waits so long for its claims to be given back; after that it is done without it
+_PATIENCE_S = 5.0  # a cancelled caller waits at most so long until its claims are released
 
 
 class _Awaited:
@@ -275,7 +275,7 @@ class AwaitedLedger(AsyncLedger):
             await self._undo(task.result())
 
     async def _undo(self, found: list[Any]) -> None:
-        """Give back what nobody will know of."""
+        """Release claims that a cancelled caller does not know about."""
         for claim in found:
             if isinstance(claim, Claim) and claim.status == "acquired":
                 try:
@@ -320,9 +320,9 @@ class AwaitedLedger(AsyncLedger):
                 await self.renew(claim, lease)
                 delay = lease / 3
             except ConflictError:
-                return  # lost: completing will say so
+                return  # the lease is lost; completing the claim raises
             except HeadgateError:
-                delay = lease / 10  # the backend is away: soon again, while the lease lasts
+                delay = lease / 10  # the backend is unavailable: soon again, while the lease lasts
 
 
 def _held(claim: Claim) -> list[tuple[str, str]]:

@@ -76,7 +76,8 @@ def idempotent_consumer(
     methods, static and class methods, partials and callable objects can be decorated, synchronous or `async`.
 
     Args:
-        ledger: where claims live. A `Ledger` serves both kinds of handlers, an `AsyncLedger` asynchronous ones.
+        ledger: the ledger that holds the claims. A `Ledger` serves both kinds of handlers, an `AsyncLedger`
+            asynchronous ones.
         consumer: this consumer's name; two consumers of one event both run. Default: the handler's module and qualified
             name (`shop.billing.charge`).
         namespace: the first part of the key, for services that share a ledger.
@@ -176,7 +177,7 @@ def _run(guard: _Guard, function: Any) -> Any:
 
 
 def _run_async(guard: _Guard, function: Any) -> Any:
-    import asyncio  # 35 ms that synchronous users need not pay
+    import asyncio  # imported here, because it takes 35 ms that synchronous users do not need
 
     from headgate.idempotency._async import AsyncLedger
 
@@ -212,7 +213,7 @@ def _is_async_ledger(ledger: Any) -> bool:
 
 @dataclass(slots=True)
 class _Request:
-    """What is asked of the ledger for one call."""
+    """The ledger request of one call: key, payload, lease."""
 
     key: str
     lease: float
@@ -222,7 +223,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Guard:
-    """What happens before and after a handler's call."""
+    """Claims before a handler's call, and completes or releases the claim after it."""
 
     ledger: Ledger | AsyncLedger
     consumer: str
@@ -247,7 +248,7 @@ class _Guard:
         return _Request(claim_key(self.namespace, self.consumer, kind, identity), lease, digest, legacy)
 
     def claim(self, request: _Request) -> Claim | None:
-        """None: the ledger is away and the handler runs unprotected."""
+        """The claim, or None if the ledger is unavailable and the handler is to run without one."""
         ledger = cast("Ledger", self.ledger)
         try:
             return self._owned(ledger.claim(request.key, request.lease, **self._more(request)))
@@ -328,7 +329,7 @@ class _Guard:
         log.warning("processing without protection", extra={"consumer": self.consumer, "error": error.kind.value})
 
     def _unmarked(self, error: TransientError) -> None:
-        # The effect stands; only its mark is missing, so that it may run again after the lease.
+        # The effect has happened, but its claim is not completed; it may run again after the lease.
         if self.on_unavailable == "refuse":
             raise error
         log.warning(

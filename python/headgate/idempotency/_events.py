@@ -1,4 +1,4 @@
-"""What an event says of itself: its document, its type, its topic and, from these, its identity.
+"""Reads events: the document, type and topic of an event, and from these its identity.
 
 Handlers get events in many forms: dicts and other mappings, pydantic models and dataclasses, JSON as text or bytes,
 records of three Kafka clients, SQS records of a Lambda event. All of them are read here, and nowhere else.

@@ -382,8 +382,8 @@ class Ledger:
             claim: an acquired claim.
             error: what went wrong, for `Claim.last_error`; at most 500 characters are kept, those that are no
                 characters are escaped.
-            counted: False when it was no attempt (a backend was away): the count goes down by one again, once, and
-                without an error text the one from before stays.
+            counted: False when it was no attempt (a backend was unavailable): the count goes down by one again, once,
+                and without an error text the one from before stays.
 
         Raises:
             StaleLeaseError: another owner took over.
@@ -415,7 +415,7 @@ class Ledger:
         return self._renewer.keep(claim, lease)
 
     def prune(self) -> int:
-        """Forget done keys past their time to live; how many."""
+        """Forget done keys past their time to live. Returns how many."""
         with self._lock:
             return int(self.native.prune())
 

@@ -129,7 +129,7 @@ class RecordedData:
         return found
 
     def tiingo(self, tickers: list[str], wave: int) -> bytes:
-        """The recorded body that shares most tickers with the request, as it came over the wire."""
+        """The recorded body that shares most tickers with the request, as received over the wire."""
         wanted = {t.lower() for t in tickers}
 
         def shared(entry: tuple[bytes, list[dict[str, list[str]]]]) -> int:
@@ -146,7 +146,7 @@ class RecordedData:
 
 
 def _page(body: bytes, limit: int, offset: int) -> bytes:
-    """The body as it came, unless it is more than a page."""
+    """The body as received, unless it is more than a page."""
     if offset == 0 and len(body) < limit * 60:
         return body
     articles = json.loads(body)

@@ -44,7 +44,7 @@ class BridgeHandler:
 
     Args:
         objects: the workflow's bucket; None opens the S3 bucket that each payload names.
-        clock: injected in tests.
+        clock: the clock; tests pass a `ManualClock`.
     """
 
     def __init__(self, objects: ObjectStore | None = None, clock: Clock | None = None) -> None:

@@ -3,7 +3,7 @@
     {"executionId", "stage", "timestamp", "data",
      "metadata": {"processingTimeMs", "inputRecordCount", "outputRecordCount"}}
 
-Data that a stage declares as JSON Lines or Parquet lies in an object of its own in the stage's folder. Its envelope has
+Data that a stage declares as JSON Lines or Parquet is in an object of its own in the stage's folder. Its envelope has
 `"data": null` and `"dataLocation": {"format", "key", "sizeBytes", "sha256"}`. The key holds the digest of the bytes, so
 that two attempts never mix: the envelope that was written first names its own data.
 """

@@ -24,7 +24,7 @@ class NamingStrategy(StrEnum):
 
     AUTO_GENERATED: CloudFormation makes them, with a random suffix; each has to be given in `function_names`.
     EXPLICIT: `{StackName}-{Environment}-{FunctionPurpose}`, the same in every deployment.
-    DUAL: both side by side: what is given in `function_names` keeps its name, the others have explicit ones.
+    DUAL: both at the same time: what is given in `function_names` keeps its name, the others have explicit ones.
     """
 
     AUTO_GENERATED = "AUTO_GENERATED"

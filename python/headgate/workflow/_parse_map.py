@@ -72,7 +72,7 @@ def map_fields(reader: FieldReader, inner: Inner, kind: str) -> dict[str, Any]:
 
 
 def _processor_config(reader: FieldReader, field: str) -> tuple[bool, str, bool]:
-    """Whether the Map is distributed, its execution type, and whether the definition says so."""
+    """Whether the Map is distributed, its execution type, and whether the definition names it."""
     config = _object(reader, field, "ProcessorConfig")
     if config is None:
         return False, "STANDARD", False

@@ -188,7 +188,7 @@ class LocalPipe:
         return [row for row in self.store.dead_letters() if row["pipeline"] == self.group and row["stage"] == "consume"]
 
     def redrive(self, limit: int = 10_000) -> int:
-        """Send dead letters back to the queue; how many."""
+        """Send dead letters back to the queue. Returns how many."""
         return int(self.store.redrive(self.group, limit))
 
     # --- running
@@ -237,7 +237,7 @@ class LocalPipe:
         return True
 
     def recover(self, *, own: bool = False) -> int:
-        """Continue the executions of deliveries whose process has died; how many.
+        """Continue the executions of deliveries whose process has died. Returns how many.
 
         What a living process runs is left to it. Of several processes that find a delivery, one takes it over.
 

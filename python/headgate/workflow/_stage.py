@@ -49,7 +49,7 @@ class WorkflowHandler:
 
     Args:
         objects: the workflow's bucket, whatever its name; None opens the S3 bucket that each payload names.
-        clock: injected in tests.
+        clock: the clock; tests pass a `ManualClock`.
 
     Attributes:
         data_format: "json" (inside the envelope), or "jsonl" or "parquet" (beside it, for large data).

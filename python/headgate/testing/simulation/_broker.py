@@ -47,7 +47,8 @@ class SimQueue:
         self.messages[f"m{self.sent}"] = {"body": body, "visible_us": 0, "attributes": attributes or {}}
 
     def move_to(self, other: SimQueue) -> int:
-        """What an operator's redrive in the service's console does: body and attributes as they are; how many."""
+        """What an operator's redrive in the service's console does: body and attributes as they are. Returns how
+        many."""
         moved = list(self.messages.values())
         self.messages.clear()
         for message in moved:

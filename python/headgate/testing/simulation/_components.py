@@ -52,7 +52,8 @@ PLAN = json.dumps({
     ],
 })  # fmt: skip
 WORKFLOW = Workflow(
-    "simulated", WorkflowType.STANDARD,  # an express one may end as timed out when its process was away for minutes
+    # An Express workflow would time out if its process were stopped for minutes.
+    "simulated", WorkflowType.STANDARD,
     [LambdaStep("Read", "read"), LambdaStep("Double", "double"), LambdaStep("Sum", "sum")],
 ).to_asl()  # fmt: skip
 

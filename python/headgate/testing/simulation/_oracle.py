@@ -139,7 +139,7 @@ class Oracle:
             self._workflows(database, objects)
 
     def _outbox(self, database: LocalDatabase) -> None:
-        """Nothing waits for ever: what can be sent is sent, what cannot is set aside, once."""
+        """Nothing waits forever: what can be sent is sent, what cannot is set aside, once."""
         if database.execute("SELECT count(*) FROM outbox WHERE sent_us IS NULL")[0][0]:
             self.broken("an announcement is still unsent after the faults ended")
         if not self.world.has_broker:

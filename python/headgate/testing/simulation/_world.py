@@ -146,7 +146,7 @@ class Simulation:
         while self.report.steps < self._steps and not self.report.violations:
             self._act(self.rng.choice(self.names))
         # The faults end: what was promised has to come true.
-        self._calm = self.network.calm = True  # and the handler far away is mended
+        self._calm = self.network.calm = True  # and the handler far away is fixed
         for name in self.names:
             self._crash(name)
         for _ in range(_SETTLE_ROUNDS):
