@@ -48,15 +48,25 @@ def test_core_and_model_take_the_first_and_the_last_year(text, tmp_path):
     assert Checkpoint.read(target).get_last_processed_timestamp() == Ev(at=text).at
 
 
-def test_an_inferred_column_keeps_such_a_time_as_text(tmp_path, capsys):
-    lines = [{"timestamp": text, "n": 1} for text in (*_OUTSIDE, "2024-01-01T00:00:00Z")]
+def test_an_inferred_column_of_such_times_alone_is_text(tmp_path, capsys):
+    lines = [{"timestamp": text, "n": 1} for text in _OUTSIDE]
     run, target = take(tmp_path, lines, "infer")
-    assert (run.rows_total, run.rejected_records) == (4, 0)
-    assert sorted(row["timestamp"] for row in Checkpoint.read(target).head(9)) == sorted(
-        line["timestamp"] for line in lines
-    )
+    assert (run.rows_total, run.rejected_records, run.drifted) == (3, 0, 0)
+    assert sorted(row["timestamp"] for row in Checkpoint.read(target).head(9)) == sorted(_OUTSIDE)
     assert main(["query", target, "--by", "timestamp"]) == 0
     assert "0001-01-01T00:00:00+01:00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("odd", _OUTSIDE)
+def test_one_such_time_makes_no_column_of_times_text(tmp_path, odd):
+    run, target = take(tmp_path, [{"timestamp": odd}, {"timestamp": "2024-01-01T00:00:00Z"}], "infer")
+    assert (run.rows_total, run.drifted) == (2, 1)
+    rows = Checkpoint.read(target)
+    assert [row["_rest"] for row in rows.head(9) if row["_rest"]] == [
+        json.dumps({"timestamp": odd}, separators=(",", ":"))
+    ]
+    assert rows.count_by(every="year") == [{"year": "2024", "count": 1}, {"year": None, "count": 1}]
+    assert rows.get_last_processed_timestamp() == datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def odd_rows():

@@ -213,7 +213,7 @@ Result<Timestamp> parse_timestamp_text(std::string_view text) {
     // In UTC it may be of a year before 1 or after 9999, which neither ISO 8601 nor Python's datetime has.
     if (seconds < days_from_civil(1, 1, 1) * kSecondsPerDay ||
         seconds >= days_from_civil(10'000, 1, 1) * kSecondsPerDay) {
-        return Status(ErrorCode::invalid_record, "a time outside the years 1 to 9999 in UTC");
+        return Status(ErrorCode::number_out_of_range, "a time outside the years 1 to 9999 in UTC");
     }
     out.us = seconds * kUsPerSecond + us;
     out.has_offset = offset != 0;

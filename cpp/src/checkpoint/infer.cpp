@@ -35,9 +35,10 @@ enum Kind : unsigned {
     kBoolean = 64U,
     kTexts = 128U,
     kOther = 256U,
-    kNaive = 2048U,       // a timestamp that names no zone
     kZoned = 512U,        // a timestamp that names its zone
     kBigInteger = 1024U,  // an integer that a float64 may not hold
+    kNaive = 2048U,       // a timestamp that names no zone
+    kOddTime = 4096U,     // of a year that no timestamp has: one such value makes no column of times text
 };
 
 struct Seen {
@@ -94,7 +95,10 @@ unsigned kind_of_text(std::string_view text) {
         return kText;
     }
     const auto time = parse_timestamp_text(text);
-    return !time.ok() ? kText : time.value().has_zone ? kTimestamp | kZoned : kTimestamp | kNaive;
+    if (!time.ok()) {
+        return time.status().code() == ErrorCode::number_out_of_range ? kOddTime : kText;
+    }
+    return time.value().has_zone ? kTimestamp | kZoned : kTimestamp | kNaive;
 }
 
 unsigned kind_of_integer(std::string_view token) {
@@ -300,7 +304,10 @@ private:
     }
 
     static const char* type_of(unsigned kinds) {
-        switch (kinds & ~(kNull | kZoned | kNaive | kBigInteger)) {
+        if ((kinds & kOddTime) != 0 && (kinds & kTimestamp) == 0) {
+            kinds |= kText;
+        }
+        switch (kinds & ~(kNull | kZoned | kNaive | kBigInteger | kOddTime)) {
             case kTimestamp:
                 return "timestamp";
             case kDate:

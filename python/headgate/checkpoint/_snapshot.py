@@ -29,12 +29,26 @@ class Snapshot:
         return self._dataset.schema
 
     def sort_by(self) -> str:
-        """The column that the rows are sorted by, as far as one can tell; empty for none."""
-        import pyarrow as pa
+        """The column that is the rows' time, as far as one can tell; empty for none.
 
-        if self.schema.get_field_index("timestamp") >= 0:
+        It is `timestamp` if at least half of the rows have it; else the first column of times that every row has; else
+        the only column of times, if at least half of the rows have it.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        times = [field.name for field in self.schema if pa.types.is_timestamp(field.type)]
+        if not times:
+            return ""
+        rows = self._dataset.count_rows()
+
+        def with_value(name: str) -> int:
+            return int(self._dataset.count_rows(filter=pc.is_valid(pc.field(name))))
+
+        if "timestamp" in times and 2 * with_value("timestamp") >= rows:
             return "timestamp"
-        return next((field.name for field in self.schema if pa.types.is_timestamp(field.type)), "")
+        always = next((name for name in times if with_value(name) == rows), "")
+        return always or (times[0] if len(times) == 1 and 2 * with_value(times[0]) >= rows else "")
 
     def dataset(self, coded: Sequence[str] = (), where: Any = None) -> Any:
         """The Arrow dataset; the text columns `coded` come as dictionaries where that saves decoding them.

@@ -142,12 +142,50 @@ class Checkpoint:
     def sort_by(self) -> str:
         """The column that the rows are sorted by, their time; empty when there is none.
 
-        A file says it itself; else it is `timestamp`, or the first column of times.
+        A file says it itself; else it is `timestamp` if at least half of the rows have it, or the first column of times
+        that every row has, or the only one. `timed_by` chooses another.
         """
         if self._sort_by is None:
             with self._rows.reading():
                 self._sort_by = self._rows.sort_by()
         return self._sort_by
+
+    def timed_by(self, column: str) -> Self:
+        """The same rows with this column as their time, for `latest_per`, counts by time and the newest timestamp.
+
+        Raises:
+            InvalidInputError: it is no column of times.
+        """
+        import pyarrow as pa
+
+        if not pa.types.is_timestamp(self._kind(column)):
+            message = f"column {column!r} is {self._kind(column)}; expected a column of times"
+            raise InvalidInputError(message)
+        out = type(self)(self._rows if self._table is None else self._table, self._where, column)
+        if self._table is not None:
+            out._table, out._where = self._table, self._where
+        out._narrowed = self._narrowed
+        return out
+
+    def time_column(self) -> str:
+        """The column that is the rows' time.
+
+        Raises:
+            InvalidInputError: nobody has said which column it is.
+        """
+        import pyarrow as pa
+
+        name = self.sort_by
+        if name and pa.types.is_timestamp(self._kind(name)):
+            return name
+        times = [field.name for field in self._rows.schema if pa.types.is_timestamp(field.type)]
+        if times:
+            message = f"the time of the rows could be {', '.join(times)}; say which: timed_by(column), --sort-by COLUMN"
+        else:
+            message = (
+                f"the rows are not sorted by a time; expected one of the columns {', '.join(self.columns)} to be one"
+            )
+        raise InvalidInputError(message)
 
     @property
     def columns(self) -> list[str]:
@@ -305,12 +343,7 @@ class Checkpoint:
         if every not in _EVERY:
             message = f"every: expected one of {', '.join(_EVERY)}, got {every!r}"
             raise InvalidInputError(message)
-        name = self.sort_by
-        if not name or not pa.types.is_timestamp(self._kind(name)):
-            message = (
-                f"the rows are not sorted by a time; expected one of the columns {', '.join(self.columns)} to be one"
-            )
-            raise InvalidInputError(message)
+        name = self.time_column()
         stamps = pc.field(name).cast(pa.timestamp("us"))  # without a zone, which is UTC: much faster
         return pc.floor_temporal(stamps, unit=every)
 
@@ -331,7 +364,7 @@ class Checkpoint:
             by: what is largest in the newest row, a column of text, whole numbers or times (None: the one that the
                 rows are sorted by); null is the smallest.
         """
-        by = self.sort_by if by is None else by
+        by = (self.sort_by or self.time_column()) if by is None else by
         keys = {name: self._key(name) for name in columns}
         keys["newest by"] = order_of(self._plain(by), plain_type(self._kind(by)))
         rows = self._streamed(newest, keys, columns)

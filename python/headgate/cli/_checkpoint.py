@@ -50,6 +50,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     q.add_argument("--where", **where, help="equal; an empty value means null, one column twice either value")
     q.add_argument("--from", dest="at_least", **where, help="this value or a larger one")
     q.add_argument("--before", **where, help="a smaller value")
+    q.add_argument("--sort-by", metavar="COLUMN", help="the time that --since, --until, --every and --latest go by")
     q.add_argument("--since", metavar="TIME", help="time at or after")
     q.add_argument("--until", metavar="TIME", help="time before")
     what = q.add_mutually_exclusive_group()
@@ -143,7 +144,8 @@ def query(options: argparse.Namespace) -> int:
     if options.every and any(getattr(options, name) is not None for name in asked):
         message = "--every goes with --by, or alone; --completeness has its own period"
         raise InvalidInputError(message)
-    events = _narrowed(Visits.read(options.target), options)
+    read = Visits.read(options.target)
+    events = _narrowed(read.timed_by(options.sort_by) if options.sort_by else read, options)
     if options.sql:
         rows = plain_rows(events.sql(options.sql))
     elif options.rows is not None:
@@ -183,7 +185,9 @@ def _narrowed(events: Any, options: argparse.Namespace) -> Any:
         events = events.between(column, start=value)
     for column, value in pairs("--before", options.before):
         events = events.between(column, end=value)
-    return events.between(events.sort_by, options.since, options.until) if options.since or options.until else events
+    return (
+        events.between(events.time_column(), options.since, options.until) if options.since or options.until else events
+    )
 
 
 def _columns(text: str) -> list[str]:
