@@ -199,6 +199,7 @@ class WorkflowConfig:
     retry_attempts: int = _number(2, 0, 10, "retries of a stage")
     input: dict[str, Any] = field(default_factory=dict, metadata={"doc": "what the first stage gets"})
     jobs: dict[str, Any] = field(default_factory=dict, metadata={"doc": "Glue job -> its script, to run it here"})
+    every_s: float = _number(0, 0, 31_536_000, "`headgate serve` starts an execution so often, seconds; 0: never")
     queue: str = _text("", "the topic whose messages `headgate workflow serve` takes; empty: the definition's queue")
     visibility_timeout_s: float = _number(600, 1, 43_200, "a message that was received is hidden so long, seconds")
     max_receive_count: int = _number(3, 1, 1000, "deliveries of a message before it becomes a dead letter")

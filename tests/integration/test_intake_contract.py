@@ -7,6 +7,8 @@ import http.client
 import json
 import logging
 import socket
+import ssl
+import subprocess
 import threading
 import tracemalloc
 from urllib.parse import urlsplit
@@ -612,3 +614,51 @@ def test_a_bug_is_answered_without_its_text(serving, objects, store, caplog, mon
     status, _, problem = upload(server, multipart((b"a.txt", TEXT)))
     assert (status, problem["error"]) == (500, "a bug in headgate; nothing is promised")
     assert "sesame" not in str(problem) + str([vars(r) for r in caplog.records])
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A certificate authority, a server's certificate, and a client's."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
+
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=headgate tests", "-keyout", "ca.key", "-out", "ca.pem")
+    for name in ("server", "client"):
+        openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return folder
+
+
+def ask_by_tls(server, certificates, *, with_certificate):
+    context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    if with_certificate:
+        context.load_cert_chain(str(certificates / "client.pem"), str(certificates / "client.key"))
+    with Client(server) as plain, context.wrap_socket(plain.socket, server_hostname="localhost") as secure:
+        secure.sendall(head("/healthz", b"Connection: close", method="GET"))
+        return secure.recv(65536)
+
+
+def test_only_clients_with_a_certificate_are_served(serving, certificates):
+    pem = [str(certificates / name) for name in ("server.pem", "server.key", "ca.pem")]
+    access = IntakeAccess(tls_cert=pem[0], tls_key=pem[1], client_ca=pem[2])
+    server = serving(access)
+    assert server.url.startswith("https://")
+    access.check_listening("0.0.0.0")
+    assert ask_by_tls(server, certificates, with_certificate=True).startswith(b"HTTP/1.1 200 ")
+    with contextlib.suppress(ssl.SSLError, ConnectionResetError):
+        assert ask_by_tls(server, certificates, with_certificate=False) == b""
+    server.change(IntakeLimits(), access)  # certificates are read anew
+    assert ask_by_tls(server, certificates, with_certificate=True).startswith(b"HTTP/1.1 200 ")
+    with pytest.raises(ConfigError, match="with a restart only"):
+        server.change(IntakeLimits(), IntakeAccess())
+    with Client(server) as client:  # plain HTTP on the port of TLS
+        client.send(head("/healthz", method="GET"))
+        assert b"HTTP/1.1 200" not in client.rest()

@@ -12,7 +12,7 @@ from headgate import _core
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.cli import main
 from headgate.cli._gauges import measure
-from headgate.cli._serve import apply_again
+from headgate.cli._serve import apply_again, scheduled_jobs
 from headgate.config import load
 from headgate.errors import NotFoundError, TransientError
 from headgate.idempotency import Ledger
@@ -30,6 +30,16 @@ durability = "normal"
 topic = "market.items"
 [sources.tiingo]
 """
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """The commands set it up for the process."""
+    logger = logging.getLogger("headgate")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    configure_logging()  # closes a file of the test's
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture
@@ -160,11 +170,7 @@ def test_status_of_a_folder_without_configuration_makes_nothing(tmp_path, capsys
 
 @pytest.fixture
 def logged(tmp_path):
-    logger = logging.getLogger("headgate")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield tmp_path / "headgate.log"
-    configure_logging()
-    logger.handlers[:], logger.level, logger.propagate = before
+    return tmp_path / "headgate.log"
 
 
 def test_a_renamed_log_is_opened_anew_and_is_the_owner_s(logged):
@@ -224,3 +230,32 @@ def test_what_the_command_makes_is_its_owner_s(tmp_path, monkeypatch, capsys, li
     capsys.readouterr()
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("d/h.db", "copy.db")} == {file}
     assert (tmp_path / "d").stat().st_mode & 0o777 == folder
+
+
+WORKFLOW = """
+from headgate.workflow import LambdaStep, Workflow, WorkflowType
+
+
+def workflow(retry):
+    return Workflow("nightly", WorkflowType.STANDARD, [LambdaStep("Count", "count")])
+
+
+def functions(objects, clock):
+    return {"count": lambda event, context: {"n": event["initialData"]["n"]}}
+"""
+
+
+def test_a_workflow_runs_by_the_clock(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "nightly_workflow.py").write_text(WORKFLOW)
+    (tmp_path / "headgate.toml").write_text(
+        CONFIG.replace("[sources.tiingo]", "") + "[workflows.nightly]\nevery_s = 60\ninput = { n = 1 }\n"
+        'definition = "nightly_workflow:workflow"\nfunctions = "nightly_workflow:functions"\n'
+    )
+    app = App(load(tmp_path / "headgate.toml", {}))
+    scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock)
+    job = scheduler.find("workflow:nightly")
+    assert scheduler.run_once(job)
+    assert app.database.execute("SELECT status FROM executions") == [("SUCCEEDED",)]
+    assert scheduler.wait_us(job) > 0
+    app.database.close()

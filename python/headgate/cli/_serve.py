@@ -19,7 +19,7 @@ from headgate.checkpoint._places import is_remote, local_path
 from headgate.cli._gauges import measure
 from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
-from headgate.errors import ConfigError, HeadgateError, InterruptedRunError
+from headgate.errors import ConfigError, HeadgateError, InterruptedRunError, StageFailedError
 from headgate.handlers import should_collect
 from headgate.idempotency._open import sqlite_path
 from headgate.pipelines.uploads import BatchTracker
@@ -208,6 +208,8 @@ def scheduled_jobs(app: App) -> list[Job]:
     ]
     if app.config.workflows:
         jobs.append(Job("workflows", _WORKFLOWS_S, app.resume_workflows))
+    for name, workflow in app.config.workflows.items():
+        jobs.append(Job(f"workflow:{name}", workflow.every_s, partial(_run_workflow, app, name)))
     for name in app.config.checkpoints:
         checkpoint = CheckpointRuns(app, name)
         jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel))
@@ -218,6 +220,19 @@ def scheduled_jobs(app: App) -> list[Job]:
     elif app.adapters:
         log.warning("no collections: none of the configured sources has an API key")
     return jobs
+
+
+def _run_workflow(app: App, name: str) -> None:
+    """One execution, to its end. What a dead process leaves running, the job `workflows` goes on with.
+
+    Raises:
+        StageFailedError: it failed.
+    """
+    execution = app.run_workflow(name)
+    log.info("workflow done", extra={"workflow": name, "execution": execution.id, "status": execution.status})
+    if execution.status != "SUCCEEDED":
+        message = f"workflow {name}: the execution ended as {execution.status}"
+        raise StageFailedError(message)
 
 
 class Collection:
