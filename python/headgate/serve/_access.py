@@ -79,6 +79,8 @@ class IntakeAccess:
         Raises:
             RefusedError: 403.
         """
+        if sites == [b"same-origin"]:
+            return  # a browser says so, no page can; behind a proxy with TLS `own` is not what the browser sees
         allowed = {own.lower(), *(origin.lower().rstrip("/") for origin in self.origins)}
         foreign = [origin for origin in origins if origin.decode("latin-1").lower() not in allowed]
         # Old browsers send no Origin; what they send instead of it is no page's to forge.

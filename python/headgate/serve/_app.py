@@ -230,7 +230,9 @@ class IntakeApp:
             raise busy(message)
         self._in_flight += 1
         try:
-            if not await self._run(self._server.has_room, request.length or 0):
+            # A length above the limits is not of interest here: it is answered 413, whatever the disk has.
+            expected = min(request.length or 0, self._server.limits.request_bytes)
+            if not await self._run(self._server.has_room, expected):
                 raise disk_full()
             action = {"/v1/content": self._content, "/v1/files/batch": self._batch}.get(request.path, self._register)
             return await action(request)
