@@ -193,7 +193,9 @@ def test_a_pipeline_of_ones_own_goes_the_whole_way_healing_included(folder, monk
     from headgate.backends.local import LocalDatabase
 
     database = LocalDatabase(str(path / "headgate-data" / "headgate.db"))
+    assert database.execute("SELECT count(*) FROM queue") == [(stored,)]  # the collection has delivered them
     database.execute("DELETE FROM outbox")  # every announcement is lost
+    database.execute("DELETE FROM queue")
     assert json.loads(headgate(path, "heal").stdout)["items_republished"] == stored
     assert json.loads(headgate(path, "consume", "mine").stdout)["handled"] == stored
     assert database.execute("SELECT status, count(*), sum(analyses) FROM items GROUP BY status") == [
