@@ -69,6 +69,7 @@ format: $(STAMPS)/dev
 
 wheel: $(STAMPS)/build
 	$(PY) tools/make_wheels.py
+	$(PY) tools/make_sbom.py dist/headgate.cdx.json
 
 # Needs the source of the Python package only, not the built one. Links are checked: a broken one is an error.
 docs: $(STAMPS)/build
