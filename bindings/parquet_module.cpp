@@ -240,6 +240,23 @@ py::dict stage(const py::object& source, const py::object& parts, const std::str
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
 }
 
+// Writes the rows of a Parquet file of an earlier schema as those of the plan.
+void evolve_rows(const std::string& from, const std::string& to, const std::string& plan) {
+    const auto schema = take(schema::Schema::parse(plan));
+    const auto files = backends::make_parquet_table();
+    check(interruptible([&]() -> Status {
+        HG_ASSIGN(const auto reader, files->open(from, *schema));
+        HG_ASSIGN(const auto writer, files->create(to, *schema));
+        while (true) {
+            HG_ASSIGN(const auto rows, reader->next());
+            if (rows == 0) {
+                return writer->finish({});
+            }
+            HG_RETURN_IF_ERROR(reader->pass_on(*writer));
+        }
+    }));
+}
+
 // Refuses a table whose footer and columns are those of `footer_file` when it does not have the columns of the plan.
 void check_columns(const std::string& footer_file, const std::string& plan, const std::string& target) {
     check(checkpoint::check_columns(*backends::make_parquet_table(), footer_file, *take(schema::Schema::parse(plan)),
@@ -361,6 +378,7 @@ PYBIND11_MODULE(_parquet, module) {
                py::arg("progress"));
     module.def("stage", &stage, py::arg("source"), py::arg("parts"), py::arg("footer_file"), py::arg("out"),
                py::arg("plan"), py::arg("options"), py::arg("progress"));
+    module.def("evolve_rows", &evolve_rows, py::arg("from_file"), py::arg("to_file"), py::arg("plan"));
     module.def("check_columns", &check_columns, py::arg("footer_file"), py::arg("plan"), py::arg("target"));
     module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"),
                py::arg("target_key") = "", py::arg("base_plan") = "");

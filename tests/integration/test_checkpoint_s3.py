@@ -154,6 +154,36 @@ def test_a_prefix_is_a_folder(bucket):
     assert update("s3://logs/prod", TARGET).rows_added == 1
 
 
+def test_a_target_in_its_own_bucket_is_no_part_of_the_source(bucket):
+    bucket.put_object(Bucket="logs", Key="a.json", Body=b'{"a": 1}')
+    bucket.put_object(Bucket="logs", Key="b.json", Body=b"not json")
+    for _ in range(2):
+        run = update("s3://logs", "s3://logs/cp/events.json", schema="infer")
+        assert (run.rows_total, run.adds_up()) == (1, [])
+    assert verify("s3://logs/cp/events.json", "s3://logs", schema="infer").checked_files == 2
+
+
+def test_lines_of_objects_that_grow_or_are_renamed_come_once(bucket):
+    lines = [b'{"n": %d}\n' % n for n in range(5)]
+    target = TARGET
+
+    def put(key, body):
+        bucket.put_object(Bucket="logs", Key=key, Body=body)
+
+    put("app.jsonl", b"".join(lines[:2]))
+    update("s3://logs", target, schema="infer")
+    put("app.jsonl", b"".join(lines[:3]))
+    assert update("s3://logs", target, schema="infer").grown == 1
+    put("0.jsonl", b"".join(lines[:4]))
+    put("app.jsonl", lines[4])
+    put("copy.jsonl", lines[4])
+    run = update("s3://logs", target, schema="infer")
+    assert (run.moved, run.rows_added, run.adds_up()) == (1, 3, [])
+    assert sorted(row["n"] for row in Checkpoint.read(target).dataframe().to_pylist()) == [0, 1, 2, 3, 4, 4]
+    with pytest.raises(InvalidInputError, match="is fed from s3://logs/, not from s3://logs/prod/"):
+        update("s3://logs/prod", target, schema="infer")
+
+
 def test_a_windowed_listing_says_that_it_is_not_complete(bucket):
     for n in (1, 2):
         bucket.put_object(Bucket="logs", Key=_name(n), Body=_event(n))

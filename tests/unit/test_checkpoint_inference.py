@@ -176,3 +176,41 @@ def test_later_fields_become_columns_on_purpose(target, take):
     assert run.rows_total == 3
     assert types(target) == {"a": "int64", "n": "double", "b": "string", "_rest": "string"}
     assert take({"a": 5, "b": "z"}).rows_total == 4
+
+
+def test_what_the_rest_kept_moves_into_the_new_columns(target, take):
+    take({"a": 1, "t": "2024-01-01T00:00:00Z"}, {"a": None})
+    take(
+        {"a": 2, "b": "x", "c": [1, "y"], "t": "2024-01-01T00:00:00.123456789Z"},
+        {"a": "text", "b": 5},
+        {"a": 2.5, "b": None, "d": True},
+    )
+    assert {name for name in types(target) if name != "_rest"} == {"a", "t"}
+    run = take({"a": 3, "b": "z"}, evolve=True)
+    assert (run.rows_added, run.rows_total, run.adds_up()) == (1, 6, [])
+    assert set(types(target)) == {"a", "t", "b", "c", "d", "_rest"}
+    found = {(row["a"], row["b"], row["c"], row["d"], row["_rest"]) for row in rows(target)}
+    assert found == {
+        (1, None, None, None, None),
+        (None, None, None, None, None),
+        (2, '"x"', '[1,"y"]', None, '{"t":"2024-01-01T00:00:00.123456789Z"}'),
+        (None, "5", None, None, '{"a":"text"}'),
+        (None, None, None, True, '{"a":2.5}'),
+        (3, '"z"', None, None, None),
+    }
+    assert take({"a": 4}).rows_total == 7
+
+
+def test_fields_that_came_later_can_be_asked_for(tmp_path, target):
+    logs = tmp_path / "resources"
+    logs.mkdir()
+    (logs / "Patient.jsonl").write_text('{"resourceType":"Patient","id":"p1"}\n')
+    update(logs, target, schema="infer", settle_s=0)
+    late = '{"resourceType":"Procedure","id":"q1","performedPeriod":{"start":"2020-01-01T00:00:00Z"}}\n'
+    (logs / "Procedure.jsonl").write_text(late)
+    update(logs, target, schema="infer", settle_s=0)
+    assert update(logs, target, schema="infer", settle_s=0, evolve=True).committed
+    assert sorted(map(str, (row["performedPeriod"] for row in rows(target)))) == [
+        "None", '{"start":"2020-01-01T00:00:00Z"}'
+    ]  # fmt: skip
+    assert [row["_rest"] for row in rows(target)] == [None, None]

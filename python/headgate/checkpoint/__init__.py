@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headgate.checkpoint._delta import maintain
     from headgate.checkpoint._rejects import rejected
     from headgate.checkpoint._run import CheckpointRun, RejectedRecord, update
     from headgate.checkpoint._store import CheckpointStore
     from headgate.checkpoint._table import Checkpoint
+    from headgate.checkpoint._upkeep import maintain
     from headgate.checkpoint._verify import VerifyReport, verify
     from headgate.pipelines.visits import S3EventRetriever
 
@@ -23,7 +23,7 @@ _EXPORTS = {
     "CheckpointStore": "_store",
     "RejectedRecord": "_run",
     "VerifyReport": "_verify",
-    "maintain": "_delta",
+    "maintain": "_upkeep",
     "rejected": "_rejects",
     "update": "_run",
     "verify": "_verify",

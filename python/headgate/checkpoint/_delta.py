@@ -44,7 +44,6 @@ _ATTEMPTS = 50
 _BASE = "_headgate"  # Delta leaves names that start with an underscore alone
 _RANDOM_BITS = 24
 _FOOTER = b"headgate"
-_WEEK_H = 168
 
 
 def _deltalake() -> Any:
@@ -274,10 +273,10 @@ def _attempt(
             # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
             unchanged = version_of(into, place) == state.version
             won = unchanged and _append(
-                place, into, append, rows, _evolved(stored, wanted), found["rows_added"], scratch
+                place, into, append, rows, _evolved(stored, wanted), found["rows_added"], plan, scratch
             )
         except Exception as error:
-            _take_back(place, _named(append, manifest) - _named(state.version, state.footer))
+            _take_back(place, named_parts(append, manifest) - named_parts(state.version, state.footer))
             if os.strerror(errno.ENOSPC) in str(error):  # as deltalake, too, tells it
                 message = f"{place.uri}: {os.strerror(errno.ENOSPC)}"
                 raise StorageFullError(message) from None
@@ -286,7 +285,7 @@ def _attempt(
     return found, won
 
 
-def _named(version: int, manifest: str) -> set[str]:
+def named_parts(version: int, manifest: str) -> set[str]:
     """The parts that belong to an append, its manifest among them; none for the state before the first."""
     if not manifest:
         return set()
@@ -300,7 +299,7 @@ def _take_back(place: DeltaPlace, parts: set[str]) -> None:
         return  # a request that seems to have failed may still arrive
     with contextlib.suppress(Exception):  # the caller has an error to tell, and `maintain` finds what is left
         state = place.state()
-        for name in parts - _named(state.version, state.footer):
+        for name in parts - named_parts(state.version, state.footer):
             place.remove_part(name)
 
 
@@ -320,51 +319,60 @@ def _ordered(stored: Any, wanted: Any) -> Any:
     return pa.schema(sorted(stored, key=lambda field: place.get(field.name, len(place))))
 
 
-def _append(place: DeltaPlace, table: Any, append: int, new: Any, columns: Any, rows: int, scratch: str) -> bool:
+def _append(
+    place: DeltaPlace, table: Any, append: int, new: Any, columns: Any, rows: int, plan: str, scratch: str
+) -> bool:
     """The one commit, of the rows in the Parquet file `new`; False when another run's came first.
 
-    The core has found that the table may become one of these columns. New ones come with an append; where numbers
-    become wider, all rows are written anew, because readers of Delta tables do not widen what a file has.
+    The core has found that the table may become one of these columns. New ones come with an append. All rows are
+    written anew where numbers become wider, because readers of Delta tables do not widen what a file has, and where
+    columns of an inferred schema are new, because rows have their values in `_rest`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
     from deltalake import write_deltalake
 
-    def batches(file: Any) -> Any:
-        found = (batch.select(columns.names).cast(columns) for batch in file.iter_batches())
-        return pa.RecordBatchReader.from_batches(columns, found)
-
     stored = columns_of(table)
-    if any(not columns.field(field.name).type.equals(field.type) for field in stored):
-        path = os.path.join(scratch, "widened.parquet")  # first: deltalake cannot read a table while it writes it
-        with pq.ParquetWriter(path, columns) as writer:
-            for batch in table.to_pyarrow_dataset().to_batches():
-                writer.write_batch(_widened(batch, columns, place.uri))
-            for batch in batches(new):
-                writer.write_batch(batch)
-        mode: dict[str, Any] = {"mode": "overwrite", "schema_mode": "overwrite"}
-        new = pq.ParquetFile(path)
-    else:
-        mode = {"mode": "append", **({"schema_mode": "merge"} if len(columns) > len(stored) else {})}
-    return commit(place, append, rows, lambda properties: write_deltalake(
-        table, batches(new), commit_properties=properties, **mode
-    ))  # fmt: skip
+    widens = any(not columns.field(field.name).type.equals(field.type) for field in stored)
+    adds = len(columns) > len(stored)
+    files = [new]
+    mode: dict[str, Any] = {"mode": "append", **({"schema_mode": "merge"} if adds else {})}
+    if widens or (adds and json.loads(plan).get("lenient")):
+        mode = {"mode": "overwrite", "schema_mode": "overwrite"}
+        files = [
+            _rows_anew(place, table, plan, scratch),
+            new,
+        ]  # first: deltalake cannot read a table while it writes it
+
+    def batches() -> Iterator[Any]:
+        for file in files:
+            for batch in file.iter_batches():
+                yield batch.select(columns.names).cast(columns)
+
+    with contextlib.ExitStack() as stack:
+        for file in files[:-1]:
+            stack.enter_context(file)
+        return commit(place, append, rows, lambda properties: write_deltalake(
+            table, pa.RecordBatchReader.from_batches(columns, batches()), commit_properties=properties, **mode
+        ))  # fmt: skip
 
 
-def _widened(batch: Any, columns: Any, shown: str) -> Any:
-    import pyarrow as pa
+def _rows_anew(place: DeltaPlace, table: Any, plan: str, scratch: str) -> Any:
+    """The rows of the table as the plan has them, as a Parquet file."""
+    import pyarrow.parquet as pq
 
-    out = []
-    for field in columns:
-        if field.name not in batch.schema.names:
-            out.append(pa.nulls(batch.num_rows, field.type))
-            continue
-        try:
-            out.append(batch.column(field.name).cast(field.type))
-        except pa.ArrowInvalid as error:
-            message = f"{shown}: column {field.name!r} cannot become {field.type}: {error}"
-            raise InvalidInputError(message) from None
-    return pa.RecordBatch.from_arrays(out, schema=columns)
+    old, anew = os.path.join(scratch, "old.parquet"), os.path.join(scratch, "anew.parquet")
+    dataset = table.to_pyarrow_dataset()
+    plain = columns_of(table)
+    with pq.ParquetWriter(old, plain) as writer:
+        for batch in dataset.to_batches():
+            writer.write_batch(batch.select(plain.names).cast(plain))
+    try:
+        parquet().evolve_rows(old, anew, plan)
+    except InvalidInputError as error:
+        message = str(error).replace(old, place.uri)
+        raise InvalidInputError(message) from None
+    os.unlink(old)
+    return pq.ParquetFile(anew)
 
 
 def columns_of(table: Any) -> Any:
@@ -462,47 +470,3 @@ def delta_dataset(url: str) -> Any:
         message = f"checkpoint {place.uri} does not exist yet"
         raise InvalidInputError(message, Kind.NOT_FOUND)
     return table.to_pyarrow_dataset()
-
-
-def maintain(target: str, *, retention_h: float = _WEEK_H) -> dict[str, Any]:
-    """Merge a Delta table's small files, and remove files and ledger parts that nothing has named for so long.
-
-    Args:
-        target: delta+file:///folder or delta+s3://bucket/prefix.
-        retention_h: at least as long as the longest query or run takes, hours.
-
-    Returns:
-        files_added, files_removed (by merging), vacuumed, and ledger_removed.
-
-    Raises:
-        InvalidInputError: kind not_found, there is no such table.
-
-    Example:
-        >>> maintain("delta+file:///data/events")["files_removed"]      # doctest: +SKIP
-        412
-    """
-    place = DeltaPlace(target)
-    table = place.table()
-    if table is None:
-        message = f"checkpoint {place.uri} does not exist yet"
-        raise InvalidInputError(message, Kind.NOT_FOUND)
-    merged = table.optimize.compact()
-    gone = table.vacuum(
-        retention_hours=int(retention_h), dry_run=False, enforce_retention_duration=retention_h >= _WEEK_H
-    )
-    return {
-        "files_added": merged["numFilesAdded"], "files_removed": merged["numFilesRemoved"], "vacuumed": len(gone),
-        "ledger_removed": _sweep(place, time.time() - retention_h * 3600),
-    }  # fmt: skip
-
-
-def _sweep(place: DeltaPlace, before_s: float) -> int:
-    """Remove what the last append's manifest does not name: older manifests, and parts of runs that lost or died."""
-    state = place.state()
-    if not state.footer:
-        return 0
-    named = _named(state.version, state.footer)
-    gone = [name for name, modified_s in place.parts_there() if name not in named and modified_s < before_s]
-    for name in gone:
-        place.remove_part(name)
-    return len(gone)

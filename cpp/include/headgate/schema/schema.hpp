@@ -147,6 +147,10 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
+// Rows of an inferred schema that has evolved since: what they keep in `rest` moves into the columns that there are for
+// it now, where these are null. `reader` is one of this schema.
+void promote_rest(const Schema& schema, RecordReader& reader, Columns& rows);
+
 std::string_view type_name(Type type) noexcept;
 // Whether `to` is a wider type of number: int64 or float64 for int32, float64 for int64 (if it holds every value).
 bool is_wider(Type from, Type to) noexcept;

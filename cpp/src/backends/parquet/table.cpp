@@ -69,8 +69,16 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
 class ParquetReader final : public checkpoint::TableReader {
 public:
     // With `adapter` the file has columns of an earlier schema: rows are converted, and none are handed over as bytes.
-    ParquetReader(std::string path, OpenFile file, Columns empty, std::optional<Adapter> adapter)
-        : path_(std::move(path)), file_(std::move(file)), adapter_(std::move(adapter)), empty_(std::move(empty)) {}
+    ParquetReader(std::string path, OpenFile file, const Schema& schema, std::optional<Adapter> adapter)
+        : path_(std::move(path)),
+          file_(std::move(file)),
+          adapter_(std::move(adapter)),
+          schema_(std::shared_ptr<void>(), &schema),
+          empty_(Columns::like(schema)) {
+        if (adapter_ && schema.lenient) {
+            promoter_.emplace(schema_);
+        }
+    }
 
     Result<std::size_t> next() override {
         HG_RETURN_IF_ERROR(guarded([&]() -> arrow::Status {
@@ -90,6 +98,9 @@ public:
                 return from_arrow(adapted.status(), "cannot widen " + path_, ErrorCode::invalid_input);
             }
             batch_ = std::move(*adapted);
+            if (promoter_) {
+                HG_RETURN_IF_ERROR(guarded([this] { return promote(); }));
+            }
         }
         return batch_ == nullptr ? 0 : static_cast<std::size_t>(batch_->num_rows());
     }
@@ -168,6 +179,19 @@ public:
     }
 
 private:
+    // The new batch lives as long as `promoted_`: until the next one is read.
+    arrow::Status promote() {
+        columns(promoted_);
+        schema::promote_rest(*schema_, *promoter_, promoted_);
+        arrow::ArrayVector arrays;
+        for (const auto& column : promoted_.columns) {
+            ARROW_ASSIGN_OR_RAISE(auto array, to_arrow(column));
+            arrays.push_back(std::move(array));
+        }
+        batch_ = arrow::RecordBatch::Make(batch_->schema(), batch_->num_rows(), std::move(arrays));
+        return arrow::Status::OK();
+    }
+
     template <class Call>
     Status guarded(Call call) const {
         try {
@@ -207,6 +231,9 @@ private:
     std::string path_;
     OpenFile file_;
     std::optional<Adapter> adapter_;
+    std::shared_ptr<const Schema> schema_;  // the caller's, which outlives us
+    std::optional<schema::RecordReader> promoter_;
+    Columns promoted_;
     int first_group_ = 0;
     std::unique_ptr<arrow::RecordBatchReader> batches_;
     std::shared_ptr<arrow::RecordBatch> batch_;
@@ -263,7 +290,7 @@ public:
             adapter = std::move(*made);
         }
         return std::unique_ptr<checkpoint::TableReader>(
-            std::make_unique<ParquetReader>(path, std::move(file), Columns::like(schema), std::move(adapter)));
+            std::make_unique<ParquetReader>(path, std::move(file), schema, std::move(adapter)));
     }
 
     Result<std::unique_ptr<checkpoint::TableWriter>> create(const std::string& path,
