@@ -28,5 +28,5 @@ def test_each_requirement_at_its_lower_bound(tool):
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9.]*", requirement) for requirement in found)
     assert "holidays==0.87" in found  # half days of the exchange
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(tool.GROUPS) | {"spark", "infra", "notebook", "all"} == set(project["optional-dependencies"])
+    assert set(tool.GROUPS) | {"spark", "infra", "notebook", "docs", "all"} == set(project["optional-dependencies"])
     assert all((ROOT / test).exists() for test in tool.TESTS)
