@@ -38,3 +38,16 @@ def test_another_project_builds_against_what_was_installed(tmp_path):
     text = "".join(path.read_text() for path in (prefix / "lib").rglob("*.cmake"))
     assert str(ROOT) not in text  # what was installed can be moved
     assert os.listdir(prefix / "include") == ["headgate"]
+
+
+def test_warnings_are_errors_in_a_checkout_only(tmp_path):
+    """An sdist is built with compilers that warn of other things."""
+    for name in ("cpp", "cmake"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name)
+    shutil.copy(ROOT / "CMakeLists.txt", tmp_path / "source")
+    for build, wanted in (("sdist", "OFF"), ("checkout", "ON")):
+        if build == "checkout":
+            (tmp_path / "source" / ".git").write_text("gitdir: elsewhere")
+        words = ["-S", str(tmp_path / "source"), "-B", str(tmp_path / build), "-DHEADGATE_TESTS=OFF", "-G", "Ninja"]
+        run("cmake", *words)
+        assert f"HEADGATE_WERROR:BOOL={wanted}" in (tmp_path / build / "CMakeCache.txt").read_text()

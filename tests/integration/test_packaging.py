@@ -25,8 +25,9 @@ def test_an_sdist_builds_and_runs_elsewhere(tmp_path):
     assert {"CMakeLists.txt", "cpp/CMakeLists.txt", "bindings/module.cpp", "python/headgate/py.typed"} <= names
     assert not [n for n in names if n.startswith(("tests/", "build/", ".venv", "docs/", "bench/"))]
     target = tmp_path / "site"
+    # With the checkout's flags, so that ccache has what the build before has compiled.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-build-isolation",
-               "--no-deps", "--target", target, sdist]  # fmt: skip
+               "--no-deps", "--config-settings=cmake.define.HEADGATE_WERROR=ON", "--target", target, sdist]  # fmt: skip
     subprocess.run(command, check=True, cwd=tmp_path)
     assert (target / "headgate" / "_core.pyi").exists()
     assert (target / "headgate" / "pipelines" / "visits" / "plan.json").exists()
