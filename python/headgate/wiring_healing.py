@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from headgate._registry import resolve
+from headgate.backends.clock_jumps import last_jump
 from headgate.backends.evidence import running_claims
 from headgate.errors import ConfigError
 from headgate.healing import ItemKind, Rule, SelfHealingResult, Sweeper
@@ -297,4 +298,5 @@ class HealingParts:
                 "outbox_unsent": waiting, "dead_letters": letters,
                 **({"counted_up_to": _COUNTED} if _COUNTED in (waiting, letters) else {}),
             }  # fmt: skip
-        return {**found, "finished_by": self.finisher or None}
+        jump = last_jump(self.store) if self.is_embedded else None
+        return {**found, "finished_by": self.finisher or None, **({"clock_jump": jump} if jump else {})}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
+from headgate.backends.clock_jumps import note_clock
 from headgate.checkpoint._places import is_remote, local_path
 from headgate.cli._gauges import measure
 from headgate.consume import ConsumeResult, Worker
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.serve")
 _TIMEOUTS_S = 1.0
 _LAG_S = 15.0  # between two counts of what waits in the embedded queue; a scrape's usual interval
+_CLOCK_S = 1.0
 _GAUGES_S = 15.0
 _CLOSE_S = 5.0  # beyond serve.drain_s, for what was cut to end
 _STALLED_S = 600.0  # a loop that has not turned for so long is not alive: no handler should take longer
@@ -61,6 +63,7 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
         workers += [Worker(c, app.store, app.ledger, app.clock, app.metrics) for c in consumers]
         workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
         steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
+        steps.insert(0, ("clock", _every(_CLOCK_S, partial(note_clock, app.store))))
         steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
         steps.append(("lag", _every(_LAG_S, partial(_measure_lag, workers))))
     steps.append(("gauges", _every(_GAUGES_S, partial(measure, app))))
