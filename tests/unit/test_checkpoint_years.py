@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from headgate.checkpoint import Checkpoint, update
 from headgate.checkpoint.schema import Timestamp
 from headgate.cli import main
+from headgate.pipelines.visits import Visits
 
 _OUTSIDE = ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59.999999-00:01"]
 _INSIDE = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00-01:00"]
@@ -106,3 +107,12 @@ def test_the_command_shows_an_odd_time_as_text(odd_file, capsys, asked, form):
         pytest.importorskip("duckdb")
     assert main(["query", odd_file, *asked, "--format", form]) == 0
     assert "10000-01" in capsys.readouterr().out
+
+
+def test_visits_of_any_century_have_days():
+    rows = pa.table({
+        "action": ["submit"] * 4, "visit_date": ["0001-01-01", "9999-12-31", "1969-12-31", "yesterday"],
+        "timestamp": pa.array([0, 0, 0, 0], pa.timestamp("us", "UTC")),
+    })  # fmt: skip
+    days = Visits(rows).days_to("submit").dataframe()["days"].to_pylist()
+    assert days == [719_162.0, -2_932_896.0, 1.0, None]

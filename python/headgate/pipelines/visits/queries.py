@@ -51,6 +51,8 @@ class Visits(Checkpoint):
     def days_to(self, action: str) -> Checkpoint:
         """Days from visit_date (midnight UTC) to each event of that action, as the column `days` (float64).
 
+        Null where visit_date is no date.
+
         Example:
             >>> events.days_to("pass-qc").dataframe()["days"]        # doctest: +SKIP
         """
@@ -58,9 +60,12 @@ class Visits(Checkpoint):
         import pyarrow.compute as pc
 
         table = self.filter(action=action).dataframe()
-        midnight = pc.strptime(table.column("visit_date"), format="%Y-%m-%d", unit="us").cast(pa.int64())
+        dates = table.column("visit_date")
+        midnight = pc.strptime(dates, format="%Y-%m-%d", unit="us", error_is_null=True).cast(pa.int64())
         passed = pc.subtract(table.column("timestamp").cast(pa.int64()), midnight)
-        return Checkpoint(table.append_column("days", pc.divide(passed.cast(pa.float64()), float(_DAY_US))))
+        # Of more than 285 years a float64 does not hold every microsecond, but the days all the same.
+        days = pc.divide(passed.cast(pa.float64(), safe=False), float(_DAY_US))
+        return Checkpoint(table.append_column("days", days))
 
     def qc_outcomes(self, *by: str) -> Rows:
         """pass-qc against not-pass-qc for every combination of `by`, with the share that passed."""
