@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from headgate.config import Config, ConsumerConfig, SourceConfig
     from headgate.consume._consumer import Effects, Tombstones
     from headgate.idempotency._decorator import OnUnavailable
-    from headgate.ports import Calendar, Clock, Json, ObjectStore
+    from headgate.ports import Calendar, Clock, Json, ObjectStore, Publisher
 
 log = logging.getLogger("headgate")
 _STANDING_EVENTS = 100  # whose attempts say how a source stands: eight hours of collections
@@ -159,8 +159,10 @@ class App(HealingParts):
         return ledger
 
     @cached_property
-    def pipeline(self) -> Any:
-        return self._resolve("collection.pipeline", self.config.collection.pipeline, PIPELINES)
+    def pipeline(self) -> Pipeline:
+        """The configured pipeline."""
+        found: Pipeline = self._resolve("collection.pipeline", self.config.collection.pipeline, PIPELINES)
+        return found
 
     @cached_property
     def intake(self) -> Intake:
@@ -259,7 +261,7 @@ class App(HealingParts):
         return MemoryMetrics()
 
     @cached_property
-    def publisher(self) -> Any:
+    def publisher(self) -> Publisher | None:
         """Where announcements go, or None for this machine's own consumers."""
         b = self.config.backends
         if not b.notify and not b.alerts:
