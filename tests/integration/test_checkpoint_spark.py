@@ -10,11 +10,12 @@ import sys
 from collections import Counter
 from datetime import UTC
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from headgate.checkpoint import Checkpoint, update, verify
 from headgate.checkpoint.schema import JsonValue
@@ -194,3 +195,30 @@ def test_spark_reads_a_table_that_kept_row_groups_of_older_ones(spark, tmp_path)
     middle = expected[len(expected) // 2]["timestamp"].replace(microsecond=0)
     late = table.filter(f"timestamp >= timestamp'{middle:%Y-%m-%d %H:%M:%S}Z'")
     assert late.count() == sum(e["timestamp"] >= middle for e in expected)
+
+
+class Numbered(BaseModel):
+    headgate_name: ClassVar[str] = "numbered"
+    n: int
+
+
+def test_lines_that_were_added_come_alone(spark, tmp_path, caplog):
+    from headgate.checkpoint.spark import update_with_spark
+
+    logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
+    logs.mkdir()
+    (logs / "a.jsonl").write_text('{"n": 1}\n{"n": 2}')
+
+    def run():
+        return update_with_spark(spark, f"file://{logs}", target, schema=Numbered, rescan=True)["rows_added"]
+
+    assert run() == 2
+    (logs / "a.jsonl").write_text('{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+    assert run() == 1
+    assert verify(target, logs, schema=Numbered).differences == []
+    (logs / "a.jsonl").write_text('{"n": 2}\n{"n": 3}\n{"n": 4}\n')
+    assert run() == 0
+    assert "rewritten" in caplog.text
+    assert sorted(row["n"] for row in Checkpoint.read(target).dataframe().to_pylist()) == [1, 2, 3]
+    (logs / "a.jsonl").write_text('{"n": 1}\n{"n": 2}\n{"n": 3}\n{"n": 4}\n')
+    assert update(logs, target, schema=Numbered, settle_s=0).grown == 1
