@@ -247,7 +247,7 @@ class App(HealingParts):
             log.warning("standings are not stored", extra={"error": type(error).__name__})
 
     def standings(self) -> Json:
-        """How each configured source stands since its last collection (spec 001: `DataSourceConfig`)."""
+        """How each configured source stands since its last collection (`DataSourceConfig`)."""
         found = {a.name: self.store.load_state(f"source:{a.name}") for a in self.adapters}
         return {name: doc for name, doc in found.items() if doc is not None}
 

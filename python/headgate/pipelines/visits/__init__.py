@@ -1,4 +1,4 @@
-"""Visit events from log files (spec 002)."""
+"""Visit events from log files."""
 
 from __future__ import annotations
 

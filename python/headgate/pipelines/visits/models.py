@@ -1,4 +1,4 @@
-"""VisitEvent and the file-name grammar (spec 002, sections 2 and 3)."""
+"""VisitEvent and the file-name grammar."""
 
 from __future__ import annotations
 

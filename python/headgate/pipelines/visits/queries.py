@@ -1,4 +1,4 @@
-"""The questions of spec 002, section 5, as chainable methods."""
+"""Queries on visit events, as chainable methods."""
 
 from __future__ import annotations
 
