@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from headgate.checkpoint import Checkpoint, update, verify
+from headgate.cli import main
 from headgate.errors import InvalidInputError
 
 
@@ -191,3 +192,12 @@ def test_another_source_is_refused_by_name(run, logs, target, tmp_path, monkeypa
     update(logs, target, schema="infer", settle_s=0)  # both are known now
     monkeypatch.chdir(tmp_path)
     assert update("other/../logs/", target, schema="infer", settle_s=0).listed == 1
+
+
+def test_the_command_says_how_to_take_what_begins_anew(logs, target, capsys):
+    for text in (lines(1, 2), lines(2, 3)):
+        (logs / "app.jsonl").write_text(text)
+        main(["checkpoint", str(logs), target, "--schema", "infer", "--settle", "0"])
+    assert "--take-rewritten takes all of it" in capsys.readouterr().err
+    assert main(["checkpoint", str(logs), target, "--schema", "infer", "--settle", "0", "--take-rewritten"]) == 0
+    assert numbers(target) == [1, 2, 2, 3]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_DIFFERS = 0, 3
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the beginning of a formula (OWASP)
+_REWRITTEN = "rewritten: it may hold lines that were taken; --take-rewritten takes all of it"
 _COUNTS = {"count", "submitted", "passed", "pass-qc", "not-pass-qc"}
 
 
@@ -100,7 +101,9 @@ def checkpoint(options: argparse.Namespace) -> int:
     for reject in run.rejects:
         print(f"rejected {reject}", file=sys.stderr)
     for one in run.unread:
-        print(f"not read {one.name} ({one.digest}): {one.problems[0][1]}; the next run tries again", file=sys.stderr)
+        kind = one.problems[0][1]
+        why = _REWRITTEN if kind == "rewritten" else f"{kind}; the next run tries again"
+        print(f"not read {one.name} ({one.digest}): {why}", file=sys.stderr)
     if not options.quiet:
         print(_sentence(run, dry_run=options.dry_run), file=sys.stderr)
     wrong = run.adds_up()
