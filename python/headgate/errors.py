@@ -15,6 +15,11 @@
     |-- ConflictError         somebody else was first: re-read, then decide
     |   |-- StaleLeaseError       the claim's owner was overtaken
     |   `-- DuplicateError        it is there already
+    |-- CheckpointError       a checkpoint cannot be read or written; what is raised is two of these:
+    |   |-- CheckpointAccessError       (also an AccessError)
+    |   |-- CheckpointIntegrityError    (also an IntegrityError)
+    |   |-- CheckpointUnavailableError  (also a TransientError)
+    |   `-- CheckpointConflictError     (also a ConflictError)
     |-- InterruptedRunError   a stop request; nothing half-done remains
     `-- InternalError         a bug in headgate
 
@@ -146,6 +151,31 @@ class IntegrityError(PermanentError):
     default_kind = Kind.CORRUPT_DATA
 
 
+class CheckpointError(HeadgateError):
+    """A checkpoint cannot be read or written; it stays as it is, and is never taken for a first run.
+
+    What is raised is also an AccessError, IntegrityError, TransientError or ConflictError, whichever says why.
+    """
+
+
+class CheckpointAccessError(CheckpointError, AccessError):
+    """Access to a checkpoint was refused."""
+
+    default_kind = Kind.PERMISSION_DENIED
+
+
+class CheckpointIntegrityError(CheckpointError, IntegrityError):
+    """A checkpoint is damaged, or not one of headgate's."""
+
+    default_kind = Kind.CORRUPT_DATA
+
+
+class CheckpointUnavailableError(CheckpointError, TransientError):
+    """A checkpoint cannot be reached now."""
+
+    default_kind = Kind.UNAVAILABLE
+
+
 class ConfigError(PermanentError):
     """The configuration, a backend URL or the installation is wrong."""
 
@@ -166,6 +196,12 @@ class StageFailedError(PermanentError):
 
 class ConflictError(HeadgateError):
     """Somebody else was first."""
+
+    default_kind = Kind.VERSION_CONFLICT
+
+
+class CheckpointConflictError(CheckpointError, ConflictError):
+    """A checkpoint was replaced by another writer."""
 
     default_kind = Kind.VERSION_CONFLICT
 
@@ -236,6 +272,26 @@ def from_kind(kind: str, message: str) -> HeadgateError:
     """
     known = Kind(kind)
     return _CLASSES.get(known, InvalidInputError)(message, known)
+
+
+_OF_CHECKPOINTS: dict[type[HeadgateError], type[CheckpointError]] = {
+    AccessError: CheckpointAccessError,
+    IntegrityError: CheckpointIntegrityError,
+    TransientError: CheckpointUnavailableError,
+    ConflictError: CheckpointConflictError,
+}
+
+
+@contextmanager
+def about_checkpoint() -> Iterator[None]:
+    """What fails inside is a CheckpointError too."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except tuple(_OF_CHECKPOINTS) as error:
+        of = next(of for kind, of in _OF_CHECKPOINTS.items() if isinstance(error, kind))
+        raise of(error.message, error.kind) from error
 
 
 @contextmanager

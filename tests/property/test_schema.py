@@ -180,3 +180,26 @@ def test_file_names_of_the_grammar_are_accepted_and_redacted(action, adcid, proj
     assert (groups["action"], groups["ptid"], groups["visit"]) == (action, ptid, visit)
     redacted = _core.Validator(shipped_plan("visits")).shown_name(name)
     assert redacted == f"log-{action}-20240115-100000-{adcid}-{project}-****-{visit}.json"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(["ingest-form", "ingest-form-leads", "ingest-form-newstudy", "other-project"]),
+    st.lists(st.text(alphabet="QXZ789", min_size=3, max_size=4), min_size=2, max_size=2),
+    st.sampled_from(["01", "VISIT", "2024-01-15"]),
+)
+def test_no_part_of_a_participant_id_with_hyphens_is_shown(project, parts, visit):
+    name = f"log-submit-20240115-100000-42-{project}-{'-'.join(parts)}-{visit}.json.gz"
+    validator = _core.Validator(shipped_plan("visits"))
+    assert validator.accepts_name(name)
+    assert validator.day_of_name(name) == "20240115"
+    known = {"ingest-form-newstudy": "ingest-form-", "other-project": ""}.get(project, f"{project}-")
+    assert validator.shown_name(name) == f"log-submit-20240115-100000-42-{known}****.json.gz"
+
+
+def test_a_visit_that_may_be_part_of_the_participant_id_is_not_shown():
+    shown_name = _core.Validator(shipped_plan("visits")).shown_name
+    head = "log-submit-20240115-100000-42-ingest-form"
+    assert shown_name(f"{head}-110-AB.json") == f"{head}-****.json"
+    assert shown_name(f"{head}-110001-01.json") == f"{head}-****-01.json"
+    assert shown_name(f"sandbox/{head}-110001-2024-01-15.json") == f"{head}-****-2024-01-15.json"

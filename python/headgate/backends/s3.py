@@ -17,6 +17,17 @@ _IN_FLIGHT = 192  # requests at once and thread; docs/benchmarks.md
 _OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+# botocore's exceptions for credentials that are missing, incomplete, or that a role or a login does not give
+_CREDENTIAL_ERRORS = {
+    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",
+    "NoAuthTokenError", "SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "LoginError",
+    "LoginTokenLoadError", "LoginRefreshRequired",
+}  # fmt: skip
+
+
+def _no_credentials(why: str = "") -> ConfigError:
+    more = f" ({why})" if why else ""
+    return ConfigError(f"no AWS credentials were found in the environment, the profile or the instance's role{more}")
 
 
 class S3Location:
@@ -75,11 +86,15 @@ class S3Location:
         Raises:
             ConfigError: there are none.
         """
-        found = self.session.get_credentials()
-        if found is None:
-            message = "no AWS credentials were found in the environment, the profile or the instance's role"
-            raise ConfigError(message)
-        frozen = found.get_frozen_credentials()
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            found = self.session.get_credentials()
+            frozen = found.get_frozen_credentials() if found is not None else None
+        except BotoCoreError as error:  # half of them, or a role or a login that gives none
+            raise _no_credentials(type(error).__name__) from None
+        if frozen is None or not frozen.access_key:
+            raise _no_credentials()
         return frozen.access_key, frozen.secret_key, frozen.token or ""
 
     def place(self, *, prefix: bool) -> dict[str, Any]:
@@ -150,7 +165,7 @@ def translated(call: Callable[[], Any], what: str) -> Any:
     """A boto3 call with its errors as ours; they name a code, never a key.
 
     Raises:
-        NotFoundError, AccessError, InvalidInputError, TransientError.
+        NotFoundError, AccessError, InvalidInputError, TransientError; ConfigError: there are no credentials.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -170,5 +185,7 @@ def translated(call: Callable[[], Any], what: str) -> Any:
             raise TransientError(message) from None
         raise InvalidInputError(message, Kind.HTTP_STATUS) from None
     except BotoCoreError as error:
+        if type(error).__name__ in _CREDENTIAL_ERRORS:
+            raise _no_credentials(type(error).__name__) from None
         message = f"{what}: {type(error).__name__}"
         raise TransientError(message, Kind.CONNECTION_FAILED) from None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headgate.checkpoint._table import Checkpoint
     from headgate.checkpoint._upkeep import maintain
     from headgate.checkpoint._verify import VerifyReport, verify
+    from headgate.errors import CheckpointError
     from headgate.pipelines.visits import S3EventRetriever
 
 _EXPORTS = {
@@ -29,14 +30,18 @@ _EXPORTS = {
     "verify": "_verify",
 }
 __all__ = [
-    "Checkpoint", "CheckpointRun", "CheckpointStore", "RejectedRecord", "S3EventRetriever", "VerifyReport", "maintain",
-    "rejected", "update", "verify",
+    "Checkpoint", "CheckpointError", "CheckpointRun", "CheckpointStore", "RejectedRecord", "S3EventRetriever",
+    "VerifyReport", "maintain", "rejected", "update", "verify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    elif name == "CheckpointError":
+        from headgate import errors
+
+        value = errors.CheckpointError
     elif name == "S3EventRetriever":
         from headgate._registry import REEXPORTS, resolve
 

@@ -42,6 +42,13 @@ def is_remote(url: str | os.PathLike[str]) -> bool:
     return os.fspath(url).startswith(("s3://", "delta+"))
 
 
+def s3_url(bucket: str, key: str, **options: str) -> str:
+    """The URL of a key, whatever characters it has; `options` are those of s3:// URLs."""
+    from urllib.parse import quote, urlencode
+
+    return f"s3://{bucket}/{quote(key)}" + (f"?{urlencode(options)}" if options else "")
+
+
 def s3_location(url: str | os.PathLike[str]) -> S3Location:
     """The place on S3."""
     from headgate.backends.s3 import S3Location

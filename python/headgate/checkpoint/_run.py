@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, overload
 from headgate._native import parquet
 from headgate._registry import PLANS, shipped_plan
 from headgate.checkpoint._places import key_in_source, shown, source_name, source_place, target_place
-from headgate.errors import InvalidInputError
+from headgate.errors import InvalidInputError, about_checkpoint
 
 Mode = Literal["ledger", "watermark"]
 Listing = Literal["full", "window"]
@@ -145,6 +145,7 @@ class CheckpointRun(NamedTuple):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
+@about_checkpoint()
 def update(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

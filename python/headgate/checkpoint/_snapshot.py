@@ -6,7 +6,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from headgate.checkpoint._places import is_url, local_path, s3_location
-from headgate.errors import AccessError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError
+from headgate.errors import (
+    AccessError,
+    ConflictError,
+    IntegrityError,
+    InvalidInputError,
+    Kind,
+    NotFoundError,
+    about_checkpoint,
+)
 
 if TYPE_CHECKING:
     import os
@@ -191,6 +199,7 @@ class TableSnapshot(_Parquet):
         return files.make_fragment(plain.path, plain.filesystem, plain.partition_expression)
 
 
+@about_checkpoint()
 def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """The rows behind a path or a URL, as they are now.
 

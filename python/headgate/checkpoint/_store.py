@@ -5,9 +5,17 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from headgate.checkpoint._places import s3_location
+from headgate.checkpoint._places import s3_location, s3_url
 from headgate.checkpoint._table import Checkpoint
-from headgate.errors import AccessError, ConflictError, IntegrityError, InvalidInputError, Kind, NotFoundError
+from headgate.errors import (
+    AccessError,
+    ConflictError,
+    IntegrityError,
+    InvalidInputError,
+    Kind,
+    NotFoundError,
+    about_checkpoint,
+)
 
 _FOOTER = b"headgate"
 
@@ -16,7 +24,7 @@ class CheckpointStore:
     """Loads and saves the checkpoint `s3://bucket/key`.
 
     A save replaces what the same store has loaded (or nothing, if there was nothing): one conditional write, so of two
-    racing savers one gets a ConflictError and loses no events of the other.
+    racing savers one gets a ConflictError and loses no events of the other. Every failure is a CheckpointError too.
 
     Args:
         bucket: its name.
@@ -30,16 +38,14 @@ class CheckpointStore:
     """
 
     def __init__(self, bucket: str, key: str, **options: str) -> None:
-        from urllib.parse import quote, urlencode
-
-        query = f"?{urlencode(options)}" if options else ""
-        self._place = s3_location(f"s3://{bucket}/{quote(key)}{query}")
+        self._place = s3_location(s3_url(bucket, key, **options))
         self._seen: str | None = None  # the ETag that a save replaces; "" when there was nothing
         self._kept = False  # by update(), with a ledger
 
     def _call(self, name: str, **more: Any) -> Any:
         return self._place.call(name, Key=self._place.key, **more)
 
+    @about_checkpoint()
     def exists(self) -> bool:
         """Whether there is a checkpoint. Only a definite "no such object" is False.
 
@@ -52,6 +58,7 @@ class CheckpointStore:
             return False
         return True
 
+    @about_checkpoint()
     def load(self) -> Checkpoint:
         """The checkpoint; an empty one when there definitely is none.
 
@@ -77,6 +84,7 @@ class CheckpointStore:
         self._kept = _FOOTER in (pq.read_metadata(io.BytesIO(body)).metadata or {})
         return Checkpoint(table)
 
+    @about_checkpoint()
     def save(self, checkpoint: Checkpoint) -> str:
         """Write it, and give its URL.
 

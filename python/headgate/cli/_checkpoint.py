@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from headgate._text import printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from headgate.checkpoint import CheckpointRun
+    from headgate.checkpoint import CheckpointRun, RejectedRecord
 
-EXIT_OK, EXIT_DIFFERS = 0, 3
+EXIT_OK, EXIT_FAILED, EXIT_DIFFERS, EXIT_REJECTS, EXIT_INCOMPLETE = 0, 1, 3, 4, 5
+_MOST_ON_TERMINAL = 20  # lines about rejected records
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the beginning of a formula (OWASP)
 _REWRITTEN = "rewritten: it may hold lines that were taken; --take-rewritten takes all of it"
 _COUNTS = {"count", "submitted", "passed", "pass-qc", "not-pass-qc"}
@@ -41,6 +43,15 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument("--evolve", action="store_true",
                    help="the table may get new nullable columns and wider numbers of the schema")  # fmt: skip
     c.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
+    most = c.add_mutually_exclusive_group()
+    most.add_argument("--max-rejects", type=int, metavar="N",
+                      help="exit 4 if more records are rejected; the others are committed all the same")  # fmt: skip
+    most.add_argument("--strict", action="store_true",
+                      help="exit 4 if a record is rejected, exit 5 if anything waits for the next run")  # fmt: skip
+    c.epilog = (
+        "exit codes: 0 done; 1 an error, or no file had a name to be read by: nothing was written; 2 wrong usage; "
+        "3 the counts differ; 4 too many records were rejected; 5 files could not be read; 130 interrupted"
+    )
     v = add("verify", verify, "Read a checkpoint again: rows, order, ledger, and with SOURCE every file.")
     v.add_argument("target")
     v.add_argument("source", nargs="?")
@@ -98,18 +109,48 @@ def checkpoint(options: argparse.Namespace) -> int:
             sort_by=options.sort_by, dry_run=options.dry_run, progress=progress,
         )  # fmt: skip
     print(json.dumps(run.to_dict(), indent=2))
-    for reject in run.rejects:
-        print(f"rejected {reject}", file=sys.stderr)
-    for one in run.unread:
-        kind = one.problems[0][1]
-        why = _REWRITTEN if kind == "rewritten" else f"{kind}; the next run tries again"
-        print(f"not read {one.name} ({one.digest}): {why}", file=sys.stderr)
+    _name_files("rejected records", run.rejects, lambda reject: f"rejected {reject}")
+    _name_files("files that were not read", run.unread, _why_unread)
     if not options.quiet:
         print(_sentence(run, dry_run=options.dry_run), file=sys.stderr)
-    wrong = run.adds_up()
-    for line in wrong:
-        print(f"headgate: counts differ: {line}", file=sys.stderr)
-    return EXIT_DIFFERS if wrong else EXIT_OK
+    code, reasons = _verdict(run, options)
+    for reason in reasons:
+        print(f"headgate: {printable(reason)}", file=sys.stderr)
+    return code
+
+
+def _why_unread(one: RejectedRecord) -> str:
+    kind = one.problems[0][1]
+    why = _REWRITTEN if kind == "rewritten" else f"{kind}; the next run tries again"
+    return f"not read {one.name} ({one.digest}): {why}"
+
+
+def _verdict(run: CheckpointRun, options: argparse.Namespace) -> tuple[int, list[str]]:
+    """The exit code and the sentences that explain it; of several the worst."""
+    if wrong := run.adds_up():
+        return EXIT_DIFFERS, [f"counts differ: {line}" for line in wrong]
+    if run.listed and run.ignored == run.listed:
+        return EXIT_FAILED, [
+            f"nothing was read: the names of all {run.listed:,} files in {options.source} are of another kind than the "
+            f"schema {options.schema} reads"
+        ]  # fmt: skip
+    most = 0 if options.strict else options.max_rejects
+    if most is not None and run.rejected_records > most:
+        return EXIT_REJECTS, [f"{run.rejected_records:,} records were rejected, more than {most:,}"]
+    waiting = run.unreadable + (run.deferred + run.vanished if options.strict else 0)
+    if waiting or (options.strict and not run.complete):
+        what = f"{waiting:,} files wait for the next run" if waiting else "only a part of the source was listed"
+        return EXIT_INCOMPLETE, [f"{what}; what could be read is committed"]
+    return EXIT_OK, []
+
+
+def _name_files(what: str, files: Sequence[RejectedRecord], line: Callable[[RejectedRecord], str]) -> None:
+    """One line each; on a terminal the first of them and how many more there are."""
+    most = _MOST_ON_TERMINAL if sys.stderr.isatty() else len(files)
+    for one in islice(files, most):
+        print(printable(line(one)), file=sys.stderr)
+    if (more := len(files) - most) > 0:
+        print(f"and {more:,} more {what}; 2> FILE keeps the lines of all {len(files):,}", file=sys.stderr)
 
 
 def _sentence(run: CheckpointRun, *, dry_run: bool) -> str:
@@ -120,7 +161,7 @@ def _sentence(run: CheckpointRun, *, dry_run: bool) -> str:
         f"{run.listed:,} files = {run.taken_files:,} read + {run.known:,} known + {run.ignored:,} of another kind + "
         f"{waiting:,} left for the next run; {run.records:,} records = "
         f"{run.rows_added:,} new rows{more} + {run.rejected_records:,} rejected + "
-        f"{run.skipped_before_watermark:,} not newer; {run.rows_total:,} rows {verb} in {run.target} "
+        f"{run.skipped_before_watermark:,} not newer; {run.rows_total:,} rows {verb} in {printable(run.target)} "
         f"({run.execution_time_ms / 1000:.1f} s)"
     )
 

@@ -27,29 +27,27 @@ def checkpoint(event: Json, context: Any = None) -> Json:
             environment (SOURCE_BUCKET, CHECKPOINT_BUCKET, CHECKPOINT_KEY). Or {"checkpoint": name} of headgate.toml.
 
     Returns:
-        statusCode 200, checkpoint_path, new_events_processed, total_events, events_failed, last_processed_timestamp,
-        execution_time_ms, and complete; or statusCode 400 or 500 with error (ValidationError, CheckpointError,
-        InternalServerError), message and details.
+        statusCode 200, checkpoint_path (if there is a checkpoint now), new_events_processed, total_events,
+        events_failed, last_processed_timestamp, execution_time_ms, and complete; or statusCode 400 or 500 with error
+        (ValidationError, CheckpointError, InternalServerError), message and details (failed_files, error_count).
     """
     observer = Observer(_SERVICE, _NAMESPACE)
     started = time.monotonic()
     try:
-        observer.info("invoked", parameters={k: event.get(k) for k in (*_REQUIRED, "prefix", "checkpoint")})
+        names = (*_REQUIRED, "prefix", "checkpoint")
+        observer.info("invoked", parameters={k: event.get(k) for k in names} if isinstance(event, dict) else None)
         with observer.traced("checkpoint"):
-            run = _run(event)
+            run = _run(event, observer)
     except _WrongEventError as error:
         observer.error("wrong event", reason=str(error))
-        observer.metric("RunFailed", 1)
-        return _failure(400, "ValidationError", str(error), error.kind)
+        return _failure(observer, started, 400, "ValidationError", str(error))
     except HeadgateError as error:
         observer.error("checkpoint failed", kind=error.kind.value, reason=str(error))
-        observer.metric("RunFailed", 1)
-        return _failure(500, "CheckpointError", str(error), error.kind.value)
+        return _failure(observer, started, 500, "CheckpointError", str(error))
     except Exception as error:
         # The text of an unknown error may hold anything: its type is what leaves.
         observer.error("unexpected error", type=type(error).__name__)
-        observer.metric("RunFailed", 1)
-        return _failure(500, "InternalServerError", f"unexpected {type(error).__name__}", "internal")
+        return _failure(observer, started, 500, "InternalServerError", f"unexpected {type(error).__name__}")
     else:
         return _success(run, observer, started)
     finally:
@@ -57,13 +55,18 @@ def checkpoint(event: Json, context: Any = None) -> Json:
 
 
 class _WrongEventError(ValueError):
-    kind = "invalid_input"
+    pass
 
 
-def _run(event: Json) -> CheckpointRun:
+def _run(event: Any, observer: Observer) -> CheckpointRun:
     from headgate.checkpoint import update
+    from headgate.checkpoint._places import s3_url
 
-    if "checkpoint" in event or not any(k in event or os.environ.get(k.upper()) for k in _REQUIRED):
+    if not isinstance(event, dict):
+        message = f"expected an object with {', '.join(_REQUIRED)}, got {type(event).__name__}"
+        raise _WrongEventError(message)
+    given = [k for k in _REQUIRED if event.get(k) or os.environ.get(k.upper())]
+    if "checkpoint" in event or (not given and os.environ.get("HEADGATE_CONFIG")):
         from headgate.handlers._handlers import app
 
         configured = app()
@@ -74,9 +77,11 @@ def _run(event: Json) -> CheckpointRun:
     if wrong or not isinstance(prefix, str):
         message = f"{', '.join(wrong) or 'prefix'}: expected a text"
         raise _WrongEventError(message)
-    return update(
-        f"s3://{found['source_bucket']}/{prefix}", f"s3://{found['checkpoint_bucket']}/{found['checkpoint_key']}"
-    )
+    source, target = found["source_bucket"], found["checkpoint_bucket"]
+    with observer.traced_s3(source_bucket=source, checkpoint_bucket=target) as done:
+        run = update(s3_url(source, prefix), s3_url(target, found["checkpoint_key"]), schema="visits")
+        done |= {"listed": run.listed, "read": run.taken_files, "bytes_read": run.bytes_read, "written": run.file_size}
+    return run
 
 
 def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
@@ -115,7 +120,7 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
     last = core.format_timestamp(run.last_timestamp_us) if run.last_timestamp_us is not None else None
     answer: Json = {
         "statusCode": 200,
-        "checkpoint_path": run.target,
+        **({"checkpoint_path": run.target} if run.committed or not run.first_run else {}),
         "new_events_processed": run.rows_added,
         "total_events": run.rows_total,
         "events_failed": failed,
@@ -129,6 +134,14 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
     return answer
 
 
-def _failure(code: int, error: str, message: str, kind: str) -> Json:
-    details = {"failed_files": [], "error_count": 1, "kind": kind}
+def _failure(observer: Observer, started: float, code: int, error: str, message: str) -> Json:
+    """The answer of a run that committed nothing, with its metrics: an alarm must not go blind when runs fail."""
+    for name, value, unit in (
+        ("NewEventsProcessed", 0, "Count"),
+        ("EventsFailed", 0, "Count"),
+        ("ExecutionTime", round((time.monotonic() - started) * 1000, 1), "Milliseconds"),
+        ("RunFailed", 1, "Count"),
+    ):
+        observer.metric(name, value, unit)
+    details = {"failed_files": [], "error_count": 1}
     return {"statusCode": code, "error": error, "message": message, "details": details}

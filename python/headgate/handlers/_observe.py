@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ class Observer:
     """One invocation's logger, tracer and metrics.
 
     Args:
-        service: POWERTOOLS_SERVICE_NAME's default, a dimension of every metric.
+        service: a dimension of every metric; POWERTOOLS_SERVICE_NAME wins.
         namespace: of the metrics.
     """
 
     def __init__(self, service: str, namespace: str) -> None:
+        service = os.environ.get("POWERTOOLS_SERVICE_NAME") or service
         self._measured = False
         self._namespace = namespace
         try:
@@ -82,6 +84,30 @@ class Observer:
             return
         with self._tracer.provider.in_subsegment(name=f"## {name}"):
             yield
+
+    @contextmanager
+    def traced_s3(self, **buckets: str) -> Iterator[dict[str, Any]]:
+        """The S3 calls of a run as one subsegment of the remote service S3, as X-Ray's own of boto3 are.
+
+        The core makes the requests, thousands of them with many in flight: a subsegment each would not fit a trace.
+
+        Args:
+            buckets: what each bucket is to the run (source_bucket=...), for the annotations.
+
+        Yields:
+            A dict for what the calls did; it becomes the subsegment's metadata.
+        """
+        done: dict[str, Any] = {}
+        if self._tracer is None or self._tracer.disabled:
+            yield done
+            return
+        with self._tracer.provider.in_subsegment(name="S3", namespace="aws") as segment:
+            for name, bucket in buckets.items():
+                segment.put_annotation(name, bucket)
+            try:
+                yield done
+            finally:
+                segment.put_metadata("calls", done, self._namespace)
 
     def flush(self) -> None:
         """Send the metrics; each group once, so that nothing leaks into the next invocation."""

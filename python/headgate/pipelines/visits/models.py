@@ -10,13 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from headgate.checkpoint.schema import DateText, DigitsInt, OneOfWhen, Timestamp, Trimmed, Unpadded
 
 _ACTION = "(?P<action>submit|pass-qc|not-pass-qc|delete)"
-_HEAD = rf"log-{_ACTION}-(?P<stamp>[0-9]{{8}}-[0-9]{{6}})-(?P<adcid>[0-9]+)-(?P<project>[A-Za-z0-9_-]+)"
+_HEAD = rf"log-{_ACTION}-(?P<stamp>[0-9]{{8}}-[0-9]{{6}})-(?P<adcid>[0-9]+)"
+_DATATYPES = (
+    "apoe", "biomarker", "dicom", "enrollment", "form", "genetic-availability", "gwas", "imputation", "scan-analysis",
+)  # fmt: skip
+_PROJECT = rf"(?P<project>(?:sandbox-)?ingest-(?:{'|'.join(_DATATYPES)})(?:-(?:adrc|dvcid|leads))?)"
 # ptid is any printable text of at most ten characters without '/'; the last part is a visit number or, since
-# February 2026, the visit date. The date form is tried first: its hyphens would else be taken for a ptid's end.
-_PTID = "(?P<ptid>[!-.0-~]{1,10})"
+# February 2026, the visit date.
+_PTID, _VISIT = "[!-.0-~]{1,10}", r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[^-/]+)"
+# A name is redacted by the first of these that it matches. Logs show the visit only where it is clear where the ptid
+# ends, and the project only where it is a known one: hyphens may be in each of the three.
 FILE_NAMES = (
-    rf"{_HEAD}-{_PTID}-(?P<visit>[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})\.json",
-    rf"{_HEAD}-{_PTID}-(?P<visit>[^-/]+)\.json",
+    rf"{_HEAD}-{_PROJECT}-(?P<ptid>[!-,.0-~]{{1,10}})-(?P<visit>[0-9]{{1,3}}|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})\.json",
+    rf"{_HEAD}-{_PROJECT}-(?P<participant>(?:[A-Za-z0-9_-]+-)?{_PTID}-{_VISIT})\.json",
+    rf"{_HEAD}-(?P<participant>[A-Za-z0-9_-]+-{_PTID}-{_VISIT})\.json",
     rf"log-{_ACTION}-(?P<stamp>[0-9]{{8}})\.json",
 )
 MODULES = ("UDS", "FTLD", "LBD", "MDS", "FTLD-NP", "FTLD-B")  # decision 8
@@ -52,7 +59,7 @@ class VisitEvent(BaseModel):
     headgate_listing_prefixes: ClassVar[tuple[str, ...]] = tuple(
         f"log-{action}-" for action in ("submit", "pass-qc", "not-pass-qc", "delete")
     )
-    headgate_private: ClassVar[tuple[str, ...]] = ("ptid",)
+    headgate_private: ClassVar[tuple[str, ...]] = ("ptid", "participant")
     headgate_rules: ClassVar[tuple[OneOfWhen, ...]] = (MODULE_RULE,)
 
     action: Literal["submit", "pass-qc", "not-pass-qc", "delete"]

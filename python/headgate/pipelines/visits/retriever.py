@@ -36,7 +36,7 @@ class S3EventRetriever:
 
     Args:
         bucket: its name.
-        prefix: only keys under it.
+        prefix: only keys that start with it, as S3 understands it: `prod` takes `production/` too, `prod/` does not.
         since_timestamp: only events strictly later (None: all). For runs that must not lose late files, use `update`.
         **options: region, endpoint, profile, as in s3:// URLs.
 
@@ -45,12 +45,9 @@ class S3EventRetriever:
     """
 
     def __init__(self, bucket: str, prefix: str = "", since_timestamp: datetime | None = None, **options: str) -> None:
-        from urllib.parse import quote, urlencode
+        from headgate.checkpoint._places import s3_location, s3_url
 
-        from headgate.checkpoint._places import s3_location
-
-        query = f"?{urlencode(options)}" if options else ""
-        self._place = s3_location(f"s3://{bucket}/{quote(prefix)}{query}")
+        self._place = s3_location(s3_url(bucket, prefix, **options))
         self._since = since_timestamp
 
     def list_event_files(self) -> list[str]:
