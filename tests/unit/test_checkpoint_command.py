@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -136,3 +137,12 @@ def test_a_model_beside_the_command_is_found(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     files(tmp_path / "src", a__json='{"n": 1}')
     assert run(capsys, "checkpoint", "src", "o.parquet", "--settle", "0", "--schema", "beside_the_command:Ev")[0] == 0
+
+
+@pytest.mark.parametrize("padding", [0, 1, 700])
+def test_gzip_padded_with_zeros_is_unpacked_as_gzip_does(padding):
+    from headgate._native import parquet
+
+    one, two = gzip.compress(b'{"n": 1}\n'), gzip.compress(b'{"n": 2}\n')
+    packed = one + bytes(padding) + two + bytes(padding)
+    assert parquet().unpack("a.jsonl.gz", packed, 10_000) == gzip.decompress(packed) == b'{"n": 1}\n{"n": 2}\n'

@@ -8,8 +8,8 @@
 namespace headgate::backends {
 
 checkpoint::Unpack make_unpacker() {
-    return [](std::string_view name, std::string_view packed, std::size_t limit, std::string& out) -> Status {
-        const auto kind = name.ends_with(".gz") ? arrow::Compression::GZIP : arrow::Compression::ZSTD;
+    return [](std::string_view /*name*/, std::string_view packed, std::size_t limit, std::string& out) -> Status {
+        const auto kind = packed.starts_with("\x1F\x8B") ? arrow::Compression::GZIP : arrow::Compression::ZSTD;
         const auto run = [&]() -> arrow::Result<bool> {
             ARROW_ASSIGN_OR_RAISE(const auto codec, arrow::util::Codec::Create(kind));
             ARROW_ASSIGN_OR_RAISE(auto stream, codec->MakeDecompressor());
@@ -19,6 +19,14 @@ checkpoint::Unpack make_unpacker() {
             auto left = static_cast<std::int64_t>(packed.size());
             while (left > 0) {
                 if (stream->IsFinished()) {
+                    // Tapes and block devices pad with zeros, which gzip(1) skips.
+                    while (kind == arrow::Compression::GZIP && left > 0 && *from == 0) {
+                        ++from;
+                        --left;
+                    }
+                    if (left == 0) {
+                        break;
+                    }
                     ARROW_RETURN_NOT_OK(stream->Reset());  // another member of the same file
                 }
                 ARROW_ASSIGN_OR_RAISE(const auto step,
