@@ -322,6 +322,7 @@ protected:
         options.schema = schema::Schema::parse(R"({"format": 1, "name": "t", "file_names":
             ["log-(?P<stamp>[0-9]{8}-[0-9]{6})-[0-9]+\\.json"], "fields": [{"name": "id", "type": "string"}]})")
                              .value();
+        options.settle_us = 3'600'000'000;  // an hour: what was written now is young for as long as the test runs
         source->cores = GetParam();
         environment.source = source;
     }
@@ -343,7 +344,7 @@ protected:
                 const auto part = options.partitioned ? options.schema->day_of_name(key) : "";
                 entries[options.partitioned ? "seg-1@" + part + ".hgl" : "seg-1.hgl"].push_back(entry);
             }
-            file.modified_us = kind == 3 ? INT64_MAX / 2 : kOld;
+            file.modified_us = kind == 3 ? SystemClock().now_us() : kOld;
             file.gone = kind == 4;
             source->files.emplace_back(key, file);
             if (kind == 0 || kind == 2 || (kind == 3 && source->in_order)) {
