@@ -227,8 +227,9 @@ class App(HealingParts):
 
     def collect(self, cancel: Any = None) -> CollectionResult:
         """One collection; a `core.CancelToken` ends it from another thread."""
+        collector, query = self.collector, self.query()  # a faulty configuration ends it here
         try:
-            return self.collector.collect(self.query(), cancel)
+            return collector.collect(query, cancel)
         finally:
             self._store_standings()
 

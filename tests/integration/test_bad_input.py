@@ -74,6 +74,7 @@ def test_a_folder_without_permission(tmp_path):
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "headgate.toml").write_text("")
     (tmp_path / "headgate-data").write_text("")
     one_sentence(run("status", cwd=tmp_path), "headgate-data")
 
