@@ -81,6 +81,7 @@ std::vector<Named> readable_columns(const Fields& fields) {
         }
     }
     std::vector<Named> out;
+    out.reserve(best.size());
     for (auto& [folded, field] : best) {
         out.push_back(std::move(field));
     }

@@ -261,7 +261,7 @@ private:
             return;
         }
         selection.begin = continuation.begin;
-        if (continuation.kind == Continuation::Kind::grown) {
+        if (found != nullptr && continuation.kind == Continuation::Kind::grown) {
             file().entry.rows = found->rows;
             if (rejected != nullptr) {
                 select_rejected(*rejected, *found, content, selection);
