@@ -112,7 +112,10 @@ def test_a_body_is_decoded_as_requests_and_httpx_do(name):
     assert b"\r\nAccept-Encoding: gzip, deflate\r\n" in server.seen[0]
 
 
-@pytest.mark.parametrize("body", [TEXT, gzip.compress(TEXT)[:-12], gzip.compress(TEXT) + gzip.compress(TEXT)[:20]])
+@pytest.mark.parametrize(
+    "body", [TEXT, gzip.compress(TEXT)[:-12], gzip.compress(TEXT) + gzip.compress(TEXT)[:20]],
+    ids=["plain", "cut", "second member cut"],
+)  # fmt: skip
 def test_a_body_that_is_not_what_its_coding_says_is_no_answer(body):
     with (
         replies(response(body, headers=[("Content-Encoding", "gzip")])) as server,
