@@ -130,24 +130,24 @@ def test_every_refused_record_has_its_line_however_many(tmp_path):
 def test_a_file_of_bad_lines_takes_no_memory_and_leaves_nothing(tmp_path):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     logs.mkdir()
-    (logs / "a.jsonl").write_bytes(b"x\n" * 1_000_000)
+    (logs / "a.jsonl").write_bytes(b"x\n" * 200_000)
     (logs / "b.csv").write_bytes(b"a\n1\n")  # no file of ours
     (logs / "_SUCCESS").touch()
     run = update(logs, target, schema=Count, settle_s=0)
     assert (run.rejected_records, run.problems, run.ignored, run.committed) == (
-        1_000_000,
-        {"json": 1_000_000},
+        200_000,
+        {"json": 200_000},
         2,
         False,
     )
-    assert sum(1 for _ in run.rejects) == 1_000_000
-    assert run.rejects[999_999].offset == 1_999_998
+    assert sum(1 for _ in run.rejects) == 200_000
+    assert run.rejects[199_999].offset == 399_998
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["logs"]
     (logs / "b.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n{"n": true}\n'))
     run = update(logs, target, schema=Count, settle_s=0)
-    assert (run.rows_added, len(run.rejects)) == (1, 1_000_001)
+    assert (run.rows_added, len(run.rejects)) == (1, 200_001)
     assert (run.rejects[-1].name, run.rejects[-1].offset) == ("b.jsonl.gz", 9)
-    assert len(rejected(target, run.rejects[0].digest)) == 1_000_000
+    assert len(rejected(target, run.rejects[0].digest)) == 200_000
     assert update(logs, target, schema=Count, settle_s=0).known == 2
 
 
