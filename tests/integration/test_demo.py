@@ -11,7 +11,7 @@ import pytest
 
 def demo(tmp_path, *arguments):
     command = [sys.executable, "-m", "headgate", "demo", "--out", tmp_path / "out", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
 def check(tmp_path, result):
@@ -27,6 +27,7 @@ def check(tmp_path, result):
     return report
 
 
+@pytest.mark.timeout(300)
 def test_the_demo_on_its_own_data(tmp_path):
     result = demo(tmp_path)
     report = check(tmp_path, result)
@@ -44,6 +45,7 @@ def test_the_demo_on_its_own_data(tmp_path):
     assert (again.returncode, again.stdout) == (0, "")
 
 
+@pytest.mark.timeout(300)
 def test_the_demo_on_recorded_responses(tmp_path, corpus):
     report = check(tmp_path, demo(tmp_path, "--feed", str(corpus / "news"), "--files", "20000"))
     assert report["feed"] == "recorded"
