@@ -420,7 +420,8 @@ class App(HealingParts):
             self.export_items(local_path(source))
         if not is_remote(target):
             _make_parent(target)
-        schema = c.schema if c.schema in (*PLANS, "infer") else self._resolve(f"{where}.schema", c.schema)
+        known = c.schema in ("", "infer", *PLANS)
+        schema = (c.schema or None) if known else self._resolve(f"{where}.schema", c.schema)
         return update(
             source,
             target,
