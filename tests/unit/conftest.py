@@ -1,4 +1,4 @@
-"""What several unit tests share: the world of uploads, and a stand-in for SQS that keeps its rules to the letter."""
+"""What several unit tests share: uploads, checkpoint targets, and a stand-in for SQS that keeps its rules."""
 
 from __future__ import annotations
 
@@ -229,3 +229,12 @@ def sqs_error():
 @pytest.fixture
 def sqs(clock):
     return StandInSqs(clock)
+
+
+@pytest.fixture(params=["parquet", "delta"])
+def target(request, tmp_path):
+    """Where a checkpoint goes: one Parquet file, or a Delta table in a folder."""
+    if request.param == "delta":
+        pytest.importorskip("deltalake")
+        return f"delta+file://{tmp_path}/table"
+    return str(tmp_path / "events.parquet")

@@ -23,14 +23,6 @@ def lines(*numbers: int) -> str:
     return "".join(map(line, numbers))
 
 
-@pytest.fixture(params=["parquet", "delta"])
-def target(request, tmp_path):
-    if request.param == "delta":
-        pytest.importorskip("deltalake")
-        return f"delta+file://{tmp_path}/table"
-    return str(tmp_path / "events.parquet")
-
-
 @pytest.fixture
 def logs(tmp_path):
     folder = tmp_path / "logs"

@@ -10,14 +10,6 @@ import pytest
 from headgate.checkpoint import Checkpoint, update
 
 
-@pytest.fixture(params=["parquet", "delta"])
-def target(request, tmp_path):
-    if request.param == "delta":
-        pytest.importorskip("deltalake")
-        return f"delta+file://{tmp_path}/table"
-    return str(tmp_path / "events.parquet")
-
-
 @pytest.fixture
 def take(tmp_path, target):
     logs = tmp_path / "logs"

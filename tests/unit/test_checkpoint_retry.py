@@ -25,14 +25,6 @@ class Mended(BaseModel):
     s: str = ""
 
 
-@pytest.fixture(params=["parquet", "delta"])
-def target(request, tmp_path):
-    if request.param == "delta":
-        pytest.importorskip("deltalake")
-        return f"delta+file://{tmp_path}/table"
-    return str(tmp_path / "events.parquet")
-
-
 @pytest.fixture
 def run(tmp_path, target):
     logs = tmp_path / "logs"
