@@ -32,6 +32,10 @@ CALENDARS = {
 MESSAGES = {"analysis": "headgate.pipelines.market.requests:analysis_body"}
 # Pipeline name in headgate.toml -> the `Pipeline` object.
 PIPELINES = {"market": "headgate.pipelines.market.pipeline:PIPELINE"}
+# What shipped pipelines add to the healing sweep of the embedded store: function(app) -> [(StuckKind, Rule)].
+STUCK_KINDS = ("headgate.pipelines.uploads.stuck:stuck_kinds",)
+# The service behind the HTTP intake of `headgate serve` and the upload handler: function(app, store) -> FileService.
+FILE_SERVICE = "headgate.pipelines.uploads.configured:file_service"
 
 
 def shipped_plan(name: str) -> str:

@@ -272,8 +272,11 @@ class ItemStore(Protocol):
         """Store the result of a collection under its id."""
         ...
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Make everything that is written inside the block one commit. Nested blocks join the outer one."""
+    def transaction(self) -> AbstractContextManager[Transaction | None]:
+        """Make everything that is written inside the block one commit. Nested blocks join the outer one.
+
+        A store without transactions (DynamoDB) gives None: there each write stands alone, and can be repeated.
+        """
         ...
 
 

@@ -40,7 +40,7 @@ def _dead_letters(options: argparse.Namespace) -> int:
     if not app.is_embedded:
         message = "dead-letters: needs a sqlite:/// store; `headgate dlq` lists those of a dynamodb:// one"
         raise ConfigError(message)
-    found = [letter for letter in app.store.letters() if _filter(options).matches(letter)]
+    found = [letter for letter in app.embedded_store.letters() if _filter(options).matches(letter)]
     if options.action == "export":
         if not options.target:
             message = "dead-letters export: expected the Parquet FILE to write"
@@ -93,8 +93,8 @@ def replay(app: App, letters: list[Json], *, dry_run: bool) -> Json:
     found = replay_letters(app.intake, [x for x in records if x["pipeline"] == app.pipeline.name], dry_run=dry_run)
     return {
         "records": found.to_dict(),
-        "announcements": len(aside) if dry_run else app.store.redrive_letters(aside),
-        "messages": len(messages) if dry_run else app.store.redrive_letters(messages),
+        "announcements": len(aside) if dry_run else app.embedded_store.redrive_letters(aside),
+        "messages": len(messages) if dry_run else app.embedded_store.redrive_letters(messages),
         "items": len(items) if dry_run else app.store.release_items(items),
     }
 

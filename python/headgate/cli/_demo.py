@@ -280,7 +280,7 @@ def _lose(demo: Demo) -> None:
         "DELETE FROM queue WHERE id IN (SELECT id FROM queue WHERE grp = 'analysis' ORDER BY id LIMIT ?)", (_LOST,)
     )
     demo.counts["announcements"] = {"delivered": delivered, "lost_by_fault": lost}
-    unsent = demo.app.store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL")
+    unsent = demo.app.embedded_store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL")
     demo.check("nothing waits in the outbox", unsent, 0)
 
 
@@ -329,11 +329,11 @@ def _consume(demo: Demo) -> None:
 
 
 def _effects(demo: Demo) -> int:
-    return int(demo.app.store.count("SELECT sum(analyses) FROM items"))
+    return int(demo.app.embedded_store.count("SELECT sum(analyses) FROM items"))
 
 
 def _most(demo: Demo) -> int:
-    return int(demo.app.store.count("SELECT max(analyses) FROM items"))
+    return int(demo.app.embedded_store.count("SELECT max(analyses) FROM items"))
 
 
 # --- step 4
@@ -343,7 +343,7 @@ def _heal(demo: Demo) -> None:
     """Find the items that were left pending, and finish them."""
     app = demo.app
     pending = app.store.status_counts().get("pending", 0)
-    newest = app.store.count("SELECT max(due_us) FROM items WHERE status = 'pending'")
+    newest = app.embedded_store.count("SELECT max(due_us) FROM items WHERE status = 'pending'")
     app.clock.sleep_us(max(0, newest + int(_STALE_S * 1e6) + 100_000 - app.clock.now_us()))
     swept = app.heal()
     worker = _consumer(demo)
@@ -357,7 +357,7 @@ def _heal(demo: Demo) -> None:
     demo.check("every item is analyzed", app.store.status_counts(), {"analyzed": stored})
     demo.check("effects = items stored", _effects(demo), stored)
     demo.check("no effect twice after healing", _most(demo), 1)
-    done = app.store.count("SELECT count(*) FROM ledger WHERE state = 1")
+    done = app.embedded_store.count("SELECT count(*) FROM ledger WHERE state = 1")
     demo.check("claims done in the ledger = items stored", done, stored)
 
 

@@ -121,7 +121,7 @@ def _redrive(app: App, options: argparse.Namespace) -> dict[str, int]:
             done[name] = reader.redrive(options.limit)
         else:
             app.worker(name)  # says so where there is no such consumer
-            done[name] = app.store.redrive(name, options.limit)
+            done[name] = app.embedded_store.redrive(name, options.limit)
     return done
 
 

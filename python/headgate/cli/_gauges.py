@@ -32,7 +32,7 @@ def measure(app: App) -> int:
 
 def _measure_queues(app: App, now_us: int) -> None:
     """Messages, and since when the oldest could be taken. A queue that was emptied is shown with 0."""
-    store = app.store
+    store = app.embedded_store
     rows = store.db.execute("SELECT grp, count(*), min(visible_us) FROM queue GROUP BY grp")
     waiting = {group: (count, visible_us) for group, count, visible_us in rows}
     known = [group for groups in app.local_groups().values() for group in groups]

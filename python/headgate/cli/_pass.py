@@ -94,7 +94,7 @@ def drain_all(app: App, outcome: Outcome) -> None:
 
 def store_checks(app: App) -> list[Check]:
     """What must hold in the store at any moment between two steps."""
-    store = app.store
+    store = app.embedded_store
     pipeline = app.pipeline.name
     events = store.collection_events(pipeline)
 

@@ -61,9 +61,9 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
         consumers = [files.consumer(), *tracker.consumers()]
         app.extra_groups += [(consumer.name, consumer.topic) for consumer in consumers]
         workers += [Worker(c, app.store, app.ledger, app.clock, app.metrics) for c in consumers]
-        workers += [app.worker(name) for name, c in app.config.consumers.items() if not c.queue]
+        workers += [app.embedded_worker(name) for name, c in app.config.consumers.items() if not c.queue]
         steps += [(f"consume {w.consumer.name}", _step(w)) for w in workers]
-        steps.insert(0, ("clock", _every(_CLOCK_S, partial(note_clock, app.store))))
+        steps.insert(0, ("clock", _every(_CLOCK_S, partial(note_clock, app.embedded_store))))
         steps.append(("time-outs", _every(_TIMEOUTS_S, tracker.check_timeouts)))
         steps.append(("lag", _every(_LAG_S, partial(_measure_lag, workers))))
     steps.append(("gauges", _every(_GAUGES_S, partial(measure, app))))

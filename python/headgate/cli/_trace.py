@@ -56,7 +56,8 @@ def trace(app: App, key: str) -> Json:
     group = app.local_finisher()
     return {
         "item": {"key": key, **{n: _shown(n, v) for n, v in item.items() if n != "raw_key"}},
-        "where": app.store.held_up(key, group) or ("nowhere on its way" if item["status"] == "pending" else "ended"),
+        "where": app.embedded_store.held_up(key, group)
+        or ("nowhere on its way" if item["status"] == "pending" else "ended"),
         "raw": _raw(app, item["raw_key"]),
         "validation": _validation(app, item["raw_key"]),
         "announcements": _announcements(app, key),
