@@ -1,4 +1,4 @@
-"""A fifth pipeline, GitHub webhooks: the engine knows nothing of them, and nothing in it changes.
+"""A pipeline of one's own, GitHub webhooks: a model, a parser and a key; the engine knows nothing of them.
 
 Usage: python examples/github_webhooks.py FOLDER_OF_JSON OUTPUT_FOLDER
 """
@@ -8,18 +8,16 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from headgate import Pipeline, Reject, event_id, export_items, open_intake
 from headgate.checkpoint import Checkpoint, update
-from headgate.checkpoint.schema import JsonValue, Timestamp, compile_model
+from headgate.checkpoint.schema import JsonValue, Timestamp
 from headgate.consume import Consumer
-from headgate.intake import Normalised
 from headgate.wiring import consume_items
 
 
 class Webhook(BaseModel):
-    model_config = ConfigDict(extra="forbid")
     headgate_sort_by: ClassVar[str] = "received_at"
     key: str
     repository: str
@@ -29,27 +27,16 @@ class Webhook(BaseModel):
     payload: JsonValue
 
 
-def normalise(body, raw):
-    if "repository" not in body:
+def parse(body, raw):
+    event = json.loads(body)
+    if "repository" not in event:
         raise Reject("no_repository", "the event belongs to no repository")
-    doc = {
-        "key": event_id(body),
-        "repository": body["repository"]["full_name"],
-        "sender": (body.get("sender") or {}).get("login"),
-        "action": body.get("action"),
-        "received_at": raw.fetched_at,
-        "payload": body,
-    }
-    return Normalised(doc["key"], raw.fetched_at, doc)
+    sender = (event.get("sender") or {}).get("login")
+    return {"key": event_id(event), "repository": event["repository"]["full_name"], "sender": sender,
+            "action": event.get("action"), "received_at": raw.fetched_at, "payload": event}  # fmt: skip
 
 
-PIPELINE = Pipeline(
-    name="webhooks",
-    plan=json.dumps(compile_model(Webhook)),
-    parse=lambda body, raw: [json.loads(body)],
-    normalise=normalise,
-    announce=lambda item: {"key": item.key, "repository": item.doc["repository"]},
-)
+PIPELINE = Pipeline.from_model("webhooks", Webhook, parse, key="key", announce=["repository"])
 
 
 def count(body, tx):  # the effect; the commit that holds it ends the item as "done"

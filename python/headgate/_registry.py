@@ -45,6 +45,12 @@ def shipped_plan(name: str) -> str:
         return file.read()
 
 
+def compile_model(model: type[Any]) -> dict[str, Any]:
+    """The schema plan of a pydantic model, made by `headgate.checkpoint.schema.compile_model`."""
+    plan: dict[str, Any] = resolve("headgate.checkpoint.schema:compile_model")(model)
+    return plan
+
+
 def resolve(reference: str, known: dict[str, str] | None = None) -> Any:
     """The object behind "module:attribute", or behind a name in `known`.
 

@@ -158,12 +158,14 @@ def test_a_mended_rule_lets_what_matches_in_once(world, monkeypatch):
     assert world.run("dead-letters", "replay", *only)["records"] == {
         "matched": 2, "entered": 0, "duplicates": 0, "refused": 2, "missing": 0,
     }  # fmt: skip
-    normalise = github_webhooks.normalise
-    mended = github_webhooks.Pipeline(
-        **{
-            **{f: getattr(github_webhooks.PIPELINE, f) for f in github_webhooks.PIPELINE.__dataclass_fields__},
-            "normalise": lambda body, raw: normalise({"repository": {"full_name": "none"}, **body}, raw),
-        }
+    mended = github_webhooks.Pipeline.from_model(
+        "webhooks",
+        github_webhooks.Webhook,
+        lambda body, raw: github_webhooks.parse(
+            json.dumps({"repository": {"full_name": "none"}, **json.loads(body)}), raw
+        ),
+        key="key",
+        announce=["repository"],
     )
     monkeypatch.setattr(github_webhooks, "PIPELINE", mended)
     dry = world.run("dead-letters", "replay", *only, "--dry-run")

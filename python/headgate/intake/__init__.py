@@ -3,8 +3,9 @@
 from headgate.intake._alerts import Alert, AlertRules
 from headgate.intake._collect import Adapter, CollectionResult, Collector
 from headgate.intake._freshness import AlwaysOpen, Freshness, check_freshness, is_believable
-from headgate.intake._intake import Intake, NewItem, Normalised, Pipeline, RawInfo, Reject, Taken
+from headgate.intake._intake import Intake, Taken
 from headgate.intake._letters import LetterFilter, ReplayedLetters, replay_letters
+from headgate.intake._pipeline import NewItem, Normalised, Pipeline, RawInfo, Reject
 from headgate.intake._replay import replay
 
 __all__ = [

@@ -12,7 +12,8 @@ from headgate.errors import AllSourcesFailedError, HeadgateError, InterruptedRun
 from headgate.identity import refuse_equal_names
 from headgate.intake._fetch import Adapter, Fetcher, Round
 from headgate.intake._freshness import is_believable
-from headgate.intake._intake import Intake, RawInfo, Taken
+from headgate.intake._intake import Intake, Taken
+from headgate.intake._pipeline import RawInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

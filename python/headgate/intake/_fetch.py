@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
 from headgate.errors import HeadgateError, InvalidInputError, Kind
-from headgate.intake._intake import Intake, RawInfo
+from headgate.intake._intake import Intake
+from headgate.intake._pipeline import RawInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

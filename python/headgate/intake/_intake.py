@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind, TransientError
 from headgate.identity import document_text
+from headgate.intake._bodies import Unreadable, record_text
+from headgate.intake._pipeline import NewItem, RawInfo, Reject, check_item_key
 from headgate.intake._reasons import explain
 from headgate.items import mark_announcement
 from headgate.ports import DeadLetter, Item, Json
@@ -22,119 +23,18 @@ from headgate.ports import DeadLetter, Item, Json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from headgate.intake._pipeline import Merge, Pipeline
     from headgate.ports import Clock, ItemStore, ObjectStore
-
-    Merge = Callable[[Json, Json], tuple[Json, tuple[str, ...]] | None]
 
 log = logging.getLogger("headgate.intake")
 _OVERLAP_FROM = 3  # bodies: fewer are not worth a thread
-_PARSE_FAILED, _NORMALISE_FAILED = "parse_failed", "normalise_failed"
+_PARSE_FAILED, _NORMALISE_FAILED, _ANNOUNCE_FAILED = "parse_failed", "normalise_failed", "announce_failed"
 # Kinds of dead letters of which the source's form is to blame, not one record.
 _UNREADABLE = frozenset(
     [_PARSE_FAILED, _NORMALISE_FAILED, "not_an_object", Kind.INVALID_JSON.value, Kind.MALFORMED_RESPONSE.value]
 )
-_MAX_DIGITS = 4300  # of an integer that Python reads; a longer one costs time that grows with the square
-_LONG_DIGITS = re.compile(rb"[0-9]{4301}")
 _TRIES = 16  # of a conditional write: each loss is another process's success
 _AHEAD = 2  # bodies that are prepared before they are stored
-
-
-class Reject(Exception):  # noqa: N818 - a verdict on one record, not a failure of the program
-    """Raised by a pipeline's `normalise` for a record that goes to the dead letters.
-
-    Args:
-        kind: a short stable code, for example "too_old".
-        reason: one sentence, without personal ids.
-        key: of the item that the record would be, when its identity is known: a record that is stored already is a
-            duplicate, whatever is wrong with it now (an article that has grown too old).
-    """
-
-    def __init__(self, kind: str, reason: str, key: str | None = None) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.reason = reason
-        self.key = key
-
-
-@dataclass(frozen=True)
-class RawInfo:
-    """What a record's normaliser may know of the response it came in."""
-
-    source: str
-    key: str
-    fetched_us: int
-    context: Json = field(default_factory=dict)
-    attempt: int = 1
-    reader: Any = None  # the source's adapter, when it is at hand
-    url: str = ""  # what was asked, when that is known
-
-    @property
-    def fetched_at(self) -> str:
-        """When the body was fetched, ISO 8601 in UTC."""
-        return core.format_timestamp(self.fetched_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Normalised:
-    """A record in its pipeline's own form: the document that the schema checks, and its identity."""
-
-    key: str
-    timestamp: str
-    doc: Json
-    story_key: str | None = None
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Everything the engine needs to know of a domain.
-
-    Args:
-        name: lower case, used in topics, paths and tables.
-        plan: the record type's schema plan (JSON text, see `headgate.checkpoint.schema.compile_model`).
-        parse: raw body -> raw records; raises InvalidInputError for a body of another shape.
-        normalise: one raw record -> `Normalised`; raises `Reject` for a bad one.
-        announce: an accepted item -> the body of its announcement; the healing sweep sends the same.
-        notify: (collection's event id, source, new items, time in microseconds) -> (topic, body), once for a collection
-            that stored something new; None sends nothing.
-        model_version: travels in the announcements of the healing sweep.
-        key_prefix: of the items' keys in stores that keep everything in one table.
-        finished_by: the consumer whose handling finishes an item; None: the topic's only one.
-        check_query: raises InvalidInputError for a query whose records could not be stored; called before any request.
-        merge: (stored document, new document) -> the stored one with what the new one knows besides, and all its
-            labels; None when it knows nothing more. For records that concern several labels and come once for each.
-        standing: (adapter, priority, snapshot of its breaker, collection events) -> how the source stands, which is
-            stored beside the items.
-    """
-
-    name: str
-    plan: str
-    parse: Callable[[bytes, RawInfo], list[Any]]
-    normalise: Callable[[Any, RawInfo], Normalised]
-    announce: Callable[[Item], Json]
-    notify: Callable[[str, str, Sequence[NewItem], int], tuple[str, Json]] | None = None
-    model_version: str = "v1.0.0"
-    key_prefix: str = "ITEM"
-    finished_by: str | None = None
-    check_query: Callable[[Json], None] | None = None
-    merge: Merge | None = None
-    standing: Callable[[Any, int, Json, list[Json]], Json] | None = None
-
-    @property
-    def topic(self) -> str:
-        return f"{self.name}.items"
-
-    @property
-    def alert_topic(self) -> str:
-        return f"{self.name}.alerts"
-
-
-class NewItem(NamedTuple):
-    """What a collection's notification may say of an item that was new."""
-
-    key: str
-    timestamp: str
-    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -254,8 +154,12 @@ class Intake:
         core.fault_point("intake.after_raw")
         try:
             records = list(self.pipeline.parse(body, raw))
+        except Reject as reject:
+            return Prepared(1, [], [self._body_letter(raw, reject.kind, reject.reason, body)])
         except InvalidInputError as error:
             return Prepared(1, [], [self._body_letter(raw, error.kind.value, error.message, body)])
+        except json.JSONDecodeError:
+            return Prepared(1, [], [self._body_letter(raw, Kind.INVALID_JSON.value, "the body is not JSON", body)])
         except Exception as error:
             name = type(error).__name__
             log.error("parse failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
@@ -263,19 +167,32 @@ class Intake:
         items: list[Item] = []
         letters: list[DeadLetter] = []
         keys: dict[int, str] = {}
+        announcements: dict[str, Json] = {}
         for record in records:
             outcome = self.examine(record, raw, lambda key: keys.update({len(letters): key}))
             if isinstance(outcome, Item):
-                items.append(outcome)
-            else:
-                letters.append(outcome)
-        return Prepared(len(records), items, letters, self.announced(items).announcements, keys)
+                announcement = self.announcement(outcome, record, raw)
+                if not isinstance(announcement, DeadLetter):
+                    items.append(outcome)
+                    announcements.setdefault(outcome.key, announcement)  # of two records, the first is stored
+                    continue
+                outcome = announcement
+            letters.append(outcome)
+        return Prepared(len(records), items, letters, announcements, keys)
 
-    def announced(self, items: list[Item]) -> Prepared:
-        """Accepted items with their announcements, each with its item's key: its identity however often it is sent."""
-        name = self.pipeline.name
-        bodies = {i.key: mark_announcement(self.pipeline.announce(i), i.key, name) for i in items}
-        return Prepared(len(items), items, [], bodies)
+    def announcement(self, item: Item, record: Any, raw: RawInfo) -> Json | DeadLetter:
+        """The body that announces an accepted item, with its key: the announcement's identity however often it is sent.
+
+        An item that the pipeline cannot announce would never be handled, so its record becomes a dead letter.
+        """
+        try:
+            return mark_announcement(self.pipeline.announce(item), item.key, self.pipeline.name)
+        except HeadgateError as error:
+            return self._letter(raw, error.kind.value, error.message, record_text(record))
+        except Exception as error:
+            name = type(error).__name__
+            log.error("announce failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
+            return self._letter(raw, _ANNOUNCE_FAILED, name, record_text(record))
 
     def keep(self, prepared: Prepared) -> Taken:
         """Store what was prepared."""
@@ -361,26 +278,27 @@ class Intake:
             return self._letter(raw, record.kind, record.reason, record.text)
         try:
             normal = self.pipeline.normalise(record, raw)
+            check_item_key(normal.key)
             text = document_text(normal.doc)
             encoded = text.encode()
         except Reject as reject:
             if reject.key is not None and on_key is not None:
                 on_key(reject.key)
-            return self._letter(raw, reject.kind, reject.reason, _text(record))
+            return self._letter(raw, reject.kind, reject.reason, record_text(record))
         except HeadgateError as error:
-            return self._letter(raw, error.kind.value, error.message, _text(record))
+            return self._letter(raw, error.kind.value, error.message, record_text(record))
         except UnicodeEncodeError:
-            return self._letter(raw, Kind.INVALID_UNICODE.value, "a text holds a lone surrogate", _text(record))
+            return self._letter(raw, Kind.INVALID_UNICODE.value, "a text holds a lone surrogate", record_text(record))
         except Exception as error:
             # A bug in a pipeline must not lose the rest of the body, nor the record: it can be replayed once mended.
             # The exception's text may quote the record, so the log has its type only.
             name = type(error).__name__
             log.error("normalise failed", extra={"pipeline": self.pipeline.name, "source": raw.source, "error": name})
-            return self._letter(raw, _NORMALISE_FAILED, name, _text(record))
+            return self._letter(raw, _NORMALISE_FAILED, name, record_text(record))
         problems = self._validator.problems(encoded)
         if problems:
             reason = explain(self.pipeline.plan, problems, normal.doc)
-            return self._letter(raw, Kind.INVALID_RECORD.value, reason, _text(record))
+            return self._letter(raw, Kind.INVALID_RECORD.value, reason, record_text(record))
         return Item(normal.key, self.pipeline.name, raw.source, normal.timestamp, normal.doc, normal.story_key, raw.key,
                     normal.labels, text)  # fmt: skip
 
@@ -389,74 +307,6 @@ class Intake:
 
     def _letter(self, raw: RawInfo, kind: str, reason: str, doc: str) -> DeadLetter:
         return DeadLetter("intake", self.pipeline.name, raw.source, kind, reason, doc, raw.key)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A record that a `parse` sets apart: it becomes a dead letter, and the others of its body go on."""
-
-    kind: str
-    reason: str
-    text: str
-
-
-class _LongNumber(str):
-    """The digits of an integer that is too long for an int."""
-
-    __slots__ = ()
-
-
-def read_json(body: bytes | str) -> Any:
-    """A body as JSON; integers of any length are read, those of more than 4,300 digits as a text that `readable` knows.
-
-    Raises:
-        ValueError: it is not JSON, or nested too deep.
-
-    Example:
-        >>> read_json(b'[1, {"n": 2}]')
-        [1, {'n': 2}]
-    """
-    try:
-        return json.loads(body)
-    except RecursionError:
-        message = "nested too deep"
-        raise ValueError(message) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise
-    except ValueError:
-        # int() refuses the digits.
-        return json.loads(body, parse_int=lambda text: int(text) if len(text) <= _MAX_DIGITS else _LongNumber(text))
-
-
-def _has_long_number(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_long_number, value.values()))
-    return any(map(_has_long_number, value)) if isinstance(value, list) else isinstance(value, _LongNumber)
-
-
-def readable(records: Iterable[Any], body: bytes) -> list[Any]:
-    """The records of a body, those with a number that cannot be kept as `Unreadable`."""
-    if _LONG_DIGITS.search(body) is None:
-        return list(records)
-    reason = f"a number has more than {_MAX_DIGITS} digits"
-    return [Unreadable(Kind.NUMBER_OUT_OF_RANGE.value, reason, _text(r)) if _has_long_number(r) else r for r in records]
-
-
-def parse_array(body: bytes, raw: RawInfo) -> list[Any]:
-    """The usual `parse`: a JSON array of records.
-
-    Raises:
-        InvalidInputError: not JSON, or not an array.
-    """
-    try:
-        value = read_json(body)
-    except ValueError:
-        message = f"{raw.source}: the body is not JSON"
-        raise InvalidInputError(message, Kind.INVALID_JSON) from None
-    if not isinstance(value, list):
-        message = f"{raw.source}: expected a JSON array, got {type(value).__name__}"
-        raise InvalidInputError(message, Kind.MALFORMED_RESPONSE)
-    return readable(value, body)
 
 
 def all_of(takens: Iterable[Taken]) -> Taken:
@@ -468,7 +318,3 @@ def all_of(takens: Iterable[Taken]) -> Taken:
         sum(t.dead_letters for t in found), tuple(item for t in found for item in t.new),
         sum(t.unreadable for t in found),
     )  # fmt: skip
-
-
-def _text(record: Any) -> str:
-    return json.dumps(record, ensure_ascii=True, default=str)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import ConfigError, NotFoundError
-from headgate.intake._intake import Intake, Prepared, RawInfo, Taken
-from headgate.ports import Item
+from headgate.intake._intake import Intake, Prepared, Taken
+from headgate.intake._pipeline import RawInfo
+from headgate.ports import DeadLetter, Item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +138,10 @@ def _examined(intake: Intake, letter: Json) -> Prepared | None:
     if record is not None:
         outcome = intake.examine(record, raw)
         if isinstance(outcome, Item):
-            return intake.announced([outcome])
+            body_or_letter = intake.announcement(outcome, record, raw)
+            if isinstance(body_or_letter, DeadLetter):
+                return Prepared(1, [], [])
+            return Prepared(1, [outcome], [], {outcome.key: body_or_letter})
     try:
         body = intake.objects.get(raw_key) if raw_key else None
     except NotFoundError:

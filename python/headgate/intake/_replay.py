@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from headgate._native import core
 from headgate.errors import ConfigError, IntegrityError, NotFoundError
-from headgate.intake._intake import Intake, RawInfo, Taken
+from headgate.intake._intake import Intake, Taken
+from headgate.intake._pipeline import RawInfo
 
 if TYPE_CHECKING:
     from headgate.ports import Json

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import HeadgateError, Kind, TransientError
-from headgate.intake._intake import read_json
+from headgate.intake._bodies import read_json
 from headgate.pipelines.market.models import NewsArticle
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from headgate._registry import shipped_plan
 from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.identity import story_key_of
 from headgate.intake import Normalised, Pipeline, RawInfo, Reject
-from headgate.intake._intake import parse_array, read_json, readable
+from headgate.intake._bodies import parse_array, read_json, readable
 from headgate.pipelines.market.sentiment import reliability_sentiment, what_is_wrong
 from headgate.pipelines.market.sources import READERS
 

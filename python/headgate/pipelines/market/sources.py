@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from headgate.intake._intake import read_json
+from headgate.intake._bodies import read_json
 from headgate.pipelines.market.sentiment import finnhub_sentiment
 from headgate.resilience import Request
 
