@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ class LocalDatabase:
         lock_timeout_s: float | None = None,
     ) -> None:  # fmt: skip
         self.native = core.Database(path, durability == "full", int(busy_timeout_s * 1e6), disk)
+        self.address = f"sqlite:{os.path.realpath(path)}" if path and path != ":memory:" else ""
         self._lock_timeout_s = lock_timeout_s
         self.lock = self._new_lock()
         watch(self, store=True)

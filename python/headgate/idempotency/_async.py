@@ -104,6 +104,11 @@ class AsyncLedger:
         return self.sync.done_ttl
 
     @property
+    def store_identity(self) -> Any:
+        """See `Ledger.store_identity`."""
+        return self.sync.store_identity
+
+    @property
     def metrics(self) -> Metrics | None:
         """Counts results that could not be kept; may be set."""
         return self.sync.metrics

@@ -96,6 +96,7 @@ class AwaitedLedger(AsyncLedger):
         fence: bool = False,
         legacy_keys: bool = False,
     ) -> None:
+        self._store_identity = client
         self._client: Any = _Awaited(client) if is_redis_py(client) else with_protocol(client)
         self._done_ttl = done_ttl
         self._metrics = metrics
@@ -109,6 +110,10 @@ class AwaitedLedger(AsyncLedger):
     def sync(self) -> NoReturn:  # type: ignore[override]
         message = "this AsyncLedger awaits its client: there is no synchronous Ledger of it"
         raise InvalidInputError(message)
+
+    @property
+    def store_identity(self) -> Any:
+        return self._store_identity
 
     @property
     def done_ttl(self) -> float:

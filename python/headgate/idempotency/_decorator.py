@@ -129,8 +129,9 @@ def idempotent_consumer(
     ):  # fmt: skip
         if function is not None:
             check_callable(name, function)
-    if not hasattr(ledger, "claim"):
-        message = f"ledger: expected a Ledger or an AsyncLedger, got a {type(ledger).__name__}"
+    if isinstance(ledger, type) or not hasattr(ledger, "claim"):
+        given = f"the class {ledger.__name__}" if isinstance(ledger, type) else f"a {type(ledger).__name__}"
+        message = f"ledger: expected a Ledger or an AsyncLedger, got {given}"
         raise ConfigError(message)
 
     def decorate(function: Any) -> Any:

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency._keys import check_identity
+from headgate.idempotency._transports import (
+    MARKS,
+    Record,
+    is_record_object,
+    read_record,
+    read_record_object,
+    refusal_of,
+)
 from headgate.identity import canonical_json, event_id
 from headgate.items import MARK, announced_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records of every Kafka client have
-_TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
 
 
 @dataclass(slots=True)
@@ -35,6 +40,7 @@ class EventView:
         place: topic, partition and offset of a Kafka record, which identify a record without a value.
         type: what the envelope says: `event_type`, or the `type` of CloudEvents; otherwise empty.
         stream_id: the id that a DynamoDB stream gave to this record; otherwise empty.
+        refusal: why it has no identity by itself; empty: it has one.
     """
 
     document: Any
@@ -43,6 +49,7 @@ class EventView:
     place: str = ""
     type: str = ""
     stream_id: str = ""
+    refusal: str = ""
 
 
 def read_event(event: Any) -> EventView:
@@ -51,19 +58,22 @@ def read_event(event: Any) -> EventView:
     Raises:
         InvalidInputError: the type that the envelope names is text with a lone surrogate.
     """
-    if event.__class__ is dict and not ("eventSource" in event or "EventSource" in event or "TopicArn" in event):
+    if event.__class__ is dict and MARKS.isdisjoint(event):
         return EventView(event, type=type_of(event))  # the form of most events
     topic = place = header_type = ""
-    if _is_kafka_record(event):
-        topic, place, header_type, event = _read_kafka_record(event)
-        if event is None:
-            return EventView(None, None, topic, place, header_type)
-    elif isinstance(event, Mapping) and event.get("eventSource") == "aws:sqs" and "body" in event:
-        event = event["body"]  # the record around it has another receipt handle at every delivery
-    elif isinstance(event, Mapping) and event.get("eventSource") == "aws:dynamodb" and event.get("eventID"):
-        return EventView(event, stream_id=str(event["eventID"]))
-    elif isinstance(event, Mapping) and event.get("EventSource") == "aws:sns" and "Sns" in event:
-        event = event["Sns"].get("Message", "")  # likewise: the record of a Lambda function that SNS invokes
+    record: Record | None = None
+    if is_record_object(event):
+        record = read_record_object(event)
+    elif isinstance(event, Mapping):
+        if event.get("eventSource") == "aws:dynamodb" and event.get("eventID"):
+            return EventView(event, stream_id=str(event["eventID"]))
+        if refusal := refusal_of(event):
+            return EventView(event, refusal=refusal)
+        record = read_record(event)
+    if record is not None:
+        topic, place, header_type, event = record.topic, record.place, record.type, record.body
+    if event is None:
+        return EventView(None, None, topic, place, header_type)
     if isinstance(event, bytes | bytearray | memoryview | str):
         raw = event.encode("utf-8", "surrogatepass") if isinstance(event, str) else bytes(event)
         try:
@@ -111,22 +121,36 @@ def type_of(document: Any) -> str:
 
 
 def identity_of(view: EventView) -> str:
-    """The identity of an event that was read; see `default_identity`."""
-    if view.text is not None:
+    """The identity of an event that was read; see `default_identity`.
+
+    Raises:
+        InvalidInputError: it has none.
+    """
+    if view.refusal:
+        raise InvalidInputError(view.refusal, Kind.INVALID_RECORD)
+    if view.text:
         return core.sha256_hex(view.text)
     if view.stream_id:
         return view.stream_id
-    if view.document is None and view.place:
-        return view.place
     document = view.document
+    if document is None and view.place:
+        return view.place
+    if document is None or document == "":
+        message = "the event is empty, and so would be the next one; expected something to know it by, or a key"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
     if key := announced_key(document):
         return key
-    if isinstance(document, dict) and document.get("data") is not None:
+    if isinstance(document, dict) and not _is_empty(document.get("data")):
         document = document["data"]
     elif isinstance(document, dict) and (MARK in document or document.get("republished") is True):
         # The marks of a republication say how often something was sent, not what it is.
         document = {k: v for k, v in document.items() if k not in (MARK, "republished")}
     return event_id(document, big_integers="exact")
+
+
+def _is_empty(data: Any) -> bool:
+    """Whether `data` says nothing, so that every envelope with it would be one event."""
+    return data is None or (isinstance(data, str | bytes | dict | list | tuple) and not data)
 
 
 def default_identity(event: Any) -> str:
@@ -135,21 +159,23 @@ def default_identity(event: Any) -> str:
     The announcement of an item is known by the item's key (`headgate.items`), and the marks of a republication, the
     member `headgate` and `"republished": true`, are no part of any identity. Envelopes of SNS are looked into.
 
-    An envelope is made anew when its producer tries again; its `data` stays. Text and bytes are parsed first; what is
-    no JSON is known by its bytes. Kafka records of confluent-kafka, aiokafka and kafka-python are known by their value,
-    one without a value (a tombstone) by its topic, partition and offset. Records of a DynamoDB stream are known by
-    their `eventID`. Integers beyond 2**53 - 1 count with all their digits.
+    An envelope is made anew when its producer tries again; its `data` stays. One with empty `data` is known as a whole.
+    Text and bytes are parsed first; what is no JSON is known by its bytes. Kafka records of confluent-kafka, aiokafka,
+    kafka-python and of a Lambda event are known by their value, one without a value (a tombstone) by its topic,
+    partition and offset; messages of SQS, as boto3 or a Lambda event brings them, by their body; records of Kinesis by
+    their data, those of a DynamoDB stream by their `eventID`. Integers beyond 2**53 - 1 count with all their digits.
 
     Args:
-        event: a mapping, a pydantic model, a dataclass, JSON text or bytes, a Kafka record, a record of SQS or of a
-            DynamoDB stream in a Lambda event, or any value that `headgate.canonical_json` takes.
+        event: a mapping, a pydantic model, a dataclass, JSON text or bytes, a Kafka record, a record of a Lambda event,
+            a message of boto3, or any value that `headgate.canonical_json` takes.
 
     Returns:
         64 hex digits, except for a Kafka record without a value, a record of a DynamoDB stream, and the announcement of
         an item.
 
     Raises:
-        InvalidInputError: the event has no canonical form (a lone surrogate, a set, a naive datetime ...).
+        InvalidInputError: the event has no canonical form (a lone surrogate, a set, a naive datetime ...), is empty
+            (None, an empty text), or is a Lambda event of several SQS messages.
 
     Example:
         >>> default_identity(b'{"id": "new", "data": {"n": 1}}') == default_identity({"id": "old", "data": {"n": 1.0}})
@@ -191,24 +217,6 @@ def _as_document(event: Any) -> Any:
 
         return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
     return event
-
-
-def _is_kafka_record(event: Any) -> bool:
-    return not isinstance(event, dict | str | bytes) and all(hasattr(event, name) for name in _RECORD_FIELDS)
-
-
-def _read_kafka_record(record: Any) -> tuple[str, str, str, Any]:
-    """(topic, place, type of its headers, value). confluent-kafka has methods where the others have attributes."""
-
-    def get(name: str) -> Any:
-        found = getattr(record, name, None)
-        return found() if callable(found) else found
-
-    topic = str(get("topic") or "")
-    headers = {name: value for name, value in get("headers") or () if value is not None}
-    stated = next((headers[name] for name in _TYPE_HEADERS if name in headers), b"")
-    kind = stated.decode("utf-8", "backslashreplace") if isinstance(stated, bytes) else str(stated)
-    return topic, f"{topic}-{get('partition')}-{get('offset')}", kind, get("value")
 
 
 def identity_and_type(

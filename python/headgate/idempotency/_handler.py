@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import ConfigError, HeadgateError, InvalidInputError
@@ -16,7 +16,16 @@ from headgate.errors import ConfigError, HeadgateError, InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_Names = dict[tuple[str, str], weakref.ref[Any]]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_MAX_WRAPPERS = 20
+# Types of most events. None of them has a method that somebody decorated.
+_NO_OWNERS = frozenset({dict, str, bytes, bytearray, memoryview, list, tuple, int, float, bool, type(None)})
+# They call their function when somebody iterates over them.
+_LAZY = frozenset({
+    ("builtins", "map"), ("builtins", "filter"), ("itertools", "starmap"), ("itertools", "filterfalse"),
+    ("itertools", "takewhile"), ("itertools", "dropwhile"), ("itertools", "accumulate"),
+})  # fmt: skip
 _INSTANCE = ("self", "cls")  # what Python's own style guide calls the first parameter of a method
 
 
@@ -44,10 +53,22 @@ def check_handler(where: str, handler: Any) -> None:
 
 
 def unfinished(result: Any) -> str:
-    """What a handler returned instead of a result, if it has not run yet: "a coroutine", "a generator"; or nothing."""
+    """What a handler returned instead of a result, if it has not run yet or not to its end; or nothing.
+
+    Other iterators are results: a database's cursor stands for a statement that has run.
+    """
     if inspect.isawaitable(result):
         return "an awaitable"
-    return "a generator" if inspect.isgenerator(result) or inspect.isasyncgen(result) else ""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        return "a generator"
+    kind = type(result)
+    if (kind.__module__, kind.__name__) in _LAZY:
+        return f"a lazy {kind.__name__}"
+    if kind.__module__ == "contextlib" and kind.__name__.endswith("GeneratorContextManager"):
+        return "a context manager"
+    # A type that nobody imported cannot be the result's: looking costs no import.
+    future = getattr(sys.modules.get("concurrent.futures"), "Future", None)
+    return "a future" if future is not None and isinstance(result, future) else ""
 
 
 def discard_unfinished(result: Any) -> None:
@@ -68,13 +89,15 @@ def refuse_unfinished(
         error: the class to raise.
 
     Raises:
-        HeadgateError: it is a coroutine, another awaitable, or a generator.
+        HeadgateError: it is a coroutine, another awaitable, a generator, a future, or what `unfinished` knows besides.
     """
     what = unfinished(result)
     if what:
         discard_unfinished(result)
         begin = f"{consumer}: " if consumer else ""
         message = f"{begin}the handler returned {what}, so that nothing has run; {advice}"
+        if what == "a future":
+            message = f"{begin}the handler returned a future, which may fail after this; return its result()"
         raise error(message)
 
 
@@ -101,17 +124,16 @@ def default_example(event: Any) -> None:
 
 
 class NameRegistry:
-    """Which handlers of this process have which default name, per ledger.
+    """Which handlers of this process have which default name, per store that holds the claims.
 
     Two handlers of one name would take each other's events for duplicates, so the second one is refused while the first
-    is in use. A handler that is defined again (a cell of a notebook, a reload) may have the name of the one it
-    replaces.
+    is in use, also where each has opened a ledger of its own on one store. A handler that is defined again (a cell of a
+    notebook, a reload) may have the name of the one it replaces.
     """
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], weakref.ref[Any]]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._by_object: weakref.WeakKeyDictionary[Any, _Names] = weakref.WeakKeyDictionary()
+        self._by_address: dict[str, _Names] = {}
 
     def add(self, ledger: Any, namespace: str, name: str, decorated: Any) -> None:
         """Remember a decorated handler under its default name.
@@ -119,7 +141,11 @@ class NameRegistry:
         Raises:
             ConfigError: another handler in use has this name.
         """
-        names = self._known.setdefault(ledger, {})
+        store = getattr(ledger, "store_identity", ledger)
+        if isinstance(store, str):
+            names = self._by_address.setdefault(store, {})
+        else:
+            names = self._by_object.setdefault(store, {})
         if self._is_taken(names.get((namespace, name)), decorated):
             gc.collect()  # a handler that was replaced may only be kept by a reference cycle
             if self._is_taken(names.get((namespace, name)), decorated):
@@ -143,14 +169,20 @@ class EventParameter:
     Attributes:
         index: its position in a call, or -1: it comes by keyword only.
         name: its name, or empty: it has none (`*args`).
-        may_follow_instance: a method whose first parameter is not called `self`: whether an instance comes before the
-            event is seen in the call.
+        name_after_instance: the next parameter's name, which is the event where the first argument of a call is the
+            instance that the handler is a method of; empty: it has none (`*args`), or there is no further one.
+        may_follow_instance: whether that has to be looked for in each call. Nothing says it of a function before a
+            class has it, of a method whose first parameter is not called `self`, and behind a decorator without names.
     """
 
     index: int
     name: str
     handler: Any
     may_follow_instance: bool = False
+    name_after_instance: str = ""
+    _owners: weakref.WeakKeyDictionary[type, bool] = field(
+        default_factory=weakref.WeakKeyDictionary, repr=False, compare=False
+    )
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], decorated: Any) -> Any:
         """The event of one call.
@@ -159,16 +191,26 @@ class EventParameter:
             TypeError: the call does not fit the handler, as Python itself says it.
             InvalidInputError: the call leaves the event out.
         """
-        index = self.index
-        if self.may_follow_instance and args and _is_method_of(type(args[0]), decorated):
-            index += 1
+        index, name = self.index, self.name
+        if self.may_follow_instance and args and args[0].__class__ not in _NO_OWNERS:
+            has_more = len(args) > 1 or (bool(self.name_after_instance) and self.name_after_instance in kwargs)
+            if has_more and self._is_instance(args[0], decorated):
+                index, name = index + 1, self.name_after_instance
         if 0 <= index < len(args):
             return args[index]
-        if self.name in kwargs:
-            return kwargs[self.name]
+        if name in kwargs:
+            return kwargs[name]
         inspect.signature(self.handler).bind(*args, **kwargs)
-        message = f"{handler_name(self.handler)}: the call has no argument {self.name!r}, which is the event"
+        message = f"{handler_name(self.handler)}: the call has no argument {name!r}, which is the event"
         raise InvalidInputError(message)
+
+    def _is_instance(self, value: Any, decorated: Any) -> bool:
+        """Whether the value is what the decorated handler is a method of: an instance, or a class of a class method."""
+        owner = value if isinstance(value, type) else type(value)
+        found = self._owners.get(owner)
+        if found is None:
+            found = self._owners[owner] = _is_method_of(owner, decorated)
+        return found
 
 
 def find_event_parameter(handler: Any, option: str | None) -> EventParameter:
@@ -190,16 +232,17 @@ def find_event_parameter(handler: Any, option: str | None) -> EventParameter:
     if len(places) > 1 and places[0].name in _INSTANCE:
         return EventParameter(1, places[1].name, handler)
     variable = next((p for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
+    keyword = next((p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY), "")
     if places and places[0].name in _INSTANCE and in_class:
-        keyword = next((p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY), "")
         if variable is None and not keyword:
             raise ConfigError(_without_event(handler))
         return EventParameter(1 if variable is not None else -1, keyword, handler)
     if places:
-        return EventParameter(0, places[0].name, handler, may_follow_instance=in_class and len(places) > 1)
+        may_follow = inspect.isfunction(handler) and (len(places) > 1 or variable is not None or bool(keyword))
+        after = places[1].name if len(places) > 1 else "" if variable is not None else keyword
+        return EventParameter(0, places[0].name, handler, may_follow, after)
     if variable is not None:
-        return EventParameter(0, "", handler)
-    keyword = next((p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY), "")
+        return EventParameter(0, "", handler, inspect.isfunction(handler))
     if not keyword:
         raise ConfigError(_without_event(handler))
     return EventParameter(-1, keyword, handler)
@@ -245,8 +288,30 @@ def _module_name(module: str) -> str:
 
 
 def _is_method_of(cls: type, decorated: Any) -> bool:
-    found = inspect.getattr_static(cls, decorated.__name__, None)
-    return found is decorated
+    """Whether a decorated function is a method of the class: one of its attributes leads to it, or its name says so.
+
+    Another decorator around it may hide it, and a subclass may override it and call it by `super()`.
+    """
+    owner, _, name = decorated.__qualname__.rpartition(".")
+    for base in cls.__mro__:
+        members = vars(base)
+        for member in members.values():
+            if _leads_to(member, decorated):
+                return not isinstance(member, staticmethod)
+        if base.__qualname__ == owner and base.__module__ == decorated.__module__:
+            return not isinstance(members.get(name), staticmethod)
+    return False
+
+
+def _leads_to(member: Any, function: Any) -> bool:
+    for _ in range(_MAX_WRAPPERS):
+        if member is function:
+            return True
+        inner = inspect.getattr_static(member, "__wrapped__", None)
+        member = getattr(member, "__func__", None) if inner is None else inner
+        if member is None:
+            return False
+    return False
 
 
 def _is_same(first: Any, second: Any) -> bool:

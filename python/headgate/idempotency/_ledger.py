@@ -117,6 +117,8 @@ class Ledger:
         self._legacy_until: float | None = float("inf") if legacy_keys else _UNREAD if database is not None else None
         self._lock: AbstractContextManager[Any] = database.lock if database is not None else _NOTHING
         self._renewer: LeaseRenewer | None = None
+        # What holds the claims: an address, or an object. Ledgers with an equal one share their keys.
+        self.store_identity: Any = getattr(database, "address", "") or (self if database is None else database)
         watch(self)
 
     @classmethod
@@ -201,7 +203,9 @@ class Ledger:
         clock = clock or core.SystemClock()
         ttl = done_ttl_s(done_ttl)
         native = ScriptLedger(synchronous(client), ttl, clock, random or core.SystemRandom(), fence=fence)
-        return cls(native, clock, done_ttl=ttl, metrics=metrics, legacy_keys=legacy_keys)
+        ledger = cls(native, clock, done_ttl=ttl, metrics=metrics, legacy_keys=legacy_keys)
+        ledger.store_identity = client
+        return ledger
 
     @property
     def legacy_until(self) -> float | None:

@@ -55,14 +55,18 @@ def open_ledger(
         options = _options(parts, {"region": str, "endpoint": str, "profile": str, "fence": _yes, "legacy_keys": _yes})
         fence, legacy = options.pop("fence", False), options.pop("legacy_keys", False)
         table = DynamoLedger.open(_host(parts), options, ttl, clock, random, fence=fence)
-        return cls(table, clock, done_ttl=ttl, metrics=metrics, legacy_keys=legacy)
+        ledger = cls(table, clock, done_ttl=ttl, metrics=metrics, legacy_keys=legacy)
+        ledger.store_identity = _address(parts, *sorted(options.items()))
+        return ledger
     if parts.scheme.endswith("+cluster"):
         from headgate.backends.redispy import RedisPyClient
 
         plain, mine = _without(url.replace("+cluster", "", 1), {"fence", "legacy_keys"})
         options = {name: _checked(name, text, _yes) for name, text in mine.items()}
         client = RedisPyClient.cluster(plain)
-        return cls.on_redis(client, done_ttl=ttl, clock=clock, random=random, metrics=metrics, **options)
+        ledger = cls.on_redis(client, done_ttl=ttl, clock=clock, random=random, metrics=metrics, **options)
+        ledger.store_identity = _address(parts)
+        return ledger
     options = _options(
         parts,
         {
@@ -76,7 +80,9 @@ def open_ledger(
         options.get("ssl_ca_certs", ""), options.get("pool_size", 8), int(options.get("timeout", 5.0) * 1e6),
         int(options.get("reconnect", 1.0) * 1e6), ttl_us, clock, random, options.get("fence", False),
     )  # fmt: skip
-    return cls(native, clock, done_ttl=ttl, metrics=metrics, legacy_keys=options.get("legacy_keys", False))
+    ledger = cls(native, clock, done_ttl=ttl, metrics=metrics, legacy_keys=options.get("legacy_keys", False))
+    ledger.store_identity = _address(parts, _database(parts))
+    return ledger
 
 
 def sqlite_path(url: str) -> str:
@@ -90,6 +96,13 @@ def sqlite_path(url: str) -> str:
         message = f"{url!r}: expected sqlite:///relative/file or sqlite:////absolute/file"
         raise ConfigError(message)
     return path
+
+
+def _address(parts: SplitResult, *more: Any) -> str:
+    """What tells one store from others; without the credentials of its URL."""
+    if parts.scheme == "dynamodb":
+        return f"dynamodb:{parts.netloc}:{more}"
+    return f"{parts.scheme.replace('rediss', 'redis')}:{parts.hostname or '127.0.0.1'}:{parts.port or 6379}:{more}"
 
 
 def _options(parts: SplitResult, known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
