@@ -43,7 +43,7 @@ def test_the_raw_file_is_stored_before_it_is_read(world, monkeypatch):
     real = world.content.store_content
     monkeypatch.setattr(world.content, "store_content", lambda data, kind: calls.append(kind) or real(data, kind))
     monkeypatch.setattr(
-        "headgate.pipelines.uploads.service.extract_text", lambda *_: calls.append("extract") or TEXT.decode()
+        "headgate.pipelines.uploads.examination.extract_text", lambda *_: calls.append("extract") or TEXT.decode()
     )
     world.files.receive("b", "a.txt", TEXT)
     assert calls == [ContentType.RAW_UPLOAD_BLOB, "extract", ContentType.EXTRACTED_PLAINTEXT]

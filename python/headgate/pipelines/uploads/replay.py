@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from headgate.errors import Kind
+from headgate.pipelines.uploads.announcements import FILES
 from headgate.pipelines.uploads.content import ContentRefusedError
 from headgate.pipelines.uploads.outcomes import known_outcome, outcome_of, replacement_of
-from headgate.pipelines.uploads.service import FILES
 
 if TYPE_CHECKING:
     from headgate.pipelines.uploads.service import FileService
