@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from headgate._native import core
 from headgate.backends._local_messages import LocalMessages
 from headgate.backends.local_dead_letters import LocalDeadLetters
 from headgate.backends.local_items import LocalItems
-from headgate.errors import Kind, TransientError
+from headgate.errors import InvalidInputError, Kind, TransientError
 from headgate.identity import compact_json, document_text
 from headgate.ports import Item, Json, Stored
 
@@ -54,6 +55,13 @@ class _BoundedLock:
         self._lock.release()
 
 
+# A statement that ends a transaction, behind any comments; ROLLBACK TO goes back to a savepoint.
+_END = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT\b|END\b|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 class LocalDatabase:
     """One connection, shared by the threads of this process; a transaction holds it until it ends.
 
@@ -86,10 +94,12 @@ class LocalDatabase:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.lock:
+            self._refuse_end(sql)
             return self.native.execute(sql, parameters)[1]
 
     def changes(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         with self.lock:
+            self._refuse_end(sql)
             return self.native.execute(sql, parameters)[2]
 
     @contextmanager
@@ -106,6 +116,16 @@ class LocalDatabase:
                 self.native.rollback()
                 raise
             self.native.commit()
+
+    def _refuse_end(self, sql: str) -> None:
+        """A transaction of `transaction()` is ended by it alone: whoever ended it inside would undo an effect that is
+        then marked as done, or keep one that is not."""
+        if self.native.in_transaction and _END.match(sql):
+            message = (
+                "the statement would end a transaction that is not its own; expected none of COMMIT, END and ROLLBACK: "
+                "an exception rolls back (SAVEPOINT and ROLLBACK TO can be used)"
+            )
+            raise InvalidInputError(message)
 
     def close(self) -> None:
         with self.lock:

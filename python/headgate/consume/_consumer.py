@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from headgate.errors import ConfigError, TransientError
+from headgate.consume._unavailable import UNAVAILABLE
+from headgate.errors import ConfigError
 from headgate.idempotency._decorator import ON_UNAVAILABLE
 from headgate.idempotency._events import earlier_identity, identity_and_type
 from headgate.idempotency._handler import check_handler, is_async
@@ -30,8 +31,6 @@ Effects = Literal["transaction", "writes", "plain"]
 Tombstones = Literal["dead_letter", "skip", "handle"]
 EFFECTS: tuple[Effects, ...] = ("transaction", "writes", "plain")
 TOMBSTONES: tuple[Tombstones, ...] = ("dead_letter", "skip", "handle")
-# What a handler raises when something that it needs is unavailable: no attempt, see `Consumer.unavailable`.
-UNAVAILABLE: tuple[type[BaseException], ...] = (TransientError, ConnectionError, TimeoutError)
 
 
 class Handler(Protocol):
@@ -72,9 +71,10 @@ class Consumer:
             one goes to the dead letters.
         tombstones: what to do with a Kafka record without a value: "dead_letter", "skip" (acknowledge it), or "handle"
             (call the handler with None).
-        unavailable: exceptions of the handler that say that something it needs is unavailable. They count as no
-            attempt, so that an outage buries nothing; the message comes back after a back-off, for as long as
-            `unavailable_limit_s`.
+        unavailable: exceptions of the handler that say that something it needs is unavailable; by default also those
+            of redis-py, requests, httpx, urllib3, aiohttp, botocore and pymongo. They, what is raised `from` them, and
+            a group of nothing else count as no attempt, so that an outage buries nothing; the message comes back after
+            a back-off, for as long as `unavailable_limit_s`.
         unavailable_limit_s: a message that has met such exceptions for so long in this process is counted as failing.
         backoff_base_s, backoff_cap_s: a failed message comes back after base * 2**attempts seconds, at most the cap.
         serializer: result -> a value that JSON can hold; default the rule of docs/formats.md.

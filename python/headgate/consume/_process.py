@@ -24,6 +24,7 @@ from headgate.consume._messages import (
     Outcome,
     delivering,
 )
+from headgate.consume._unavailable import is_unavailable
 from headgate.errors import (
     ConfigError,
     ConflictError,
@@ -53,6 +54,18 @@ _MAX_AWAY = 10_000  # how many messages whose handler was unavailable are rememb
 Acknowledge = Callable[["Transaction | None"], None]
 
 
+def check_ledger(consumer: Consumer, ledger: Any) -> None:
+    """Refuse what is no `Ledger`.
+
+    Raises:
+        ConfigError: an `AsyncLedger`, the class itself, a URL.
+    """
+    if isinstance(ledger, type) or not hasattr(ledger, "database"):
+        given = f"the class {ledger.__name__}" if isinstance(ledger, type) else f"a {type(ledger).__name__}"
+        message = f"consumer {consumer.name}: a worker needs a Ledger, and got {given}"
+        raise ConfigError(message)
+
+
 class Processor:
     """Runs a consumer's handler for one message after the other, from any number of threads.
 
@@ -75,9 +88,7 @@ class Processor:
         self, consumer: Consumer, ledger: Ledger, clock: Clock, dead_letter_sink: DeadLetterSink | None,
         metrics: Metrics | None = None, items: LifeCycle | None = None, *, joint: bool = True,
     ) -> None:  # fmt: skip
-        if not hasattr(ledger, "database"):
-            message = f"consumer {consumer.name}: a worker needs a Ledger, and got a {type(ledger).__name__}"
-            raise ConfigError(message)
+        check_ledger(consumer, ledger)
         if consumer.effects == "transaction" and ledger.database is None:
             message = (
                 f"consumer {consumer.name}: effects='transaction' needs a SQLite ledger in the database that the "
@@ -116,7 +127,9 @@ class Processor:
             # The ledger or the dead-letter sink is unavailable: the message stays in its queue.
             self._log("message kept", delivery, error=error.kind.value)
             processed = self._away(error.kind.value)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # A transport's or a callback's bug must not end the worker: nothing was settled, so the message comes back.
             self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
             processed = DeliveryResult(Outcome.WAITING, _AWAY_S, type(error).__name__)
@@ -138,10 +151,12 @@ class Processor:
             return DeliveryResult(Outcome.HANDLED)
         try:
             body, key, legacy_key, payload = self._read(delivery)
-        except self.consumer.unavailable as error:
-            self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
-            return self._away(type(error).__name__)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if is_unavailable(error, self.consumer.unavailable):
+                self._log("message kept", delivery, error=type(error).__name__, traceback=code_path(error))
+                return self._away(type(error).__name__)
             # Without a key nothing can be claimed. A consumer's own key function may raise anything.
             kind = error.kind if isinstance(error, HeadgateError) else Kind.INVALID_RECORD
             if not isinstance(error, HeadgateError):
@@ -293,7 +308,7 @@ class Processor:
 
     def _is_away(self, claim: Claim, error: BaseException) -> bool:
         """Whether a failure is not this message's: something its handler needs is unavailable, and not for too long."""
-        if not isinstance(error, self.consumer.unavailable):
+        if not is_unavailable(error, self.consumer.unavailable):
             return False
         now = self.clock.mono_us()
         since = self._away_since.setdefault(claim.key, now)
@@ -320,7 +335,7 @@ class Processor:
             return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(cause.attempts), str(cause.kind))
         try:
             self._store_dead_letter_and_complete(self._dead_letter_sink, delivery, claim, cause, acknowledge)
-        except Exception:
+        except BaseException:
             # The dead letter could not be kept. The message comes back for it without another run, with the same
             # reason, and without waiting for the end of this lease.
             if claim is not None:

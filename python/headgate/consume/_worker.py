@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._messages import ConsumeResult, DeadLetterCause, Delivery
-from headgate.consume._process import Processor
+from headgate.consume._process import Processor, check_ledger
 from headgate.errors import ConfigError, HeadgateError, TransientError
 from headgate.idempotency._renew import LeaseRenewer
 from headgate.ports import DeadLetter
@@ -53,6 +53,7 @@ class Worker:
         self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None,
         items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
+        check_ledger(consumer, ledger)
         self.consumer = consumer
         self.store = store
         self.ledger = ledger

@@ -50,7 +50,9 @@ def _one(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = _validation(error) or str(error)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an exception's own method may raise anything, SystemExit too
         return f"{name}: (its text cannot be read)"
     return f"{name}: {printable(text[:_MAX_TEXT])}"
 

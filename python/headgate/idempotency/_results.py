@@ -62,7 +62,9 @@ def text_or_reason(value: Any, serializer: Callable[[Any], str | bytes] | None =
         return None, str(why)
     except RecursionError:
         return None, "too_deep"
-    except Exception:  # the value's own methods may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the value's own methods may raise anything, SystemExit too
         return None, "raised"
 
 
