@@ -75,7 +75,7 @@ def _pass_over_others(state: Json, names: Sequence[str]) -> None:
 def _without_exported(store: LocalStore, rows: Sequence[tuple[int, str]], others: Sequence[bytes]) -> list[str]:
     if not others or not rows:
         return [doc for _, doc in rows]
-    lines = [line for data in others for line in data.decode().splitlines()]
+    lines = [line for data in others for line in data.decode().split("\n") if line]
     keys = dict(
         store.db.execute(
             "SELECT rowid, key FROM items WHERE pipeline = ? AND rowid BETWEEN ? AND ?",

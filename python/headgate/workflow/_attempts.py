@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headgate.workflow import _states
-from headgate.workflow._failure import TIMEOUT, StateError
+from headgate.workflow._failure import TIMEOUT, StateError, evaluating
 from headgate.workflow._frames import CALLBACK, JOB, TASK, Frame
-from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text
+from headgate.workflow._json import LIMIT_BYTES, describe_not_json, size_bytes, to_text, whole_text
 from headgate.workflow._program import Resource, State, TaskState
 from headgate.workflow._rules import too_large
 from headgate.workflow._values import Scope
@@ -189,7 +189,8 @@ def apply_outcome(engine: Engine, frame: Frame, outcome: Outcome) -> None:
 
 def _finish(engine: Engine, frame: Frame, state: TaskState, result: Any) -> None:
     try:
-        output, variables = _states.finish(state, engine.scope_of(frame, state), result, frame.input)
+        with evaluating():
+            output, variables = _states.finish(state, engine.scope_of(frame, state), result, frame.input)
         engine.leave(frame, state, output, variables, state.next)
     except StateError as error:
         engine.fail(frame, state, error)
@@ -202,6 +203,7 @@ def _queue(engine: Engine, frame: Frame) -> None:
 
 
 def _fail_task(engine: Engine, frame: Frame, state: TaskState, error: str | None, cause: str | None) -> None:
+    error, cause = (None if text is None else whole_text(text) for text in (error, cause))
     details = {k: v for k, v in (("error", error), ("cause", cause)) if v is not None}
     about = _about(state.resource) if _family(state.resource) == "Task" else {}
     engine.emit(frame, f"{_family(state.resource)}Failed", {**about, **details})
@@ -238,6 +240,7 @@ def time_out(engine: Engine, frame: Frame, state: State) -> None:
 
 def _time_out(engine: Engine, frame: Frame, state: TaskState, cause: str | None) -> None:
     about = _about(state.resource) if _family(state.resource) == "Task" else {}
+    cause = None if cause is None else whole_text(cause)
     details = {**about, "error": TIMEOUT} | ({} if cause is None else {"cause": cause})
     engine.emit(frame, f"{_family(state.resource)}TimedOut", details)
     engine.fail(frame, state, StateError(TIMEOUT, cause))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -123,7 +122,7 @@ def holds(condition: Condition, scope: Scope) -> bool:
     if condition.operator in TYPE_TESTS:
         return _has_type(condition.operator, left) is right
     if condition.operator == "StringMatches":
-        return isinstance(left, str) and _pattern(right).fullmatch(left) is not None
+        return isinstance(left, str) and _matches(_pattern(right), left)
     return _compare(condition.operator, left, right)
 
 
@@ -160,15 +159,35 @@ def _compare(name: str, left: Any, right: Any) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _pattern(text: str) -> re.Pattern[str]:
-    """`*` is any text; `\\*` is a star, and `\\\\` a backslash."""
-    out = []
+def _pattern(text: str) -> tuple[str, ...]:
+    """The texts between the stars; `\\*` is a star of its own, and `\\\\` a backslash."""
+    parts = [""]
     at = 0
     while at < len(text):
         if text[at] == "\\" and text[at + 1 : at + 2] in ("*", "\\"):
-            out.append(re.escape(text[at + 1]))
+            parts[-1] += text[at + 1]
             at += 2
             continue
-        out.append(".*" if text[at] == "*" else re.escape(text[at]))
+        if text[at] == "*":
+            parts.append("")
+        else:
+            parts[-1] += text[at]
         at += 1
-    return re.compile("".join(out), re.DOTALL)
+    return tuple(parts)
+
+
+def _matches(parts: tuple[str, ...], text: str) -> bool:
+    """Whether the text is the parts with anything between them. The leftmost place of each part will do, so that the
+    time does not grow with the number of stars, as a regular expression's would."""
+    if len(parts) == 1:
+        return text == parts[0]
+    first, last = parts[0], parts[-1]
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in parts[1:-1]:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from headgate.workflow import _states
-from headgate.workflow._failure import TOLERATED, StateError, runtime_error
+from headgate.workflow._failure import TOLERATED, StateError, evaluating, runtime_error
 from headgate.workflow._frames import CHILDREN, FAILED, SUCCEEDED, Frame
 from headgate.workflow._json import to_text
 from headgate.workflow._jsonata import expect_type
@@ -183,7 +183,8 @@ def _finish(engine: Engine, frame: Frame, state: State, results: list[Any], kind
         if isinstance(state, MapState) and state.is_distributed:
             engine.emit(frame, "MapRunSucceeded")
         scope = engine.scope_of(frame, state)
-        output, variables = _states.finish(state, scope, result, frame.input)
+        with evaluating():
+            output, variables = _states.finish(state, scope, result, frame.input)
         engine.emit(frame, f"{kind}StateSucceeded")
         engine.drop_children(frame)
         frame.data.pop("items", None)
@@ -210,7 +211,8 @@ def child_succeeded(engine: Engine, frame: Frame, state: State, child: Frame) ->
 
 def _go_on(engine: Engine, frame: Frame, state: MapState) -> None:
     try:
-        _spawn(engine, frame, state)
+        with evaluating():
+            _spawn(engine, frame, state)
     except StateError as error:
         _abort_children(engine, frame)
         engine.fail(frame, state, error)

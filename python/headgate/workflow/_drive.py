@@ -24,7 +24,7 @@ from headgate.workflow._attempts import (
 )
 from headgate.workflow._engine import Engine
 from headgate.workflow._frames import CALLBACK, FAILED, JOB, RUNNING, SUCCEEDED, TASK, Frame
-from headgate.workflow._json import to_text
+from headgate.workflow._json import load_json, to_text
 from headgate.workflow._mocks import is_submitted_first
 from headgate.workflow._store import TAKEN, NewExecution
 
@@ -263,7 +263,7 @@ class Drive:
         data = given.get("Input", {})
         if isinstance(data, str):
             try:
-                data = json.loads(data)
+                data = load_json(data)
             except ValueError:
                 cause = "Invalid State Machine Execution Input: 'Input' is no JSON"
                 return Failed("StepFunctions.InvalidExecutionInputException", cause)

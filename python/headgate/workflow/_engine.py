@@ -12,7 +12,7 @@ from typing import Any
 
 from headgate._native import core
 from headgate.workflow import _states
-from headgate.workflow._failure import RUNTIME, StateError
+from headgate.workflow._failure import RUNTIME, StateError, evaluating
 from headgate.workflow._frames import (
     ABORTED,
     ATTEMPT,
@@ -235,7 +235,8 @@ class Engine:
             if frame.phase == ENTER:
                 self._enter(frame, state)
             try:
-                self._attempt(frame, state)
+                with evaluating():
+                    self._attempt(frame, state)
             except StateError as error:
                 self.fail(frame, state, error)
 
@@ -343,7 +344,9 @@ class Engine:
     def _catch(self, frame: Frame, state: State, catcher: Any, error_output: dict[str, Any]) -> None:
         frame.data.pop("token", None)
         try:
-            output, variables = _states.caught(catcher, state, self.scope_of(frame, state), error_output, frame.input)
+            with evaluating():
+                scope = self.scope_of(frame, state)
+                output, variables = _states.caught(catcher, state, scope, error_output, frame.input)
             self.drop_children(frame)
             self.leave(frame, state, output, variables, catcher.next)
         except StateError as second:
@@ -496,7 +499,8 @@ class Engine:
             frame.phase = ATTEMPT
         elif frame.phase == SLEEP:
             try:
-                self._leave_wait(frame, state)
+                with evaluating():
+                    self._leave_wait(frame, state)
             except StateError as error:
                 self.fail(frame, state, error)
         elif frame.phase in TIMED_PHASES:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from headgate.errors import HeadgateError
+from headgate.workflow._json import whole_text
+
+_MAX_TEXT = 500  # characters of an exception in a cause
 # Names that the States Language gives to errors. They are matched by Retry and Catch, so they never change.
 ALL = "States.ALL"
 TASK_FAILED = "States.TaskFailed"
@@ -54,6 +60,25 @@ class StateError(Exception):
 def runtime_error(cause: str) -> StateError:
     """A `States.Runtime` failure: neither retried nor caught by States.ALL, it ends the execution."""
     return StateError(RUNTIME, cause, decorated=True)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Whatever goes wrong while a state's fields are evaluated is the state's failure: an execution always ends.
+
+    Errors of headgate's own (a store, a lease) pass: they say nothing of the state.
+
+    Raises:
+        StateError: States.Runtime instead of any other exception.
+    """
+    try:
+        yield
+    except (StateError, HeadgateError):
+        raise
+    except Exception as error:
+        text = "the data are nested too deeply" if isinstance(error, RecursionError) else whole_text(error)
+        message = f"The fields of the state cannot be evaluated: {type(error).__name__}: {text[:_MAX_TEXT]}"
+        raise runtime_error(message) from error
 
 
 @dataclass(frozen=True)

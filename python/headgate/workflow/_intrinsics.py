@@ -12,7 +12,6 @@ import base64
 import binascii
 import functools
 import hashlib
-import json
 import math
 import random
 import uuid
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headgate.workflow._json import to_text
+from headgate.workflow._json import load_json, to_text
 from headgate.workflow._paths import Path, PathSyntaxError, parse_path
 
 Resolve = Callable[[Path], Any]
@@ -149,7 +148,7 @@ class _Parser:
         if word in ("true", "false", "null"):
             return {"true": True, "false": False, "null": None}[word]
         try:
-            value = json.loads(word)
+            value = load_json(word)
         except ValueError:
             raise self.error(f"{word!r} is no argument") from None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -275,13 +274,9 @@ def _string_to_json(value: Any) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return load_json(text)
     except ValueError:
         raise IntrinsicError(f"'{text}' is not valid JSON") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _partition(items: Any, size: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from headgate.errors import NotFoundError
 from headgate.workflow import _states
 from headgate.workflow._failure import ITEM_READER, RESULT_WRITER, StateError
 from headgate.workflow._frames import FAILED, SUCCEEDED, Frame
-from headgate.workflow._json import to_text
+from headgate.workflow._json import load_json, to_text
 from headgate.workflow._program import ItemBatcher, ItemReader, MapState
 from headgate.workflow._values import Scope
 
@@ -96,16 +96,16 @@ def _parse(data: bytes, reader: ItemReader, services: MapObjects, bucket: str) -
         from pyarrow import parquet
 
         rows = parquet.read_table(io.BytesIO(data)).to_pylist()
-        return list(json.loads(json.dumps(rows, default=str)))  # times and decimals as text
+        return list(load_json(json.dumps(rows, default=str)))  # times and decimals as text
     text = data.decode("utf-8-sig")
     if kind == "JSONL":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [load_json(line) for line in text.split("\n") if line.strip()]
     if kind == "CSV":
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=reader.delimiter) if row]
         headers = list(reader.headers) if reader.header_location == "GIVEN" else (rows[0] if rows else [])
         body = rows if reader.header_location == "GIVEN" else rows[1:]
         return [dict(zip(headers, row + [""] * (len(headers) - len(row)), strict=False)) for row in body]
-    value = json.loads(text)
+    value = load_json(text)
     if kind == "MANIFEST":
         return [item for entry in value["files"] for item in _manifest_file(services, bucket, entry["key"])]
     for part in reader.items_pointer.split("/")[1:]:

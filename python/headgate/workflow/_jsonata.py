@@ -14,8 +14,9 @@ from typing import Any
 from headgate.errors import ConfigError, Kind
 from headgate.workflow._failure import QUERY, StateError
 from headgate.workflow._intrinsics import IntrinsicError, _hash, _partition, _range
-from headgate.workflow._json import to_text, type_name
+from headgate.workflow._json import is_whole_text, load_json, to_text, type_name
 
+MAX_STEPS = 2_000_000  # of one evaluation: some ten seconds
 _REFUSED = ("eval",)  # Step Functions has no $eval; $parse reads JSON
 
 
@@ -82,7 +83,9 @@ class Expression:
         null = utils.NULL_VALUE
         where = f"The JSONata expression '{self.text}' specified for the field '{field}'"
         try:
-            value = self._compiled.evaluate(None, {k: null if v is None else v for k, v in variables.items()})
+            given = {k: null if v is None else v for k, v in variables.items()}
+            # The package calls what is bound to this name before each step.
+            value = self._compiled.evaluate(None, {**given, "__evaluate_entry": _Steps()})
         except _library().JException as error:
             code = f"{error.error}: " if error.error else ""
             cause = f"{where} threw an error during evaluation. {code}{error}"
@@ -99,11 +102,26 @@ class Expression:
         return _plain(value, null, where, field)
 
 
+class _Steps:
+    """Counts the steps of one evaluation, so that an expression that calls itself for ever ends."""
+
+    def __init__(self) -> None:
+        self._left = MAX_STEPS
+
+    def __call__(self, *_: Any) -> None:
+        self._left -= 1
+        if self._left < 0:
+            message = f"D1012: The expression takes more than {MAX_STEPS} steps: does a function call itself for ever?"
+            raise ValueError(message)
+
+
 def _plain(value: Any, null: Any, where: str, field: str) -> Any:
     """Lists and objects of the package as plain JSON."""
     if value is null or value is None:
         return None
-    if isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return _whole(value, where, field)
+    if isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -113,11 +131,18 @@ def _plain(value: Any, null: Any, where: str, field: str) -> Any:
     if isinstance(value, list | tuple | range):
         return [_plain(item, null, where, field) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, null, where, field) for key, item in value.items()}
+        return {_whole(str(key), where, field): _plain(item, null, where, field) for key, item in value.items()}
     if hasattr(value, "__iter__"):
         return [_plain(item, null, where, field) for item in value]
     cause = f"{where} returned an unexpected result type. Expected a JSON value, but was 'function'."
     raise StateError(QUERY, cause, decorated=True, evaluation=True, location=field)
+
+
+def _whole(text: str, where: str, field: str) -> str:
+    if not is_whole_text(text):
+        cause = f"{where} threw an error during evaluation. The text holds half a surrogate pair"
+        raise StateError(QUERY, cause, decorated=True, evaluation=True, location=field)
+    return text
 
 
 def expect_type(value: Any, expected: str, text: str, field: str) -> Any:
@@ -144,11 +169,9 @@ def _no_function(name: str, *arguments: Any) -> Any:
 
 
 def _parse(text: Any = None, *rest: Any) -> Any:
-    import json
-
     if text is None:
         return None
-    value = json.loads(text)
+    value = load_json(text)
     return _library().Utils.NULL_VALUE if value is None else value
 
 

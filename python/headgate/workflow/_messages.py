@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from headgate.errors import InvalidInputError, Kind
+from headgate.workflow._json import load_json
 
 _RECORD_MARKS = ("messageId", "receiptHandle", "eventSource", "eventSourceARN")
 _SNS_CONFIRMATIONS = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
@@ -113,21 +114,14 @@ def parse_json(text: str | bytes, what: str) -> Any:
         headgate.errors.InvalidInputError: the body is not JSON: NaN is no JSON number
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        return load_json(text, _object)
     except json.JSONDecodeError as error:
         message = f"{what} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
     except UnicodeDecodeError as error:
         message = f"{what} is not JSON: byte {error.start} is not UTF-8"
-    except RecursionError:
-        message = f"{what} is not JSON that can be read: it is nested too deeply"
     except ValueError as error:  # raised by the two hooks, and by integers with more digits than Python converts
         message = f"{what} is not JSON: {error}"
     raise InvalidInputError(message, Kind.INVALID_JSON)
-
-
-def _refuse_constant(name: str) -> Any:
-    message = f"{name} is no JSON number"
-    raise ValueError(message)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

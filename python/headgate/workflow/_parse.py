@@ -16,7 +16,7 @@ from typing import Any
 
 from headgate.workflow._choice import parse_condition
 from headgate.workflow._failure import Finding, child
-from headgate.workflow._json import type_name
+from headgate.workflow._json import load_json, type_name
 from headgate.workflow._jsonata import is_expression
 from headgate.workflow._parse_fields import TRANSITION, FieldReader, Findings, parse_timestamp
 from headgate.workflow._parse_map import map_fields
@@ -118,7 +118,7 @@ def _as_object(definition: Any, findings: Findings) -> dict[str, Any] | None:
             findings.error("$", "Definition must be a valid JSON object", "write a JSON object with StartAt and States")
             return None
         try:
-            definition = json.loads(definition, object_pairs_hook=pairs)
+            definition = load_json(definition, pairs)
         except ValueError as error:
             findings.error("$", _json_problem(definition, error), "mend the JSON", "INVALID_JSON_DESCRIPTION")
             return None

@@ -170,7 +170,10 @@ class _PathParser:
         if self._peek() == "(":
             if name not in FUNCTIONS:
                 raise self._error(f"there is no function {name}()")
-            return Step("function", (name, self._arguments()))
+            arguments = self._arguments()
+            if name == "index" and (len(arguments) != 1 or not isinstance(arguments[0], int | Path)):
+                raise self._error("index() takes one whole number")
+            return Step("function", (name, arguments))
         return Step("name", (name,), deep)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -428,22 +431,38 @@ def _function(call: tuple[str, tuple[Any, ...]], data: Any, root: Any) -> list[A
     if name == "keys":
         return [list(data)] if isinstance(data, dict) else None
     if name == "concat":
-        parts = [*(data if isinstance(data, list) else []), *given]
-        return ["".join(str(part) for part in parts)]
+        texts = [part for part in data if isinstance(part, str)] if isinstance(data, list) else []
+        return ["".join([*texts, *(part if isinstance(part, str) else _shown(part) for part in given)])]
     if name == "append":
         return [[*data, *given]] if isinstance(data, list) else [data]
     if name in ("first", "last", "index"):
-        place = 0 if name == "first" else -1 if name == "last" else int(given[0])
+        place = 0 if name == "first" else -1 if name == "last" else given[0]
+        if isinstance(place, bool) or not isinstance(place, int):
+            return None
         return [data[place]] if isinstance(data, list) and -len(data) <= place < len(data) else None
     values = [v for v in (data if isinstance(data, list) else []) + given if _is_number(v)]
     if not values:
         raise PathNotFoundError(f"Aggregation function attempted to calculate value using empty array: {name}()")
-    mean = sum(values) / len(values)
-    results: dict[str, float] = {
-        "min": float(min(values)), "max": float(max(values)), "avg": mean, "sum": float(sum(values)),
-        "stddev": math.sqrt(sum(v * v for v in values) / len(values) - mean * mean) if name == "stddev" else 0.0,
-    }  # fmt: skip
-    return [results[name]]
+    try:
+        result = _aggregate(name, [float(value) for value in values])
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise PathNotFoundError(f"Aggregation function attempted to calculate a value that is no number: {name}()")
+    return [result]
+
+
+def _aggregate(name: str, values: list[float]) -> float:
+    if name in ("min", "max"):
+        return min(values) if name == "min" else max(values)
+    total = sum(values)
+    if name == "sum":
+        return total
+    mean = total / len(values)
+    if name == "avg":
+        return mean
+    # Rounding may leave the variance of equal values below 0.
+    return math.sqrt(max(0.0, sum(v * v for v in values) / len(values) - mean * mean))
 
 
 def _argument(argument: Any, data: Any, root: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from headgate.workflow._failure import (
@@ -32,7 +33,10 @@ def matches(names: tuple[str, ...], error: str | None) -> bool:
 
 def retry_delay_us(retrier: Retrier, used: int) -> int:
     """How long to wait before the next attempt, `used` attempts having been made."""
-    delay = retrier.interval_s * retrier.backoff_rate ** min(used, 1_000)
+    try:
+        delay = retrier.interval_s * float(retrier.backoff_rate) ** used
+    except OverflowError:
+        delay = math.inf
     if retrier.max_delay_s is not None:
         delay = min(delay, retrier.max_delay_s)
     delay = min(delay, _YEAR_S)

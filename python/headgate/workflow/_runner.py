@@ -271,6 +271,8 @@ class LocalRunner:
                 self.advance(execution)
             except HeadgateError as error:
                 log.warning("an execution cannot go on", extra={"execution": execution, "error": str(error)})
+            except Exception as error:
+                log.error("an execution cannot go on", extra={"execution": execution, "error": type(error).__name__})
         return found
 
     def next_wake_us(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from headgate.workflow._failure import NO_CHOICE, QUERY, RESULT_PATH, StateError, runtime_error
@@ -21,6 +22,7 @@ from headgate.workflow._program import (
 from headgate.workflow._values import Constant, JsonataValue, Scope, Value, select
 
 _ROOT = parse_path("$")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")  # what Java's Long.parseLong takes
 
 
 def effective_input(state: State, scope: Scope) -> Any:
@@ -217,11 +219,8 @@ def as_whole(value: Any) -> int | None:
     """A whole number, or a text that holds one; None for anything else."""
     if type_name(value) == "number":
         return value if isinstance(value, int) else None
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            return None
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)
     return None
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from headgate.errors import HeadgateError
+from headgate.errors import HeadgateError, InterruptedRunError, StaleLeaseError
 from headgate.workflow._attempts import Done, Failed, Outcome, Submitted, TaskRequest, TimedOut
 from headgate.workflow._failure import RUNTIME
-from headgate.workflow._json import describe_not_json, to_text
+from headgate.workflow._json import describe_not_json, to_text, whole_text
 from headgate.workflow._program import Machine, Resource, TaskState
 from headgate.workflow._values import Constant, JsonataValue, ObjectValue
 
@@ -68,6 +69,10 @@ class TaskTable:
             return Failed(failure.error, failure.cause)
         except TimeoutError as error:
             return TimedOut(str(error) or None)
+        except (StaleLeaseError, InterruptedRunError):
+            raise  # of whoever runs the execution: they say nothing of the task
+        except Exception as error:
+            return Failed(*lambda_error(error))
         if isinstance(result, Submitted):
             return result
         return Submitted(result) if resource.pattern == "waitForTaskToken" else Done(result)
@@ -110,8 +115,13 @@ class TaskTable:
             result = function(json.loads(to_text(payload)))
         except TaskFailure:
             raise
+        except SystemExit as error:  # Lambda's own name for a function that ends its process
+            cause = f"RequestId: local Error: Runtime exited with error: exit status {error.code}"
+            raise TaskFailure("Runtime.ExitError", cause) from None
         except Exception as error:
             raise TaskFailure(*lambda_error(error)) from error
+        if inspect.iscoroutine(result):
+            result.close()  # or Python warns that it was never awaited
         problem = describe_not_json(result)
         if problem is not None:
             message = f"Unable to marshal response: {problem}"
@@ -173,7 +183,7 @@ def _constant(state: TaskState, member: str) -> str | None:
 def lambda_error(error: Exception) -> tuple[str, str]:
     """Error name and cause of an exception, as Lambda reports it: the class's name, and JSON."""
     name = str(getattr(error, "error_name", type(error).__name__))  # a stage's failure names its error itself
-    text = error.message if isinstance(error, HeadgateError) else str(error)
+    text = whole_text(error.message if isinstance(error, HeadgateError) else error)
     frames = traceback.extract_tb(error.__traceback__)[1:][-_TRACE_LINES:]
     trace = [f"  {frame.name}, line {frame.lineno}" for frame in frames]
     return name, to_text({"errorMessage": text, "errorType": name, "stackTrace": trace})
