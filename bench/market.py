@@ -1,4 +1,4 @@
-"""Rows of spec 001: failover over the wire, breaker and retry around a call, and 100,000 items collected and stored."""
+"""Rows of the market pipeline: failover over the wire, breaker and retry around a call, and 100,000 items collected and stored."""
 
 from __future__ import annotations
 

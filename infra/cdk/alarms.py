@@ -1,4 +1,4 @@
-"""Alarms of specification 003: executions, queues, dead letters, functions."""
+"""Alarms of the workflows: executions, queues, dead letters, functions."""
 
 from __future__ import annotations
 

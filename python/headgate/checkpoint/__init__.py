@@ -1,4 +1,4 @@
-"""Many small JSON files become one Parquet file, incrementally, exactly once per file version (spec 002).
+"""Many small JSON files become one Parquet file, incrementally, exactly once per file version.
 
 Everything is imported on first use: a run of some new files takes a few tenths of a second, imports included.
 """

@@ -1,4 +1,4 @@
-"""The checkpoint as a Lambda function (spec 002, section 4)."""
+"""The checkpoint as a Lambda function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduled collection (spec 001, sections 5 to 7)."""
+"""The scheduled collection as a Lambda function: one round of the sources, its metrics, and a sweep."""
 
 from __future__ import annotations
 

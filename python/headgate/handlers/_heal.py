@@ -1,4 +1,4 @@
-"""The healing sweep as a part of other handlers, and as one with its own schedule (spec 000, section 7)."""
+"""The healing sweep as a part of other handlers, and as one with its own schedule."""
 
 from __future__ import annotations
 

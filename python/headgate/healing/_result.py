@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SELF_HEALING_THRESHOLD_HOURS = 1.0
 SELF_HEALING_BATCH_SIZE = 100
-SELF_HEALING_MAX_ATTEMPTS = 5  # decision 3
+SELF_HEALING_MAX_ATTEMPTS = 5  # then an item is quarantined, so that a poisonous one does not circle for ever
 NAMESPACE = "SentimentAnalyzer"
 _MAX_ERRORS = 100
 

@@ -10,10 +10,10 @@ from headgate.intake._freshness import is_believable
 if TYPE_CHECKING:
     from headgate.ports import Clock, Json
 
-# spec 001, decision 11; store_failed is headgate's own
+# Frozen: rules on the receiving side filter by these words.
 AlertType = Literal["consecutive_failure", "high_latency", "all_sources_down", "recovery", "store_failed"]
-LATENCY_S = 30.0  # spec 001, section 1: three times the 10 s of one source
-COOLDOWN_S = 300.0  # spec 001, section 4
+LATENCY_S = 30.0  # three times the 10 s that one source has
+COOLDOWN_S = 300.0  # between two alerts of one kind
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "CollectionResult", "Collector"]
 
 log = logging.getLogger("headgate.intake")
-# spec 001, section 2: the error codes of a collection event.
+# Kind of a failed attempt -> the error code of a collection event. Frozen: dashboards filter by these words.
 _ERROR_CODES = {
     "timeout": "TIMEOUT",
     "malformed_response": "MALFORMED_RESPONSE",
@@ -33,7 +33,7 @@ _ERROR_CODES = {
     "permission_denied": "TLS_REFUSED",
 }
 _HTTP_CODES = {429: "RATE_LIMIT", 401: "AUTH_FAILED", 403: "AUTH_FAILED"}
-_MAX_MESSAGE = 1000  # spec 001: error_message <= 1000
+_MAX_MESSAGE = 1000  # characters of error_message; consumers of the event refuse longer ones
 _TRIES = 64  # of a conditional write of the state: each loss is another process's success
 
 

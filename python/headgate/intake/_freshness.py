@@ -1,4 +1,4 @@
-"""How old the data is, and whether that is too old (spec 001, SC-001 and its edge cases)."""
+"""How old the data is, and whether that is too old."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headgate._native import core
 if TYPE_CHECKING:
     from headgate.ports import Calendar, Json
 
-OPEN_LIMIT_S = 15 * 60.0  # SC-001
+OPEN_LIMIT_S = 15 * 60.0  # while collections are scheduled: three missed ones
 SKEW_US = 60_000_000  # how far hosts' clocks may differ
 CLOSED_LIMIT_S = 60 * 60.0  # outside market hours up to an hour is fine
 

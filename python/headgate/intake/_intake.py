@@ -129,7 +129,7 @@ class Intake:
         return taken
 
     def record(self, event_id: str, source: str, started_us: int, taken: Taken, more: Json) -> None:
-        """Store a collection event (spec 001, section 2): what came in, and what became of it."""
+        """Store a collection event: what came in, and what became of it."""
         doc = {
             "event_id": event_id,
             "source": source,

@@ -42,7 +42,7 @@ class BreakerDefaults:
     """When a breaker opens, and for how long.
 
     Args:
-        failure_threshold: failed calls within the window (spec 001, decision 5: 5 in 300 s); 0 switches the rule off.
+        failure_threshold: failed calls within the window; 0 switches the rule off.
         window_s: of the count, and of the rates unless `window_calls` is set.
         recovery_s: open to half-open, where one probe goes out.
         max_failed_collections: failed rounds in a row; 0 switches the rule off.
@@ -99,7 +99,7 @@ def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = N
 def make_tracker(
     clock: Clock | None = None, *, threshold: int = 3, window_s: float = 900.0
 ) -> core.ConsecutiveFailureTracker:
-    """Alerts at `threshold` failed collections within the window, once per run of failures (FR-008).
+    """Alerts at `threshold` failed collections within the window, once per run of failures.
 
     Raises:
         InvalidInputError: a threshold below 1, or a window that is no time.

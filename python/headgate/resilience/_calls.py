@@ -188,7 +188,7 @@ class CallAttempt:
 
 @dataclass(frozen=True)
 class FailoverResult:
-    """Who answered what (spec 001, section 4)."""
+    """What `CallFailover` gives: the answer, which source gave it, and what the others said."""
 
     data: Any
     source_used: str

@@ -31,8 +31,8 @@ from headgate.workflow._stage import FunctionStage, WorkflowHandler, stage
 from headgate.workflow._svg import to_svg
 from headgate.workflow._tasks import TaskFailure
 
-WorkflowLambdaHandler = WorkflowHandler  # the task list's name
-WorkflowConfiguration = Workflow  # the task list's name
+WorkflowLambdaHandler = WorkflowHandler  # an older name, kept
+WorkflowConfiguration = Workflow  # an older name, kept
 
 __all__ = [
     "PERMANENT_ERROR", "PERMANENT_ERRORS", "BridgeHandler", "EmbeddedBucket", "Execution",

@@ -164,7 +164,7 @@ struct TrackerSnapshot {
     bool alerted = false;
 };
 
-// Alerts once per run of failures: `threshold` failures within the window and no success between (FR-008).
+// Alerts once per run of failures: `threshold` failures within the window and no success between.
 class ConsecutiveFailureTracker {
 public:
     ConsecutiveFailureTracker(int threshold, std::int64_t window_us, std::shared_ptr<Clock> clock);

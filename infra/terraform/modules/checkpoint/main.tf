@@ -1,4 +1,4 @@
-# Event logs into one Parquet file: headgate.handlers.checkpoint on a schedule (specification 002, requirement 10).
+# Event logs into one Parquet file: headgate.handlers.checkpoint on a schedule.
 
 locals {
   prefix = trimsuffix(var.source_prefix, "/")

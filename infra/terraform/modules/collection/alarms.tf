@@ -7,7 +7,7 @@ locals {
 
 resource "aws_cloudwatch_metric_alarm" "failing" {
   alarm_name          = "${var.name}-success-rate"
-  alarm_description   = "Less than 99.5 % of the collections of two hours succeeded (SC-004)"
+  alarm_description   = "Less than 99.5 % of the collections of two hours succeeded"
   namespace           = local.namespace
   metric_name         = "CollectionSuccessRate"
   dimensions          = local.dimensions

@@ -1,4 +1,4 @@
-"""News from market-data sources that fail (spec 001)."""
+"""News from market-data sources that fail, and what a collection of it looks like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the market is open: NYSE days, holidays and early closes, in New York's own time (spec 001, decision 6)."""
+"""When the market is open: NYSE days, holidays and early closes, in New York's own time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts of spec 001, section 2, as pydantic models."""
+"""The contracts of the market pipeline as pydantic models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headgate.pipelines.market.sentiment import label_of
 Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]
 Label = Literal["positive", "neutral", "negative"]
 URI = r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$"  # RFC 3986: a scheme, and no blanks
-LOW_CONFIDENCE = 0.6  # section 1: below is shown as low
+LOW_CONFIDENCE = 0.6  # below it, a confidence is shown as low
 
 
 class NewsItem(BaseModel):
-    """One article from one source; its key is the deduplication key alone (decision 1).
+    """One article from one source; its key is the deduplication key alone.
 
     `source`, `attempt` and `raw_key` say which source, which try and which stored response gave it.
     """
@@ -71,7 +71,7 @@ class SentimentScore(BaseModel):
 
     @staticmethod
     def label_of(score: float) -> Label:
-        """+-0.33 inclusive (section 2)."""
+        """The word for a score; the bounds, +-0.33, belong to positive and negative."""
         return label_of(score)
 
     @property
@@ -152,7 +152,7 @@ class NewDataNotification(BaseModel):
 
 @dataclass(frozen=True)
 class NewsArticle:
-    """An article as a source tells it, before it becomes a NewsItem (spec 001, section 3).
+    """An article as a source tells it, before it becomes a NewsItem.
 
     Args:
         article_id: the source's own id, if it has one.

@@ -1,4 +1,4 @@
-"""The failover of spec 001 as a few calls: for notebooks, scripts, and adapters that are plain Python objects.
+"""Failover between news sources as a few calls: for notebooks, scripts, and adapters that are plain Python objects.
 
 The collector (`headgate collect`, `handle_scheduled_collection`) does more: it keeps every body before it is read, and
 commits items, announcements and its own record together.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from headgate.intake import NewItem
     from headgate.ports import Item, Json
 
-MODEL_VERSION = "v1.0.0"  # spec 000, section 4
-UNAVAILABLE_AFTER = 3  # section 2: failures within 15 minutes
+MODEL_VERSION = "v1.0.0"  # of the analysis that consumers run; it is part of every announcement
+UNAVAILABLE_AFTER = 3  # failures within 15 minutes, from which a source counts as unavailable
 _FAILURE_WINDOW_US = 900 * 1_000_000
 _MAX_TICKER = 5
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")  # as `models.URI`
@@ -36,7 +36,7 @@ _MAX_TICKERS = 10
 _DAY_US = 86_400 * 1_000_000
 _LAST_SECOND = 4_102_444_800  # 2100-01-01: a larger number is milliseconds
 _MAX_SOURCE_ID = 200
-_MAX_AGE_US = 7 * 86_400 * 1_000_000  # section 2: published within the last 7 days
+_MAX_AGE_US = 7 * 86_400 * 1_000_000  # older articles are dead letters: a feed that repeats its archive is no news
 _MAX_DESCRIPTION = 5000
 _MAX_HEADLINE = 500
 _MAX_SOURCE_NAME = 100
@@ -81,7 +81,7 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
     published = core.format_timestamp(published_us)
     date = published[:10]  # of a time that the core wrote: UTC
     key = core.dedup_key(headline, raw.source, date)
-    # Age counts from the fetch, so that a replay of old blobs gives the same verdict (decision 10).
+    # Age counts from the fetch, so that a replay of old blobs gives the same verdict.
     if published_us < raw.fetched_us - _MAX_AGE_US:
         raise Reject("too_old", "published more than 7 days before it was fetched", key)
     if published_us > raw.fetched_us + _DAY_US:
@@ -118,7 +118,7 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
 
 
 def _sentiment(tickers: list[str], publisher: str | None, raw: RawInfo) -> Json | None:
-    """The first ticker's that the source scored (decision 4); else the publisher's reliability, which is no score."""
+    """The first ticker's that the source scored; else the publisher's reliability, which is no score."""
     scored = raw.context.get("sentiment") or {}
     for ticker in tickers:
         if ticker in scored:
@@ -182,7 +182,7 @@ def _other_time(text: str) -> float | None:
 
 
 def _tickers(values: Any, requested: Any) -> list[str]:
-    """Upper case, each once; of more than ten the requested ones first (decision 11)."""
+    """Upper case, each once; of more than ten the requested ones first."""
     found: list[str] = []
     for value in values if isinstance(values, list) else ():
         ticker = value.strip().upper() if isinstance(value, str) else ""
@@ -252,7 +252,7 @@ def standing(source: Any, priority: int, breaker: Json, events: list[Json]) -> J
 
 
 def analysis_request(doc: Json, model_version: str = MODEL_VERSION) -> Json:
-    """The body of an item's announcement (spec 000, section 6); collector and healer send the same."""
+    """The body of an item's announcement; collector and healer send the same."""
     return {
         "source_id": doc["source_id"],
         "key": doc["dedup_key"],
@@ -269,7 +269,7 @@ def _announce(item: Item) -> Json:
 
 
 def new_data_notification(event_id: str, source: str, new: Sequence[NewItem], now_us: int) -> tuple[str, Json]:
-    """Topic and NewDataNotification of a collection that stored something (section 2)."""
+    """Topic and NewDataNotification of a collection that stored something."""
     published = [item.timestamp for item in new]
     return "market.new_data", {
         "event_type": "NEW_MARKET_DATA",

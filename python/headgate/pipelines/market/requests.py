@@ -1,4 +1,4 @@
-"""The analysis request of an item as it lies in a table with keys (source_id, timestamp) (spec 000, section 6)."""
+"""The analysis request of an item as it lies in a table with keys (source_id, timestamp)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentiment and how much it is worth (spec 001, decision 4). The formula and the table are headgate's own."""
+"""Sentiment and how much it is worth. The formula and the table are headgate's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 _LABELS = ("positive", "neutral", "negative")
-LABEL_BORDER = 0.33  # section 2: both bounds inclusive
+LABEL_BORDER = 0.33  # both bounds inclusive
 FINNHUB_MODEL = "finnhub-news-sentiment"
 RELIABILITY_MODEL = "publisher-reliability-1"
 _HALF_WEIGHT = 10  # articles at which the evidence counts half
@@ -30,7 +30,7 @@ RELIABILITY: Mapping[str, float] = {
 
 
 def label_of(score: float) -> Literal["positive", "neutral", "negative"]:
-    """+-0.33 inclusive (section 2).
+    """The word for a score; the bounds, +-0.33, belong to positive and negative.
 
     Example:
         >>> [label_of(score) for score in (0.33, 0.32, -0.33)]

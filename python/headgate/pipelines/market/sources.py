@@ -1,4 +1,4 @@
-"""How to ask Tiingo and Finnhub, and how to read them (spec 001, section 3). Tokens travel in headers only.
+"""How to ask Tiingo and Finnhub, and how to read them. Tokens travel in headers only.
 
 A third source is any class with the members of `NewsSource`; examples/third_source.py has one in thirty lines.
 """

@@ -1,4 +1,4 @@
-"""Uploads: the raw file is stored before anything reads it (spec 004)."""
+"""Uploads: the raw file is stored before anything reads it, and every file has an outcome."""
 
 from headgate.pipelines.uploads.batches import BatchTracker
 from headgate.pipelines.uploads.content import (

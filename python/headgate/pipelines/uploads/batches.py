@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Json, Metrics, Transaction
 
 log = logging.getLogger("headgate.uploads")
-READY_TIMEOUT_S = 900.0  # issue 4: the readiness time-out's default
+READY_TIMEOUT_S = 900.0  # a batch that is incomplete for so long is announced with what is there
 TOPICS = (REGISTERED, PROVISIONED, FAILED, FINISHED)
 _PREFIX = "uploads.batch."
 _OPEN = "uploads.open."  # the deadlines of the batches that are waiting
 _SOURCE = "essay-lifecycle-service"
-# The contract of the task list. The last one is there or not; a producer that leaves it out means the same as null.
+# The fields of EssayUploadFinishedV1, whoever sends it. The last one is there or not: left out, it means null.
 _FINISHED_FIELDS = ("event", "batch_id", "expected_count", "upload_ts", "correlation_id")
 _CONTENT_FIELDS = ("text_storage_id", "raw_file_storage_id", "original_file_name")
 

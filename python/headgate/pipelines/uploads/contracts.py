@@ -1,4 +1,4 @@
-"""The event contracts of the essay pipeline (spec 004, sections 2, 5 and 6)."""
+"""The event contracts of the essay pipeline: names, fields and topics as its other services expect them."""
 
 from __future__ import annotations
 

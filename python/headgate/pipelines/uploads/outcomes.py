@@ -16,7 +16,7 @@ from headgate.pipelines.uploads.contracts import (
 if TYPE_CHECKING:
     from headgate.ports import Json
 
-MIN_LENGTH, MAX_LENGTH = 50, 50_000  # spec 004, section 2: characters after trimming
+MIN_LENGTH, MAX_LENGTH = 50, 50_000  # characters after trimming; `[uploads]` sets others
 _EXTRACTION_CODES = (ErrorCode.TEXT_EXTRACTION_FAILED, ErrorCode.ENCODING_ERROR)
 _PROCESSING_CODES = (ErrorCode.TEXT_STORAGE_FAILED, ErrorCode.UNKNOWN_VALIDATION_ERROR)
 
@@ -78,7 +78,7 @@ def replacement_of(known: Json) -> Json:
 
 
 def status_word(event: EssayContentProvisionedV1 | EssayValidationFailedV1) -> str:
-    """The status words of the log (spec 004, section 2)."""
+    """The word for an outcome in the log, as dashboards of the essay pipeline filter it."""
     if isinstance(event, EssayContentProvisionedV1):
         return "processing_success"
     code = event.validation_error_code

@@ -26,7 +26,7 @@ FILE_NAMES = (
     rf"{_HEAD}-(?P<participant>[A-Za-z0-9_-]+-{_PTID}-{_VISIT})\.json",
     rf"log-{_ACTION}-(?P<stamp>[0-9]{{8}})\.json",
 )
-MODULES = ("UDS", "FTLD", "LBD", "MDS", "FTLD-NP", "FTLD-B")  # decision 8
+MODULES = ("UDS", "FTLD", "LBD", "MDS", "FTLD-NP", "FTLD-B")  # an unknown one is rejected
 MODULE_RULE = OneOfWhen("module_of_form", "datatype", ("form",), "module", MODULES)
 
 NonEmpty = Annotated[Trimmed, StringConstraints(min_length=1)]
