@@ -13,6 +13,16 @@ import pytest
 
 from headgate import AsyncLedger, Ledger, default_identity, event_id, idempotent_consumer
 from headgate.backends.local import LocalDatabase
+from headgate.consume import (
+    Consumer,
+    Delivery,
+    Outcome,
+    Processor,
+    current_delivery,
+    kafka_batch,
+    kinesis_batch,
+    sqs_batch,
+)
 from headgate.errors import ConfigError, HeadgateError, InvalidInputError
 from headgate.idempotency._events import read_event
 
@@ -357,3 +367,111 @@ def test_a_batch_of_sqs_messages_is_refused_unless_it_has_a_key(ledger):
 def test_what_only_looks_like_a_record_is_known_as_a_whole(sns):
     event = {"EventSource": "aws:sns", "Sns": sns}
     assert default_identity(event) == event_id(event)
+
+
+# --- bodies without their record
+
+
+def kafka_event(*records):
+    return {"records": {"all-0": [{**kafka_of_lambda(value, n), "topic": topic, "headers": []}
+                                  for n, (topic, value) in enumerate(records)]}}  # fmt: skip
+
+
+def test_a_body_belongs_to_the_topic_that_brings_it(ledger):
+    ran = []
+
+    @kafka_batch
+    @idempotent_consumer(ledger)
+    def handle(body):
+        ran.append((current_delivery().topic, body))
+
+    event = kafka_event(("created", "eyJuIjogMX0="), ("deleted", "eyJuIjogMX0="), ("deleted", "eyJuIjogMX0="))
+    handle(event)
+    handle(event)
+    assert ran == [("created", {"n": 1}), ("deleted", {"n": 1})]
+
+
+def test_tombstones_of_a_batch_are_known_by_their_places(ledger):
+    ran = []
+
+    @kafka_batch
+    @idempotent_consumer(ledger)
+    async def handle(body):
+        ran.append(current_delivery().message_id)
+
+    for _ in range(2):
+        handle(kafka_event(("rows", None), ("rows", None)))
+    assert ran == ["rows-0-0", "rows-0-1"]
+
+
+def test_bodies_of_two_streams_are_two_events(ledger):
+    ran = []
+
+    @kinesis_batch
+    @idempotent_consumer(ledger)
+    def handle(body):
+        ran.append(current_delivery().topic)
+
+    record = {"eventID": "s:1", "kinesis": {"sequenceNumber": "1", "data": "eyJuIjogMX0="}}
+    for stream in ("a", "b", "a"):
+        handle({"Records": [{**record, "eventSourceARN": f"arn:aws:kinesis:us-east-1:1:stream/{stream}"}]})
+    assert ran == ["a", "b"]
+
+
+def test_a_decorated_handler_of_a_consumer_knows_the_topic_and_a_tombstones_place(ledger):
+    ran = []
+
+    @idempotent_consumer(ledger)
+    def handle(body):
+        ran.append((current_delivery().topic, current_delivery().message_id, body))
+
+    consumers = {
+        topic: Consumer(topic, topic, handle, effects="plain", tombstones="handle") for topic in ("one", "two")
+    }
+    for topic, value, offset in (("one", b'{"n": 1}', 1), ("two", b'{"n": 1}', 1), ("one", None, 2), ("one", None, 3)):
+        made = Processor(consumers[topic], ledger, ledger.clock, None)
+        delivery = Delivery(topic, value, source={"partition": "0", "offset": str(offset)})
+        assert made.process(delivery).outcome is Outcome.HANDLED
+    assert ran == [("one", "one-0-1", {"n": 1}), ("two", "two-0-1", {"n": 1}), ("one", "one-0-2", None),
+                   ("one", "one-0-3", None)]  # fmt: skip
+
+
+def test_only_the_body_itself_has_the_records_topic(ledger):
+    keys = []
+
+    @idempotent_consumer(ledger, key=lambda event: "k", event_type=None)
+    def inner(event):
+        keys.append(event["n"])
+
+    @kafka_batch
+    def handle(body):
+        inner({"n": 1})
+
+    handle(kafka_event(("one", "eyJuIjogMX0="), ("two", "eyJuIjogMX0=")))
+    inner({"n": 1})
+    assert keys == [1]
+
+
+@pytest.mark.parametrize("left_ms", [None, "soon", float("nan"), 10**15])
+def test_a_context_that_says_nothing_sensible_is_no_bare_error(ledger, left_ms):
+    class Context:
+        def get_remaining_time_in_millis(self):
+            return left_ms
+
+    ran = []
+
+    @sqs_batch
+    @idempotent_consumer(ledger)
+    def handle(body, context=None):
+        ran.append(body)
+
+    assert handle({"Records": [sqs_of_lambda("1")]}, Context()) == {"batchItemFailures": []}
+    idempotent_consumer(ledger, consumer="named")(handle.__wrapped__.__wrapped__)({"n": 2}, Context())
+    assert ran == [{"n": 1}, {"n": 2}]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body():
+    ran = []
+    record = sqs_of_lambda("1") | {"body": '\ufeff{"n": 1}'}
+    assert sqs_batch(ran.append)({"Records": [record]}) == {"batchItemFailures": []}
+    assert ran == [{"n": 1}]

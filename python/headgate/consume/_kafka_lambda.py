@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate.consume._batches import AwaitingCaller, bytes_of, run_records, unexpected_event
 from headgate.consume._dead_letters import read_redrive_history
-from headgate.consume._messages import Delivery, delivering, renamed_sink
+from headgate.consume._messages import Delivery, delivering, delivering_body, renamed_sink
 from headgate.consume._process import Processor
 from headgate.consume._streams import WarnOnce, parse_json
 from headgate.errors import InvalidInputError, Kind, TransientError
@@ -56,8 +56,9 @@ def kafka_batch(
 
     def run(record: Json) -> bool:
         delivery = _delivery(record, "")
-        with delivering(delivery):
-            call(None if delivery.value is None else (decode or parse_json)(delivery.value))
+        body = None if delivery.value is None else (decode or parse_json)(delivery.value)
+        with delivering(delivery), delivering_body(delivery, body):
+            call(body)
         return True
 
     @functools.wraps(handler)

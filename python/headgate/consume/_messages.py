@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate.errors import ConfigError
+from headgate.idempotency._transports import Record, delivered, stated_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from headgate.errors import Kind
     from headgate.ports import Transaction
@@ -190,3 +192,9 @@ def delivering(delivery: Delivery) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def delivering_body(delivery: Delivery, body: Any) -> AbstractContextManager[None]:
+    """Let a decorated handler that gets this very body know its topic, its place and what its headers say."""
+    place = delivery.origin or delivery.message_id
+    return delivered(Record(body, delivery.topic, place, stated_type(delivery.headers)))

@@ -23,6 +23,7 @@ from headgate.consume._messages import (
     DeliveryResult,
     Outcome,
     delivering,
+    delivering_body,
 )
 from headgate.consume._unavailable import is_unavailable
 from headgate.errors import (
@@ -35,6 +36,7 @@ from headgate.errors import (
     TransientError,
 )
 from headgate.idempotency._failures import code_path, describe_error
+from headgate.idempotency._transports import stated_type
 from headgate.items import handled_under
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ __all__ = [
 ]  # fmt: skip
 log = logging.getLogger("headgate.consume")
 _AWAY_S = 1.0  # first back-off when the ledger or the dead-letter sink is unavailable; doubles from there
-_TYPE_HEADERS = {"ce_type", "ce-type"}
 _DEAD = "dead_letter"
 _MAX_AWAY = 10_000  # how many messages whose handler was unavailable are remembered at most
 Acknowledge = Callable[["Transaction | None"], None]
@@ -191,7 +192,8 @@ class Processor:
             return self._dead(delivery, claim, cause, acknowledge)
         core.fault_point("consume.after_claim")
         try:
-            outcome = self._effect.run(delivery, body, claim, acknowledge)
+            with delivering_body(delivery, body):
+                outcome = self._effect.run(delivery, body, claim, acknowledge)
         except KeyboardInterrupt:
             with suppress(HeadgateError):
                 self.ledger.release(claim, "interrupted", counted=False)
@@ -217,8 +219,7 @@ class Processor:
                 raise InvalidInputError(message, Kind.INVALID_RECORD)
             return None, self.consumer.tombstone_key(delivery), "", ""
         body = self._parse(delivery.value)
-        stated = next((v.decode("utf-8", "replace") for k, v in delivery.headers if v and k in _TYPE_HEADERS), "")
-        key = self.consumer.claim_key(body, delivery.redrive, stated)
+        key = self.consumer.claim_key(body, delivery.redrive, stated_type(delivery.headers))
         legacy = self.consumer.legacy_key(body, delivery.redrive) if self.ledger.legacy_until else ""
         payload = ""
         if self.consumer.payload is not None:
@@ -263,7 +264,8 @@ class Processor:
         self, delivery: Delivery, body: Json | None, acknowledge: Acknowledge | None
     ) -> DeliveryResult:
         try:
-            self._effect.run_unprotected(body, acknowledge)
+            with delivering_body(delivery, body):
+                self._effect.run_unprotected(body, acknowledge)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

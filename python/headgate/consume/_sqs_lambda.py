@@ -133,7 +133,7 @@ def _group_of(record: Json) -> str | None:
 
 def _parse(body: str) -> Any:
     try:
-        return json.loads(body)
+        return json.loads(body.encode("utf-8", "surrogatepass"))  # as bytes, so that a byte order mark is none of it
     except (ValueError, RecursionError):
         message = "the body is not JSON"
         raise InvalidInputError(message, Kind.INVALID_JSON) from None

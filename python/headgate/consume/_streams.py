@@ -20,7 +20,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._batches import AwaitingCaller, bytes_of, records_of, run_records
-from headgate.consume._messages import Delivery, delivering, renamed_sink
+from headgate.consume._messages import Delivery, delivering, delivering_body, renamed_sink
 from headgate.consume._process import Processor
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency._lease import lambda_invocation
@@ -83,8 +83,9 @@ def kinesis_batch(handler: Callable[[Any], Any], *, decode: Callable[[bytes], An
 
     def run(record: Json) -> bool:
         delivery = _kinesis_delivery(_stream_of(record), record)
-        with delivering(delivery):
-            call(read(delivery.value or b""))
+        body = read(delivery.value or b"")
+        with delivering(delivery), delivering_body(delivery, body):
+            call(body)
         return True
 
     return _batch(handler, _KINESIS, run, {"handler": call.name})
@@ -111,8 +112,10 @@ def dynamodb_stream_batch(handler: Callable[[Any], Any], *, unmarshal: bool = Fa
     call = AwaitingCaller(handler)
 
     def run(record: Json) -> bool:
-        with delivering(_dynamodb_delivery(_table_of(record), record)):
-            call(unmarshal_record(record) if unmarshal else record)
+        body = unmarshal_record(record) if unmarshal else record
+        delivery = _dynamodb_delivery(_table_of(record), record)
+        with delivering(delivery), delivering_body(delivery, body):
+            call(body)
         return True
 
     return _batch(handler, _DYNAMODB, run, {"handler": call.name})

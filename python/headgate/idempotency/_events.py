@@ -20,6 +20,7 @@ from headgate.idempotency._transports import (
     is_record_object,
     read_record,
     read_record_object,
+    record_of,
     refusal_of,
 )
 from headgate.identity import canonical_json, event_id
@@ -239,6 +240,10 @@ def identity_and_type(
         InvalidInputError: no usable identity or type.
     """
     view = read_event(event)
+    record = record_of(event)
+    if record is not None:
+        view.type, view.topic = view.type or record.type, view.topic or record.topic
+        view.place = view.place or record.place
     identity = identity_of(view) if key is None else check_identity(key(event))
     if event_type is None:
         return identity, view.type or stated_type or view.topic or default_type

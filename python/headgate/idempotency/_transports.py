@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _RECORD_FIELDS = ("topic", "partition", "offset", "value")  # what the records of every Kafka client have
 _TYPE_HEADERS = ("ce_type", "ce-type")  # CloudEvents in binary mode: over Kafka, over HTTP
@@ -18,6 +23,9 @@ _BATCH = (
     "the event is a batch of {count} SQS messages, which come in other batches when they come again; decorate the "
     "function of one message and wrap it with headgate.consume.sqs_batch, or give it a key"
 )
+
+
+_delivered: ContextVar[tuple[Any, Record] | None] = ContextVar("headgate_delivered", default=None)
 
 
 @dataclass(slots=True)
@@ -35,6 +43,22 @@ class Record:
     topic: str = ""
     place: str = ""
     type: str = ""
+
+
+@contextmanager
+def delivered(record: Record) -> Iterator[None]:
+    """Inside, a decorated handler that gets this very body knows the record that it came in."""
+    token = _delivered.set((record.body, record))
+    try:
+        yield
+    finally:
+        _delivered.reset(token)
+
+
+def record_of(event: Any) -> Record | None:
+    """The record whose body an event is, if a batch or a worker is delivering it now."""
+    found = _delivered.get()
+    return found[1] if found is not None and found[0] is event else None
 
 
 def is_record_object(event: Any) -> bool:
@@ -102,6 +126,11 @@ def _read_kafka(record: Mapping[str, Any]) -> Record | None:
             if name in _TYPE_HEADERS and isinstance(content, list):
                 headers[name] = bytes(byte & 0xFF for byte in content)
     return Record(body, topic, f"{topic}-{record['partition']}-{record['offset']}", _type_in(headers))
+
+
+def stated_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """The type that CloudEvents in binary mode have in a header, or nothing."""
+    return _type_in({name: value for name, value in headers if value})
 
 
 def _type_in(headers: Mapping[str, Any]) -> str:
