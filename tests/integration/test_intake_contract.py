@@ -124,6 +124,7 @@ def multipart(*parts, batch="b", end=True):
     return body + (b"--X--\r\n" if end else b"")
 
 
+ENCODED = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n%s\r\n\r\n'
 FORM = b"Content-Type: multipart/form-data; boundary=X"
 
 
@@ -261,6 +262,9 @@ def test_a_body_may_come_in_chunks(intake, store):
         (head("/healthz", *[b"X%d: %s" % (i, b"a" * 90) for i in range(200)], method="GET"), 431),
         (head("/v1/files/batch", method="GET"), 405),
         (head("/healthz", b"Content-Length: 0"), 405),
+        (head("/v1/content?content_typ=processing_log", b"Content-Length: 1"), 400),
+        (head("/v1/files/batch?batch_id=b", FORM, b"Content-Length: 1"), 400),
+        (head("/v1/batches?batch_id=b", b"Content-Length: 1"), 400),
         (head("/v2", b"Content-Length: 0"), 404),
         (head("/v1/content", b"Content-Length: 1", b"Host: localhost"), 400),
         (head("/healthz", method="GET", host="evil.example"), 421),
@@ -314,6 +318,16 @@ def test_a_client_that_asks_first_is_told_to_go_on_or_not(intake, store):
         (b"--X\r\nno colon\r\n\r\n", 400),
         (b"--Y\r\n", 400),
         (b"preamble\r\n--X\r\n", 400),
+        # What would be lost, or kept as something else, behind a 202:
+        (multipart(end=False) + b'--X\r\nContent-Disposition: form-data; name="files"\r\n\r\ntext', 400),
+        (multipart(end=False) + b'--X\r\nContent-Disposition: form-data; name="File[]"\r\n\r\ntext', 400),
+        (multipart(end=False) + b"--X\r\nContent-Type: text/plain\r\n\r\ntext", 400),
+        (multipart(end=False) + b"--X\r\nContent-Disposition: form-data\r\n\r\ntext", 400),
+        (b'--X\r\nContent-Disposition: form-data; name="f"; filename="a"; filename="b"\r\n\r\n', 400),
+        (b'--X\r\nContent-Disposition: form-data; name="f"; name="batch_id"; filename="a"\r\n\r\n', 400),
+        (ENCODED % b"Content-Transfer-Encoding: base64", 415),
+        (ENCODED % b"content-transfer-encoding: Quoted-Printable", 415),
+        (ENCODED % b"Content-Encoding: gzip", 415),
     ],
 )
 def test_a_form_is_refused_before_it_ends(shared, start, status):
@@ -564,6 +578,7 @@ def test_how_many_files_a_batch_has_can_be_registered(intake, store):
     assert (status, problem["kind"]) == (422, "payload_mismatch")
     for bad in (b"", b"[]", b"{", b"[" * 50_000, b'{"batch_id": "b"}', b'{"batch_id": "b", "expected_count": 0}',
                 b'{"batch_id": "b", "expected_count": true}', b'{"batch_id": " ", "expected_count": 1}',
+                b'{"batch_id": "b", "expected_count": 1, "expected_count": 2}',
                 b'{"batch_id": "b", "expected_count": 1, "more": 1}', b'{"batch_id": 7, "expected_count": 1}'):  # fmt: skip
         assert register(bad)[0] == 400, bad
     field = b'--X\r\nContent-Disposition: form-data; name="expected_count"\r\n\r\n%s\r\n'

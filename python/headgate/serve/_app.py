@@ -221,6 +221,7 @@ class IntakeApp:
         if any(value.strip().lower() != b"identity" for value in request.all(b"content-encoding")):
             message = "Content-Encoding: expected the plain bytes"
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
+        _check_query(request)
         return await self._take(request)
 
     async def _take(self, request: Request) -> Answer:
@@ -299,7 +300,7 @@ class IntakeApp:
     async def _register(self, request: Request) -> Answer:
         pieces = [piece async for piece in request.body(_JSON_BYTES, f"expected at most {_JSON_BYTES} bytes")]
         try:
-            given = json.loads(b"".join(pieces))
+            given = json.loads(b"".join(pieces), object_pairs_hook=_members)
         except (ValueError, RecursionError):
             given = None
         if not isinstance(given, dict) or given.keys() != {"batch_id", "expected_count"}:
@@ -345,6 +346,21 @@ def _check_framing(request: Request) -> None:
     if request.all(b"content-length") and request.all(b"transfer-encoding"):
         message = "expected Content-Length or Transfer-Encoding, not both"
         raise bad_request(message)
+
+
+def _check_query(request: Request) -> None:
+    """A parameter that means nothing is a slip: what it was to say would be lost."""
+    known = {"content_type"} if request.path == "/v1/content" else set()
+    if not parse_qs(request.query.decode("latin-1"), keep_blank_values=True).keys() <= known:
+        expected = f"at most {', '.join(known)}" if known else "none; fields belong into the body"
+        message = f"query: it has a parameter that is not known; expected {expected}"
+        raise bad_request(message)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members; none when a name stands twice, since nobody can say which was meant."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else {}
 
 
 def _count(text: str) -> int | None:

@@ -17,6 +17,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from headgate.pipelines.uploads import SpooledFile, form_file_name
+from headgate.pipelines.uploads.names import parameter_names
 from headgate.serve._problems import RefusedError, bad_request, disk_full, too_large
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _UNSUPPORTED = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 _KNOWN = frozenset({"batch_id", "expected_count"})  # fields that mean something; browsers' others are left unread
+_FILES = frozenset({"file", "files", "file[]", "files[]"})  # under these names a client means a file
+_PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})  # transfer encodings that change no byte
 _FIELD_BYTES = 4096  # of a field that is no file: ids and counts
 _FIELDS = 20  # parts that are no files
 _PART_HEADERS = 16
@@ -176,12 +179,22 @@ class UploadForm:
     def _on_header(self) -> None:
         field, value = self._field, self._value
         self._field, self._value = b"", b""
+        if field.lower() in (b"content-transfer-encoding", b"content-encoding"):
+            # RFC 7578, 4.7: nobody sends them, and nobody decodes them; the file would be another one.
+            if value.strip().lower() not in _PLAIN | {b"identity"}:
+                message = f"{field.decode('latin-1').title()} of a part: expected the plain bytes of the file"
+                raise RefusedError(_UNSUPPORTED, message)
+            return
         if field.lower() != b"content-disposition":
             return
         if self._has_disposition:
             message = "a part of the form has two Content-Disposition headers"
             raise bad_request(message)
         self._has_disposition = True
+        names = [name.lower() for name in parameter_names(value)]
+        if names.count(b"name") > 1 or names.count(b"filename") > 1 or names.count(b"filename*") > 1:
+            message = "a part of the form has two names, or two file names"
+            raise bad_request(message)
         _, parameters = parse_options_header(value)
         self._part.name = parameters.get(b"name", b"").decode("utf-8", "replace")
         self._part.file_name = form_file_name(b"Content-Disposition: " + value)
@@ -193,6 +206,9 @@ class UploadForm:
                 raise self._over_limits()
             part.offset, part.digest = self._spool.size, hashlib.sha256()
             return
+        if not self._has_disposition or not part.name:
+            message = "a part of the form has no name: expected Content-Disposition: form-data; name=..."
+            raise bad_request(message)
         self._others += 1
         if self._others > _FIELDS:
             message = f"expected at most {_FIELDS} fields beside the files"
@@ -206,6 +222,10 @@ class UploadForm:
         part, piece = self._part, data[start:end]
         part.size += len(piece)
         if part.file_name is None:
+            if part.name.lower() in _FILES and part.size:
+                # Whoever sends bytes under this name means a file; an answer of 202 would promise it.
+                message = f"{part.name.lower()}: expected a file, with a file name"
+                raise bad_request(message)
             if part.size > _FIELD_BYTES:
                 message = f"expected at most {_FIELD_BYTES} bytes in a field that is no file"
                 raise too_large(message)

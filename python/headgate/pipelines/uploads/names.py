@@ -78,6 +78,11 @@ def form_file_name(headers: bytes) -> str | None:
     return None
 
 
+def parameter_names(header: bytes) -> list[bytes]:
+    """The names of a header's parameters, as they came: `form-data; name="files"; filename="a"` has name, filename."""
+    return [name for name, _ in _PARAMETER.findall(header)]
+
+
 def _name_in(disposition: bytes) -> str | None:
     parameters: dict[bytes, bytes] = {}
     for name, value in _PARAMETER.findall(disposition):
