@@ -270,6 +270,17 @@ class Schedule:
 
 
 @dataclass
+class Alerts:
+    """What `headgate serve` tells operations: dead letters, quarantined items, failed jobs, parts that stand still."""
+
+    check_s: float = _number(15, 0, 86_400, "how often is looked at what is wrong, seconds; 0: never")
+    job_failures: int = _number(1, 1, 1000, "failures in a row of a scheduled job that raise an alert")
+    cooldown_s: float = _number(900, 0, 604_800, "between two messages that raise one alert, seconds")
+    webhook_env: str = _text("", "the environment variable with an https:// URL that alerts are posted to; empty: none")
+    webhook_timeout_s: float = _number(10, 0.05, 300, "for a request to the webhook, seconds")
+
+
+@dataclass
 class ClockConfig:
     """The wall clock."""
 
@@ -302,6 +313,7 @@ class Config:
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     serve: Serve = field(default_factory=Serve)
     schedule: Schedule = field(default_factory=Schedule)
+    alerts: Alerts = field(default_factory=Alerts)
     clock: ClockConfig = field(default_factory=ClockConfig)
     logging: Logging = field(default_factory=Logging)
     base: Path = field(default_factory=Path.cwd, metadata={"internal": True})

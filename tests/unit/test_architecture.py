@@ -38,7 +38,7 @@ DEPENDENCIES: dict[str, set[str]] = {
     "pipelines": BASE | {"resilience", "intake", "checkpoint", "workflow", "consume", "idempotency", "healing"},
     "backends": BASE,
     "config": {"errors"},
-    "ops": {"_text"},
+    "ops": {"_text", "_native", "ports"},
     "testing": BASE
     | {
         "backends",

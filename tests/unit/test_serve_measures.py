@@ -113,7 +113,7 @@ def test_of_each_job_is_known_when_it_went_well_last(parts):
     (state,) = scheduler.states()
     assert state == {
         "job": "sweep", "every_s": 60, "last_start": "2026-05-28T20:28:40Z", "last_success": "2026-05-28T20:26:40Z",
-        "failures": 2, "error": "unavailable", "next_run": "2026-05-28T20:29:40Z",
+        "failures": 2, "error": "unavailable", "rejects": 0, "next_run": "2026-05-28T20:29:40Z",
     }  # fmt: skip
     assert metrics.value("headgate_job_failures", job="sweep") == 2
     assert metrics.value("headgate_job_runs_total", job="sweep", outcome="failed") == 2
@@ -128,6 +128,18 @@ def test_of_each_job_is_known_when_it_went_well_last(parts):
         scheduler.find("nothing")
 
 
+def test_of_each_job_is_known_how_many_records_it_refused(parts):
+    store, ledger, clock = parts
+    metrics = MemoryMetrics()
+    refused = iter([3, 0, 2])
+    job = Job("collect", 60, lambda: next(refused), rejects=int)
+    scheduler = Scheduler([job], store, ledger, clock, metrics)
+    for expected in (3, 0, 2):
+        assert scheduler.run_once(job, now=True)
+        assert scheduler.states()[0]["rejects"] == expected
+    assert metrics.value("headgate_job_rejects_total", job="collect") == 5
+
+
 def test_the_jobs_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "headgate.toml").write_text(CONFIG.replace("[sources.tiingo]", ""))
@@ -138,7 +150,7 @@ def test_the_jobs_command(tmp_path, capsys, monkeypatch):
         return code, json.loads(out) if out else err
 
     code, found = jobs()
-    assert (code, [job["job"] for job in found]) == (0, ["sweep", "prune"])
+    assert (code, [job["job"] for job in found]) == (0, ["sweep", "prune", "alerts"])
     assert {job["last_success"] for job in found} == {None}
     code, ran = jobs("run", "prune")
     assert (code, ran["ran"], ran["failures"]) == (0, True, 0)
@@ -146,7 +158,7 @@ def test_the_jobs_command(tmp_path, capsys, monkeypatch):
     assert jobs("reset", "prune") == (0, {"job": "prune", "reset": True})
     assert jobs()[1][1]["last_start"] is None
     assert jobs("run", "nothing")[1].startswith(
-        "headgate: jobs: there is no job 'nothing'; expected one of: sweep, prune"
+        "headgate: jobs: there is no job 'nothing'; expected one of: sweep, prune, alerts"
     )
     for words in (("run",), ("list", "x")):
         code, err = jobs(*words)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate import __version__, _native
+from headgate.cli._alerts import add_alerts
 from headgate.cli._checkpoint import add_commands
 from headgate.cli._collect import add_collect
 from headgate.cli._dead_letters import add_dead_letters
@@ -180,6 +181,7 @@ def _status(options: argparse.Namespace) -> int:
     _print(
         {
             **app.status(),
+            "alerts": app.alert_book.active(),
             "last_collection": next(iter(app.store.collection_events(app.pipeline.name, 1)), None),
             "freshness": app.freshness().to_dict() if app.config.sources else None,
             "breakers": {a.name: app.breakers.state(a.name) for a in app.adapters},
@@ -325,6 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(add)
     add_workflow(add, shared)
     add_jobs(add, _app)
+    add_alerts(add, _app)
     add("status", _status, "What is stored, waiting and stuck.")
     add("doctor", _doctor, "Check the installation and the configured backends.")
     _upkeep(add)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.backends.clock_jumps import note_clock
 from headgate.checkpoint._places import is_remote, local_path
+from headgate.cli._alerts import AlertCheck
 from headgate.cli._gauges import measure
 from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
@@ -25,6 +26,7 @@ from headgate.handlers import should_collect
 from headgate.idempotency._open import sqlite_path
 from headgate.pipelines.uploads import BatchTracker
 from headgate.serve import IntakeAccess, IntakeLimits, IntakeServer, Job, OwnThread, Scheduler, Service
+from headgate.wiring.alerts import WEBHOOK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +71,7 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
     steps.append(("gauges", _every(_GAUGES_S, partial(measure, app))))
     warn_about(app.ledger)
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
-    away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
+    away = _away(app)
     service = Service(steps, [*workers, *away])
     stop, woken = threading.Event(), threading.Event()
 
@@ -80,7 +82,8 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     signal.signal(signal.SIGHUP, lambda *_: woken.set())
-    scheduler = Scheduler(scheduled_jobs(app), app.store, app.ledger, app.clock, app.metrics)
+    jobs = scheduled_jobs(app, lambda: _what_is_wrong(service, scheduler, away))
+    scheduler = Scheduler(jobs, app.store, app.ledger, app.clock, app.metrics)
     health = partial(_what_is_wrong, service, scheduler, away)
     listen = s.port if port is None else port
     with ExitStack() as running:
@@ -107,6 +110,15 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
         os._exit(0)
     # Requests that came while stopping have left their jobs in the database: the next start finds them.
     return 0
+
+
+def _away(app: App) -> list[OwnThread]:
+    """The consumers that wait for other machines, each on a thread of its own."""
+    away = [OwnThread(name, partial(app.worker, name)) for name, c in app.config.consumers.items() if c.queue]
+    if app.config.alerts.webhook_env:
+        app.webhook()  # a URL that is missing or wrong is said at the start
+        away.append(OwnThread(WEBHOOK, app.webhook))
+    return away
 
 
 def open_intake(app: App, port: int, health: Callable[[], list[str]] = list) -> IntakeServer:
@@ -202,8 +214,13 @@ def _what_is_wrong(service: Service, scheduler: Scheduler, away: list[OwnThread]
     return wrong + [f"consumer {worker.name}" for worker in away if not worker.is_alive()]
 
 
-def scheduled_jobs(app: App) -> list[Job]:
-    """What the configuration wants done by the clock."""
+def scheduled_jobs(app: App, health: Callable[[], list[str]] = list) -> list[Job]:
+    """What the configuration wants done by the clock.
+
+    Args:
+        app: the configuration's parts.
+        health: what of the process stands still, for alerts.
+    """
     s = app.config.schedule
     jobs = [
         Job("sweep", s.sweep_s, app.heal),
@@ -215,13 +232,14 @@ def scheduled_jobs(app: App) -> list[Job]:
         jobs.append(Job(f"workflow:{name}", workflow.every_s, partial(_run_workflow, app, name)))
     for name in app.config.checkpoints:
         checkpoint = CheckpointRuns(app, name)
-        jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel))
+        jobs.append(Job(f"checkpoint:{name}", s.checkpoint_s, checkpoint.run, checkpoint.cancel, int))
     # A source of one's own may need no key.
     if any(getattr(adapter, "token", True) for adapter in app.adapters):
         collection = Collection(app)
-        jobs.append(Job("collect", s.collect_s, collection.run, collection.cancel))
+        jobs.append(Job("collect", s.collect_s, collection.run, collection.cancel, int))
     elif app.adapters:
         log.warning("no collections: none of the configured sources has an API key")
+    jobs.append(Job("alerts", app.config.alerts.check_s, AlertCheck(app, list(jobs), health).run))
     return jobs
 
 
@@ -245,13 +263,15 @@ class Collection:
         self._app = app
         self._token: Any = None
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """One collection, if it is time for one; how many records it refused."""
         if not should_collect(self._app, self._app.clock.now_us()):
-            return
+            return 0
         self._token = core.CancelToken()
         try:
             result = self._app.collect(self._token)
             log.info("collected", extra={"source": result.source, "new_items": result.taken.stored})
+            return int(result.taken.dead_letters)
         finally:
             warning = self._app.freshness().warning
             if warning:
@@ -270,9 +290,11 @@ class CheckpointRuns:
         self._name = name
         self._stop = False
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """One run; how many records it refused."""
         run = self._app.checkpoint(self._name, self._go_on)
         log.info("checkpoint done", extra={"checkpoint": self._name, "rows": run.rows_total, "added": run.rows_added})
+        return int(run.rejected_records)
 
     def _go_on(self, done: int, total: int) -> None:
         if self._stop:

@@ -30,12 +30,14 @@ class Job:
         every_s: from start to start, seconds.
         run: does it; errors are logged, and the next run comes as planned.
         cancel: called when the process stops while it runs; None: it is waited for.
+        rejects: from what `run` returns, how many records that run refused; None: it refuses none.
     """
 
     name: str
     every_s: float
     run: Callable[[], Any]
     cancel: Callable[[], None] | None = None
+    rejects: Callable[[Any], int] | None = None
 
 
 class Scheduler:
@@ -166,7 +168,7 @@ class Scheduler:
         return {
             "job": job.name, "every_s": job.every_s, "last_start": _shown(state.get("started_us")),
             "last_success": _shown(state.get("ok_us")), "failures": state.get("failures", 0),
-            "error": state.get("error"), "next_run": _shown(next_us),
+            "error": state.get("error"), "rejects": state.get("rejects", 0), "next_run": _shown(next_us),
         }  # fmt: skip
 
     def _run(self, job: Job) -> None:
@@ -175,7 +177,8 @@ class Scheduler:
         self._store.save_state(_key(job), state)
         self._running.add(job.name)
         try:
-            job.run()
+            done = job.run()
+            rejects = job.rejects(done) if job.rejects is not None else 0
         except InterruptedRunError:
             self._store.save_state(_key(job), before)  # the next process catches it up
             raise
@@ -184,7 +187,10 @@ class Scheduler:
             self._note(job, {**state, "failures": state.get("failures", 0) + 1, "error": kind})
             raise
         else:
-            self._note(job, {**state, "ok_us": self._clock.now_us(), "failures": 0, "error": None})
+            well = {"ok_us": self._clock.now_us(), "failures": 0, "error": None, "rejects": rejects}
+            self._note(job, {**state, **well})
+            if self._metrics is not None and job.rejects is not None:
+                self._metrics.count("headgate_job_rejects_total", rejects, job=job.name)
         finally:
             self._running.discard(job.name)
 

@@ -9,7 +9,7 @@ from headgate.wiring.sources import Sources
 class App(Sources, Healing):
     """All objects that one configuration describes. Each is opened when it is first used.
 
-    The methods are in the modules of this package: `stores`, `sources`, `consumers`, `jobs` and `healing`.
+    The methods are in the modules of this package: `stores`, `alerts`, `sources`, `consumers`, `jobs` and `healing`.
 
     Args:
         config: see `headgate.config.load`.

@@ -14,8 +14,8 @@ from headgate.errors import ConfigError
 from headgate.healing._sweeper import error_kind
 from headgate.items import LifeCycle
 from headgate.ports import Item
+from headgate.wiring.alerts import Alerts
 from headgate.wiring.references import load_reference, split_url, unknown_scheme
-from headgate.wiring.stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ _UNSENT_US = 15_000_000  # time between two counts of unsent announcements
 
 
 @dataclass
-class Consumers(Stores):
+class Consumers(Alerts):
     """The methods of `App` that deliver announcements and work on them.
 
     Args:
@@ -70,7 +70,7 @@ class Consumers(Stores):
         Raises:
             ConfigError: the store has no queue, and there are such groups, or nowhere to send announcements to.
         """
-        groups: dict[str, list[str]] = {}
+        groups = self.alert_groups()
         for name, consumer in self.config.consumers.items():
             if not consumer.queue:
                 groups.setdefault(consumer.topic, []).append(name)

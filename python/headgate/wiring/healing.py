@@ -180,8 +180,8 @@ class Healing(Jobs, Consumers):
             found |= {
                 "outbox_unsent": store.count("SELECT count(*) FROM outbox WHERE sent_us IS NULL"),
                 "queues": {
-                    name: store.queue_depth(c.topic, name)[0]
-                    for name, c in self.config.consumers.items() if not c.queue
+                    **dict.fromkeys((name for name, c in self.config.consumers.items() if not c.queue), 0),
+                    **dict(store.db.execute("SELECT grp, count(*) FROM queue GROUP BY grp ORDER BY grp")),
                 },
                 "dead_letters": store.count("SELECT count(*) FROM dead_letters WHERE seen > redriven"),
                 "executions_running": store.count("SELECT count(*) FROM executions WHERE status = 'RUNNING'"),
