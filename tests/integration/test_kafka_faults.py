@@ -248,9 +248,12 @@ def test_dead_letters_from_the_command_line(world):
     for nowhere in ("0-4", "0-99", "7-0", "0", "x-y", ""):
         with pytest.raises(NotFoundError, match="there is no dead letter"):
             _dlq_kafka.show_letter(None, "c", config, nowhere)
+    assert _dlq_kafka.count_letters(None, "c", config) == {"attempts_exhausted": 2, "invalid_record": 2}
     assert _dlq_kafka.redrive(None, "c", config, dry_run=True) == 4
     assert _dlq_kafka.redrive(None, "c", config, limit=1) == 1
+    assert _dlq_kafka.count_letters(None, "c", config) == {"attempts_exhausted": 1, "invalid_record": 2}
     assert _dlq_kafka.redrive(None, "c", config) == 3
+    assert _dlq_kafka.count_letters(None, "c", config) == {}
     assert _dlq_kafka.redrive(None, "c", config) == 0
     healthy.set()
     result = world.worker(handler, max_attempts=1).run(max_idle_s=1.2)

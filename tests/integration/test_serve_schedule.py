@@ -156,10 +156,10 @@ def test_without_a_key_nothing_is_asked_and_that_is_said(tmp_path, feed, caplog)
 
     write_config(tmp_path, feed)
     jobs = [j.name for j in scheduled_jobs(App(load(tmp_path / "headgate.toml", KEYS)))]
-    assert jobs == ["sweep", "prune", "checkpoint:news", "collect"]
+    assert jobs == ["sweep", "prune", "checkpoint:news", "collect", "alerts"]
     assert not caplog.records
     jobs = [j.name for j in scheduled_jobs(App(load(tmp_path / "headgate.toml", {})))]
-    assert jobs == ["sweep", "prune", "checkpoint:news"]
+    assert jobs == ["sweep", "prune", "checkpoint:news", "alerts"]
     assert "has an API key" in caplog.text
     (tmp_path / "none.toml").write_text("")
-    assert [j.name for j in scheduled_jobs(App(load(tmp_path / "none.toml", {})))] == ["sweep", "prune"]
+    assert [j.name for j in scheduled_jobs(App(load(tmp_path / "none.toml", {})))] == ["sweep", "prune", "alerts"]

@@ -207,12 +207,21 @@ class StandInSqs:
 
     def get_queue_attributes(self, **options):
         with self.lock:
+            queue = self._enter("get_queue_attributes", options)
+            hidden = sum(m["visible_us"] > self.clock.mono_us() for m in queue["messages"])
             return {
                 "Attributes": {
-                    **self._enter("get_queue_attributes", options)["attributes"],
-                    "ApproximateNumberOfMessages": "0",
+                    **queue["attributes"],
+                    "ApproximateNumberOfMessages": str(len(queue["messages"]) - hidden),
+                    "ApproximateNumberOfMessagesNotVisible": str(hidden),
                 }
             }
+
+    def get_queue_url(self, **options):
+        url = next((u for u in self.queues if u.endswith(f"/{options['QueueName']}")), "")
+        with self.lock:
+            self._enter("get_queue_url", {**options, "QueueUrl": url})
+        return {"QueueUrl": url}
 
     def move(self, source, target):
         """As AWS's own redrive does: body and attributes as they are, a new message id."""

@@ -11,6 +11,7 @@ import pytest
 from headgate._core import SystemClock
 from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.cli import main
+from headgate.errors import TransientError
 from headgate.ports import DeadLetter, Published, Refusal
 
 CONFIG = """
@@ -62,6 +63,7 @@ def test_nothing_of_a_letter_reaches_the_terminal_unescaped(run, store):
     assert json.loads(run("dlq", "show", "1", "--json", "--body")[1])["headers"] == {"x\x1b": "y\r\n"}
 
 
+@pytest.mark.usefixtures("queues")
 def test_announcements_set_aside_are_counted_shown_and_sent_back_once(run, store):
     class Refusing:
         def publish(self, announcements):
@@ -70,9 +72,9 @@ def test_announcements_set_aside_are_counted_shown_and_sent_back_once(run, store
     store.publish("orders", "k1", {"n": 1})
     store.publish("orders", "k2", {"n": 2})
     store.publish_outbox(Refusing())
-    assert json.loads(run("dlq")[1]) == [
-        {"stage": "outbox", "pipeline": "market", "kind": "message_too_large", "letters": 2, "seen": 2}
-    ]
+    assert json.loads(run("dlq")[1])[0] == {
+        "stage": "outbox", "pipeline": "market", "kind": "message_too_large", "letters": 2, "seen": 2,
+    }  # fmt: skip
     assert len(json.loads(run("dlq", "list", "--stage", "outbox", "--limit", "1")[1])) == 1
     assert "reason      300000 bytes\n" in run("dlq", "show", "2")[1]
     assert json.loads(run("dlq", "redrive", "--stage", "outbox")[1]) == {"outbox": 2}
@@ -96,12 +98,14 @@ def queues(monkeypatch):
         {"id": "0-1", "kind": "invalid_json", "reason": "secret"}, {"id": "0-2", "kind": "attempts_exhausted"},
     ]  # fmt: skip
     kafka.show_letter = lambda app, name, config, ident: {"id": ident, "topic": config.topic, "body": None}
+    kafka.count_letters = lambda app, name, config: {"invalid_json": 4, "attempts_exhausted": 1}
     kafka.redrive = lambda app, name, config, *, limit: 3
     sqs = types.ModuleType("headgate.cli._dlq_sqs")
     answers = {"list": [{"message_id": "m", "kind": "invalid_json", "reason": "secret"}], "redrive": {"far": 2}}
     sqs.dlq_sqs = lambda app, action, name, limit=100, message_id="": (
         calls.append((action, name, limit)) or answers.get(action, {"message_id": message_id, "body": "the body"})
     )
+    sqs.count_letters = lambda app, name: ("https://queue/1/dead", 7)
     monkeypatch.setitem(sys.modules, "headgate.cli._dlq_kafka", kafka)
     monkeypatch.setitem(sys.modules, "headgate.cli._dlq_sqs", sqs)
     return calls
@@ -126,6 +130,50 @@ def test_consumers_on_kafka_and_sqs_have_their_own_letters(run, queues):
         ("show", "far", None),
         ("redrive", "far", 9),
     ]
+
+
+def letters(name, kind, count):
+    return {"stage": "consume", "pipeline": name, "kind": kind, "letters": count, "seen": count}
+
+
+def test_counts_are_of_all_queues_that_the_configuration_names(run, store, queues, tmp_path):
+    """Without a name the counts were those of the store alone, and a full queue on SQS was "[]"."""
+    store.add_dead_letters([DeadLetter("consume", "here", "orders", "invalid_json", "why", "{}")])
+    elsewhere = [
+        letters("far", None, 7),
+        letters("stream", "attempts_exhausted", 1),
+        letters("stream", "invalid_json", 4),
+    ]
+    code, out, err = run("dlq")
+    assert (code, json.loads(out), err) == (0, [letters("here", "invalid_json", 1), *elsewhere], "")
+    # Two consumers that share a dead-letter queue share its count.
+    more = '[consumers.other]\nqueue = "sqs://queue/1/p?region=us-east-1"\neffects = "plain"\n'
+    (tmp_path / "headgate.toml").write_text(CONFIG + more)
+    assert letters("far, other", None, 7) in json.loads(run("dlq")[1])
+
+
+def test_what_was_not_counted_is_named(run, store, queues, tmp_path):
+    def away(*_):
+        raise TransientError("redis://u:sesame@h is away")
+
+    sys.modules["headgate.cli._dlq_sqs"].count_letters = away
+    (tmp_path / "headgate.toml").write_text(CONFIG + '[consumers.odd]\nqueue = "amqp://h"\neffects = "plain"\n')
+    code, out, err = run("dlq")
+    assert code == 1
+    assert [row["pipeline"] for row in json.loads(out)] == ["stream", "stream"]
+    assert err.splitlines() == [
+        "headgate: dlq: not counted: far: redis://u:****@h is away [unavailable]",
+        "headgate: dlq: not counted: odd: consumers.odd.queue: expected kafka:// or sqs://, got 'amqp://h' [config]",
+    ]
+
+
+@pytest.mark.parametrize(("action", "what"), [("list", "not listed"), ("redrive", "not sent back")])
+def test_what_an_action_leaves_out_is_named(run, queues, action, what):
+    code, _, err = run("dlq", action)
+    expected = f"headgate: dlq {action}: {what}: letters in queues of their own, of far, stream; name one\n"
+    assert (code, err) == (0, expected)
+    assert queues == []
+    assert run("dlq", action, "here")[2] == ""
 
 
 def test_the_tables_of_users_are_where_they_look(run):

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from headgate.backends import publish
-from headgate.cli._dlq_sqs import dlq_sqs
+from headgate.cli._dlq_sqs import count_letters, dlq_sqs
 from headgate.config import ConsumerConfig
-from headgate.errors import ConfigError
+from headgate.errors import ConfigError, TransientError
 from headgate.wiring import App
 
 QUEUE, DEAD = "https://sqs/1/q", "https://sqs/1/dead"
@@ -58,6 +58,27 @@ def test_letters_go_back_and_are_counted(app, sqs):
     assert dlq_sqs(app, "redrive", "billing", None) == {"billing": 1}
     assert [m["body"] for m in sqs.of(QUEUE)] == ['{"n": 0}', '{"n": 1}', '{"n": 2}']
     assert sqs.of(DEAD) == []
+
+
+def test_letters_are_counted_where_they_lie(app, sqs):
+    assert count_letters(app, "billing") == (DEAD, 3)
+    sqs.receive_message(QueueUrl=DEAD, MaxNumberOfMessages=2, WaitTimeSeconds=0, VisibilityTimeout=60)
+    assert count_letters(app, "billing") == (DEAD, 3)  # those that somebody looks at are letters too
+    assert count_letters(app, "policy") == ("", 0)  # no queue that letters could be in
+    sqs.queues[QUEUE]["attributes"]["RedrivePolicy"] = (
+        '{"deadLetterTargetArn": "arn:aws:sqs:us-east-1:1:dead", "maxReceiveCount": 5}'
+    )
+    assert count_letters(app, "policy") == (DEAD, 3)  # where the queue's own policy moves them
+    assert count_letters(app, "billing") == (DEAD, 3)
+
+
+def test_a_queue_that_cannot_be_counted_is_an_error(app, sqs, sqs_error):
+    sqs.failures.append(("get_queue_attributes", sqs_error("ServiceUnavailable")))
+    with pytest.raises(TransientError, match="SQS cannot be reached"):
+        count_letters(app, "billing")
+    del sqs.queues[DEAD]
+    with pytest.raises(ConfigError):
+        count_letters(app, "billing")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headgate._text import printable
 from headgate.cli._checkpoint import show_reject
-from headgate.errors import ConfigError
+from headgate.errors import ConfigError, HeadgateError
 
 if TYPE_CHECKING:
     import argparse
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
     from headgate.wiring import App
 
-EXIT_OK = 0
+EXIT_OK, EXIT_FAILED = 0, 1
 
 
 def add_dlq(
@@ -57,10 +59,73 @@ def _run(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], A
     elif options.action == "list":
         _print(_list(app, options))
     else:
-        from headgate.consume import dead_letter_counts
-
-        _print(dead_letter_counts(app.store))
+        return _counts(app)
+    if not options.name and options.stage in {None, "consume"}:
+        _say_what_is_elsewhere(app, options.action)
     return EXIT_OK
+
+
+def _counts(app: App) -> int:
+    """Counts of the store, and of every configured consumer whose own queue keeps its letters; what could not be
+    counted is named on standard error, and the exit code is 1."""
+    from headgate.consume import dead_letter_counts
+
+    found = dead_letter_counts(app.store)
+    queues: dict[str, Json] = {}
+    missing = False
+    for name, settings in app.config.consumers.items():
+        if not settings.queue:
+            continue
+        try:
+            rows = _count_elsewhere(app, name, queues)
+        except HeadgateError as error:
+            missing = True
+            print(f"headgate: dlq: not counted: {printable(name)}: {_words(error)}", file=sys.stderr)
+        else:
+            found += rows
+    _print(found)
+    return EXIT_FAILED if missing else EXIT_OK
+
+
+def _count_elsewhere(app: App, name: str, queues: dict[str, Json]) -> list[Json]:
+    """The rows of a consumer whose own queue keeps its letters.
+
+    Args:
+        app: the configuration's parts.
+        name: the consumer's.
+        queues: rows of SQS queues that were counted already, by URL: consumers that share one share its row.
+    """
+    reader = _reader(app, name)
+    assert reader is not None
+    if isinstance(reader, _KafkaReader):
+        return [_row(name, kind, count) for kind, count in sorted(reader.count().items())]
+    url, count = reader.count()
+    if url in queues:
+        queues[url]["pipeline"] += f", {name}"
+        return []
+    row = _row(name, None, count)
+    if url:
+        queues[url] = row
+    return [row] if count else []
+
+
+def _row(name: str, kind: str | None, count: int) -> Json:
+    """As the store's; SQS counts messages and does not say of which kind they are."""
+    return {"stage": "consume", "pipeline": name, "kind": kind, "letters": count, "seen": count}
+
+
+def _say_what_is_elsewhere(app: App, action: str) -> None:
+    names = [name for name, settings in app.config.consumers.items() if settings.queue]
+    if names:
+        what = "not listed" if action == "list" else "not sent back"
+        shown = printable(", ".join(names))
+        print(f"headgate: dlq {action}: {what}: letters in queues of their own, of {shown}; name one", file=sys.stderr)
+
+
+def _words(error: HeadgateError) -> str:
+    from headgate.ops import redact
+
+    return f"{printable(redact(str(error)))} [{error.kind.value}]"
 
 
 def _list(app: App, options: argparse.Namespace) -> list[Json]:
@@ -78,7 +143,6 @@ def _list(app: App, options: argparse.Namespace) -> list[Json]:
 
 
 def _show(options: argparse.Namespace, open_app: Callable[[argparse.Namespace], App]) -> int:
-    from headgate._text import printable
     from headgate.consume import dead_letter
 
     if not options.name:
@@ -135,6 +199,9 @@ class _KafkaReader:
     def list(self, limit: int) -> list[Json]:
         return list(self._module.list_letters(*self._of, limit=limit))
 
+    def count(self) -> dict[str, int]:
+        return dict(self._module.count_letters(*self._of))
+
     def show(self, ident: str) -> Json:
         return dict(self._module.show_letter(*self._of, ident))
 
@@ -146,11 +213,16 @@ class _SqsReader:
     """The dead letters of a consumer whose queue is an SQS queue; a letter's id is its message id."""
 
     def __init__(self, app: App, consumer: str) -> None:
-        self._run = import_module("headgate.cli._dlq_sqs").dlq_sqs
+        self._module = import_module("headgate.cli._dlq_sqs")
+        self._run = self._module.dlq_sqs
         self._app, self._consumer = app, consumer
 
     def list(self, limit: int) -> list[Json]:
         return list(self._run(self._app, "list", self._consumer, limit))
+
+    def count(self) -> tuple[str, int]:
+        url, count = self._module.count_letters(self._app, self._consumer)
+        return str(url), int(count)
 
     def show(self, ident: str) -> Json:
         return dict(self._run(self._app, "show", self._consumer, None, ident))

@@ -49,6 +49,30 @@ def list_letters(app: App, name: str, config: ConsumerConfig, *, limit: int = 10
     return found
 
 
+def count_letters(app: App, name: str, config: ConsumerConfig) -> dict[str, int]:
+    """A consumer's dead letters that `headgate dlq redrive` has not sent back, by kind.
+
+    Args:
+        app: not used.
+        name: the consumer. Letters of others in the same topic are left out.
+        config: its settings.
+
+    Raises:
+        ConfigError: there is no such topic.
+        AccessError: the broker refuses the credentials.
+        TransientError: the brokers do not answer.
+    """
+    reader = LetterReader(_settings(config), _topic(config), _TIMEOUT_S, _group(name, config))
+    counts: dict[str, int] = {}
+    try:
+        for letter in reader.dead_letters(from_start=False):
+            if letter.consumer in {"", name}:
+                counts[letter.error_kind] = counts.get(letter.error_kind, 0) + 1
+    finally:
+        reader.close()
+    return counts
+
+
 def show_letter(app: App, name: str, config: ConsumerConfig, ident: str) -> Json:
     """One dead letter with all that is known of it: reason, key, headers, and the body as text.
 
@@ -99,10 +123,9 @@ def redrive(app: App, name: str, config: ConsumerConfig, *, limit: int | None = 
         ConfigError: there is no such topic.
         TransientError: the brokers do not answer.
     """
-    group = f"headgate-redrive-{_topic(config)}-{name}"
     return send_back(
         _settings(config), _topic(config), where=lambda letter: letter.consumer in {"", name}, limit=limit,
-        dry_run=dry_run, topic=config.topic, group=group,
+        dry_run=dry_run, topic=config.topic, group=_group(name, config),
     )  # fmt: skip
 
 
@@ -116,6 +139,11 @@ def _redacted(letter: DeadMessage) -> Json:
 
 def _topic(config: ConsumerConfig) -> str:
     return config.dead_letters or f"{config.topic}.DLQ"
+
+
+def _group(name: str, config: ConsumerConfig) -> str:
+    """The consumer group that remembers which letters were sent back."""
+    return f"headgate-redrive-{_topic(config)}-{name}"
 
 
 def _settings(config: ConsumerConfig) -> dict[str, Any]:

@@ -60,6 +60,24 @@ def dlq_sqs(app: App, action: str, name: str, limit: int | None = 100, message_i
     raise ConfigError(message)
 
 
+def count_letters(app: App, name: str) -> tuple[str, int]:
+    """The dead-letter queue of a consumer on SQS, the configured one or that of its queue's own redrive policy, and
+    how many messages it holds. An empty URL: there is no such queue, so that none is lost sight of and none is counted.
+
+    Raises:
+        ConfigError, AccessError, TransientError: as `headgate.consume.read_letters_sqs`.
+    """
+    from headgate.backends.publish import sqs_client
+    from headgate.consume._sqs_dead_letters import count_letters_sqs, dead_letter_url_of
+    from headgate.wiring import split_url
+
+    consumer = app.consumer_config(name)
+    _, place, settings = split_url(consumer.queue)
+    client, url = sqs_client(place, settings)
+    letters = consumer.dead_letters or dead_letter_url_of(client, url)
+    return (letters, count_letters_sqs(client, letters)) if letters else ("", 0)
+
+
 def is_sqs(queue: str) -> bool:
     """Whether a consumer's configured queue is one of SQS."""
     return queue.startswith("sqs://")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.consume")
 _MAX_REASON = 500
 _MAX_BATCH = 10  # ReceiveMessage returns so many messages at most
+_COUNTS = (
+    "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed",
+)  # fmt: skip
 _LOOK_S = 300  # how long dead letters that are looked at stay invisible to others
 
 
@@ -232,6 +236,48 @@ def read_letters_sqs(client: Any, dead_letter_url: str, *, limit: int = 100, wai
     finally:
         _make_visible(client, dead_letter_url, held)
     return dead_letters
+
+
+def count_letters_sqs(client: Any, dead_letter_url: str) -> int:
+    """How many messages a queue holds by SQS's own count, those that somebody looks at included.
+
+    Args:
+        client: a boto3 SQS client.
+        dead_letter_url: the queue.
+
+    Raises:
+        ConfigError: there is no such queue.
+        AccessError: SQS refuses the credentials, or the look.
+        TransientError: SQS cannot be reached.
+    """
+    try:
+        answer = client.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=list(_COUNTS))
+    except Exception as error:
+        raise_if_final(error)
+        message = f"SQS cannot be reached: {error_code(error)}"
+        raise TransientError(message) from None
+    return sum(int(answer["Attributes"].get(name, 0)) for name in _COUNTS)
+
+
+def dead_letter_url_of(client: Any, queue_url: str) -> str:
+    """The queue to which a queue's own redrive policy moves messages; an empty text: it has none.
+
+    Raises:
+        ConfigError: there is no such queue.
+        AccessError: SQS refuses the credentials, or the look.
+        TransientError: SQS cannot be reached.
+    """
+    try:
+        found = client.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["RedrivePolicy"])
+        policy = json.loads(found.get("Attributes", {}).get("RedrivePolicy", "{}"))
+        account, _, name = policy.get("deadLetterTargetArn", "").rpartition(":")
+        if not name:
+            return ""
+        return str(client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account.rpartition(":")[2])["QueueUrl"])
+    except Exception as error:
+        raise_if_final(error)
+        message = f"SQS cannot be reached: {error_code(error)}"
+        raise TransientError(message) from None
 
 
 def _dead_letter(delivery: SqsDelivery, message: Mapping[str, Any]) -> SqsLetter:
