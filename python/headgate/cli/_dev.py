@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headgate.cli._signals import Signals
 from headgate.errors import ConfigError, Kind
 
 if TYPE_CHECKING:
     import argparse
+    import threading
     from collections.abc import Callable
 
 SERVERS = ("redis", "kafka", "dynamodb", "s3")
@@ -31,20 +31,18 @@ def add_dev(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_dev(options: argparse.Namespace) -> int:
     """Start them, print their URLs and what headgate reads, and wait."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return run_servers(options.only, Path(options.programs), Path(options.data), stop)
+    signals = Signals()
+    return run_servers(options.only, Path(options.programs), Path(options.data), signals)
 
 
-def run_servers(only: str | None, programs: Path, data: Path, stop: threading.Event) -> int:
+def run_servers(only: str | None, programs: Path, data: Path, stop: threading.Event | Signals) -> int:
     """See `run_dev`.
 
     Args:
         only: names, comma-separated; None: all of them.
         programs: the folder of their programs.
         data: the folder of their data.
-        stop: when set, everything is stopped.
+        stop: when its `wait` returns, everything is stopped.
 
     Returns:
         0; 1 when none of them could be started.

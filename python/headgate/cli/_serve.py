@@ -19,6 +19,7 @@ from headgate.backends.clock_jumps import note_clock
 from headgate.checkpoint._places import is_remote, local_path
 from headgate.cli._alerts import AlertCheck
 from headgate.cli._gauges import measure
+from headgate.cli._signals import Signals
 from headgate.consume import ConsumeResult, Worker
 from headgate.consume._worker import warn_about
 from headgate.errors import ConfigError, HeadgateError, InterruptedRunError, StageFailedError
@@ -73,15 +74,7 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
     app.local_groups()  # a store without a queue needs somewhere to send to: say so now, not once a second
     away = _away(app)
     service = Service(steps, [*workers, *away])
-    stop, woken = threading.Event(), threading.Event()
-
-    def end(*_: object) -> None:
-        stop.set()
-        woken.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    signal.signal(signal.SIGHUP, lambda *_: woken.set())
+    signals, ended = Signals(reload=(signal.SIGHUP,)), threading.Event()
     jobs = scheduled_jobs(app, lambda: _what_is_wrong(service, scheduler, away))
     scheduler = Scheduler(jobs, app.store, app.ledger, app.clock, app.metrics)
     health = partial(_what_is_wrong, service, scheduler, away)
@@ -92,10 +85,9 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
             running.enter_context(worker)
         running.enter_context(scheduler)
         print(f"serving at {intake.url}", file=sys.stderr, flush=True)
-        loop = threading.Thread(target=_run_then, args=(service, stop, woken), name="headgate-loop", daemon=True)
+        loop = threading.Thread(target=_run_then, args=(service, ended), name="headgate-loop", daemon=True)
         loop.start()
-        while woken.wait() and not stop.is_set():
-            woken.clear()
+        while signals.wait(ended) == "reload":
             if reload is not None:
                 apply_again(app, intake, reload)
         service.stop()
@@ -193,13 +185,12 @@ def apply_again(app: App, intake: IntakeServer, reload: Callable[[], Config]) ->
     log.info("reloaded", extra={"after_a_restart": ",".join(waiting) or "nothing"})
 
 
-def _run_then(service: Service, stop: threading.Event, woken: threading.Event) -> None:
+def _run_then(service: Service, ended: threading.Event) -> None:
     """The loop on a thread of its own, so that a signal is answered while a handler runs; its end ends the process."""
     try:
         service.run()
     finally:
-        stop.set()
-        woken.set()
+        ended.set()
 
 
 def _close(running: ExitStack, loop: threading.Thread) -> None:
