@@ -69,6 +69,16 @@ def test_the_identities_of_events_are_as_they_were():
     assert event_key({"event_id": "x", "data": {"event": "essay.validation.failed"}}) == "x"
 
 
+def test_a_count_is_a_whole_number_however_json_writes_it(world):
+    finished = {"event": "essay.upload.finished", "batch_id": "b", "upload_ts": "t"}
+    with world.store.transaction() as tx:
+        counts = [world.tracker.handle({"data": {**finished, "expected_count": n}}, tx) for n in (2, 2.0)]
+    assert [found["received_count_from_uploads"] for found in counts] == [2, 4]
+    for wrong in (2.5, True, "2", float("inf"), None):
+        with pytest.raises(InvalidInputError, match="expected_count"), world.store.transaction() as tx:
+            world.tracker.handle({"data": {**finished, "expected_count": wrong}}, tx)
+
+
 @pytest.mark.parametrize("name", ["batch_id", "expected_count", "upload_ts", "correlation_id"])
 def test_each_field_of_an_upload_s_end_tells_it_from_others(name):
     finished = {"event": "essay.upload.finished", "batch_id": "b", "expected_count": 2, "upload_ts": "t"}

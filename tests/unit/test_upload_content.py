@@ -58,8 +58,9 @@ MISTAKES = [KeyError("x"), TypeError("x"), AttributeError("x"), ValueError("x"),
 PASSING = [
     TimeoutError(), ConnectionResetError(), OSError("x"), BotoCoreError("secret-token"),
     TransientError("x"), StorageFullError("x"), ConflictError("x"), RuntimeError("x"),
+    SystemExit(3),
 ]  # fmt: skip
-WRONG = [None, "", b"id", 7, coroutine]
+WRONG = [None, "", "half\ud800", b"id", 7, coroutine]
 
 
 def name_of(value):

@@ -281,7 +281,20 @@ def test_a_pruned_key_with_claims_that_live_on_loses_no_file(world, clock):
 
 @pytest.mark.parametrize(
     ("header", "key"),
-    [("abc", "abc"), ('"abc"', "abc"), (' "a b" ', "a b"), (r'"a\"b\\"', 'a"b\\'), ('"', '"'), ("", ""), ('""', "")],
+    [
+        ("abc", "abc"),
+        ('"abc"', "abc"),
+        (' "a b" ', "a b"),
+        (r'"a\"b\\"', 'a"b\\'),
+        ('"', '"'),
+        ("", ""),
+        ('""', ""),
+        ('"abc";v=1', "abc"),
+        ('"a;b"', "a;b"),
+        (r'"a\\\"b"', 'a\\"b'),
+        ('"abc', '"abc'),
+        ('"a"b"', '"a"b"'),
+    ],
 )
 def test_a_quoted_key_is_the_same_key(header, key):
     assert idempotency_key(header) == key
@@ -316,6 +329,10 @@ def test_an_empty_file_with_a_name_and_a_nameless_file_with_bytes_are_files(worl
         (("b" * 201, FIRST), "batch_id: expected 1 to 200 printable characters"),
         (("a\nb", FIRST), "batch_id: expected 1 to 200 printable characters"),
         (("b", []), "files: expected at least one"),
+        (("b", None), "files: expected a sequence of UploadedFile, got NoneType"),
+        (("b", FIRST[0]), "files: expected a sequence of UploadedFile, got UploadedFile"),
+        (("b", b"x"), "files: expected a sequence of UploadedFile, got bytes"),
+        (("b", [("a.txt", b"x")]), "files: expected an UploadedFile, got tuple"),
         (("b", [UploadedFile(None, b"x")]), "files: expected a file's name as text, got NoneType"),
         (("b", [UploadedFile(b"a.txt", b"x")]), "files: expected a file's name as text, got bytes"),
         (("b", [UploadedFile("a.txt", "x")]), "files: expected a file's content as bytes, got str"),

@@ -295,6 +295,8 @@ def _text_of(data: Json, name: str) -> str:
 
 def _count_of(data: Json, at_least: int) -> int:
     value = data.get("expected_count")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 3.0 is JSON's 3
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         message = f"expected_count: expected a whole number of at least {at_least}"
         raise InvalidInputError(message, Kind.INVALID_RECORD)

@@ -133,7 +133,7 @@ def store_content(content: Any, data: bytes, content_type: ContentType) -> Steps
     code = ErrorCode.RAW_STORAGE_FAILED if is_raw else ErrorCode.TEXT_STORAGE_FAILED
     with _classified(code):
         storage_id = yield Call(content.store_content, (data, content_type))
-    if not isinstance(storage_id, str) or not storage_id:
+    if not isinstance(storage_id, str) or not storage_id or not _is_unicode(storage_id):
         expected = f"store_content returned {_kind_of(storage_id)}, expected a storage id as text"
         raise ContentRefusedError(code, expected)
     return storage_id
@@ -158,9 +158,9 @@ def fetch_content(content: Any, storage_id: str) -> Steps[bytes]:
 def _classified(code: ErrorCode) -> Generator[None, None, None]:
     try:
         yield
-    except InterruptedRunError:
+    except (InterruptedRunError, KeyboardInterrupt, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
         # The text of a foreign exception may hold anything (addresses, tokens), so only its type goes on.
         reason = f"{type(error).__name__}: {error}" if isinstance(error, HeadgateError) else type(error).__name__
         sentence = f"the content client failed ({reason})"
@@ -191,7 +191,8 @@ def require_sync(content: Any, caller: str, instead: str) -> None:
 
 def run_steps(steps: Steps[_T]) -> _T:
     """Run steps with a sync content client, on this thread."""
-    value, error = None, None
+    value: Any = None
+    error: BaseException | None = None
     while True:
         done, found = _advance(steps, value, error)
         if done:
@@ -205,11 +206,11 @@ def run_steps(steps: Steps[_T]) -> _T:
                     close()  # or Python warns that it was never awaited
                 message = "a coroutine, which nothing awaits here"
                 raise TypeError(message)
-        except Exception as raised:
-            error = raised
-        except BaseException:
+        except (KeyboardInterrupt, GeneratorExit):
             steps.close()
             raise
+        except BaseException as raised:  # SystemExit too: it ends the request's file and not the server
+            error = raised
 
 
 async def run_steps_async(steps: Steps[_T]) -> _T:
@@ -217,7 +218,8 @@ async def run_steps_async(steps: Steps[_T]) -> _T:
 
     A step that has begun is finished although the caller is cancelled: it may be in the middle of a commit.
     """
-    value, error = None, None
+    value: Any = None
+    error: BaseException | None = None
     try:
         while True:
             done, found = await _finished(asyncio.ensure_future(asyncio.to_thread(_advance, steps, value, error)))
@@ -230,13 +232,15 @@ async def run_steps_async(steps: Steps[_T]) -> _T:
                 else:
                     value = await asyncio.to_thread(found.function, *found.arguments)
                     value = await value if inspect.isawaitable(value) else value
-            except Exception as raised:
+            except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+                raise
+            except BaseException as raised:
                 error = raised
     finally:
         steps.close()
 
 
-def _advance(steps: Steps[Any], value: Any, error: Exception | None) -> tuple[bool, Any]:
+def _advance(steps: Steps[Any], value: Any, error: BaseException | None) -> tuple[bool, Any]:
     """(True, the result) at the end, else (False, the next call). StopIteration cannot leave a thread's future."""
     try:
         return False, steps.send(value) if error is None else steps.throw(error)
@@ -258,5 +262,11 @@ def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - of callable objects
 
 
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _kind_of(value: Any) -> str:
-    return "nothing" if value is None else "an empty text" if value == "" else type(value).__name__
+    if isinstance(value, str):
+        return "text with a lone surrogate" if value else "an empty text"
+    return "nothing" if value is None else type(value).__name__

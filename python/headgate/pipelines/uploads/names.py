@@ -6,7 +6,7 @@ import re
 import unicodedata
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from headgate.errors import InvalidInputError, Kind
 
@@ -15,7 +15,9 @@ _UNNAMED = "unnamed"
 _UNSAFE_CATEGORIES = {"Cc", "Zl", "Zp"}  # control characters, line and paragraph separators
 # They reverse what follows when shown: "exe.txt" may be a name that ends in "txt.exe".
 _DIRECTION_MARKS = {chr(n) for n in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-_PARAMETER = re.compile(rb';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;]*)', re.DOTALL)
+_PARAMETER = re.compile(rb';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
+_SECTION = re.compile(rb"filename\*(\d{1,2})(\*?)")  # RFC 2231: a long name in parts
+_ENCODED_WORDS = re.compile(r"(?:=\?[\w.-]+\?[BbQq]\?[^?\s]*\?=\s*)+", re.ASCII)
 # What browsers percent-encode in a form's names, and nothing else (WHATWG HTML, "multipart/form-data" encoding).
 _FORM_ESCAPES = {b"%22": b'"', b"%0D": b"\r", b"%0A": b"\n", b"%0d": b"\r", b"%0a": b"\n"}
 
@@ -60,8 +62,9 @@ def clean_file_name(name: str) -> str:
 def form_file_name(headers: bytes) -> str | None:
     """The file name in the headers of a part of a form (RFC 7578), or None where the part is no file.
 
-    `filename*` (RFC 8187) is preferred. A plain `filename` is UTF-8, as browsers send it, or else Windows-1252, and its
-    escapes are undone: `%22`, `%0D` and `%0A` (browsers), a backslash before a quote or a backslash (curl).
+    `filename*` (RFC 8187) is preferred, and its parts (RFC 2231) are joined. A plain `filename` is UTF-8, as browsers
+    send it, or else Windows-1252; encoded words of mails (RFC 2047) are read, and escapes are undone: `%22`, `%0D` and
+    `%0A` (browsers), a backslash before a quote or a backslash (curl).
 
     Args:
         headers: the header lines of the part, as they came.
@@ -92,12 +95,41 @@ def _name_in(disposition: bytes) -> str | None:
         if extended is not None:
             return extended
     if b"filename" not in parameters:
-        return None
+        # One that cannot be read is a name all the same: the part is a file.
+        unread = parameters.get(b"filename*")
+        return _joined(parameters) if unread is None else _decode(_unquoted(unread))
     plain = _unquoted(parameters[b"filename"])
-    return _decode(re.sub(rb"%(?:22|0[DdAa])", lambda found: _FORM_ESCAPES[found[0]], plain))
+    return _without_encoded_words(_decode(re.sub(rb"%(?:22|0[DdAa])", lambda found: _FORM_ESCAPES[found[0]], plain)))
+
+
+def _joined(parameters: dict[bytes, bytes]) -> str | None:
+    """A name in parts, `filename*0`, `filename*1` and so on; or None: there is none."""
+    parts = sorted((int(found[1]), bool(found[2]), value) for name, value in parameters.items()
+                   if (found := _SECTION.fullmatch(name)))  # fmt: skip
+    if not parts:
+        return None
+    if not any(is_encoded for _, is_encoded, _ in parts):
+        return _decode(b"".join(_unquoted(value) for _, _, value in parts))
+    joined = b"".join(_unquoted(value) if is_encoded else quote_from_bytes(_unquoted(value)).encode()
+                      for _, is_encoded, value in parts)  # fmt: skip
+    extended = _decode_extended(joined)
+    return _decode(joined) if extended is None else extended
+
+
+def _without_encoded_words(name: str) -> str:
+    """A name that a client wrote as a mail's header (RFC 2047): `=?UTF-8?B?w6kudHh0?=` is `é.txt`."""
+    if not _ENCODED_WORDS.fullmatch(name):
+        return name
+    from email.header import decode_header, make_header
+
+    try:
+        return str(make_header(decode_header(name)))
+    except (ValueError, LookupError, UnicodeError):
+        return name
 
 
 def _unquoted(value: bytes) -> bytes:
+    value = value.strip()
     if len(value) > 1 and value.startswith(b'"') and value.endswith(b'"'):
         return re.sub(rb'\\(["\\])', rb"\1", value[1:-1])
     return value

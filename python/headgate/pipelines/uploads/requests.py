@@ -7,7 +7,8 @@ once, in one process or in several, therefore have one outcome, and a process th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 REQUESTS = "uploads.request."  # state documents: requests that were accepted, for their repetitions
 _MAX_COUNT = 1_000_000  # essays of a batch
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"\s*(?:;.*)?')
 _MAX_ID = 200  # characters of a batch id, correlation id or Idempotency-Key
 
 
@@ -97,6 +99,9 @@ class UploadRequest:
         check_id("batch_id", batch_id)
         if upload_id:
             check_id("Idempotency-Key", upload_id)
+        if not isinstance(files, Iterable) or isinstance(files, str | bytes | dict):
+            message = f"files: expected a sequence of UploadedFile, got {type(files).__name__}"
+            raise InvalidInputError(message, Kind.INVALID_RECORD)
         given = tuple(clean_file(file) for file in files)
         given = tuple(file for file in given if file.name or file.size_bytes)
         if not given:
@@ -153,14 +158,15 @@ def received_name(batch_id: str, file: UploadedFile) -> str:
 def idempotency_key(header: str) -> str:
     """The key in an Idempotency-Key header: a quoted string, as the IETF draft has it, or bare text.
 
+    Parameters behind a quoted string (RFC 8941) are no part of it.
+
     Example:
         >>> idempotency_key('"8e03978e"') == idempotency_key("8e03978e")
         True
     """
     text = header.strip()
-    if len(text) > 1 and text.startswith('"') and text.endswith('"'):
-        return text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    return text
+    quoted = _QUOTED.fullmatch(text)
+    return text if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted[1])
 
 
 @overload
@@ -179,6 +185,9 @@ def clean_file(file: Upload) -> Upload:
     """
     if isinstance(file, SpooledFile):
         return replace(file, name=clean_file_name(file.name))
+    if not isinstance(file, UploadedFile):
+        message = f"files: expected an UploadedFile, got {type(file).__name__}"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
     data: Any = file.data
     if not isinstance(data, bytes):
         message = f"files: expected a file's content as bytes, got {type(data).__name__}"
