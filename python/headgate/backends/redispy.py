@@ -123,8 +123,14 @@ class ScriptLedger:
         return [self._claim(key, lease_us, payload) for key, payload in zip(keys, texts, strict=True)]
 
     def complete(self, keys: Sequence[str], tokens: Sequence[str], results: Sequence[str]) -> None:
+        overtaken: StaleLeaseError | None = None
         for key, token, result in zip(keys, tokens, results, strict=True):
-            self._fenced("complete", key, token, result, str(self._commands.ttl_ms(0)))
+            try:
+                self._fenced("complete", key, token, result, str(self._commands.ttl_ms(0)))
+            except StaleLeaseError as error:
+                overtaken = error  # raised after the others are completed: their effects have happened
+        if overtaken is not None:
+            raise overtaken
 
     def release(self, key: str, token: str, error: str, counted: bool = True) -> None:
         self._fenced("release", key, token, error, "1" if counted else "0")

@@ -91,7 +91,7 @@ def sqlite_path(url: str) -> str:
     Raises:
         ConfigError: there is none.
     """
-    path = unquote(url.removeprefix("sqlite://")).removeprefix("/")
+    path = unquote(url[len("sqlite://") :]).removeprefix("/") if url[:9].lower() == "sqlite://" else ""
     if not path:
         message = f"{url!r}: expected sqlite:///relative/file or sqlite:////absolute/file"
         raise ConfigError(message)
@@ -130,6 +130,10 @@ def _split(url: str) -> SplitResult:
     Raises:
         ConfigError: it cannot be read.
     """
+    given: Any = url
+    if not isinstance(given, str):
+        message = f"ledger URL: expected text such as sqlite:///file, got a {type(given).__name__}"
+        raise ConfigError(message)
     try:
         parts = urlsplit(url)
         _ = parts.port, parts.hostname
