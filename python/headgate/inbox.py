@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from typing import Any, Literal
@@ -40,6 +41,7 @@ _INSERT = {
 }
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 TABLE = "headgate_inbox"
+_LONGEST_S = 100 * 366 * 86_400.0
 
 
 def ddl(dialect: Dialect, table: str = TABLE) -> str:
@@ -68,21 +70,28 @@ def once(connection: Any, key: str, *, table: str = TABLE, dialect: Dialect | No
         dialect: when the driver's name does not tell it.
 
     Raises:
-        ConfigError: autocommit is on (the mark would be kept without the effect), or the driver is not known.
+        InvalidInputError: the key is no text, or empty: every event without one would be the same.
+        ConfigError: autocommit is on (the mark would be kept without the effect), the driver is not known, is an
+            asynchronous one, or does not say whether the mark is new.
     """
+    _check_key(key)
     dialect = dialect or _dialect(connection)
     _check(dialect, table)
     if _autocommits(connection):
         message = "once() needs a transaction, but the connection commits every statement (autocommit)"
         raise ConfigError(message)
-    cursor = connection.cursor()
+    cursor = _cursor(connection)
     try:
         # A digest: any key fits, whatever the column's collation and length.
         digest = "v1:" + core.sha256_hex(key.encode("utf-8", "surrogatepass"))
         cursor.execute(_INSERT[dialect].format(table), (digest, int(time.time())))
-        return bool(cursor.rowcount == 1)
+        count = cursor.rowcount
     finally:
         cursor.close()
+    if count not in (0, 1):
+        message = f"once() cannot tell whether the mark is new: the driver's rowcount is {count!r}, expected 0 or 1"
+        raise ConfigError(message)
+    return bool(count == 1)
 
 
 def prune(connection: Any, older_than: float, *, table: str = TABLE, dialect: Dialect | None = None) -> int:
@@ -90,16 +99,45 @@ def prune(connection: Any, older_than: float, *, table: str = TABLE, dialect: Di
 
     Args:
         older_than: seconds; longer than the topic can redeliver.
+
+    Raises:
+        InvalidInputError: it is no positive number: marks of events that may still come would be forgotten.
     """
+    is_number = isinstance(older_than, int | float) and not isinstance(older_than, bool)
+    if not is_number or not 0 < older_than < _LONGEST_S:
+        message = f"older_than: expected seconds, more than 0, got {older_than!r}"
+        raise InvalidInputError(message)
     dialect = dialect or _dialect(connection)
     _check(dialect, table)
     mark = "?" if dialect == "sqlite" else "%s"
-    cursor = connection.cursor()
+    cursor = _cursor(connection)
     try:
         cursor.execute(f"DELETE FROM {table} WHERE created_s < {mark}", (int(time.time() - older_than),))  # noqa: S608
         return int(cursor.rowcount)
     finally:
         cursor.close()
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, str) or not key:
+        given = "an empty text" if key == "" else "None" if key is None else f"a {type(key).__name__}"
+        message = f"the key of once() is {given}; expected text that makes the event that event"
+        raise InvalidInputError(message)
+
+
+def _cursor(connection: Any) -> Any:
+    """A cursor that works when it is called; one whose calls have to be awaited would do nothing and say "seen"."""
+    if _is_async(type(connection), "commit") or _is_async(type(connection), "cursor"):
+        message = (
+            f"a {type(connection).__name__} of {type(connection).__module__} is asynchronous, and this call awaits "
+            "nothing; expected a synchronous connection of the driver"
+        )
+        raise ConfigError(message)
+    return connection.cursor()
+
+
+def _is_async(cls: type, name: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(cls, name, None))
 
 
 def _dialect(connection: Any) -> Dialect:
@@ -126,6 +164,6 @@ def _check(dialect: str, table: str) -> None:
     if dialect not in _INSERT:
         message = f"dialect must be one of {', '.join(_INSERT)}, not {dialect!r}"
         raise InvalidInputError(message)
-    if _NAME.fullmatch(table) is None:
+    if not isinstance(table, str) or _NAME.fullmatch(table) is None:
         message = "a table's name is letters, digits and underscores, with a schema at most"
         raise InvalidInputError(message)

@@ -435,6 +435,14 @@ def test_a_publisher_that_knows_rows_only_goes_on_as_before(outbox):
     assert outbox.publish_outbox(Own()) == 4
 
 
+def test_an_alert_is_sent_whatever_characters_its_error_holds(outbox):
+    service, publisher, _ = connect("sns")
+    outbox.publish("p.alerts", "k", {"last_error": "gone\x00\ufffe away", "source": "feed"})
+    assert outbox.publish_outbox(publisher) == 1
+    (entry,) = service.entries
+    assert entry["MessageAttributes"]["LastError"]["StringValue"] == "gone?? away"
+
+
 def test_routes_keep_what_each_place_says(outbox):
     alerts, publisher, _ = connect("sns", refuse=lambda body: ("InvalidParameter", True) if '"n":1' in body else None)
     routed = RoutedPublisher(Own(refuse={"2"}), publisher)

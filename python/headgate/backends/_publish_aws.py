@@ -210,7 +210,7 @@ class SnsPublisher(_AwsPublisher):
         if announcement.topic.endswith(ALERTS):
             facts = _document(announcement.body)
             for fact, (name, kind) in _FACTS.items():
-                text = "" if facts.get(fact) is None else str(facts[fact])
+                text = "" if facts.get(fact) is None else _NOT_IN_XML.sub("?", str(facts[fact]))
                 if text:  # the service takes no empty attribute
                     found[name] = {"DataType": kind, "StringValue": text}
         return found
