@@ -437,7 +437,7 @@ def test_a_publisher_that_knows_rows_only_goes_on_as_before(outbox):
 
 def test_an_alert_is_sent_whatever_characters_its_error_holds(outbox):
     service, publisher, _ = connect("sns")
-    outbox.publish("p.alerts", "k", {"last_error": "gone\x00\ufffe away", "source": "feed"})
+    outbox.publish("p.alerts", "k", {"last_error": "gone\x00\x1b away", "source": "feed"})
     assert outbox.publish_outbox(publisher) == 1
     (entry,) = service.entries
     assert entry["MessageAttributes"]["LastError"]["StringValue"] == "gone?? away"
