@@ -8,9 +8,10 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
+from headgate.backends._aws_clients import connect_aws
 from headgate.backends._process_client import ProcessClient
 from headgate.backends._publish_order import Lanes
-from headgate.errors import ConfigError, Kind, needed
+from headgate.errors import ConfigError, Kind
 from headgate.ports import Published, Refusal
 
 if TYPE_CHECKING:
@@ -252,10 +253,8 @@ class SqsPublisher(_AwsPublisher):
 
 def aws_client(service: str, options: Mapping[str, str]) -> Any:
     """A boto3 client; options: region, endpoint."""
-    with needed(f"{service}:// needs boto3", "headgate[aws]"):
-        import boto3
-    where = {"region_name": options.get("region"), "endpoint_url": options.get("endpoint")}
-    return ProcessClient(lambda: boto3.Session().client(service, **where))
+    where = {name: options[name] for name in ("region", "endpoint") if name in options}
+    return ProcessClient(lambda: connect_aws(service, where).client)
 
 
 def aws_options(where: str, options: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._forks import watch
 from headgate._native import core
+from headgate.backends._aws_clients import connect_aws
 from headgate.errors import (
     AccessError,
     ConfigError,
@@ -24,7 +25,6 @@ from headgate.errors import (
     Kind,
     StaleLeaseError,
     TransientError,
-    needed,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from headgate.ports import Clock, Random
 
 _THREADS = 16
+# botocore's settings. The handlers' ledger and store share a client, and each has so many threads.
+_CLIENT = {
+    "connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 3, "mode": "standard"},
+    "max_pool_connections": 2 * _THREADS,
+}  # fmt: skip
 _MAX_WRITES = 99  # TransactWriteItems takes 100 actions; one is the completion
 _BATCH_GET = 100
 _TRIES = 8  # how many times the items that a batch left unprocessed are sent again
@@ -450,16 +455,10 @@ def connect(options: Mapping[str, str]) -> Any:
     Raises:
         ConfigError: boto3 is missing, or no region or credentials are to be found.
     """
-    with needed("dynamodb:// needs boto3", "headgate[aws]"):
-        import boto3
-        from botocore.config import Config
-    config = Config(
-        connect_timeout=5, read_timeout=5, retries={"max_attempts": 3, "mode": "standard"},
-        max_pool_connections=_THREADS,
-    )  # fmt: skip
     try:
-        session = boto3.Session(profile_name=options.get("profile"), region_name=options.get("region"))
-        return session.client("dynamodb", endpoint_url=options.get("endpoint"), config=config)
+        return connect_aws("dynamodb", options, _CLIENT).client
+    except HeadgateError:
+        raise
     except Exception as error:
         raise _translated(error) from None
 

@@ -7,6 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from headgate.backends._aws_clients import connect_aws
 from headgate.backends._process_client import ProcessClient
 from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError, needed
 
@@ -43,7 +44,6 @@ class S3Location:
 
     def __init__(self, url: str) -> None:
         with needed("s3:// needs boto3", "headgate[aws]"):
-            import boto3
             from botocore.exceptions import BotoCoreError
         parts = urlsplit(url)
         self.bucket, self.key = parts.netloc, unquote(parts.path.removeprefix("/"))
@@ -55,14 +55,20 @@ class S3Location:
             message = f"s3 URL: {what}; expected s3://bucket/key with options of {', '.join(sorted(_OPTIONS))}"
             raise ConfigError(message)
         try:
-            self.session = boto3.Session(
-                profile_name=self.options.get("profile"), region_name=self.options.get("region")
-            )
-            endpoint = self.options.get("endpoint")
-            self.client = ProcessClient(lambda: self.session.client("s3", endpoint_url=endpoint))
+            self._connection = ProcessClient(lambda: connect_aws("s3", self.options))
         except (BotoCoreError, ValueError) as error:
             message = f"s3 URL: {error}"
             raise ConfigError(message) from None
+
+    @property
+    def session(self) -> Any:
+        """boto3's, of this process."""
+        return self._connection.session
+
+    @property
+    def client(self) -> Any:
+        """boto3's, of this process."""
+        return self._connection.client
 
     @property
     def url(self) -> str:

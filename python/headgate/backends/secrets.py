@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from headgate.errors import AccessError, ConfigError, needed
+from headgate.backends._aws_clients import connect_aws
+from headgate.errors import AccessError, ConfigError, HeadgateError
 
 _NAMES = ("api_key", "apiKey", "key", "token")
 
@@ -19,13 +20,12 @@ def fetch_secret(arn: str) -> str:
         ConfigError: boto3 is missing, or the secret holds no such field.
         AccessError: it cannot be read.
     """
-    with needed("*_SECRET_ARN needs boto3", "headgate[aws]"):
-        import boto3
-    region = arn.split(":")[3] if arn.count(":") >= 6 else None
+    where = {"region": arn.split(":")[3]} if arn.count(":") >= 6 else {}
     try:
-        text = (
-            boto3.Session().client("secretsmanager", region_name=region).get_secret_value(SecretId=arn)["SecretString"]
-        )
+        client = connect_aws("secretsmanager", where, needed_by="*_SECRET_ARN").client
+        text = client.get_secret_value(SecretId=arn)["SecretString"]
+    except HeadgateError:
+        raise
     except Exception as error:
         # boto3's texts may hold the ARN with its account.
         message = f"the secret of a source cannot be read ({type(error).__name__})"

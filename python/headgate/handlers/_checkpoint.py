@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate.errors import HeadgateError
 from headgate.handlers._observe import Observer
+from headgate.handlers._warm import keeps_clients
 
 if TYPE_CHECKING:
     from headgate.checkpoint import CheckpointRun
@@ -19,6 +20,7 @@ _MOST_NAMED = 20  # in an answer, which has a limit of 6 MB; the log names every
 _REQUIRED = ("source_bucket", "checkpoint_bucket", "checkpoint_key")
 
 
+@keeps_clients
 def checkpoint(event: Json, context: Any = None) -> Json:
     """One run, first or incremental.
 

@@ -8,6 +8,7 @@ from headgate._native import core
 from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError
 from headgate.handlers._heal import heal_within
 from headgate.handlers._observe import Observer
+from headgate.handlers._warm import keeps_clients
 from headgate.intake import is_believable
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _SCHEDULED = "Scheduled Event"
 _MARKET = "market"  # whose sources cannot be asked without tickers
 
 
+@keeps_clients
 def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
     """One collection, with the healing sweep and the delivery of announcements on every way out.
 

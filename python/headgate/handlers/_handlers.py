@@ -1,4 +1,5 @@
-"""One function per job. Each opens its parts per invocation from HEADGATE_CONFIG (or ./headgate.toml)."""
+"""One function per job. Each opens its parts per invocation from HEADGATE_CONFIG (or ./headgate.toml); boto3 clients
+stay open between invocations."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate.config import load
 from headgate.errors import InvalidInputError, Kind
+from headgate.handlers._warm import keeps_clients
 from headgate.ops import configure_logging
 from headgate.wiring import App
 
@@ -26,6 +28,7 @@ def app() -> App:
     return App(config)
 
 
+@keeps_clients
 def consume(event: Json, context: Any = None) -> Json:
     """Run a configured consumer: HEADGATE_CONSUMER, or the first one.
 
@@ -72,6 +75,7 @@ def _event_source(event: Any) -> str:
     return ""
 
 
+@keeps_clients
 def upload(event: Json, context: Any = None) -> Json:
     """One file: `{"batch_id", "file_name", "content" (base64), "correlation_id"?}`; the event that was announced.
 

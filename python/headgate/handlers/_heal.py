@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate.errors import HeadgateError
 from headgate.handlers._observe import Observer
+from headgate.handlers._warm import keeps_clients
 
 if TYPE_CHECKING:
     from headgate.ports import Json
@@ -19,6 +20,7 @@ _SPARE_S = 2.0  # left to the invocation for its answer, its logs and its metric
 _LEAST_S = 0.5
 
 
+@keeps_clients
 def heal(event: Json, context: Any = None) -> Json:
     """One sweep, within the time that the invocation has; for a schedule of its own.
 

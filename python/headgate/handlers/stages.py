@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import os
 
+from headgate.handlers._warm import keeps_clients
 from headgate.ops import configure_logging
 from headgate.pipelines.scoring import ETLStage, FilterStage, ReactiveStage, ScoreStage, StoreStage
-from headgate.workflow import bridge, write_input
+from headgate.workflow import BridgeHandler, InputStage
 
 __all__ = ["bridge", "etl", "filter_candidates", "reactive", "score", "store", "write_input"]
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
     configure_logging("INFO", "json")
 
-etl = ETLStage()
-filter_candidates = FilterStage()
-score = ScoreStage()
-store = StoreStage()
-reactive = ReactiveStage()
+etl = keeps_clients(ETLStage())
+filter_candidates = keeps_clients(FilterStage())
+score = keeps_clients(ScoreStage())
+store = keeps_clients(StoreStage())
+reactive = keeps_clients(ReactiveStage())
+write_input = keeps_clients(InputStage())
+bridge = keeps_clients(BridgeHandler())
