@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 
 import pytest
 
-from headgate import AsyncLedger, Ledger
+from headgate import AsyncLedger, Ledger, idempotent_consumer
 from headgate._core import ManualClock
 from headgate.backends.local import LocalDatabase, LocalStore
-from headgate.consume import Consumer, Delivery, Outcome, Processor, Worker, dead_letters
+from headgate.consume import (
+    Consumer,
+    Delivery,
+    Outcome,
+    Processor,
+    Worker,
+    dead_letters,
+    dynamodb_stream_batch,
+    kafka_batch,
+    kinesis_batch,
+    sqs_batch,
+)
 from headgate.consume._unavailable import UNAVAILABLE, is_unavailable
 from headgate.errors import ConfigError, InvalidInputError, PermanentError, TransientError
 from headgate.idempotency._failures import describe_error
@@ -198,6 +210,46 @@ def test_savepoints_and_other_statements_work_inside_a_transaction():
     assert database.execute("SELECT n FROM ended") == [("COMMIT",)]
     with pytest.raises(InvalidInputError, match="no transaction is active"):
         database.execute("COMMIT")  # outside it is SQLite's own answer
+
+
+# --- calls that cannot work
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"handler": lambda body: 1, "effects": "transaction"}, r"handler: it is called with \(body, tx\)"),
+        ({"handler": lambda body, tx: 1}, r"handler: it is called with \(body\), and its signature is \(body, tx\)"),
+        ({"handler": lambda: 1, "prepare": lambda body: 1}, r"handler: it is called with \(prepared\)"),
+        ({"handler": lambda *, body: 1}, "handler: "),
+        ({"key": lambda: "k"}, r"key: it is called with \(body\)"),
+        ({"event_type": lambda: "k"}, r"event_type: it is called with \(body\)"),
+        ({"payload": lambda body, more: 1}, r"payload: it is called with \(body\)"),
+        ({"prepare": lambda: 1}, r"prepare: it is called with \(body\)"),
+        ({"serializer": lambda: 1}, r"serializer: it is called with \(result\)"),
+        ({"on_dead_letter": lambda body: 1}, r"on_dead_letter: it is called with \(body, reason, tx\)"),
+    ],
+)
+def test_a_function_that_cannot_take_its_arguments_is_found_out_before_the_first_message(options, said):
+    made = Consumer(**{"name": "c", "topic": "t", "handler": print, "effects": "plain"} | options)
+    with pytest.raises(ConfigError, match=f"consumer c: {said}"):
+        Processor(made, Ledger.on_database(LocalDatabase(":memory:")), ManualClock(NOW), None)
+
+
+@pytest.mark.parametrize("wrap", [sqs_batch, kafka_batch, kinesis_batch, dynamodb_stream_batch])
+def test_a_batch_says_that_its_handler_takes_one_body(wrap):
+    """A handler for the whole event, say: every record would come back until it is given up."""
+    with pytest.raises(ConfigError, match=r"it is called with \(body\), and its signature is \(event, context\)"):
+        wrap(lambda event, context: None)
+    for good in (print, lambda body: 1, lambda *given: 1, lambda body, more=None: 1, functools.partial(max, 1)):
+        wrap(good)
+
+
+@pytest.mark.parametrize("option", ["key", "payload", "event_type", "serializer", "deserializer"])
+def test_a_decorators_functions_take_one_argument(option):
+    with pytest.raises(ConfigError, match=rf"{option}: it is called with \("):
+        idempotent_consumer(Ledger.open("memory://"), **{option: lambda: "k"})
+    idempotent_consumer(Ledger.open("memory://"), **{option: str})
 
 
 # --- ledgers

@@ -35,7 +35,7 @@ class Queue:
 
 
 def warnings(attributes, dead=None, *, buries=True, timeout_s=None, max_attempts=5):
-    consumer = Consumer("c", "t", lambda body: None, max_attempts=max_attempts)
+    consumer = Consumer("c", "t", lambda body: None, effects="plain", max_attempts=max_attempts)
     # A ledger in memory has one warning of its own, and one more when the queue keeps messages longer than it.
     ledger = Ledger.open("memory://")
     found = set_up_warnings(attributes, dead or {}, consumer, ledger, buries=buries, timeout_s=timeout_s)

@@ -16,6 +16,7 @@ from headgate.errors import ConfigError, InvalidInputError, Kind
 from headgate.idempotency._failures import code_path
 from headgate.idempotency._handler import check_handler, discard_unfinished, handler_name, refuse_unfinished
 from headgate.idempotency._lease import remaining_s
+from headgate.idempotency._options import check_call
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -140,7 +141,8 @@ class AwaitingCaller:
         handler: a function or a callable object, synchronous or `async`.
 
     Raises:
-        ConfigError: the handler is a class or a generator function, which would not run when called.
+        ConfigError: the handler is a class or a generator function, which would not run when called, or does not take
+            one argument.
 
     Example:
         >>> async def double(n): return 2 * n
@@ -150,6 +152,7 @@ class AwaitingCaller:
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         check_handler(_name_of(handler), handler)
+        check_call(_name_of(handler), handler, "body")
         self.name = _name_of(handler)
         self._handler = handler
         self._loop: AbstractEventLoop | None = None

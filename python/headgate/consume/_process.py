@@ -36,6 +36,7 @@ from headgate.errors import (
     TransientError,
 )
 from headgate.idempotency._failures import code_path, describe_error
+from headgate.idempotency._options import check_call
 from headgate.idempotency._transports import stated_type
 from headgate.items import handled_under
 
@@ -67,6 +68,18 @@ def check_ledger(consumer: Consumer, ledger: Any) -> None:
         raise ConfigError(message)
 
 
+def _check_calls(consumer: Consumer) -> None:
+    where = f"consumer {consumer.name}: "
+    body = "body" if consumer.prepare is None else "prepared"
+    check_call(f"{where}handler", consumer.handler, body, *(("tx",) if consumer.effects == "transaction" else ()))
+    for option in ("key", "payload", "prepare"):
+        check_call(where + option, getattr(consumer, option), "body")
+    if callable(consumer.event_type):
+        check_call(f"{where}event_type", consumer.event_type, "body")
+    check_call(f"{where}serializer", consumer.serializer, "result")
+    check_call(f"{where}on_dead_letter", consumer.on_dead_letter, "body", "reason", "tx")
+
+
 class Processor:
     """Runs a consumer's handler for one message after the other, from any number of threads.
 
@@ -82,7 +95,8 @@ class Processor:
             completion can be one commit. Else each is its own, and the acknowledgement comes last.
 
     Raises:
-        ConfigError: the ledger cannot do what the consumer's effects need.
+        ConfigError: the ledger cannot do what the consumer's effects need, or a function of the consumer cannot be
+            called with the arguments that it gets.
     """
 
     def __init__(
@@ -90,6 +104,7 @@ class Processor:
         metrics: Metrics | None = None, items: LifeCycle | None = None, *, joint: bool = True,
     ) -> None:  # fmt: skip
         check_ledger(consumer, ledger)
+        _check_calls(consumer)
         if consumer.effects == "transaction" and ledger.database is None:
             message = (
                 f"consumer {consumer.name}: effects='transaction' needs a SQLite ledger in the database that the "

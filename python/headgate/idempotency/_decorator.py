@@ -23,7 +23,7 @@ from headgate.idempotency._handler import (
 )
 from headgate.idempotency._keys import claim_key
 from headgate.idempotency._lease import default_lease_s
-from headgate.idempotency._options import check_callable, check_choice, check_name, check_seconds
+from headgate.idempotency._options import check_call, check_callable, check_choice, check_name, check_seconds
 from headgate.idempotency._serializers import json_serializer
 from headgate.identity import event_id
 
@@ -129,6 +129,9 @@ def idempotent_consumer(
     ):  # fmt: skip
         if function is not None:
             check_callable(name, function)
+            check_call(name, function, "result" if name.endswith("serializer") else "event")
+    if callable(event_type):
+        check_call("event_type", event_type, "event")
     if isinstance(ledger, type) or not hasattr(ledger, "claim"):
         given = f"the class {ledger.__name__}" if isinstance(ledger, type) else f"a {type(ledger).__name__}"
         message = f"ledger: expected a Ledger or an AsyncLedger, got {given}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,30 @@ def check_name(where: str, value: Any) -> None:
         shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
         message = f"{where}: expected text that is not empty and that UTF-8 can write, got {shown}"
         raise ConfigError(message)
+
+
+def check_call(where: str, function: Any, *arguments: str) -> None:
+    """Whether a function can be called with so many arguments by position.
+
+    Args:
+        where: begins the sentence.
+        function: None: there is none, and nothing to check.
+        arguments: what it is called with, in words.
+
+    Raises:
+        ConfigError: it cannot; every message would fail with a TypeError.
+    """
+    if function is None:
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        message = f"{where}: it is called with ({', '.join(arguments)}), and its signature is {signature}: {error}"
+        raise ConfigError(message) from None
 
 
 def check_callable(where: str, value: Any) -> None:
