@@ -161,6 +161,31 @@ def test_what_says_that_a_server_is_away(error, away):
     assert (made.process(Delivery("t", BODY)).outcome is Outcome.WAITING) is away
 
 
+def test_an_event_that_a_decorated_handler_finds_in_progress_holds_up_no_other():
+    clock = ManualClock(NOW)
+    store = LocalStore(LocalDatabase(":memory:"), clock)
+    for n in range(3):
+        store.publish("t", str(n), {"n": n})
+    store.relay_outbox({"t": ["c"]})
+    ran = []
+    inner = Ledger.open("memory://", clock=clock)
+
+    @idempotent_consumer(inner, consumer="inner", event_type="e", key=lambda body: str(body["n"]))
+    def handle(body):
+        ran.append(body["n"])
+
+    held = inner.claim("headgate:inner:e:0", 40.0)
+    consumer = Consumer("c", "t", handle, effects="plain", max_attempts=1)
+    worker = Worker(consumer, store, Ledger.on_database(store.db, clock=clock), clock)
+    result = worker.drain()
+    assert (ran, result.waiting, result.handled, result.errors) == ([1, 2], 1, 2, ["InProgress"])
+    clock.advance_us(39_000_000)
+    assert worker.drain().received == 0  # not before the other one's lease ends
+    clock.advance_us(1_100_000)
+    assert (worker.drain().handled, ran) == (1, [1, 2, 0])
+    assert held.status == "acquired"
+
+
 def test_a_consumer_that_names_its_exceptions_means_these():
     assert is_unavailable(ExceptionGroup("g", [KeyError()]), (KeyError,))
     for error in (ConnectionError(), RedisError(), raised_from(RuntimeError(), KeyError())):

@@ -35,6 +35,7 @@ from headgate.errors import (
     StaleLeaseError,
     TransientError,
 )
+from headgate.idempotency._decorator import InProgress
 from headgate.idempotency._failures import code_path, describe_error
 from headgate.idempotency._options import check_call
 from headgate.idempotency._transports import stated_type
@@ -196,10 +197,7 @@ class Processor:
                 acknowledge(self.ledger.database)
             return DeliveryResult(Outcome.DUPLICATE)
         if claim.status == "in_progress":
-            # Another worker has the claim. Its lease end comes from its own clock, which may be far ahead, so look
-            # again after our own lease at the latest.
-            wait = claim.until - self.clock.now_us() / 1e6
-            return DeliveryResult(Outcome.WAITING, min(max(wait, 0.0), self.consumer.usual_lease_s))
+            return self._wait_for_owner(claim.until)
         if self._dead_letter_sink is not None and claim.attempts > self.consumer.max_attempts:
             cause = DeadLetterCause(
                 "attempts_exhausted", claim.last_error or "the worker died each time", claim.attempts - 1
@@ -296,15 +294,16 @@ class Processor:
             self._log("effect without its mark", delivery, error=error.kind.value)
             return self._away(error.kind.value)
         name = type(error).__name__
-        away = self._is_away(claim, error)
+        busy = isinstance(error, InProgress)  # of a decorated handler: this event waits, and no other one
+        away = not busy and self._is_away(claim, error)
         self._log(
-            "handler failed", delivery, attempt=claim.attempts, error=name, traceback=code_path(error),
-            unavailable=away,
+            "message kept" if busy else "handler failed", delivery, attempt=claim.attempts, error=name,
+            traceback=code_path(error), unavailable=away,
         )  # fmt: skip
         try:
-            if away:
+            if away or busy:
                 self.ledger.release(claim, describe_error(error), counted=False)
-                return self._away(name)
+                return self._wait_for_owner(error.until, name) if isinstance(error, InProgress) else self._away(name)
             if self._dead_letter_sink is not None and claim.attempts >= self.consumer.max_attempts:
                 return self._dead(
                     delivery,
@@ -322,6 +321,12 @@ class Processor:
                 Outcome.FAILED, self._away(gone.kind.value).retry_s, gone.kind.value, unavailable=True
             )
         return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
+
+    def _wait_for_owner(self, until: float, error: str = "") -> DeliveryResult:
+        """Somebody else has the claim. Its lease end comes from a clock that may be far ahead, so look again after our
+        own lease at the latest."""
+        wait_s = until - self.clock.now_us() / 1e6
+        return DeliveryResult(Outcome.WAITING, min(max(wait_s, 0.0), self.consumer.usual_lease_s), error)
 
     def _is_away(self, claim: Claim, error: BaseException) -> bool:
         """Whether a failure is not this message's: something its handler needs is unavailable, and not for too long."""
