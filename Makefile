@@ -26,10 +26,10 @@ help:
 	@echo "make docs    the documentation site, in build/site"
 	@echo "make bench | chaos | fuzz | sanitize | format | clean"
 
-$(STAMPS)/build: tools/setup tools/requirements-build.txt
+$(STAMPS)/build: tools/setup tools/locks/build.txt
 	tools/setup build
 	@mkdir -p $(STAMPS) && touch $@
-$(STAMPS)/dev: tools/setup tools/requirements-build.txt tools/requirements-dev.txt $(wildcard tools/java/*.xml)
+$(STAMPS)/dev: tools/setup tools/locks/build.txt tools/locks/dev.txt $(wildcard tools/java/*)
 	tools/setup dev
 	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/build
 # Building in the environment (no isolation) keeps the build folder, so that a rebuild compiles only what changed.
@@ -73,12 +73,12 @@ wheel: $(STAMPS)/build
 
 # Needs the source of the Python package only, not the built one. Links are checked: a broken one is an error.
 docs: $(STAMPS)/build
-	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-docs.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r tools/locks/docs.txt
 	$(PY) tools/make_docs.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 bench: $(STAMPS)/build $(STAMPS)/installed
-	$(PY) -m pip install --quiet --disable-pip-version-check -r tools/requirements-bench.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r tools/locks/bench.txt
 	$(PY) bench/run.py
 chaos: $(STAMPS)/dev $(STAMPS)/installed
 	HEADGATE_CHAOS_SEEDS=25 $(PY) -m pytest -m chaos

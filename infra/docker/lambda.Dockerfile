@@ -5,8 +5,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ cmake make 
     nlohmann-json3-dev libhiredis-dev libsqlite3-dev libssl-dev libexpat1-dev && rm -rf /var/lib/apt/lists/*
 COPY . /source
 RUN /source/infra/docker/steps.sh wheel /source /wheels
-RUN /source/infra/docker/steps.sh install /wheels/headgate-*.whl /opt/headgate aws \
-    && /opt/headgate/bin/python -m pip install --quiet 'awslambdaric>=3,<5'
+RUN /source/infra/docker/steps.sh install /wheels/headgate-*.whl /opt/headgate /source/tools/locks/lambda.txt
 
 FROM python:3.12-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends libcurl4 libhiredis0.14 libsqlite3-0 libssl3 libexpat1 \
