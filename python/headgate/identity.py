@@ -19,7 +19,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from headgate._native import core
-from headgate.errors import InvalidInputError, Kind
+from headgate.errors import ConfigError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,6 +184,10 @@ core.set_identity_rules(plain, _dumps)
 def dedup_key(headline: str, source: str, published: str) -> str:
     """32 hex digits of SHA-256 over ``headline|source|YYYY-MM-DD``.
 
+    The form is fixed by what others compute, so it stays as it is: a bar in a headline or a source's id is not
+    escaped, and (``a|b``, ``c``) has the key of (``a``, ``b|c``). Ids of sources without a bar, as all shipped ones
+    are, keep all keys apart.
+
     Args:
         headline: as the source gave it, trimmed.
         source: the source's id, for example "tiingo".
@@ -239,6 +243,21 @@ def _utc_date(published: str) -> str:
     if len(published) == 10:
         published += "T00:00:00Z"
     return core.format_timestamp(core.parse_timestamp(published))[:10]
+
+
+def check_key_part(where: str, name: str) -> None:
+    """Refuse a name that could not be told apart inside a key or path that is made of several names.
+
+    Keys of tables, objects and states join names by `#`, `:` and `/`. Parts that data brings along come last in them,
+    or are digests; names that people choose come before, so they hold none of these.
+
+    Raises:
+        ConfigError: the name is empty, `.` or `..`, or holds `#`, `:`, a slash or a control character.
+    """
+    is_plain = isinstance(name, str) and name not in {"", ".", ".."} and name.isprintable()
+    if not is_plain or any(c in "#:/\\" for c in name):
+        message = f"{where}: expected a name without '#', ':' and slashes, got {str(name)[:100]!r}"
+        raise ConfigError(message)
 
 
 def refuse_equal_names(names: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
-from headgate.errors import HeadgateError
+from headgate.errors import ConfigError, HeadgateError
+from headgate.identity import check_key_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,9 +122,18 @@ class Sweeper:
         >>> sweeper = Sweeper([(kind, Rule(threshold_s=600))], clock)          # doctest: +SKIP
         >>> sweeper.run(budget_s=5)["uploads"].healed                          # doctest: +SKIP
         3
+
+    Raises:
+        ConfigError: a kind's name could not be told apart in the state's keys, or two kinds have one.
     """
 
     def __init__(self, kinds: Sequence[tuple[StuckKind, Rule]], clock: Clock, state: StateStore | None = None) -> None:
+        names = [kind.name for kind, _ in kinds]
+        for name in names:
+            check_key_part("stuck kind: name", name)
+            if name == "cursor" or names.count(name) > 1:
+                message = f"stuck kind: name: {name!r} is taken; expected one of its own for each kind"
+                raise ConfigError(message)
         self._kinds = kinds
         self._clock = clock
         self._state = state

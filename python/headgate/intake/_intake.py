@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
 from headgate.errors import DuplicateError, HeadgateError, InvalidInputError, Kind, TransientError
-from headgate.identity import document_text
+from headgate.identity import check_key_part, document_text
 from headgate.intake._bodies import Unreadable, record_text
 from headgate.intake._pipeline import NewItem, RawInfo, Reject, check_item_key
 from headgate.intake._reasons import explain
@@ -107,7 +107,11 @@ class Intake:
 
         Returns:
             The object key; beside it lies `<key>.meta.json` with the first fetch's facts.
+
+        Raises:
+            ConfigError: the source's name is none that a path can hold.
         """
+        check_key_part("source", source)
         digest = hashlib.sha256(body).hexdigest()
         key = f"raw/{self.pipeline.name}/{source}/{digest[:2]}/{digest}"
         facts = {"source": source, "size": len(body), "fetched_us": self.clock.now_us(), **(meta or {})}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from headgate._native import core
 from headgate._registry import compile_model
 from headgate.errors import ConfigError, HeadgateError, InvalidInputError
-from headgate.identity import document_text, event_id
+from headgate.identity import check_key_part, document_text, event_id
 from headgate.items import MARK
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ class Pipeline:
     check_query: Callable[[Json], None] | None = None
     merge: Merge | None = None
     standing: Callable[[Any, int, Json, list[Json]], Json] | None = None
+
+    def __post_init__(self) -> None:
+        check_key_part("pipeline: name", self.name)
+        check_key_part(f"pipeline {self.name}: key_prefix", self.key_prefix)
 
     @classmethod
     def from_model(
