@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import hashlib
 import json
 import types
@@ -215,6 +216,8 @@ def test_an_event_is_known_in_every_form(event):
         ({"event_type": "", "data": 1}, ""),
         ({"event_type": 5, "data": 1}, "json=5"),
         ({"event_type": "5", "data": 1}, "5"),
+        ({"event_type": enum.Enum("Kind", {"A": "order.created"}).A, "data": 1}, "order.created"),
+        ({"event_type": enum.Enum("Kind", {"A": 5}).A, "data": 1}, "json=5"),
         ([1], ""),
         ("text", ""),
     ],

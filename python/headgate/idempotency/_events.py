@@ -118,7 +118,10 @@ def type_of(document: Any) -> str:
         return ""
     if isinstance(found, str):
         return str.__str__(found)
-    return f"json={canonical_json(found, big_integers='exact').decode()}"  # a number, say: another type than its text
+    text = canonical_json(found, big_integers="exact").decode()
+    if text.startswith('"'):  # an Enum's value, say: the type that a JSON text of the event names
+        return str(json.loads(text))
+    return f"json={text}"  # a number: another type than its text
 
 
 def identity_of(view: EventView) -> str:
