@@ -8,12 +8,14 @@ import re
 from enum import Enum
 from typing import Annotated, Literal
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from headgate import _core
 from headgate._registry import shipped_plan
+from headgate._text import printable
 from headgate.checkpoint.schema import (
     DateText,
     DigitsInt,
@@ -203,3 +205,18 @@ def test_a_visit_that_may_be_part_of_the_participant_id_is_not_shown():
     assert shown_name(f"{head}-110-AB.json") == f"{head}-****.json"
     assert shown_name(f"{head}-110001-01.json") == f"{head}-****-01.json"
     assert shown_name(f"sandbox/{head}-110001-2024-01-15.json") == f"{head}-****-2024-01-15.json"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a\nb", r"a\nb"),
+        ("a\r\tb\x00\x1b[31m\x7f", r"a\r\tb\x00\x1b[31m\x7f"),
+        ("\x85\x9b\u2028\u202e\u2066\u200f\u061c", r"\x85\x9b\u2028\u202e\u2066\u200f\u061c"),
+        ("caf\u00e9 \u65e5\u672c \U0001f600 a\\b", "caf\u00e9 \u65e5\u672c \U0001f600 a\\b"),
+    ],
+)
+def test_names_are_shown_without_control_characters(raw, shown):
+    plan = {"format": 1, "name": "n", "fields": [{"name": "n", "type": "int64"}]}
+    assert _core.Validator(json.dumps(plan)).shown_name(f"{raw}.json") == f"{shown}.json"
+    assert printable(raw) == shown  # both sides alike

@@ -59,3 +59,14 @@ def test_handlers_log_json_in_lambda_and_text_elsewhere(tmp_path, monkeypatch, c
     assert "self-healing check" in line
     if in_lambda:
         assert json.loads(line)["items_found"] == 0
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_no_name_can_forge_a_line_of_the_log(capsys, style):
+    configure_logging("INFO", style)
+    forged = "a\n12:00:00 ERROR forged\r\x1b[31m\u2028.json"
+    logging.getLogger("headgate.test").warning("cannot read %s", forged, extra={"file": forged})
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert not set("\r\x1b\u2028") & set(output)
+    assert r"a\n12:00:00 ERROR forged" in output

@@ -1,5 +1,6 @@
 #include "headgate/base/text.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -84,11 +85,33 @@ bool take_zone(std::string_view& text, std::int64_t& offset) noexcept {
     return hours < 24 && minutes < 60;
 }
 
+// Of one well-formed UTF-8 sequence of two to four bytes.
+unsigned code_point(std::string_view sequence) noexcept {
+    unsigned out = static_cast<unsigned char>(sequence.front()) & (0xFFU >> (sequence.size() + 1));
+    for (const char c : sequence.substr(1)) {
+        out = out << 6U | (static_cast<unsigned char>(c) & 0x3FU);
+    }
+    return out;
+}
+
+// C1 controls, line and paragraph separators, and the marks of bidirectional text (Unicode 15, 23.2).
+bool is_control(unsigned point) noexcept {
+    const auto within = [point](unsigned first, unsigned last) { return point >= first && point <= last; };
+    return within(0x80, 0x9F) || point == 0x61C || within(0x200E, 0x200F) || within(0x2028, 0x202E) ||
+           within(0x2066, 0x2069);
+}
+
 }  // namespace
 
 std::string_view base_name(std::string_view path) noexcept {
     const auto slash = path.rfind('/');
     return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+bool ends_with_ignoring_case(std::string_view text, std::string_view lower) noexcept {
+    const auto same = [](char a, char b) { return a == b || (a >= 'A' && a <= 'Z' && a + ('a' - 'A') == b); };
+    return text.size() >= lower.size() &&
+           std::equal(lower.rbegin(), lower.rend(), text.rbegin(), [&](char l, char t) { return same(t, l); });
 }
 
 std::string to_hex(const std::uint8_t* bytes, std::size_t size) {
@@ -153,6 +176,30 @@ std::string_view trim_blanks(std::string_view text) noexcept {
         return {};
     }
     return text.substr(first, text.find_last_not_of(blanks) - first + 1);
+}
+
+std::string printable(std::string_view text) {
+    std::string out;
+    const auto escape = [&out](const char* format, unsigned value) {
+        std::array<char, 16> buffer{};
+        std::snprintf(buffer.data(), buffer.size(), format, value);
+        out += buffer.data();
+    };
+    for (std::size_t at = 0; at < text.size();) {
+        const auto c = static_cast<unsigned char>(text[at]);
+        const auto length = c < 0x80 ? std::size_t{1} : utf8_sequence(text, at);
+        if (c == '\n' || c == '\r' || c == '\t') {
+            out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t";
+        } else if (length == 0 || c < 0x20 || c == 0x7F) {
+            escape("\\x%02x", c);
+        } else if (const auto point = length > 1 ? code_point(text.substr(at, length)) : c; is_control(point)) {
+            escape(point < 0x100 ? "\\x%02x" : "\\u%04x", point);
+        } else {
+            out.append(text, at, length);
+        }
+        at += std::max<std::size_t>(length, 1);
+    }
+    return out;
 }
 
 bool valid_date(int year, int month, int day) noexcept {

@@ -237,9 +237,9 @@ std::string Schema::shown_name(std::string_view key) const {
                 out.replace(group.begin, group.end - group.begin, "****");
             }
         }
-        return out.append(packing);
+        return printable(out.append(packing));
     }
-    return (private_groups.empty() ? out : "****").append(packing);
+    return printable((private_groups.empty() ? out : "****").append(packing));
 }
 
 std::string Schema::day_of_name(std::string_view key) const {

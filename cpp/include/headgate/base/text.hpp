@@ -10,6 +10,7 @@
 namespace headgate {
 
 std::string_view base_name(std::string_view path) noexcept;  // what comes after the last slash
+bool ends_with_ignoring_case(std::string_view text, std::string_view lower) noexcept;  // ASCII letters
 std::string to_hex(const std::uint8_t* bytes, std::size_t size);
 
 // Length in bytes of the well-formed UTF-8 sequence at `at` (Unicode 15, table 3-7), or 0. `text[at]` must be >= 0x80.
@@ -17,6 +18,10 @@ std::size_t utf8_sequence(std::string_view text, std::size_t at) noexcept;
 bool is_utf8(std::string_view text) noexcept;
 std::size_t utf8_length(std::string_view text) noexcept;       // code points of well-formed UTF-8
 std::string_view trim_blanks(std::string_view text) noexcept;  // space, \t, \n, \v, \f, \r
+
+// The text as a log line or a terminal may show it (CWE-117): control characters, line separators, marks that reorder
+// text, and bytes that are no UTF-8 are escaped as in Python (\n, \x1b, \u202e). Other text is left as it is.
+std::string printable(std::string_view text);
 
 bool valid_date(int year, int month, int day) noexcept;
 std::int64_t days_from_civil(int year, int month, int day) noexcept;

@@ -76,7 +76,7 @@ struct Schema {
 
     // Of a key the schema judges the name: without folders, and without the ending of a compression.
     bool accepts_name(std::string_view key) const;
-    std::string shown_name(std::string_view key) const;   // as logs may have it
+    std::string shown_name(std::string_view key) const;   // as logs may have it: redacted and printable()
     std::string day_of_name(std::string_view key) const;  // YYYYMMDD of the group `stamp`, or nothing
 };
 
