@@ -33,7 +33,7 @@ def timed(call):
 def s3_headgate(prefix, target):
     from headgate.checkpoint import update
 
-    run, seconds = timed(lambda: update(f"s3://logs/{prefix}", f"s3://out/{target}"))
+    run, seconds = timed(lambda: update(f"s3://logs/{prefix}", f"s3://out/{target}", schema="visits"))
     return {"s": seconds, "rows": run.rows_total}
 
 
@@ -114,7 +114,7 @@ def s3_obstore_async(prefix, limit):
 def update(logs, target):
     from headgate.checkpoint import update as run_update
 
-    run, seconds = timed(lambda: run_update(logs, target, settle_s=0))
+    run, seconds = timed(lambda: run_update(logs, target, settle_s=0, schema="visits"))
     return {"s": seconds, "rows": run.rows_total}
 
 

@@ -10,7 +10,7 @@ import sys
 def headgate(folder: str, target: str) -> int:
     from headgate.checkpoint import update
 
-    return update(folder, target, settle_s=0).rows_total
+    return update(folder, target, settle_s=0, schema="visits").rows_total
 
 
 def walk(folder: str):

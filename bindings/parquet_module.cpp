@@ -6,6 +6,8 @@
 #include "headgate/base/fault.hpp"
 #include "headgate/base/scratch.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
+#include "headgate/checkpoint/records.hpp"
+#include "headgate/json/canonical.hpp"
 
 namespace headgate::bindings {
 namespace {
@@ -129,6 +131,9 @@ private:
         backends::S3Options out;
         out.bucket = place["bucket"].cast<std::string>();
         out.prefix = place["prefix"].cast<std::string>();
+        if (place.contains("within")) {
+            out.within = place["within"].cast<std::string>();
+        }
         out.region = place["region"].cast<std::string>();
         out.endpoint = place["endpoint"].cast<std::string>();
         out.in_flight = place["in_flight"].cast<std::size_t>();
@@ -222,10 +227,22 @@ checkpoint::Options options(const std::string& plan, const py::dict& given) {
     return out;
 }
 
+// The list `unread` of the options gets what made a run fail because not one file could be read.
+void note_unread(const py::dict& given, checkpoint::Environment& env) {
+    if (given.contains("unread")) {
+        env.none_read =
+            [list = given["unread"].cast<py::list>()](std::shared_ptr<const checkpoint::Refused> files) mutable {
+                const py::gil_scoped_acquire acquire;
+                list.append(std::const_pointer_cast<checkpoint::Refused>(files));
+            };
+    }
+}
+
 py::dict update(const py::object& source, const py::object& target, const std::string& plan, const py::dict& given,
                 const py::object& progress) {
     const auto opts = options(plan, given);
-    const auto env = environment(Places(opts.max_file_bytes, given), source, target, progress);
+    auto env = environment(Places(opts.max_file_bytes, given), source, target, progress);
+    note_unread(given, env);
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
 }
 
@@ -236,6 +253,7 @@ py::dict stage(const py::object& source, const py::object& parts, const std::str
     opts.partitioned = true;
     const Places places(opts.max_file_bytes, given);
     auto env = environment(places, source, py::none(), progress);
+    note_unread(given, env);
     env.target = checkpoint::make_staging_target(footer_file, out, places.target(parts));
     return to_dict(take(interruptible([&] { return checkpoint::update(opts, env); })));
 }
@@ -264,20 +282,27 @@ void check_columns(const std::string& footer_file, const std::string& plan, cons
 }
 
 std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads,
-                  const std::string& target_key, const std::string& base_plan) {
+                  const std::string& target_key, const std::string& base_plan, const py::dict& given,
+                  const py::object& progress) {
     checkpoint::InferOptions opts;
     opts.name = name;
     opts.sort_by = sort_by;
     opts.threads = threads;
     opts.target_key = target_key;
     opts.base_plan = base_plan;
-    const auto env = environment(Places(opts.max_file_bytes, {}), source, py::none(), py::none());
+    set(given, "file_names", opts.file_names);
+    set(given, "records", opts.records);
+    set(given, "file_column", opts.file_column);
+    set(given, "times", opts.times);
+    const auto env = environment(Places(opts.max_file_bytes, {}), source, py::none(), progress);
     return take(interruptible([&] { return checkpoint::infer(opts, env); }));
 }
 
-std::string stored_plan(const py::object& target) {
+// (name, plan) of the schema that a target's footer tells; empty: there is no table, or its schema was declared.
+py::tuple stored_schema(const py::object& target) {
     const auto env = environment(Places(checkpoint::Options().max_file_bytes, {}), py::none(), target, py::none());
-    return take(interruptible([&] { return checkpoint::stored_plan(env); }));
+    auto found = take(interruptible([&] { return checkpoint::stored_schema(env); }));
+    return py::make_tuple(found.name, found.plan);
 }
 
 py::dict verify(const py::object& source, const py::object& target, const std::string& plan, const py::object& progress,
@@ -309,18 +334,66 @@ py::capsule arrow_stream(const py::object& rows) {
     return rows.attr("__arrow_c_stream__")().cast<py::capsule>();
 }
 
-// The bytes of a file that its name says is packed (.gz, .zst).
+// The content of a file, without its compression.
 py::bytes unpack(const std::string& name, const std::string& packed, std::size_t limit) {
-    std::string out;
+    std::string buffer;
+    std::string_view out;
     {
         const py::gil_scoped_release release;
         static const auto unpacker = backends::make_unpacker();
-        if (const auto status = unpacker(name, packed, limit, out); !status.ok()) {
+        if (const auto status = checkpoint::unpacked(name, packed, limit, unpacker, buffer, out); !status.ok()) {
             const py::gil_scoped_acquire acquire;
             check(status);
         }
     }
-    return out;
+    return {out.data(), out.size()};
+}
+
+// (offset, record, problem) of the records of a file's unpacked content that end, or whose document ends, behind
+// `begin`; the problem is a kind or empty.
+py::list split_records(const std::string& key, const py::bytes& content, const std::vector<std::string>& path,
+                       std::uint64_t begin) {
+    class Sink final : public checkpoint::RecordSink {
+    public:
+        explicit Sink(std::uint64_t begin) : begin_(begin) {}
+        bool take_object(std::string_view text, std::uint64_t offset) override {
+            if (!is_new(text, offset)) {
+                return checkpoint::is_whole_object(text);
+            }
+            const bool is_object = json::is_object(text);
+            if (is_object) {
+                take(text, offset);
+            }
+            return is_object;
+        }
+        void take(std::string_view text, std::uint64_t offset) override {
+            if (is_new(text, offset)) {
+                out.append(py::make_tuple(offset, py::bytes(text.data(), text.size()), ""));
+            }
+        }
+        void refuse(std::uint64_t offset, std::string_view kind) override {
+            if (is_new({}, offset)) {
+                out.append(py::make_tuple(offset, py::bytes(), std::string(kind)));
+            }
+        }
+        void begin_document(std::uint64_t end) override { document_end_ = end; }
+        void end_document() override { document_end_ = 0; }
+        py::list out;
+
+    private:
+        bool is_new(std::string_view text, std::uint64_t offset) const {
+            return begin_ == 0 || std::max(document_end_, offset + checkpoint::end_of_text(text)) > begin_;
+        }
+        std::uint64_t begin_;
+        std::uint64_t document_end_ = 0;
+    };
+    Sink sink(begin);
+    checkpoint::split_records(key, std::string_view(content), path, sink);
+    return std::move(sink.out);
+}
+
+bool holds_lines(const std::string& key, const py::bytes& content) {
+    return checkpoint::holds_lines(key, std::string_view(content));
 }
 
 // For every column the value of each group, and how many rows each has.
@@ -381,11 +454,15 @@ PYBIND11_MODULE(_parquet, module) {
     module.def("evolve_rows", &evolve_rows, py::arg("from_file"), py::arg("to_file"), py::arg("plan"));
     module.def("check_columns", &check_columns, py::arg("footer_file"), py::arg("plan"), py::arg("target"));
     module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"),
-               py::arg("target_key") = "", py::arg("base_plan") = "");
-    module.def("stored_plan", &stored_plan, py::arg("target"));
+               py::arg("target_key") = "", py::arg("base_plan") = "", py::arg("options") = py::dict(),
+               py::arg("progress") = py::none());
+    module.def("stored_schema", &stored_schema, py::arg("target"));
     module.def("verify", &verify, py::arg("source"), py::arg("target"), py::arg("plan"), py::arg("progress"),
                py::arg("rows_elsewhere") = py::none(), py::arg("target_key") = "");
     module.def("unpack", &unpack, py::arg("name"), py::arg("packed"), py::arg("limit"));
+    module.def("split_records", &split_records, py::arg("key"), py::arg("content"), py::arg("path"),
+               py::arg("begin") = 0);
+    module.def("holds_lines", &holds_lines, py::arg("key"), py::arg("content"));
     module.def("count_groups", &count_groups, py::arg("rows"));
     module.def("newest_rows", &newest_rows, py::arg("rows"));
     module.def(

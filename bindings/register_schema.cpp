@@ -15,8 +15,9 @@ public:
 
     py::list problems(const py::bytes& text) { return read(text, nullptr); }
 
-    py::object row(const py::bytes& text) {
+    py::object row(const py::bytes& text, const std::string& file) {
         columns_.clear();
+        reader_.begin_file(file);
         auto found = read(text, &columns_);
         return found.empty() ? py::object(py::str(row_as_json(*schema_, columns_, 0))) : py::object(found);
     }
@@ -65,7 +66,8 @@ void register_schema(py::module_& module) {
         .def(py::init([](const std::string& plan) { return Validator(take(Schema::parse(plan))); }), py::arg("plan"))
         .def("problems", &Validator::problems, py::arg("text"),
              "(field, kind) of everything wrong with one JSON record.")
-        .def("row", &Validator::row, py::arg("text"), "A valid record as the engine's row, as JSON; else its problems.")
+        .def("row", &Validator::row, py::arg("text"), py::arg("file") = "",
+             "A valid record as the engine's row, as JSON; else its problems.")
         .def("accepts_name", &Validator::accepts_name, py::arg("key"), "Whether a file of this key is read at all.")
         .def("shown_name", &Validator::shown_name, py::arg("key"), "The file's name as logs may have it.")
         .def("day_of_name", &Validator::day_of_name, py::arg("key"), "YYYYMMDD of its stamp, or nothing.");

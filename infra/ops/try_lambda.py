@@ -34,6 +34,7 @@ tickers = []
 [checkpoints.visits]
 source = "logs"
 target = "visits.parquet"
+schema = "visits"
 """
 # Entry point -> (event, what the answer holds). A stage without its bucket fails, but not for want of a module.
 HANDLERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -183,7 +183,7 @@ class CheckpointConfig:
 
     source: str = _text("", "a folder or s3://bucket/prefix; empty for exports: the pipeline's own items")
     target: str = _text("", "the Parquet file, s3://bucket/key, delta+file:///folder or delta+s3://bucket/prefix")
-    schema: str = _text("visits", "visits, news, infer, or module:Model of your own")
+    schema: str = _text("", "infer, visits, news, or module:Model of your own; empty: the target's, of a new one infer")
     mode: str = _choice("ledger", ("ledger", "watermark"), "ledger takes late files too")
     settle_s: float = _number(2, 0, 3600, "younger files wait for the next run, seconds")
     export: str = _text("", "a pipeline whose items are exported to source first")

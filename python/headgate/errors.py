@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from headgate._native import core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class Kind(StrEnum):
@@ -154,8 +154,11 @@ class IntegrityError(PermanentError):
 class CheckpointError(HeadgateError):
     """A checkpoint cannot be read or written; it stays as it is, and is never taken for a first run.
 
-    What is raised is also an AccessError, IntegrityError, TransientError or ConflictError, whichever says why.
+    What is raised is also an AccessError, IntegrityError, TransientError or ConflictError, whichever says why. `unread`
+    names the files of a source, if the reason is that not one of them could be read.
     """
+
+    unread: Sequence[object] = ()
 
 
 class CheckpointAccessError(CheckpointError, AccessError):

@@ -40,6 +40,7 @@ max_attempts = 50
 [checkpoints.visits]
 source = "logs"
 target = "e.parquet"
+schema = "visits"
 settle_s = 0
 [checkpoints.news]
 source = "exports"
@@ -168,14 +169,14 @@ def test_a_sweep_killed_in_the_middle_sends_each_item_once(world):
 def test_a_checkpoint_killed_at_every_point_is_the_old_or_the_new_one(tmp_path, point):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     first = write_wave(logs, 300)
-    assert update(logs, target, settle_s=0).rows_added == first.good
+    assert update(logs, target, settle_s=0, schema="visits").rows_added == first.good
     second = write_wave(logs, 200, first=300, late=20, seed=3)
-    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0"]
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0", "--schema", "visits"]
     killed = subprocess.run(command, capture_output=True, env={**os.environ, "HEADGATE_FAULTS": f"{point}:kill:1"})
     assert killed.returncode == -signal.SIGKILL
     committed = point == "checkpoint.after_commit"
     assert len(Checkpoint.read(target)) == first.good + (second.good if committed else 0)
-    run = update(logs, target, settle_s=0)
+    run = update(logs, target, settle_s=0, schema="visits")
     assert run.adds_up() == []
     assert run.rows_total == first.good + second.good
     assert run.rows_added == (0 if committed else second.good)
@@ -190,13 +191,13 @@ def test_a_first_run_killed_at_every_point_is_none_or_the_new_one(tmp_path, poin
     logs, target, spill = tmp_path / "logs", tmp_path / "e.parquet", tmp_path / "spill"
     wave = write_wave(logs, 3000)
     script = "import sys; from headgate import _native; from headgate.checkpoint import update;" \
-             "_native.set_faults(sys.argv[4]); update(*sys.argv[1:3], settle_s=0, memory=100_000, spill_dir=sys.argv[3])"  # fmt: skip
+             "_native.set_faults(sys.argv[4]); update(*sys.argv[1:3], schema='visits', settle_s=0, memory=100_000, spill_dir=sys.argv[3])"  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script, logs, target, spill, f"{point}:kill:1"])
     assert killed.returncode == -signal.SIGKILL
     committed = point == "checkpoint.after_commit"
     assert target.exists() == committed
     assert len(list(spill.iterdir())) == 1
-    run = update(logs, target, settle_s=0, memory=100_000, spill_dir=spill)
+    run = update(logs, target, settle_s=0, memory=100_000, spill_dir=spill, schema="visits")
     assert (run.rows_added, run.rows_total, run.adds_up()) == (0 if committed else wave.good, wave.good, [])
     assert committed or (run.spilled_bytes > 0 and list(spill.iterdir()) == [])
     assert verify(target, logs).ok
@@ -210,16 +211,16 @@ def test_a_first_run_killed_at_every_point_is_none_or_the_new_one(tmp_path, poin
 def test_an_update_killed_while_it_keeps_row_groups_is_the_old_or_the_new_one(tmp_path, point):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     first = write_wave(logs, 3000)
-    update(logs, target, settle_s=0, row_group_rows=500)
+    update(logs, target, settle_s=0, row_group_rows=500, schema="visits")
     groups = [pq.read_table(target).slice(at, 500).to_pylist() for at in range(0, first.good, 500)]
     second = write_wave(logs, 200, first=3000, seed=3)
     script = "import sys; from headgate import _native; from headgate.checkpoint import update;" \
-             "_native.set_faults(sys.argv[3]); update(sys.argv[1], sys.argv[2], settle_s=0, row_group_rows=500)"  # fmt: skip
+             "_native.set_faults(sys.argv[3]); update(sys.argv[1], sys.argv[2], schema='visits', settle_s=0, row_group_rows=500)"  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script, logs, target, point])
     assert killed.returncode == -signal.SIGKILL
     missing = 0 if point.startswith("checkpoint.after_commit") else second.good
     assert pq.read_metadata(target).num_rows == first.good + second.good - missing
-    run = update(logs, target, settle_s=0, row_group_rows=500)
+    run = update(logs, target, settle_s=0, row_group_rows=500, schema="visits")
     assert (run.adds_up(), run.rows_added, run.rows_total) == ([], missing, first.good + second.good)
     rows = pq.read_table(target).to_pylist()
     assert [rows[at : at + 500] for at in range(0, 2500, 500)] == groups[:5]
@@ -298,16 +299,16 @@ def test_a_collection_killed_at_every_point_leaves_all_or_nothing(tmp_path, poin
 def test_racing_updaters_lose_and_double_nothing(tmp_path):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     good = write_wave(logs, 100).good
-    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0"]
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0", "--schema", "visits"]
     for wave in range(1, 4):
         racers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(4)]
         good += write_wave(logs, 150, first=wave * 1000, seed=wave).good  # while they run
         for racer in racers:
             racer.communicate(timeout=60)
             assert racer.returncode == 0
-    run = update(logs, target, settle_s=0)
+    run = update(logs, target, settle_s=0, schema="visits")
     assert run.rows_total == good
-    assert update(logs, target, settle_s=0).committed is False
+    assert update(logs, target, settle_s=0, schema="visits").committed is False
 
 
 def test_racing_intakes_store_each_item_once(world, objects):

@@ -223,11 +223,18 @@ TEST_F(Engine, RemembersBadFilesAndNamesWhatIsWrong) {
     EXPECT_EQ(run().known, 3);
 }
 
-TEST_F(Engine, CreatesNothingWithoutAGoodEvent) {
+TEST_F(Engine, RemembersTheFilesOfAFirstRunWithoutAGoodEvent) {
+    EXPECT_FALSE(run().committed);
+    EXPECT_NE(access(target.c_str(), F_OK), 0);
     tests::write_file(source + "/e-bad.json", "{");
     const auto out = run();
-    EXPECT_FALSE(out.committed);
-    EXPECT_NE(access(target.c_str(), F_OK), 0);
+    EXPECT_TRUE(out.first_run && out.committed);
+    EXPECT_EQ(out.rows_total, 0);
+    const auto again = run();
+    EXPECT_FALSE(again.committed);
+    EXPECT_EQ(again.known, 1);
+    event("a", 1);
+    EXPECT_EQ(run().rows_total, 1);
 }
 
 TEST_F(Engine, AnUnreadableCheckpointIsNeverAFirstRun) {

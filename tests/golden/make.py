@@ -62,7 +62,7 @@ def main() -> None:
         shutil.copy(work / "store-v1.db", work / current)
         LocalDatabase(str(work / current)).close()
         write_logs(work / "logs")
-        update(work / "logs", work / "checkpoint-v1.parquet", settle_s=0)
+        update(work / "logs", work / "checkpoint-v1.parquet", settle_s=0, schema="visits")
         for name in ("store-v1.db", current, "checkpoint-v1.parquet"):
             shutil.copy(work / name, HERE / name)
         shutil.rmtree(HERE / "checkpoint-v1.parquet.ledger", ignore_errors=True)

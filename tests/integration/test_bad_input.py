@@ -94,10 +94,12 @@ def small(tmp_path, request):
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, small):
     write_wave(tmp_path / "logs", 200)
-    assert run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0").returncode == 0
+    assert (
+        run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0", "--schema", "visits").returncode == 0
+    )
     before = (small / "e.parquet").read_bytes()
     write_wave(tmp_path / "logs", 20_000, first=200, seed=5)
-    result = run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0")
+    result = run("checkpoint", tmp_path / "logs", small / "e.parquet", "--settle", "0", "--schema", "visits")
     one_sentence(result, "[disk_full]")
     assert (small / "e.parquet").read_bytes() == before
     assert not list(small.glob("*.tmp-*"))
@@ -117,25 +119,28 @@ def test_a_run_that_a_full_disk_ended_leaves_its_room_to_the_next(tmp_path, smal
     logs, target = tmp_path / "logs", small / "e.parquet"
     ledger, segment = Path(f"{target}.ledger"), 8_000 * 40
     write_wave(logs, known)
-    update(logs, target, settle_s=0)  # writes no table where nothing is known
+    update(logs, target, settle_s=0, schema="visits")  # writes no table where nothing is known
     before = target.read_bytes() if known else None
     write_wave(logs, 8_000, first=known, seed=5)
     dead = 0
     if known:
         free = room(small)
         faults = {"HEADGATE_FAULTS": "checkpoint.after_segments:kill:1"}
-        assert run("checkpoint", logs, target, "--settle", "0", env=faults).returncode == -signal.SIGKILL
+        assert (
+            run("checkpoint", logs, target, "--settle", "0", "--schema", "visits", env=faults).returncode
+            == -signal.SIGKILL
+        )
         dead = free - room(small)
         assert dead > segment
     (small / "filler").write_bytes(b"x" * (room(small) + dead - segment - 50_000))
     for _ in range(3):
         with pytest.raises(StorageFullError):
-            update(logs, target, settle_s=0)
+            update(logs, target, settle_s=0, schema="visits")
         assert room(small) == pytest.approx(segment + 50_000, abs=16_384)  # whole pages, and the lock
         assert (target.read_bytes() if target.exists() else None) == before
         assert len(list(ledger.iterdir())) == (2 if known else 0)
     (small / "filler").unlink()
-    done = update(logs, target, settle_s=0)
+    done = update(logs, target, settle_s=0, schema="visits")
     assert done.rejected_records > 0  # they wait beside the segment
     assert done.rows_added + done.rejected_records == 8_000
     assert verify(target, logs).ok

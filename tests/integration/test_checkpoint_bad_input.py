@@ -73,7 +73,7 @@ def test_every_kind_is_counted_and_the_run_goes_on(tmp_path):
     logs.mkdir()
     for n, body in enumerate(BODIES):
         (logs / name(n)).write_bytes(body)
-    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0"]
+    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0", "--schema", "visits"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0
     counts = json.loads(run.stdout)
@@ -88,7 +88,7 @@ def test_every_kind_is_counted_and_the_run_goes_on(tmp_path):
     assert len(lines) == bad
     assert all("-ingest-form-****-01.json" in line for line in lines)
     assert "110001" not in run.stdout + run.stderr
-    again = update(logs, target, settle_s=0)  # remembered, not read again
+    again = update(logs, target, settle_s=0, schema="visits")  # remembered, not read again
     assert (again.known, again.taken_files) == (len(BODIES), 0)
     assert verify(target, logs).ok
 
@@ -98,7 +98,7 @@ def test_every_refused_record_has_its_line_however_many(tmp_path):
     logs.mkdir()
     for n in range(300):
         (logs / name(n)).write_bytes(event(surprise=1, other=2) if n % 3 else event())
-    run = update(logs, target, settle_s=0)
+    run = update(logs, target, settle_s=0, schema="visits")
     assert (run.rejected_records, len(run.rejects), run.problems) == (200, 200, {"unknown": 200})  # once a record
     rejects = list(run.rejects)
     assert [reject.name for reject in rejects] == [
@@ -110,7 +110,18 @@ def test_every_refused_record_has_its_line_however_many(tmp_path):
     with pytest.raises(IndexError):
         _ = run.rejects[200]
     assert pickle.loads(pickle.dumps(run)).rejects == rejects
-    command = [sys.executable, "-m", "headgate", "checkpoint", logs, tmp_path / "n.parquet", "--settle", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "headgate",
+        "checkpoint",
+        logs,
+        tmp_path / "n.parquet",
+        "--settle",
+        "0",
+        "--schema",
+        "visits",
+    ]
     for more, rows in ((["--dry-run"], 0), ([], 100)):  # a dry run says it too
         done = subprocess.run([*command, *more], capture_output=True, text=True)
         lines = [line for line in done.stderr.splitlines() if line.startswith("rejected ")]
@@ -127,7 +138,7 @@ def test_every_refused_record_has_its_line_however_many(tmp_path):
     assert "110001" not in done.stdout + done.stderr
 
 
-def test_a_file_of_bad_lines_takes_no_memory_and_leaves_nothing(tmp_path):
+def test_a_file_of_bad_lines_takes_no_memory_and_is_read_once(tmp_path):
     logs, target = tmp_path / "logs", tmp_path / "e.parquet"
     logs.mkdir()
     (logs / "a.jsonl").write_bytes(b"x\n" * 200_000)
@@ -138,16 +149,18 @@ def test_a_file_of_bad_lines_takes_no_memory_and_leaves_nothing(tmp_path):
         200_000,
         {"json": 200_000},
         2,
-        False,
+        True,
     )
     assert sum(1 for _ in run.rejects) == 200_000
     assert run.rejects[199_999].offset == 399_998
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["logs"]
+    digest = run.rejects[0].digest
+    names = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"}
+    assert names == {"logs", "e.parquet", "e.parquet.ledger"}
     (logs / "b.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n{"n": true}\n'))
     run = update(logs, target, schema=Count, settle_s=0)
-    assert (run.rows_added, len(run.rejects)) == (1, 200_001)
+    assert (run.rows_added, len(run.rejects), run.known) == (1, 1, 1)
     assert (run.rejects[-1].name, run.rejects[-1].offset) == ("b.jsonl.gz", 9)
-    assert len(rejected(target, run.rejects[0].digest)) == 200_000
+    assert len(rejected(target, digest)) == 200_000
     assert update(logs, target, schema=Count, settle_s=0).known == 2
 
 
@@ -160,7 +173,7 @@ def test_a_document_of_a_million_members_is_one_problem_of_each_kind(tmp_path):
     logs.mkdir()
     members = ", ".join(f'"k{n}": 1' for n in range(1_000_000))
     (logs / name(1)).write_text('{"action": "submit", "action": 1, "action": 2, ' + members + "}")
-    run = update(logs, tmp_path / "e.parquet", settle_s=0)
+    run = update(logs, tmp_path / "e.parquet", settle_s=0, schema="visits")
     assert run.problems["unknown"] == run.problems["duplicate"] == 1
     inferred = update(logs, tmp_path / "i.parquet", schema="infer", settle_s=0)
     assert (inferred.rejected_records, inferred.problems) == (1, {"duplicate": 1})
@@ -170,7 +183,7 @@ def test_packed_files_have_their_redacted_names(tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / name(1, ending=".json.gz")).write_bytes(b"no")
-    run = update(logs, tmp_path / "e.parquet", settle_s=0)
+    run = update(logs, tmp_path / "e.parquet", settle_s=0, schema="visits")
     assert [reject.name for reject in run.rejects] == [name(1, "****", ending=".json.gz")]
 
 
@@ -185,7 +198,7 @@ def test_names_with_blanks_and_ways_out_are_only_names(tmp_path):
     (logs / "link.json").symlink_to("/etc/hostname")
     (logs / "log-delete-20240115.json").symlink_to(tmp_path / "nowhere")
     (logs / "out").symlink_to("/", target_is_directory=True)  # links to folders are not followed
-    run = update(logs, tmp_path / "e.parquet", settle_s=0)
+    run = update(logs, tmp_path / "e.parquet", settle_s=0, schema="visits")
     assert (run.rows_added, run.rejected_records, run.adds_up()) == (2, 0, [])
 
 
@@ -198,10 +211,10 @@ def test_large_and_packed_files(tmp_path):
     (logs / name(3, ending=".json.gz")).write_bytes(gzip.compress(event())[:-9])
     (logs / name(4, ending=".json.zst")).write_bytes(b"not zstd")
     (logs / name(5, ending=".json.gz")).write_bytes(gzip.compress(large))
-    assert update(logs, tmp_path / "most.parquet", settle_s=0).problems == {"packing": 2}
+    assert update(logs, tmp_path / "most.parquet", settle_s=0, schema="visits").problems == {"packing": 2}
     with pytest.raises(InvalidInputError, match="max_file_bytes: expected 1 to 1073741824"):
-        update(logs, target, settle_s=0, max_file_bytes=2 << 30)
-    run = update(logs, target, settle_s=0, max_file_bytes=10 << 20)
+        update(logs, target, settle_s=0, max_file_bytes=2 << 30, schema="visits")
+    run = update(logs, target, settle_s=0, max_file_bytes=10 << 20, schema="visits")
     assert run.problems == {"packing": 2, "too_large": 2}
     assert (run.rows_added, run.rejected_records) == (1, 4)
     assert len(Checkpoint.read(target)) == 1
@@ -215,7 +228,19 @@ def test_files_without_permission_are_tried_again(tmp_path):
     (logs / name(0)).chmod(0)
     # Root may open anything; without these capabilities it may not.
     as_root = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
-    command = [*as_root, sys.executable, "-m", "headgate", "checkpoint", logs, tmp_path / "e.parquet", "--settle", "0"]
+    command = [
+        *as_root,
+        sys.executable,
+        "-m",
+        "headgate",
+        "checkpoint",
+        logs,
+        tmp_path / "e.parquet",
+        "--settle",
+        "0",
+        "--schema",
+        "visits",
+    ]
     run = subprocess.run(command, capture_output=True, text=True)
     counts = json.loads(run.stdout)
     assert (counts["rows_added"], counts["unreadable"], counts["complete"]) == (4, 1, False)
@@ -239,7 +264,7 @@ def test_a_run_leaves_the_descriptors_of_the_process_alone(tmp_path):
     wave = write_wave(logs, 200)
     come, go = os.pipe()
     before = sorted(os.listdir("/proc/self/fd"))
-    assert update(logs, tmp_path / "events.parquet", settle_s=0, threads=4).rows_added == wave.good
+    assert update(logs, tmp_path / "events.parquet", settle_s=0, threads=4, schema="visits").rows_added == wave.good
     assert sorted(os.listdir("/proc/self/fd")) == before
     os.write(go, b"still here")
     os.close(go)

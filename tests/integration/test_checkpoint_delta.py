@@ -55,26 +55,26 @@ def test_a_table_holds_the_rows_of_the_file(target, tmp_path):
         Checkpoint.read(target)
     for first, late in ((0, 0), (400, 20), (900, 5)):
         wave = write_wave(logs, 150, first=first, late=late, seed=first)
-        one, two = update(logs, file, settle_s=0), update(logs, target, settle_s=0)
+        one, two = update(logs, file, settle_s=0, schema="visits"), update(logs, target, settle_s=0, schema="visits")
         assert two.adds_up() == []
         assert (two.rows_added, two.rows_total, two.late_rows) == (wave.good, one.rows_total, one.late_rows)
         assert (two.problems, two.version) == (one.problems, one.version)
     assert multiset(Checkpoint.read(target)) == multiset(Checkpoint.read(file))
-    again = update(logs, target, settle_s=0)
+    again = update(logs, target, settle_s=0, schema="visits")
     assert (again.committed, again.taken_files, again.known) == (False, 0, two.known + two.taken_files)
-    assert not update(logs, target, settle_s=0, dry_run=True).committed
+    assert not update(logs, target, settle_s=0, dry_run=True, schema="visits").committed
     before = multiset(Checkpoint.read(target))
     assert maintain(target)["files_removed"] == 3
     assert multiset(Checkpoint.read(target)) == before
-    assert update(logs, target, settle_s=0).taken_files == 0  # the ledger outlives the merge of files
+    assert update(logs, target, settle_s=0, schema="visits").taken_files == 0  # the ledger outlives the merge of files
 
 
 def test_a_table_answers_as_the_file_does_and_as_of_its_version(target, tmp_path):
     logs, file = tmp_path / "logs", tmp_path / "e.parquet"
     for first in (0, 400, 900):
         write_wave(logs, 150, first=first, late=9, seed=first)
-        update(logs, file, settle_s=0, row_group_rows=40)
-        update(logs, target, settle_s=0)
+        update(logs, file, settle_s=0, row_group_rows=40, schema="visits")
+        update(logs, target, settle_s=0, schema="visits")
 
     def answers(events):
         some = events.center("alpha", "beta").logged("2026-01-01T09:00:00")
@@ -90,7 +90,7 @@ def test_a_table_answers_as_the_file_does_and_as_of_its_version(target, tmp_path
     expected = answers(Visits.read(file))
     assert answers(opened) == expected
     write_wave(logs, 150, first=2000)
-    assert update(logs, target, settle_s=0).rows_added > 0
+    assert update(logs, target, settle_s=0, schema="visits").rows_added > 0
     assert answers(opened) == expected
     assert len(Visits.read(target)) > len(opened)
 
@@ -101,7 +101,7 @@ def test_a_table_can_be_checked(target, tmp_path):
         verify(target)
     for first in (0, 400):
         write_wave(logs, 120, first=first, seed=first)
-        run = update(logs, target, settle_s=0)
+        run = update(logs, target, settle_s=0, schema="visits")
     report = verify(target, logs)
     assert (report.ok, report.differences) == (True, [])
     assert report.rows == report.rows_in_footer == report.rows_in_ledger == run.rows_total
@@ -128,13 +128,13 @@ def test_what_no_append_names_is_removed_and_no_more(target, tmp_path, monkeypat
     logs = tmp_path / "logs"
     for first in (0, 400, 800):
         write_wave(logs, 60, first=first, seed=first)
-        run = update(logs, target, settle_s=0)
+        run = update(logs, target, settle_s=0, schema="visits")
     # A run that dies between its parts and its append leaves them behind.
     write_wave(logs, 20, first=2000, seed=4)
     with monkeypatch.context() as broken:
         broken.setattr("headgate.checkpoint._delta._append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            update(logs, target, settle_s=0)
+            update(logs, target, settle_s=0, schema="visits")
     place = DeltaPlace(target)
     before = len(place.parts_there())
     if place.s3 is None:  # listed, and gone when it is looked at: a link to nothing is so too
@@ -145,7 +145,7 @@ def test_what_no_append_names_is_removed_and_no_more(target, tmp_path, monkeypat
     assert removed >= 4  # two manifests of the past, one that never was, and a segment at least
     assert len(place.parts_there()) == before - removed
     assert verify(target).ok
-    again = update(logs, target, settle_s=0)
+    again = update(logs, target, settle_s=0, schema="visits")
     assert (again.known, again.rows_total > run.rows_total) == (run.known + run.taken_files, True)
     assert verify(target, logs).ok
 
@@ -153,14 +153,14 @@ def test_what_no_append_names_is_removed_and_no_more(target, tmp_path, monkeypat
 RACER = """
 import sys
 from headgate.checkpoint import update
-print(update(sys.argv[1], sys.argv[2], settle_s=0, threads=1).rows_added)
+print(update(sys.argv[1], sys.argv[2], schema="visits", settle_s=0, threads=1).rows_added)
 """
 
 
 def test_racing_appends_lose_and_double_nothing(target, tmp_path):
     logs = tmp_path / "logs"
     first = write_wave(logs, 100)
-    update(logs, target, settle_s=0)
+    update(logs, target, settle_s=0, schema="visits")
     second = write_wave(logs, 200, first=1000, late=10, seed=5)
     command = [sys.executable, "-c", RACER, logs, target]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
@@ -182,16 +182,16 @@ def test_racing_creators_make_one_table(tmp_path):
 def test_a_crash_before_the_append_is_taken_again(tmp_path, monkeypatch):
     logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
     first = write_wave(logs, 50)
-    update(logs, target, settle_s=0)
+    update(logs, target, settle_s=0, schema="visits")
     second = write_wave(logs, 50, first=1000, seed=5)
     from headgate.checkpoint import _delta
 
     with monkeypatch.context() as patch:
         patch.setattr(_delta, "_append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            update(logs, target, settle_s=0)
+            update(logs, target, settle_s=0, schema="visits")
     assert len(Checkpoint.read(target)) == first.good
-    assert update(logs, target, settle_s=0).rows_added == second.good
+    assert update(logs, target, settle_s=0, schema="visits").rows_added == second.good
 
 
 def test_a_run_that_fails_takes_back_what_it_wrote(target, tmp_path):
@@ -201,10 +201,10 @@ def test_a_run_that_fails_takes_back_what_it_wrote(target, tmp_path):
         wave = write_wave(logs, 60, first=first, seed=first)
         set_faults("checkpoint.after_segments:fail:1")
         with pytest.raises(HeadgateError, match="fault injected"):
-            update(logs, target, settle_s=0)
+            update(logs, target, settle_s=0, schema="visits")
         assert set(place.parts_there()) == before
         set_faults("")
-        assert update(logs, target, settle_s=0).rows_added == wave.good
+        assert update(logs, target, settle_s=0, schema="visits").rows_added == wave.good
         assert len(place.parts_there()) > len(before)
 
 
@@ -215,12 +215,12 @@ def test_an_append_that_fails_keeps_only_what_may_be_named(tmp_path, monkeypatch
     place, good = DeltaPlace(target), 0
     if there:
         good = write_wave(logs, 50).good
-        update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
     good += write_wave(logs, 50, first=1000, seed=5).good
     before = set(place.parts_there())
     set_faults("delta.before_append:fail:1")
     with pytest.raises(HeadgateError, match="fault injected"):
-        update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
     set_faults("")
     assert set(place.parts_there()) == before
     write = deltalake.write_deltalake
@@ -232,17 +232,17 @@ def test_an_append_that_fails_keeps_only_what_may_be_named(tmp_path, monkeypatch
         write(*arguments, **options)
         monkeypatch.setattr(deltalake, "write_deltalake", write)
         write_wave(logs, 50, first=2000, seed=6)
-        update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
         full()
 
     monkeypatch.setattr(deltalake, "write_deltalake", full)
     with pytest.raises(StorageFullError, match="table: No space left on device$"):
-        update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
     assert set(place.parts_there()) == before
     monkeypatch.setattr(deltalake, "write_deltalake", appended_and_built_upon)
     with pytest.raises(HeadgateError, match="No space left"):
-        update(logs, target, settle_s=0)
-    run = update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
+    run = update(logs, target, settle_s=0, schema="visits")
     assert (run.taken_files, run.committed) == (0, False)
     assert len(Checkpoint.read(target)) == run.rows_total > good
     assert verify(target, logs).ok
@@ -254,7 +254,20 @@ def test_an_append_that_fails_keeps_only_what_may_be_named(tmp_path, monkeypatch
 ])  # fmt: skip
 def test_a_run_killed_at_every_point_leaves_the_old_or_the_new_one(target, tmp_path, point):
     logs, spill = tmp_path / "logs", tmp_path / "spill"
-    command = [sys.executable, "-m", "headgate", "checkpoint", logs, target, "--settle", "0", "--spill-dir", spill]
+    command = [
+        sys.executable,
+        "-m",
+        "headgate",
+        "checkpoint",
+        logs,
+        target,
+        "--settle",
+        "0",
+        "--spill-dir",
+        spill,
+        "--schema",
+        "visits",
+    ]
     good = 0
     for first in (0, 1000):
         wave = write_wave(logs, 60, first=first, seed=first)
@@ -264,7 +277,7 @@ def test_a_run_killed_at_every_point_leaves_the_old_or_the_new_one(target, tmp_p
         committed = point == "delta.after_append"
         if committed or good:
             assert len(Checkpoint.read(target)) == good + (wave.good if committed else 0)
-        run = update(logs, target, settle_s=0, spill_dir=spill)
+        run = update(logs, target, settle_s=0, spill_dir=spill, schema="visits")
         good += wave.good
         assert (run.rows_total, run.rows_added, run.adds_up()) == (good, 0 if committed else wave.good, [])
         assert len(Checkpoint.read(target)) == good
@@ -277,9 +290,9 @@ def test_the_reject_store_of_a_table_resolves_digests(target, tmp_path):
     with pytest.raises(NotFoundError, match="does not exist yet"):
         rejected(target, "0123456789ab")
     waves = [write_wave(logs, 120)]
-    runs = [update(logs, target, settle_s=0)]
+    runs = [update(logs, target, settle_s=0, schema="visits")]
     waves.append(write_wave(logs, 60, first=400, seed=3))
-    runs.append(update(logs, target, settle_s=0))
+    runs.append(update(logs, target, settle_s=0, schema="visits"))
     for wave, run in zip(waves, runs, strict=True):
         assert len(run.rejects) == wave.bad > 0
         for reject in run.rejects:
@@ -312,15 +325,15 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
     write_wave(logs, 10)
     write_deltalake(tmp_path / "other", pa.table({"x": [1]}))
     with pytest.raises(IntegrityError, match="did not make"):
-        update(logs, f"delta+file://{tmp_path}/other", settle_s=0)
+        update(logs, f"delta+file://{tmp_path}/other", settle_s=0, schema="visits")
     target = f"delta+file://{tmp_path}/table"
-    update(logs, target, settle_s=0)
+    update(logs, target, settle_s=0, schema="visits")
     for manifest in (tmp_path / "table" / "_headgate.ledger").glob("manifest-*"):
         manifest.unlink()
     with pytest.raises(HeadgateError, match="manifest"):
-        update(logs, target, settle_s=0)
+        update(logs, target, settle_s=0, schema="visits")
     with pytest.raises(ConfigError, match="expected delta"):
-        update(logs, "delta+gs://b/t", settle_s=0)
+        update(logs, "delta+gs://b/t", settle_s=0, schema="visits")
 
 
 class Undated(VisitEvent):

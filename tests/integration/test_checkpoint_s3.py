@@ -97,20 +97,20 @@ def upload(client, folder, prefix="prod/"):
 def test_a_first_and_an_incremental_run_equal_those_on_disk(bucket, tmp_path):
     wave = write_wave(tmp_path / "logs", 1200)  # more than one page of a listing
     upload(bucket, tmp_path / "logs")
-    first = update("s3://logs/prod", TARGET)
+    first = update("s3://logs/prod", TARGET, schema="visits")
     assert (first.first_run, first.committed, first.rows_added) == (True, True, wave.good)
     assert first.target == TARGET
     assert first.adds_up() == []
-    local = update(tmp_path / "logs", tmp_path / "e.parquet", settle_s=0)
+    local = update(tmp_path / "logs", tmp_path / "e.parquet", settle_s=0, schema="visits")
     assert Checkpoint.read(TARGET).dataframe().equals(Checkpoint.read(tmp_path / "e.parquet").dataframe())
     assert (local.problems, local.rejected_records) == (first.problems, first.rejected_records)
 
     more = write_wave(tmp_path / "more", 60, first=5000, late=9, seed=3)
     upload(bucket, tmp_path / "more")
-    again = update("s3://logs/prod", TARGET)
+    again = update("s3://logs/prod", TARGET, schema="visits")
     assert (again.rows_added, again.known, again.version) == (more.good, first.taken_files, 2)
     assert again.late_rows >= more.late > 0
-    assert not update("s3://logs/prod", TARGET).committed
+    assert not update("s3://logs/prod", TARGET, schema="visits").committed
     report = verify(TARGET, "s3://logs/prod")
     assert (report.differences, report.rows) == ([], wave.good + more.good)
     # The reject store is the only place with the whole key.
@@ -120,14 +120,14 @@ def test_a_first_and_an_incremental_run_equal_those_on_disk(bucket, tmp_path):
 def test_an_opened_checkpoint_never_answers_from_two_versions(bucket, tmp_path):
     write_wave(tmp_path / "logs", 300)
     upload(bucket, tmp_path / "logs")
-    update("s3://logs/prod", TARGET, row_group_rows=50)
+    update("s3://logs/prod", TARGET, row_group_rows=50, schema="visits")
     events = Visits.read(TARGET)
     counts = events.count_by("action")
     assert Visits.read(TARGET).latest().count_by("action") == events.latest().count_by("action")
 
     write_wave(tmp_path / "more", 60, first=5000, seed=3)
     upload(bucket, tmp_path / "more")
-    update("s3://logs/prod", TARGET, row_group_rows=50)
+    update("s3://logs/prod", TARGET, row_group_rows=50, schema="visits")
     for ask in (
         lambda: events.count_by("action"), lambda: events.head(2), lambda: len(events.action("submit")),
         events.latest, events.completeness, events.dataframe, lambda: events.sql("SELECT 1 AS one FROM events"),
@@ -144,14 +144,14 @@ def test_keys_of_any_printable_text_come_through(bucket):
         bucket.put_object(
             Bucket="logs", Key=f"odd {name}/log-submit-20240115-100000-42-ingest-form-{'!+%~'}-01.json", Body=body
         )
-    listed = update("s3://logs", TARGET)
+    listed = update("s3://logs", TARGET, schema="visits")
     assert (listed.rows_added, listed.unreadable, listed.vanished) == (len(odd), 0, 0)
 
 
 def test_a_prefix_is_a_folder(bucket):
     bucket.put_object(Bucket="logs", Key="prod/" + _name(1), Body=_event(1))
     bucket.put_object(Bucket="logs", Key="production/" + _name(2), Body=_event(2))
-    assert update("s3://logs/prod", TARGET).rows_added == 1
+    assert update("s3://logs/prod", TARGET, schema="visits").rows_added == 1
 
 
 def test_a_target_in_its_own_bucket_is_no_part_of_the_source(bucket):
@@ -187,12 +187,12 @@ def test_lines_of_objects_that_grow_or_are_renamed_come_once(bucket):
 def test_a_windowed_listing_says_that_it_is_not_complete(bucket):
     for n in (1, 2):
         bucket.put_object(Bucket="logs", Key=_name(n), Body=_event(n))
-    assert update("s3://logs", TARGET, listing="window").complete  # the first run lists everything
+    assert update("s3://logs", TARGET, listing="window", schema="visits").complete  # the first run lists everything
     bucket.put_object(Bucket="logs", Key=_name(0, day=1), Body=_event(0, day=1))  # far older than the window
     bucket.put_object(Bucket="logs", Key=_name(3), Body=_event(3))
-    run = update("s3://logs", TARGET, listing="window", window_s=3600)
+    run = update("s3://logs", TARGET, listing="window", window_s=3600, schema="visits")
     assert (run.rows_added, run.complete) == (1, False)
-    full = update("s3://logs", TARGET)
+    full = update("s3://logs", TARGET, schema="visits")
     assert (full.rows_added, full.complete) == (1, True)
     assert verify(TARGET, "s3://logs").ok
 
@@ -200,10 +200,10 @@ def test_a_windowed_listing_says_that_it_is_not_complete(bucket):
 def test_overwritten_and_removed_objects(bucket):
     bucket.put_object(Bucket="logs", Key=_name(1), Body=_event(1))
     bucket.put_object(Bucket="logs", Key=_name(2), Body=_event(2))
-    update("s3://logs", TARGET)
+    update("s3://logs", TARGET, schema="visits")
     bucket.put_object(Bucket="logs", Key=_name(1), Body=_event(1, packet="F"))
     bucket.delete_object(Bucket="logs", Key=_name(2))
-    run = update("s3://logs", TARGET)
+    run = update("s3://logs", TARGET, schema="visits")
     assert (run.changed, run.rows_added, run.rows_total) == (1, 1, 3)
     report = verify(TARGET, "s3://logs")
     assert (report.ok, report.gone) == (True, 1)
@@ -214,32 +214,32 @@ def test_a_corrupt_checkpoint_is_refused_and_kept(bucket):
     for body in (b"not parquet", b"", b"PAR1" + b"\0" * 60 + b"PAR1"):
         bucket.put_object(Bucket="out", Key="cp/events.parquet", Body=body)
         with pytest.raises(HeadgateError) as caught:
-            update("s3://logs", TARGET)
+            update("s3://logs", TARGET, schema="visits")
         assert not isinstance(caught.value, TransientError)
         assert bucket.get_object(Bucket="out", Key="cp/events.parquet")["Body"].read() == body
 
 
 def test_a_truncated_checkpoint_is_refused(bucket):
     bucket.put_object(Bucket="logs", Key=_name(1), Body=_event(1))
-    update("s3://logs", TARGET)
+    update("s3://logs", TARGET, schema="visits")
     whole = bucket.get_object(Bucket="out", Key="cp/events.parquet")["Body"].read()
     bucket.put_object(Bucket="out", Key="cp/events.parquet", Body=whole[:-50])
     with pytest.raises(IntegrityError):
-        update("s3://logs", TARGET)
+        update("s3://logs", TARGET, schema="visits")
 
 
 def test_a_missing_bucket_is_an_error_not_a_first_run(bucket):
     bucket.put_object(Bucket="logs", Key=_name(1), Body=_event(1))
     with pytest.raises(HeadgateError, match="NoSuchBucket"):
-        update("s3://nowhere", TARGET)
+        update("s3://nowhere", TARGET, schema="visits")
     with pytest.raises(HeadgateError, match="NoSuchBucket"):
-        update("s3://logs", "s3://nowhere/e.parquet")
+        update("s3://logs", "s3://nowhere/e.parquet", schema="visits")
 
 
 RACER = """
 import sys
 from headgate.checkpoint import update
-run = update("s3://logs/prod", "s3://out/cp/events.parquet", threads=1)
+run = update("s3://logs/prod", "s3://out/cp/events.parquet", threads=1, schema="visits")
 print(run.rows_added, run.attempts)
 """
 
@@ -247,7 +247,7 @@ print(run.rows_added, run.attempts)
 def test_racing_updaters_lose_and_double_nothing(bucket, tmp_path):
     first = write_wave(tmp_path / "a", 100)
     upload(bucket, tmp_path / "a")
-    update("s3://logs/prod", TARGET)
+    update("s3://logs/prod", TARGET, schema="visits")
     second = write_wave(tmp_path / "b", 300, first=1000, late=30, seed=5)
     upload(bucket, tmp_path / "b")
     racers = [subprocess.Popen([sys.executable, "-c", RACER], stdout=subprocess.PIPE, text=True) for _ in range(8)]
@@ -262,15 +262,15 @@ def test_racing_updaters_lose_and_double_nothing(bucket, tmp_path):
 def test_a_run_killed_at_every_point_leaves_the_old_or_the_new_one(bucket, tmp_path, point):
     first = write_wave(tmp_path / "a", 60)
     upload(bucket, tmp_path / "a")
-    update("s3://logs/prod", TARGET)
+    update("s3://logs/prod", TARGET, schema="visits")
     second = write_wave(tmp_path / "b", 40, first=1000, seed=5)
     upload(bucket, tmp_path / "b")
-    command = [sys.executable, "-m", "headgate", "checkpoint", "s3://logs/prod", TARGET]
+    command = [sys.executable, "-m", "headgate", "checkpoint", "s3://logs/prod", TARGET, "--schema", "visits"]
     killed = subprocess.run(command, capture_output=True, env={**os.environ, "HEADGATE_FAULTS": f"{point}:kill:1"})
     assert killed.returncode == -9
     committed = point == "checkpoint.after_commit"
     assert len(Checkpoint.read(TARGET)) == first.good + (second.good if committed else 0)
-    assert update("s3://logs/prod", TARGET).rows_total == first.good + second.good
+    assert update("s3://logs/prod", TARGET, schema="visits").rows_total == first.good + second.good
     assert verify(TARGET, "s3://logs/prod").ok
 
 
@@ -311,7 +311,7 @@ def test_a_store_never_overwrites_what_it_has_not_seen(bucket):
     with pytest.raises(ConflictError, match="load it"):
         CheckpointStore("out", "hand/made.parquet").save(Checkpoint.empty())
     one.save(Checkpoint.from_events(events * 2))  # it knows what it wrote
-    update("s3://logs", TARGET)
+    update("s3://logs", TARGET, schema="visits")
     kept = CheckpointStore("out", "cp/events.parquet")
     kept.load()
     with pytest.raises(ConflictError, match="ledger"):
@@ -494,7 +494,7 @@ def test_transient_answers_are_tried_again(s3):
         ("GET", "out.parquet"): [(503, "SlowDown")],
         ("PUT", "out.parquet"): [(503, "SlowDown"), "drop"],
     }
-    run = update(LOGS, OUT)
+    run = update(LOGS, OUT, schema="visits")
     assert (run.rows_added, run.unreadable, run.attempts) == (12, 0, 1)
     assert verify(OUT, LOGS).ok
 
@@ -506,13 +506,13 @@ def test_single_files_that_cannot_be_read_are_counted_and_tried_by_the_next_run(
         ("GET", f"prod/{_name(2)}"): [(404, "NoSuchKey")],
         ("GET", f"prod/{_name(3)}"): [(500, "InternalError")] * 4,
     }
-    run = update(LOGS, OUT)
+    run = update(LOGS, OUT, schema="visits")
     assert (run.rows_added, run.unreadable, run.archived, run.vanished, run.complete) == (8, 3, 1, 1, False)
     assert run.read_problems == {"permission_denied": 1, "archived": 1, "unavailable": 1}
     assert run.adds_up() == []
     assert "1100" not in str(run.unread)
     s3.faults = {}
-    assert update(LOGS, OUT).rows_added == 4
+    assert update(LOGS, OUT, schema="visits").rows_added == 4
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_what_fails_a_run(s3, fault, expected):
     before = dict(s3.objects)
     s3.faults = fault
     with pytest.raises(expected) as caught:
-        update(LOGS, OUT)
+        update(LOGS, OUT, schema="visits")
     assert "1100" not in str(caught.value)
     assert "headgate-secret" not in str(caught.value)
     assert s3.objects.get("out.parquet") == before.get("out.parquet")
@@ -541,23 +541,23 @@ def test_a_server_that_lists_in_another_order_costs_a_second_listing_only(s3):
     s3.put("prod/other.json", b"{}")
     for n in range(12):
         s3.objects[f"prod/{_name(n)}"] = _event(n).replace(f"10:00:{n:02}".encode(), b"10:00:00")  # ties: names decide
-    update(LOGS, "s3://b/forwards.parquet")
+    update(LOGS, "s3://b/forwards.parquet", schema="visits")
     s3.backwards, s3.requests = True, []
-    run = update(LOGS, OUT)
+    run = update(LOGS, OUT, schema="visits")
     assert (run.rows_added, run.ignored, run.attempts, run.adds_up()) == (12, 1, 1, [])
     assert s3.requests.count(("GET", "list")) <= 2 * 3 + 1  # pages, twice, and one for the sweep
     tables = [pq.read_table(io.BytesIO(s3.objects[key])) for key in ("forwards.parquet", "out.parquet")]
     assert tables[0].equals(tables[1])
-    assert update(LOGS, OUT).known == 12
+    assert update(LOGS, OUT, schema="visits").known == 12
 
 
 def test_a_commit_whose_answer_was_lost_is_recognised(s3):
     s3.faults = {("PUT", "out.parquet"): ["stored-but-unanswered"]}
-    run = update(LOGS, OUT)  # the repeated PUT answers 412: it is our own write
+    run = update(LOGS, OUT, schema="visits")  # the repeated PUT answers 412: it is our own write
     assert (run.committed, run.attempts, run.rows_added) == (True, 1, 12)
     s3.put(f"prod/{_name(20)}", _event(20))
     s3.faults = {("PUT", "out.parquet"): ["stored-but-unanswered"]}
-    assert (update(LOGS, OUT).rows_total, len(json.loads(_footer(s3))["segments"])) == (13, 2)
+    assert (update(LOGS, OUT, schema="visits").rows_total, len(json.loads(_footer(s3))["segments"])) == (13, 2)
 
 
 def _footer(s3):
@@ -569,16 +569,16 @@ def _footer(s3):
 
 
 def test_a_missing_ledger_segment_is_corruption(s3):
-    update(LOGS, OUT)
+    update(LOGS, OUT, schema="visits")
     segment = next(k for k in s3.objects if k.startswith("out.parquet.ledger/seg-"))
     s3.objects.pop(segment)
     with pytest.raises(IntegrityError, match="missing"):
-        update(LOGS, OUT)
+        update(LOGS, OUT, schema="visits")
 
 
 def test_expired_credentials_are_asked_for_again(s3):
     s3.faults = {("GET", "list"): [(400, "ExpiredToken")]}
-    assert update(LOGS, OUT).rows_added == 12
+    assert update(LOGS, OUT, schema="visits").rows_added == 12
 
 
 def test_profiles_endpoints_and_roles_resolve_as_boto3_does(s3, tmp_path, monkeypatch):
@@ -612,12 +612,12 @@ print(json.dumps({{"Version": 1, "AccessKeyId": f"ROTATED{{n}}", "SecretAccessKe
     for profile, keys in (("reader", {"READER"}), ("role", {"READER", "ASSUMED"})):
         s3.keys.clear()
         target = tmp_path / f"{profile}.parquet"
-        assert update(f"{LOGS}?profile={profile}", target).rows_added == 12
+        assert update(f"{LOGS}?profile={profile}", target, schema="visits").rows_added == 12
         assert s3.keys == keys  # the role's is asked for with the profile's
         assert all(scope.endswith("/eu-west-3/s3/aws4_request") or "/sts/" in scope for scope in s3.scopes)
     monkeypatch.setenv("AWS_PROFILE", "rotating")
     s3.keys.clear()
-    assert update(LOGS, tmp_path / "rotating.parquet").rows_added == 12
+    assert update(LOGS, tmp_path / "rotating.parquet", schema="visits").rows_added == 12
     assert s3.keys
     assert max(s3.keys) > "ROTATED0"  # what had expired was asked for anew, while running or before
     monkeypatch.delenv("AWS_PROFILE")
@@ -632,7 +632,7 @@ print(json.dumps({{"Version": 1, "AccessKeyId": f"ROTATED{{n}}", "SecretAccessKe
 def test_queries_follow_credentials_that_change(bucket, tmp_path):
     write_wave(tmp_path / "logs", 60)
     upload(bucket, tmp_path / "logs")
-    update("s3://logs/prod", TARGET)
+    update("s3://logs/prod", TARGET, schema="visits")
     events = Visits.read(TARGET)
     place = events._rows._place
     first = place.filesystem()
@@ -647,18 +647,18 @@ def test_orphans_of_dead_runs_are_swept_when_nobody_can_need_them(s3):
     parts = [f"out.parquet.ledger/{name}" for name in ("seg-9-dead.hgl", "seg-8-dead@20240115.hgl", "rej-9-dead.jsonl")]
     for part in (*parts, "out.parquet.ledger.txt", "out.parquet.old"):
         s3.put(part, b"x")
-    update(LOGS, OUT)
+    update(LOGS, OUT, schema="visits")
     assert set(parts) < set(s3.objects)  # they are young: their run may still work
     for key in s3.objects:
         s3.modified[key] = datetime.now(UTC) - timedelta(hours=25)
     s3.modified[parts[1]] = datetime.now(UTC) - timedelta(hours=23)
     s3.put(f"prod/{_name(20)}", _event(20))
     s3.faults = {("DELETE", parts[0]): [(403, "AccessDenied")]}
-    assert update(LOGS, OUT).rows_total == 13  # what cannot be removed harms nothing
+    assert update(LOGS, OUT, schema="visits").rows_total == 13  # what cannot be removed harms nothing
     s3.put(f"prod/{_name(21)}", _event(21))
     assert set(parts[:2]) < set(s3.objects)
     assert parts[2] not in s3.objects
-    assert update(LOGS, OUT).rows_total == 14
+    assert update(LOGS, OUT, schema="visits").rows_total == 14
     assert parts[0] not in s3.objects
     assert {parts[1], "out.parquet.ledger.txt", "out.parquet.old"} < set(s3.objects)
     assert verify(OUT, LOGS).ok  # what old commits wrote and the newest names is still there
@@ -670,16 +670,16 @@ def test_a_run_that_fails_takes_back_what_it_wrote(s3):
         before = set(s3.objects)
         set_faults("checkpoint.before_commit:fail:1")
         with pytest.raises(HeadgateError, match="fault injected"):
-            update(LOGS, OUT)
+            update(LOGS, OUT, schema="visits")
         assert set(s3.objects) == before
         set_faults("")
         # Once a commit was asked for, it may have been made, and then another one may name the same parts.
         s3.faults = {("PUT", "out.parquet"): [(403, "AccessDenied")]}
         with pytest.raises(AccessError):
-            update(LOGS, OUT)
+            update(LOGS, OUT, schema="visits")
         assert len(set(s3.objects) - before) == 1
         s3.faults = {}
-        assert update(LOGS, OUT).committed
+        assert update(LOGS, OUT, schema="visits").committed
     assert verify(OUT, LOGS).ok
 
 
@@ -688,7 +688,7 @@ def test_what_cannot_be_taken_back_is_not_tried_again_and_again(s3):
     s3.faults = {("DELETE", "any"): [(403, "AccessDenied"), "always"]}
     set_faults("checkpoint.before_commit:fail:1")
     with pytest.raises(HeadgateError, match="fault injected"):
-        update(LOGS, OUT)
+        update(LOGS, OUT, schema="visits")
     assert [method for method, _ in s3.requests].count("DELETE") == 1
     assert len([key for key in s3.objects if key.startswith("out.parquet.ledger/")]) == 2
 
@@ -739,11 +739,11 @@ def test_places_that_cannot_be_are_named(s3, monkeypatch):
         ("s3://b/prod?profile=nobody", "nobody"),
     ):
         with pytest.raises(ConfigError, match=expected):
-            update(url, OUT)
+            update(url, OUT, schema="visits")
     with pytest.raises(ConfigError, match="key of the Parquet file"):
-        update(LOGS, "s3://b/")
+        update(LOGS, "s3://b/", schema="visits")
     with pytest.raises(InvalidInputError, match="does not exist yet"):
         Checkpoint.read("s3://b/none.parquet")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(ConfigError, match="no AWS credentials"):
-        update(LOGS, OUT)
+        update(LOGS, OUT, schema="visits")

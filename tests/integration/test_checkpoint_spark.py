@@ -69,7 +69,7 @@ def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
 
     logs, ours, theirs = tmp_path / "logs", f"delta+file://{tmp_path}/ours", f"delta+file://{tmp_path}/theirs"
     wave = write_wave(logs, 300)
-    one, two = update(logs, ours, settle_s=0), update_with_spark(spark, f"file://{logs}", theirs)
+    one, two = update(logs, ours, settle_s=0, schema="visits"), update_with_spark(spark, f"file://{logs}", theirs)
     empty = wave.kinds["empty"]  # Spark does not list empty files; the core rejects them
     assert (two["rows_added"], two["rejected_records"]) == (wave.good, one.rejected_records - empty)
     assert multiset(theirs) == multiset(ours)
@@ -80,10 +80,10 @@ def test_spark_and_the_core_fill_the_same_table(spark, tmp_path):
     # Both take turns on both tables: nothing is taken twice, nothing is missed.
     second = write_wave(logs, 100, first=1000, late=10, seed=3)
     assert update_with_spark(spark, f"file://{logs}", ours)["rows_added"] == second.good
-    looked = update(logs, theirs, settle_s=0)
+    looked = update(logs, theirs, settle_s=0, schema="visits")
     assert (looked.rows_added, looked.touched) == (second.good, wave.good + wave.bad - empty)
     assert multiset(theirs) == multiset(ours)
-    assert looked.rows_total == wave.good + second.good == update(logs, ours, settle_s=0).rows_total
+    assert looked.rows_total == wave.good + second.good == update(logs, ours, settle_s=0, schema="visits").rows_total
     changed = next(logs.glob("log-submit-*.json"))
     changed.write_text(changed.read_text().replace('"gear_name"', ' "gear_name"'))
     assert update_with_spark(spark, f"file://{logs}", ours)["taken_files"] == 0
@@ -137,7 +137,7 @@ def test_lines_and_packed_files_are_read_as_the_core_does(spark, tmp_path, caplo
     target = f"delta+file://{tmp_path}/visits"
     with caplog.at_level("WARNING", "headgate.checkpoint"):
         three = update_with_spark(spark, f"file://{logs}", target)
-    assert three["rows_added"] == update(logs, tmp_path / "v.parquet", settle_s=0).rows_added > 40
+    assert three["rows_added"] == update(logs, tmp_path / "v.parquet", settle_s=0, schema="visits").rows_added > 40
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert ("-****-" in text, re.search("-1100[0-9]{2}-", text)) == (True, None)
 
@@ -152,7 +152,7 @@ def test_a_race_on_one_table_has_one_winner_and_doubles_nothing(spark, tmp_path,
 
     logs, target = tmp_path / "logs", f"delta+file://{tmp_path}/table"
     first = write_wave(logs, 60)
-    update(logs, target, settle_s=0)
+    update(logs, target, settle_s=0, schema="visits")
     second = write_wave(logs, 40, first=1000, seed=2)
     module = on_spark if loser == "spark" else _delta
     real, waves = module._append, []
@@ -162,7 +162,7 @@ def test_a_race_on_one_table_has_one_winner_and_doubles_nothing(spark, tmp_path,
             waves.append(write_wave(logs, 20, first=2000, seed=3))
             monkeypatch.setattr(module, "_append", real)
             if winner == "core":
-                update(logs, target, settle_s=0)
+                update(logs, target, settle_s=0, schema="visits")
             else:
                 on_spark.update_with_spark(spark, f"file://{logs}", target)
         return real(*arguments)
@@ -171,9 +171,9 @@ def test_a_race_on_one_table_has_one_winner_and_doubles_nothing(spark, tmp_path,
     if loser == "spark":
         assert on_spark.update_with_spark(spark, f"file://{logs}", target)["attempts"] > 1
     else:
-        assert update(logs, target, settle_s=0).attempts > 1
+        assert update(logs, target, settle_s=0, schema="visits").attempts > 1
     (third,) = waves
-    update(logs, target, settle_s=0)
+    update(logs, target, settle_s=0, schema="visits")
     report = verify(target, logs)
     assert report.differences == []
     assert report.rows == first.good + second.good + third.good == sum(multiset(target).values())
@@ -185,7 +185,7 @@ def test_spark_reads_a_table_that_kept_row_groups_of_older_ones(spark, tmp_path)
     """Row groups of several updates under one last footer, times kept as differences."""
     for wave in range(4):
         write_wave(tmp_path / "logs", 20, first=1 + 100 * wave, seed=wave)
-        run = update(tmp_path / "logs", tmp_path / "events.parquet", settle_s=0, row_group_rows=8)
+        run = update(tmp_path / "logs", tmp_path / "events.parquet", settle_s=0, row_group_rows=8, schema="visits")
     expected = pq.read_table(tmp_path / "events.parquet").to_pylist()
     assert len(expected) == run.rows_total
     table = spark.read.parquet(str(tmp_path / "events.parquet"))

@@ -106,7 +106,7 @@ def test_handlers_run_a_whole_round(tmp_path, monkeypatch):
     wave = write_wave(tmp_path / "logs", 50)
     (tmp_path / "headgate.toml").write_text(
         "[sources.tiingo]\nbase_url = 'http://127.0.0.1:1'\n[resilience]\nretry_attempts = 1\n[consumers.analysis]\n"
-        "[checkpoints.visits]\nsource = 'logs'\ntarget = 'e.parquet'\nsettle_s = 0\n"
+        "[checkpoints.visits]\nsource = 'logs'\ntarget = 'e.parquet'\nschema = 'visits'\nsettle_s = 0\n"
     )
     monkeypatch.setenv("HEADGATE_CONFIG", str(tmp_path / "headgate.toml"))
     collected = handlers.collect({"source": "aws.events"}, None)

@@ -37,7 +37,7 @@ UPDATE_FROM_S3 = """
 from headgate.checkpoint import update
 import sys
 print("ready", flush=True)
-update("s3://logs/prod", sys.argv[1])
+update("s3://logs/prod", sys.argv[1], schema="visits")
 """
 
 
@@ -118,7 +118,11 @@ def test_a_progress_callback_sees_every_file_and_may_end_the_run(tmp_path):
     good = write_wave(tmp_path / "logs", 4000).good
     seen = []
     update(
-        tmp_path / "logs", tmp_path / "e.parquet", settle_s=0, progress=lambda done, total: seen.append((done, total))
+        tmp_path / "logs",
+        tmp_path / "e.parquet",
+        settle_s=0,
+        progress=lambda done, total: seen.append((done, total)),
+        schema="visits",
     )
     assert seen == sorted(seen)
     done, total = seen[-1]
@@ -128,7 +132,7 @@ def test_a_progress_callback_sees_every_file_and_may_end_the_run(tmp_path):
         raise Stopped
 
     with pytest.raises(Stopped):
-        update(tmp_path / "logs", tmp_path / "n.parquet", settle_s=0, rescan=True, progress=stop)
+        update(tmp_path / "logs", tmp_path / "n.parquet", settle_s=0, rescan=True, progress=stop, schema="visits")
     assert not (tmp_path / "n.parquet").exists()
 
 
@@ -144,6 +148,8 @@ def test_a_terminal_shows_how_far_it_is(tmp_path):
         tmp_path / "e.parquet",
         "--settle",
         "0",
+        "--schema",
+        "visits",
     ]
     master, slave = pty.openpty()
     with subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE) as process:

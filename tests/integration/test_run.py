@@ -25,6 +25,7 @@ key = "headgate.pipelines.market.analysis:business_key"
 [checkpoints.visits]
 source = "logs"
 target = "visits.parquet"
+schema = "visits"
 settle_s = 0
 [checkpoints.news]
 source = "exports"

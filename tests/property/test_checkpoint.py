@@ -77,6 +77,7 @@ class World:
             self.written += 1
 
     def update(self, **options):
+        options = {"schema": "visits", **options}
         run = update(self.logs, self.target, settle_s=0, threads=1, row_group_rows=4, **options)
         assert run.adds_up() == []
         return run

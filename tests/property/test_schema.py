@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
+from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Annotated, Literal
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import AliasChoices, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from headgate import _core
 from headgate._registry import shipped_plan
@@ -40,6 +42,20 @@ ODD = st.sampled_from(
      "a b", " 110001", "110001\n", "UDS", "uds", "FTLD-NP", "dicom", "delete", "2024-02-30", "2024-1-5", " 2024-01-15 ",
      "2024-01-15T10:00:00", "2024-01-15T10:00:00.123456789+02:00", "2024-01-15 10:00:00", "2024-01-15T10:00:60Z",
      "2024-01-15T10:00:00z", 1705312800, [], {}, ["a"], {"a": 1}, "é", "\u00a0x", "0001-01-01T00:00:00Z", "9999-12-31"]
+)  # fmt: skip
+
+
+# Times as people write them; texts of digits are left out, which differ on purpose (docs/schemas.md).
+TIMES = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["2024-01-15", "2024-02-30", "0001-01-02", "9999-12-30", "0000-01-01", "2024-1-5", "+2024-01-15"]),
+        st.sampled_from(["", "T", "t", " ", "_", "-", "  "]),
+        st.sampled_from(["10:00", "10:00:00", "23:59:59", "24:00:00", "10:60", "10:00:60", "10", "1000", "10:00:0"]),
+        st.sampled_from(["", ".5", ",5", ".", ".1234567", ".123456789012", ".x"]),
+        st.sampled_from(["", "Z", "z", "+02:00", "+0200", "+02", "-00:00", "+23:59", "+24:00", "+02:60", " Z", "\u221202:00",
+                         "+2:00", "+02:0", "+02:000", "-", "ZZ", "\u2212", "+02-00"]),
+    ),
 )  # fmt: skip
 
 
@@ -93,6 +109,8 @@ FIELDS = {
     "bool": (bool, [True, False]),
     "timestamp": (Timestamp, ["2024-01-15T10:00:00Z", "2024-01-15T10:00:00.5+02:00"]),
     "date": (DateText, ["2024-02-29"]),
+    "moment": (datetime, ["2024-01-15T10:00:00Z", "2024-01-15 10:00"]),
+    "day": (date, ["2024-02-29"]),
     "list": (list[str], [[], ["a", ""]]),
     "tickers": (
         Annotated[list[Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,5}$")]], Field(min_length=1, max_length=2)],
@@ -100,6 +118,11 @@ FIELDS = {
     ),
     "any": (JsonValue, [None, [], {"a": [1]}]),
 }
+
+
+def is_no_number(value):
+    """Text of digits is a time for pydantic, and not for the core."""
+    return not (isinstance(value, str) and re.fullmatch(r"[-+0-9.]+", value))
 
 
 @st.composite
@@ -111,14 +134,22 @@ def models(draw):
         kind, good = FIELDS[name]
         optional, alias = draw(st.booleans()), f"{name}Of" if draw(st.booleans()) else None
         default = draw(st.sampled_from([..., None, good[0]] if optional else [..., good[0]]))
-        if name in ("timestamp", "enum") and default is not ...:
+        if name in ("timestamp", "enum", "moment", "day") and default is not ...:
             default = None if optional else ...
-        fields[name] = (kind | None if optional else kind, Field(default, alias=alias))
-        if draw(st.integers(0, 5)):
-            record[alias or name] = draw(st.one_of(st.sampled_from(good), ODD))
+        choices = draw(st.permutations([name, f"{name}Of", f"{name}_of"]))[: draw(st.integers(2, 3))]
+        several = AliasChoices(*choices) if draw(st.integers(0, 3)) == 0 else None
+        how = {"validation_alias": several} if several else {"alias": alias}
+        fields[name] = (kind | None if optional else kind, Field(default, **how))
+        for member in draw(st.permutations(choices)) if several else [alias or name]:
+            odd = ODD.filter(is_no_number) | TIMES if kind in (datetime, date) else ODD
+            if draw(st.integers(0, 5)):
+                record[member] = draw(st.one_of(st.sampled_from(good), odd))
     extra = draw(st.sampled_from(["forbid", "ignore", "allow"]))
+    by_name = draw(st.booleans())
     record |= {draw(st.sampled_from(["other", "Of"])): 1} if draw(st.integers(0, 3)) == 0 else {}
-    return create_model("Model", __config__=ConfigDict(extra=extra, strict=True), **fields), record
+    return create_model(
+        "Model", __config__=ConfigDict(extra=extra, strict=True, populate_by_name=by_name), **fields
+    ), record
 
 
 @settings(max_examples=3000, deadline=None)
@@ -133,6 +164,61 @@ def test_validator_and_any_model_agree(model_and_record):
     except ValidationError as error:
         found = problems_of(error, model)
     assert sorted(_core.Validator(json.dumps(compile_model(model))).problems(text.encode())) == sorted(found), text
+
+
+Moment = create_model("Moment", __config__=ConfigDict(strict=True), at=(datetime, ...), day=(date | None, None))
+MOMENT = _core.Validator(json.dumps(compile_model(Moment)))
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    TIMES
+    | st.text(alphabet="0123456789-:.,TtZz+ _", max_size=26).filter(lambda text: not re.fullmatch(r"[-+0-9.,]+", text))
+)
+@example("2024-01-15T10:00")
+def test_every_way_to_write_a_time_is_read_as_pydantic_reads_it(text):
+    try:
+        expected = Moment.model_validate_json(json.dumps({"at": text})).at
+    except ValidationError:
+        expected = None
+    found = MOMENT.row(json.dumps({"at": text}).encode())
+    assert isinstance(found, str) == (expected is not None), text
+    if expected is not None:
+        aware = expected if expected.tzinfo else expected.replace(tzinfo=UTC)
+        assert datetime.fromisoformat(json.loads(found)["at"]) == aware
+    try:
+        day = Moment.model_validate_json(json.dumps({"at": "2024-01-15T10:00:00Z", "day": text})).day
+    except ValidationError:
+        day = None
+    problems = MOMENT.problems(json.dumps({"at": "2024-01-15T10:00:00Z", "day": text}).encode())
+    assert (problems == []) == (day is not None), text
+
+
+Floats = create_model("Floats", __config__=ConfigDict(strict=True), n=(float, ...), whole=(int, 0))
+FLOATS = _core.Validator(json.dumps(compile_model(Floats)))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,25})([.][0-9]{1,25})?([eE][-+]?[0-9]{1,4})?", fullmatch=True))
+@example("1e-400")
+@example("-2e-324")
+@example("0.0e-99999")
+@example("0e999")
+@example("5e-324")
+def test_every_number_is_read_as_pydantic_reads_it(token):
+    expected = Floats.model_validate_json(f'{{"n": {token}}}').n
+    found = FLOATS.row(f'{{"n": {token}}}'.encode())
+    if math.isinf(expected):
+        assert found == [("n", "range")]  # on purpose: what JSON cannot say is kept nowhere
+    else:
+        assert float(json.loads(found)["n"]) == expected
+    try:
+        whole = Floats.model_validate_json(f'{{"n": 1, "whole": {token}}}').whole
+    except ValidationError:
+        whole = None
+    problems = FLOATS.problems(f'{{"n": 1, "whole": {token}}}'.encode())
+    fits = whole is not None and -(2**63) <= whole < 2**63
+    assert problems == ([] if fits else [("whole", "type" if whole is None else "range")])
 
 
 @settings(max_examples=500, deadline=None)

@@ -193,7 +193,7 @@ def loaded():
     return "libcurl" in open("/proc/self/maps").read()
 
 write_wave(Path({str(tmp_path / "logs")!r}), 40)
-update({str(tmp_path / "logs")!r}, {str(tmp_path / "events.parquet")!r}, settle_s=0)
+update({str(tmp_path / "logs")!r}, {str(tmp_path / "events.parquet")!r}, settle_s=0, schema="visits")
 before = loaded()
 headgate.resilience.HttpClient()
 print(before, loaded())

@@ -145,6 +145,69 @@ def test_a_torn_last_line_comes_once_it_is_whole(run, logs, target):
     assert is_whole(target, logs)
 
 
+def test_a_torn_last_line_that_has_come_in_is_not_taken_once_more(run, logs, target):
+    log = logs / "app.jsonl"
+    log.write_text(lines(1, 2) + '{"n": 3')
+    run()
+    log.write_text(lines(1, 2, 3))
+    run()
+    for _ in range(2):
+        assert run(retry_rejected=True).rows_added == 0
+    assert numbers(target) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["app.json", "app.log", "APP.NDJSON", "app.geojson"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lines_are_told_by_what_is_in_a_file(run, logs, target, name, mark):
+    (logs / name).write_text(mark + lines(1, 2))
+    run()
+    (logs / name).write_text(mark + lines(1, 2, 3))
+    assert (run().grown, numbers(target)) == (1, [1, 2, 3])
+    (logs / name).write_text(mark + lines(2, 3, 4))
+    assert run().read_problems == {"rewritten": 1}
+    assert numbers(target) == [1, 2, 3]
+
+
+# What was there when a file was read while it was written, and what it became.
+WRITTEN_MEANWHILE = {
+    "a document": ('{\n  "n": 1,\n', '{\n  "n": 1,\n  "m": 2\n}\n', [1]),
+    "an array": ('[{"n": 1},\n', '[{"n": 1},\n{"n": 2}\n]\n', [1, 2]),
+    "documents over several lines": ('{\n"n": 1\n}\n{\n', '{\n"n": 1\n}\n{\n"n": 2\n}\n', [1, 2]),
+    "an array on a line": ('[{"n": 1}, {"n": 2}]\n', '[{"n": 1}, {"n": 2}]\n[{"n": 3}]\n', [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("what", WRITTEN_MEANWHILE)
+def test_what_was_read_while_it_was_written_comes_in_once(run, logs, target, what):
+    before, after, expected = WRITTEN_MEANWHILE[what]
+    (logs / "a.json").write_text(before)
+    (logs / "z.json").write_text('{"n": 9}')
+    run()
+    (logs / "a.json").write_text(after)
+    found = run()
+    assert (found.taken_files, found.rejected_records, numbers(target)) == (1, 0, [*expected, 9])
+    for options in ({"rescan": True}, {"retry_rejected": True}):
+        assert run(**options).rows_added == 0
+    assert is_whole(target, logs)
+
+
+def test_a_log_of_text_that_comes_to_be_one_of_objects_loses_none(run, logs, target):
+    (logs / "a.log").write_text("started\n" * 5 + lines(1, 2))
+    (logs / "z.json").write_text('{"n": 9}')
+    assert run().rejected_records == 1
+    (logs / "a.log").write_text("started\n" * 5 + lines(*range(1, 9)))
+    assert run().rejected_records == 5
+    assert numbers(target) == list(range(1, 10))
+
+
+def test_records_of_documents_on_lines_that_are_added_come_alone(run, logs, target):
+    (logs / "a.jsonl").write_text('{"R": [{"n": 1}, {"n": 2}]}\n')
+    run(records="R")
+    (logs / "a.jsonl").write_text('{"R": [{"n": 1}, {"n": 2}]}\n{"R": [{"n": 3}, {"n": 4}]}\n')
+    found = run()
+    assert (found.grown, found.records, numbers(target)) == (1, 2, [1, 2, 3, 4])
+
+
 def test_a_file_that_was_empty_grows(run, logs, target):
     (logs / "a.jsonl").write_text(lines(1))
     (logs / "b.jsonl").write_text("")

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from headgate._native import parquet
 from headgate.checkpoint import Checkpoint, update
+from headgate.checkpoint._places import source_place
+from headgate.errors import InterruptedRunError
 
 
 @pytest.fixture
@@ -191,6 +194,32 @@ def test_what_the_rest_kept_moves_into_the_new_columns(target, take):
         (3, '"z"', None, None, None),
     }
     assert take({"a": 4}).rows_total == 7
+
+
+def test_a_table_evolves_by_records_as_it_has_read_them(tmp_path, target):
+    logs = tmp_path / "wrapped"
+    logs.mkdir()
+    (logs / "a.x").write_text('{"Records": [{"a": 1, "filename": "own"}], "more": 1}')
+    update(logs, target, schema="infer", settle_s=0, names="*.x", records="Records", file_name=True)
+    (logs / "b.x").write_text('{"Records": [{"a": 2, "b": 5}], "more": 1}')
+    assert update(logs, target, schema="infer", settle_s=0).rows_added == 1
+    assert update(logs, target, schema="infer", settle_s=0, evolve=True).committed
+    assert set(types(target)) == {"a", "b", "filename", "_rest"}
+    assert {(row["a"], row["b"], row["filename"], row["_rest"]) for row in rows(target)} == {
+        (1, None, "a.x", '{"filename":"own"}'), (2, 5, "b.x", None)
+    }  # fmt: skip
+
+
+def test_an_inference_is_stopped_by_its_progress(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+
+    def stop(done, total):
+        assert 0 <= done <= total == 1
+        message = "the process stops"
+        raise InterruptedRunError(message)
+
+    with pytest.raises(InterruptedRunError, match="the process stops"):
+        parquet().infer(source_place(tmp_path), "records", "", 0, "", "", {}, stop)
 
 
 def test_fields_that_came_later_can_be_asked_for(tmp_path, target):

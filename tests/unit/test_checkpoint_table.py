@@ -239,4 +239,4 @@ def test_small_row_groups_become_large_ones_as_they_get_more(tmp_path):
 
 def test_a_row_group_has_at_least_one_row(tmp_path):
     with pytest.raises(InvalidInputError, match="row_group_rows: expected at least 1, got 0"):
-        update(tmp_path, tmp_path / "t.parquet", row_group_rows=0)
+        update(tmp_path, tmp_path / "t.parquet", row_group_rows=0, schema="visits")

@@ -69,7 +69,7 @@ def test_the_golden_checkpoint_is_read_and_continued(tmp_path):
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     make.write_logs(tmp_path / "logs")
-    run = update(tmp_path / "logs", target, settle_s=0)
+    run = update(tmp_path / "logs", target, settle_s=0, schema="visits")
     assert (run.taken_files, run.touched, run.rows_added, run.first_run) == (
         3,
         3,
@@ -89,7 +89,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata({"headgate": json.dumps(footer)}), target)
     (tmp_path / "logs").mkdir()
     with pytest.raises(IntegrityError) as caught:
-        update(tmp_path / "logs", target)
+        update(tmp_path / "logs", target, schema="visits")
     assert caught.value.kind is Kind.UNSUPPORTED_VERSION
 
 

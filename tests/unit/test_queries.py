@@ -24,7 +24,7 @@ from headgate.testing.visits import write_wave
 def events(tmp_path_factory):
     folder = tmp_path_factory.mktemp("queries")
     write_wave(folder / "logs", 300)
-    update(folder / "logs", folder / "e.parquet", settle_s=0)
+    update(folder / "logs", folder / "e.parquet", settle_s=0, schema="visits")
     return folder / "e.parquet"
 
 
@@ -188,7 +188,7 @@ def test_the_time_of_other_schemas_is_known(tmp_path):
 def test_verify_and_the_reject_store_on_the_command_line(tmp_path):
     wave = write_wave(tmp_path / "logs", 100)
     target = tmp_path / "e.parquet"
-    run = command("checkpoint", tmp_path / "logs", target, "--settle", "0")
+    run = command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--schema", "visits")
     assert run.returncode == 0
     assert f"{wave.good} new rows" in run.stderr
     assert json.loads(run.stdout)["rows_total"] == wave.good
@@ -203,9 +203,12 @@ def test_verify_and_the_reject_store_on_the_command_line(tmp_path):
     differs = command("verify", target, tmp_path / "logs")
     assert differs.returncode == 3
     assert "other content" in differs.stderr
-    again = command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--dry-run")
+    again = command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--schema", "visits", "--dry-run")
     assert "would be in" in again.stderr
-    assert command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--rescan").returncode == 0
+    assert (
+        command("checkpoint", tmp_path / "logs", target, "--settle", "0", "--schema", "visits", "--rescan").returncode
+        == 0
+    )
     with pytest.raises(NotFoundError):
         verify(tmp_path / "none.parquet")
 

@@ -172,12 +172,12 @@ def answers(events):
 def test_a_checkpoint_that_was_opened_stays_what_it_was_when_another_is_committed(tmp_path):
     target = tmp_path / "e.parquet"
     write_wave(tmp_path / "logs", 900)
-    update(tmp_path / "logs", target, settle_s=0, row_group_rows=100)
+    update(tmp_path / "logs", target, settle_s=0, row_group_rows=100, schema="visits")
     expected = answers(Visits.read(target))
     opened, filtered = Visits.read(target), Visits.read(target)
     some = filtered.action("submit").count_by("center_label")
     write_wave(tmp_path / "logs", 900, first=900, late=40)
-    update(tmp_path / "logs", target, settle_s=0, row_group_rows=100)
+    update(tmp_path / "logs", target, settle_s=0, row_group_rows=100, schema="visits")
     assert answers(opened) == expected
     assert filtered.action("submit").count_by("center_label") == some
     assert len(Visits.read(target)) > expected[0]

@@ -151,7 +151,7 @@ def test_aliases_defaults_and_plain_times_reach_the_table(tmp_path):
         '{"visitId": 1, "seenAt": "2024-01-15T07:00:00Z", "born": "1960-02-29", "score": 99, "visit_id": 9, "zz": 1}\n'
         '{"visitId": 3, "seenAt": "2024-01-15"}\n{"visitId": 3, "seenAt": 1705312800}\n'
         '{"visitId": 3, "seenAt": "2024-01-15T07:00:00Z", "born": "2023-02-29"}\n'
-        '{"visitId": 3, "seenAt": "2024-01-15T07:00:00Z", "kind": "x", "type": "y"}\n'
+        '{"visitId": 3, "seenAt": "2024-01-15T07:00:00Z", "kind": "x", "kind": "y"}\n'
         '{"visitId": 3, "seenAt": "2024-01-15T07:00:00Z", "score": 100}\n{"visit_id": 3}\n'
     )
     run = update(logs, target, schema=Visit, settle_s=0)
@@ -175,7 +175,22 @@ def test_a_model_that_takes_names_too_reads_both():
     )
     validator = core.Validator(json.dumps(compile_model(model)))
     assert validator.problems(b'{"A": 1}') == validator.problems(b'{"a": 1}') == []
-    assert validator.problems(b'{"a": 1, "A": 1}') == [("a", "duplicate")]
+    assert validator.problems(b'{"a": 1, "A": 1}') == validator.problems(b'{"A": 1, "a": 1}') == [("", "unknown")]
+
+
+@pytest.mark.parametrize("text", ['{"id": 1, "ID": 2}', '{"ID": 2, "id": 1}', '{"ID": 1}'])
+def test_of_several_choices_the_first_one_counts(tmp_path, text):
+    for extra, rest in (("ignore", None), ("allow", '{"ID":2}' if '"id"' in text else None)):
+        model = create_model(
+            "Ev", __config__=ConfigDict(extra=extra), id=(int, Field(validation_alias=AliasChoices("id", "ID")))
+        )
+        logs, target = tmp_path / extra, tmp_path / f"{extra}.parquet"
+        logs.mkdir()
+        (logs / "a.json").write_text(text)
+        assert update(logs, target, schema=model, settle_s=0).rows_added == 1
+        assert Checkpoint.read(target).dataframe().to_pylist() == [
+            {"id": 1, **({"_rest": rest} if extra == "allow" else {})}
+        ]
 
 
 class Colour(Enum):

@@ -6,6 +6,8 @@
 #include <functional>
 #include <string_view>
 
+#include "segment.hpp"
+
 namespace headgate::checkpoint {
 
 // A leading part of a text: where it ends, and the first 8 bytes of its SHA-256, as the ledger keeps them.
@@ -27,17 +29,16 @@ struct Continuation {
     std::uint64_t content = 0;  // of what is not
 };
 
-// The longest leading part of `text` that ends with a whole line (before or behind its line end) and that `is_taken`
-// says was taken.
-LeadingPart find_taken_part(std::string_view text, const std::function<bool(std::uint64_t)>& is_taken);
+// The longest leading part of `text` that ends with a whole line (before or behind its line end) and that `is_taken`,
+// asked with its content and its end, says was taken.
+LeadingPart find_taken_part(std::string_view text, const std::function<bool(std::uint64_t, std::size_t)>& is_taken);
+
+// Whether what follows the known part of a file may be taken alone. A document of which nothing was taken may have been
+// read while it was written: what was there then is a part of a record.
+bool goes_on_after(const Entry& known);
 
 // What comes before the last line if that has no line end, else all of `text`.
 LeadingPart whole_lines(std::string_view text);
-
-// Whether a file's name is one of a file of lines, and whether a file is one: its name says so, or its first line is a
-// whole object and others follow.
-bool names_lines(std::string_view key);
-bool holds_lines(std::string_view key, std::string_view content);
 
 // The first 8 bytes of the SHA-256 of `text`.
 std::uint64_t content_of(std::string_view text);

@@ -1,6 +1,6 @@
 #include "history.hpp"
 
-#include "headgate/base/text.hpp"
+#include "headgate/checkpoint/records.hpp"
 
 namespace headgate::checkpoint {
 
@@ -35,10 +35,12 @@ Continuation History::continue_after(std::string_view key, std::string_view cont
         }
     }
     const bool may_have_moved = lines && !moved_.empty();
-    const auto is_own = [found](std::uint64_t part) { return found != nullptr && found->content == part; };
-    if (found != nullptr || may_have_moved) {
-        const auto taken = find_taken_part(
-            content, [&](std::uint64_t part) { return is_own(part) || (may_have_moved && moved_.contains(part)); });
+    const bool may_go_on = found != nullptr && goes_on_after(*found);
+    const auto is_own = [&](std::uint64_t part) { return may_go_on && found->content == part; };
+    if (may_go_on || may_have_moved) {
+        const auto taken = find_taken_part(content, [&](std::uint64_t part, std::size_t /*end*/) {
+            return is_own(part) || (may_have_moved && moved_.contains(part));
+        });
         out.begin = taken.end;
         out.content = taken.content;
         out.kind = taken.end == 0          ? Continuation::Kind::none

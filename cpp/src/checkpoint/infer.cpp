@@ -1,9 +1,9 @@
 // The union of the fields of all records of a source, with the narrowest type that holds every value.
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "column_names.hpp"
+#include "field_kinds.hpp"
 #include "headgate/base/text.hpp"
+#include "headgate/checkpoint/records.hpp"
 #include "headgate/json/reader.hpp"
 #include "reading.hpp"
 
@@ -24,22 +26,6 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kNamesPerColumn = 16;  // are counted: where ids are names, every record brings new ones
 constexpr auto kPoll = std::chrono::milliseconds(50);
-
-enum Kind : unsigned {
-    kNull = 1U,
-    kTimestamp = 2U,
-    kDate = 4U,
-    kText = 8U,
-    kInteger = 16U,
-    kReal = 32U,
-    kBoolean = 64U,
-    kTexts = 128U,
-    kOther = 256U,
-    kZoned = 512U,        // a timestamp that names its zone
-    kBigInteger = 1024U,  // an integer that a float64 may not hold
-    kNaive = 2048U,       // a timestamp that names no zone
-    kOddTime = 4096U,     // of a year that no timestamp has: one such value makes no column of times text
-};
 
 struct Seen {
     unsigned kinds = 0;
@@ -88,132 +74,86 @@ std::vector<Named> readable_columns(const Fields& fields) {
     return out;
 }
 
-unsigned kind_of_text(std::string_view text) {
-    if (text.size() == 10 && parse_date(text)) {
-        return kDate;
-    }
-    if (text.find('T') == std::string_view::npos) {
-        return kText;
-    }
-    const auto time = parse_timestamp_text(text);
-    if (!time.ok()) {
-        return time.status().code() == ErrorCode::number_out_of_range ? kOddTime : kText;
-    }
-    return time.value().has_zone ? kTimestamp | kZoned : kTimestamp | kNaive;
-}
-
-unsigned kind_of_integer(std::string_view token) {
-    // What int64 holds stays exact; a longer one is kept as JSON text.
-    constexpr std::int64_t kMostExact = 1LL << 53;
-    std::int64_t value = 0;
-    if (std::from_chars(token.data(), token.data() + token.size(), value).ec != std::errc{}) {
-        return kOther;
-    }
-    return value > kMostExact || value < -kMostExact ? kInteger | kBigInteger : kInteger;
-}
-
-// The handler of one document: notes the kinds of its top-level members.
-class Notes {
-public:
-    explicit Notes(std::size_t most) : most_(most) {}
-
-    void begin() {
-        depth_ = 0;
-        ignored_ = false;
-        is_object_ = false;
-        members_.clear();
-    }
-    bool start_object() {
-        if (depth_ == 0) {
-            is_object_ = true;
-        }
-        return open(kOther);
-    }
-    bool start_array() { return open(kTexts); }
-    bool end_object() { return close(); }
-    bool end_array() { return close(); }
-    bool key(std::string_view name) {
-        if (depth_ == 1) {
-            ignored_ = members_.size() >= most_;
-            if (!ignored_) {
-                members_.emplace_back(std::string(name), 0U);
-            }
-        }
-        return true;
-    }
-    bool string(std::string_view value) {
-        if (depth_ == 1) {
-            note(kind_of_text(value));
-        }
-        return true;
-    }
-    bool number(std::string_view token, bool is_integer) { return value(is_integer ? kind_of_integer(token) : kReal); }
-    bool boolean(bool /*value*/) { return value(kBoolean); }
-    bool null() { return value(kNull); }
-    static Status status() { return {}; }
-
-    bool is_object() const { return is_object_; }
-    const std::vector<std::pair<std::string, unsigned>>& members() const { return members_; }
-
-private:
-    bool open(unsigned kind) {
-        if (depth_ == 1) {
-            note(kind);
-        } else if (depth_ > 1) {
-            note(kOther);  // deeper than a list of strings
-        }
-        ++depth_;
-        return true;
-    }
-    bool close() {
-        --depth_;
-        return true;
-    }
-    bool value(unsigned kind) {
-        if (depth_ > 0) {
-            note(depth_ == 1 ? kind : static_cast<unsigned>(kOther));
-        }
-        return true;
-    }
-    void note(unsigned kind) {
-        if (!members_.empty() && is_object_ && !ignored_) {
-            members_.back().second |= kind;
-        }
-    }
-
-    const std::size_t most_;  // members of a document; more stay in `_rest`
-    std::size_t depth_ = 0;
-    bool ignored_ = false;  // the member that we are in
-    bool is_object_ = false;
-    std::vector<std::pair<std::string, unsigned>> members_;
-};
-
 class Inferrer {
 public:
     Inferrer(const InferOptions& options, const Environment& environment) : options_(options), env_(environment) {}
 
     Result<std::string> execute() {
+        HG_ASSIGN(const auto names, file_names());
+        for (const auto& [field, unit] : options_.times) {
+            const auto form = schema::time_form(unit);
+            if (!form || *form <= schema::TimeForm::wide) {
+                return Status(ErrorCode::invalid_input,
+                              "time: '" + unit + "' of field '" + field + "' is no unit; expected s, ms, us or ns");
+            }
+            times_.emplace(field, *form);
+        }
         KeyList keys;
+        std::int64_t listed = 0;
+        std::string other;
         HG_RETURN_IF_ERROR(env_.source->list({}, env_.interrupt, [&](const Object& object) {
-            const auto name = schema::without_packing(object.key);
-            const bool ours =
-                schema::is_checkpoint_file(object.key) || belongs_to_target(object.key, options_.target_key);
-            if (!ours && (name.ends_with(".json") || name.ends_with(".jsonl"))) {
+            if (schema::is_checkpoint_file(object.key) || belongs_to_target(object.key, options_.target_key)) {
+                return;
+            }
+            ++listed;
+            if (names->accepts_name(object.key)) {
                 keys.add(object.key);
+            } else if (other.empty()) {
+                other = names->shown_name(object.key);
             }
         }));
+        if (keys.size() == 0) {
+            return Status(ErrorCode::invalid_input, nothing_to_read(listed, other));
+        }
         ReadingList list(std::move(keys), reading_threads(options_.threads, *env_.source));
         HG_RETURN_IF_ERROR(read(list));
+        std::erase_if(fields_, [this](const auto& field) {
+            // A member that has the name of the column of file names is kept in `_rest`.
+            return !options_.file_column.empty() && folded_name(field.first) == folded_name(options_.file_column);
+        });
         if (fields_.empty()) {
-            return Status(ErrorCode::invalid_input,
-                          "no schema can be inferred: there is no JSON object in a .json or "
-                          ".jsonl file of " +
-                              env_.source->name());
+            return nothing_found(static_cast<std::int64_t>(list.size()));
         }
         return plan();
     }
 
 private:
+    // A table's own plan says how its files are read.
+    Result<std::shared_ptr<const schema::Schema>> file_names() {
+        if (!options_.base_plan.empty()) {
+            HG_ASSIGN(auto base, schema::Schema::parse(options_.base_plan));
+            options_.records = base->records;
+            options_.file_column = base->file_column == SIZE_MAX ? "" : base->fields[base->file_column].name;
+            return base;
+        }
+        auto out = std::make_shared<schema::Schema>();
+        if (!options_.file_names.empty()) {
+            HG_ASSIGN(out->any_file_name, schema::Pattern::compile(options_.file_names));
+        }
+        return std::shared_ptr<const schema::Schema>(std::move(out));
+    }
+
+    std::string nothing_to_read(std::int64_t listed, const std::string& other) const {
+        if (listed == 0) {
+            return "no schema can be inferred: there is no file in " + env_.source->name();
+        }
+        return "no schema can be inferred: the names of all " + std::to_string(listed) + " files in " +
+               env_.source->name() + " are of another kind (the first is " + other +
+               "); --names says which are to be read";
+    }
+
+    // What was seen instead of records; the kind of the error is that of unreadable files if all of them are.
+    Status nothing_found(std::int64_t files) const {
+        std::string what;
+        for (const auto& [kind, count] : seen_) {
+            what += (what.empty() ? "" : ", ") + std::to_string(count) + " " + kind;
+        }
+        const bool unread = unread_ == files;
+        const auto message = "no schema can be inferred: no record in " + std::to_string(files) + " files of " +
+                             env_.source->name() + (what.empty() ? " (all of them are empty)" : " (" + what + ")");
+        return {unread ? first_unread_.code() : ErrorCode::invalid_input, message};
+    }
+
     Status read(ReadingList& list) {
         std::size_t running = list.readers();
         std::vector<std::thread> threads;
@@ -229,6 +169,9 @@ private:
         while (running > 0) {
             finished_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
             lock.unlock();
+            if (env_.progress && !stop_) {
+                env_.progress(done_, static_cast<std::int64_t>(list.size()));
+            }
             if (env_.interrupt && !stop_ && env_.interrupt()) {
                 stop_ = true;
                 interrupted_ = true;
@@ -249,50 +192,106 @@ private:
             error_ = fetcher.status();
             return;
         }
-        Fields fields;
-        std::uint64_t records = 0;
-        Notes notes(most_names());
+        Reader reader(*this);
         std::string buffer;
         OpenStretches open(list);
         fetcher.value()->run(
             [&](Wanted& out) { return open.next(out); },
             [&](const Fetched& fetched) {
-                // What cannot be read or parsed is counted by the run itself.
                 std::string_view content;
+                ++done_;
                 open.close_before(fetched.index);
                 const auto key = open[fetched.index];
-                if (fetched.outcome != ReadOutcome::read ||
-                    !unpacked(key, fetched.bytes, options_.max_file_bytes, env_.unpack, buffer, content).ok()) {
-                    return;
+                if (fetched.outcome != ReadOutcome::read) {
+                    return note_unread(fetched);
                 }
-                each_record(key, content, [&](std::string_view text, std::uint64_t) {
-                    notes.begin();
-                    if (!json::parse_json(text, notes).ok() || !notes.is_object()) {
-                        return;
-                    }
-                    ++records;
-                    std::uint64_t position = fetched.index << 16U;
-                    for (const auto& [name, kinds] : notes.members()) {
-                        auto& seen = fields[name];
-                        seen.kinds |= kinds;
-                        seen.records += std::exchange(seen.last, records) == records ? 0 : 1;
-                        seen.first = std::min(seen.first, position++);
-                    }
-                    if (fields.size() > most_names()) {
-                        forget_rare(fields);
-                    }
-                });
+                const auto status = unpacked(key, fetched.bytes, options_.max_file_bytes, env_.unpack, buffer, content);
+                if (status.ok()) {
+                    reader.begin(fetched.index);
+                    split_records(key, content, options_.records, reader);
+                } else {
+                    reader.refuse(0, status.code() == ErrorCode::message_too_large ? "too_large" : "packing");
+                }
             },
             [this] { return stop_.load(); });
         const std::lock_guard lock(mutex_);
-        records_ += records;
-        for (const auto& [name, seen] : fields) {
-            auto& all = fields_[name];
-            all.kinds |= seen.kinds;
-            all.records += seen.records;
-            all.first = std::min(all.first, seen.first);
+        reader.add_to(*this);
+    }
+
+    // What cannot be read or parsed is counted by the run itself; here it is what an error can tell.
+    void note_unread(const Fetched& fetched) {
+        const std::lock_guard lock(mutex_);
+        const auto kind = fetched.outcome == ReadOutcome::archived ? "archived" : error_kind(fetched.error.code());
+        ++seen_["files cannot be read: " + std::string(kind)];
+        if (unread_++ == 0) {
+            first_unread_ = fetched.error;
         }
     }
+
+    // One per thread: what its files have.
+    class Reader final : public RecordSink {
+    public:
+        explicit Reader(const Inferrer& all) : all_(all), notes_(all.most_names(), all.times_) {}
+
+        void begin(std::size_t file) { position_ = static_cast<std::uint64_t>(file) << 16U; }
+
+        bool take_object(std::string_view text, std::uint64_t /*offset*/) override {
+            notes_.begin();
+            status_ = json::parse_json(text, notes_);
+            if (!status_.ok() || !notes_.is_object()) {
+                return false;
+            }
+            ++records_;
+            auto position = position_;
+            for (const auto& [name, kinds] : notes_.members()) {
+                auto& seen = fields_[name];
+                seen.kinds |= kinds;
+                seen.records += std::exchange(seen.last, records_) == records_ ? 0 : 1;
+                seen.first = std::min(seen.first, position++);
+            }
+            if (fields_.size() > all_.most_names()) {
+                all_.forget_rare(fields_);
+            }
+            return true;
+        }
+
+        void take(std::string_view text, std::uint64_t offset) override {
+            if (!take_object(text, offset)) {
+                refuse(offset, status_.ok()                                ? "type"
+                               : status_.code() == ErrorCode::invalid_json ? "json"
+                                                                           : error_kind(status_.code()));
+            }
+        }
+
+        void refuse(std::uint64_t /*offset*/, std::string_view kind) override {
+            ++seen_["records are no objects: " + std::string(kind)];
+        }
+
+        void begin_document(std::uint64_t /*end*/) override {}
+        void end_document() override {}
+
+        void add_to(Inferrer& all) const {
+            all.records_ += records_;
+            for (const auto& [name, seen] : fields_) {
+                auto& sum = all.fields_[name];
+                sum.kinds |= seen.kinds;
+                sum.records += seen.records;
+                sum.first = std::min(sum.first, seen.first);
+            }
+            for (const auto& [what, count] : seen_) {
+                all.seen_[what] += count;
+            }
+        }
+
+    private:
+        const Inferrer& all_;
+        Notes notes_;
+        Fields fields_;
+        std::uint64_t records_ = 0;
+        std::uint64_t position_ = 0;
+        Status status_;
+        std::map<std::string, std::int64_t> seen_;
+    };
 
     std::size_t most_names() const { return options_.max_columns * kNamesPerColumn; }
 
@@ -331,12 +330,32 @@ private:
         }
     }
 
+    // The column to sort by, if it is a time in every record.
+    std::string sort_wish() const {
+        if (!options_.sort_by.empty()) {
+            return options_.sort_by;
+        }
+        const bool only_one = options_.times.size() == 1 && !fields_.contains("timestamp");
+        return only_one ? options_.times.begin()->first : "timestamp";
+    }
+
     Result<std::string> plan() {
-        Json out{{"format", 1},     {"name", options_.name},   {"extra", "rest"},
-                 {"lenient", true}, {"fields", Json::array()}, {"file_names", {".+[.]jsonl?"}}};
+        Json out{
+            {"format", 1}, {"name", options_.name}, {"extra", "rest"}, {"lenient", true}, {"fields", Json::array()}};
+        if (!options_.file_names.empty()) {
+            out["file_names"] = {options_.file_names};
+        }
+        if (!options_.records.empty()) {
+            out["records"] = options_.records;
+        }
+        Json file_field;
         auto order = readable_columns(fields_);
         if (!options_.base_plan.empty()) {
             out = Json::parse(options_.base_plan);
+            if (out["fields"].back().value("source", "") == "file_name") {
+                file_field = out["fields"].back();
+                out["fields"].erase(out["fields"].size() - 1);
+            }
             keep_columns_of(out, order);
         }
         const auto room = options_.max_columns - std::min(options_.max_columns, out["fields"].size());
@@ -346,17 +365,42 @@ private:
         });
         std::string sort_by = out.value("sort_by", "");
         for (const auto& [name, seen] : order) {
-            const std::string type = type_of(seen.kinds);
-            const bool always = seen.records == records_ && (seen.kinds & kNull) == 0;
-            const bool wanted = options_.sort_by.empty() ? name == "timestamp" : name == options_.sort_by;
-            if (options_.base_plan.empty() && wanted && type == "timestamp" && always) {
+            const auto unit = options_.times.find(name);
+            const bool is_epoch = unit != options_.times.end();
+            if (is_epoch && (seen.kinds & kTimestamp) == 0) {
+                return Status(ErrorCode::invalid_input,
+                              "time: no record has a time in " + unit->second + " as '" + name + "'");
+            }
+            const std::string type = is_epoch ? "timestamp" : type_of(seen.kinds);
+            const bool always = seen.records == records_ && (seen.kinds & ~(kZoned | kNaive | kOddTime)) == kTimestamp;
+            if (options_.base_plan.empty() && always && name == sort_wish()) {
                 sort_by = name;
             }
             auto& field = out["fields"].emplace_back(
                 Json{{"name", name}, {"type", type}, {"required", false}, {"nullable", true}});
-            if (type == "timestamp") {
+            if (is_epoch) {
+                field["time"] = unit->second;
+            } else if (type == "timestamp") {
                 field["zoned"] = (seen.kinds & kZoned) != 0;
             }
+        }
+        if (options_.base_plan.empty()) {
+            for (const auto& [name, unit] : options_.times) {
+                if (!fields_.contains(name)) {
+                    return Status(ErrorCode::invalid_input,
+                                  "time: no record of " + env_.source->name() + " has a field '" + name + "'");
+                }
+            }
+            if (!options_.file_column.empty()) {
+                file_field = {{"name", options_.file_column},
+                              {"type", "string"},
+                              {"required", false},
+                              {"nullable", true},
+                              {"source", "file_name"}};
+            }
+        }
+        if (!file_field.is_null()) {
+            out["fields"].push_back(file_field);  // always the last one
         }
         if (!options_.sort_by.empty() && sort_by.empty()) {
             return Status(
@@ -383,14 +427,19 @@ private:
         std::erase_if(order, [&](const Named& field) { return names.contains(folded_name(field.first)); });
     }
 
-    const InferOptions& options_;
+    InferOptions options_;
     const Environment& env_;
     std::atomic<bool> stop_{false};
+    std::atomic<std::int64_t> done_{0};  // files
     bool interrupted_ = false;
     std::mutex mutex_;
     std::condition_variable finished_;
+    Notes::Times times_;
     Fields fields_;
     std::uint64_t records_ = 0;
+    std::map<std::string, std::int64_t> seen_;  // what is no record, by what it is
+    std::int64_t unread_ = 0;
+    Status first_unread_;
     Status error_;
 };
 

@@ -8,6 +8,7 @@
 
 #include "growth.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
+#include "headgate/checkpoint/records.hpp"
 #include "keys.hpp"
 #include "segment.hpp"
 
@@ -52,11 +53,6 @@ class History;
 Status read_files(const Options& options, ReadingList& list, const Known& known, const Environment& environment,
                   const std::function<Status(Piece&)>& take, const History* history = nullptr);
 
-// The content of a file, unpacked when its name says that it is packed, as one record or one a line.
-Status unpacked(std::string_view key, std::string_view bytes, std::size_t limit, const Unpack& unpack,
-                std::string& buffer, std::string_view& out);
-void each_record(std::string_view key, std::string_view content,
-                 const std::function<void(std::string_view record, std::uint64_t offset)>& each);
 unsigned reading_threads(unsigned wanted, const Source& source);
 
 }  // namespace headgate::checkpoint

@@ -54,6 +54,9 @@ public:
         parts_.begin(footer_.version + 1);
         HG_RETURN_IF_ERROR(read());
         if (unread_->size() > begun_anew_ && unread_->size() == list_.size()) {
+            if (env_.none_read) {
+                env_.none_read(unread_);
+            }
             return Status(first_error_.code(), "none of the " + std::to_string(unread_->size()) + " new files in " +
                                                    source_.name() + " could be read: " + first_error_.message());
         }
@@ -61,7 +64,8 @@ public:
         summary_.spilled_bytes = runs_.spilled_bytes();
         const bool listed_fully = options_.window_us > 0 && !windowed_;  // worth a commit of its own: it is remembered
         const bool nothing = parts_.empty() && evolution_ == Evolution::none && !(listed_fully && !summary_.first_run);
-        if (nothing || (summary_.first_run && summary_.rows_added == 0) || options_.dry_run) {
+        // A first run without one good record commits too: its files are not read again by every run.
+        if (nothing || options_.dry_run) {
             summary_.rows_total = summary_.rows_before + (options_.dry_run ? summary_.rows_added : 0);
         } else {
             HG_RETURN_IF_ERROR(commit());
@@ -509,14 +513,14 @@ Result<Summary> update(const Options& options, const Environment& environment) {
     }
 }
 
-Result<std::string> stored_plan(const Environment& environment) {
+Result<StoredSchema> stored_schema(const Environment& environment) {
     HG_ASSIGN(const auto path, environment.target->peek());
     if (!path) {
-        return std::string();
+        return StoredSchema{};
     }
     HG_ASSIGN(const auto metadata, environment.table->metadata(*path));
     HG_ASSIGN(const auto footer, parse_footer(metadata, environment.target->name()));
-    return footer.plan;
+    return StoredSchema{footer.schema, footer.plan};
 }
 
 }  // namespace headgate::checkpoint

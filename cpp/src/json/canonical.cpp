@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "headgate/json/reader.hpp"
 
@@ -61,7 +62,39 @@ long decimal_exponent(std::string_view token) noexcept {
     return exponent + (lead < point ? shift : shift + 1);
 }
 
+// Accepts every document, and remembers what it began with.
+struct Outermost {
+    bool object = false;
+    bool first = true;
+    bool start_object() {
+        object = object || std::exchange(first, false);
+        return true;
+    }
+    bool any() {
+        first = false;
+        return true;
+    }
+    static bool end_object() { return true; }
+    bool start_array() { return any(); }
+    static bool end_array() { return true; }
+    static bool key(std::string_view /*name*/) { return true; }
+    bool string(std::string_view /*value*/) { return any(); }
+    bool number(std::string_view /*token*/, bool /*is_integer*/) { return any(); }
+    bool boolean(bool /*value*/) { return any(); }
+    bool null() { return any(); }
+    static Status status() { return {}; }
+};
+
 }  // namespace
+
+bool is_tiny(std::string_view token) noexcept {
+    return decimal_exponent(token) < 0;
+}
+
+bool is_object(std::string_view text) {
+    Outermost handler;
+    return parse_json(text, handler).ok() && handler.object;
+}
 
 int compare_utf16(std::string_view a, std::string_view b) noexcept {
     const auto size = std::min(a.size(), b.size());

@@ -17,8 +17,9 @@ void promote_rest(const Schema& schema, RecordReader& reader, Columns& rows) {
         }
         out.append_range(rows, copied, row);
         for (std::size_t c = 0; c < out.columns.size(); ++c) {
-            const bool is_new = c == schema.rest || (rows.columns[c].valid[row] == 0 && found.columns[c].valid[0] != 0);
-            if (is_new) {
+            const bool is_null = rows.columns[c].valid[row] == 0;
+            const bool is_found = c != schema.file_column && found.columns[c].valid[0] != 0;
+            if (c == schema.rest || (is_null && is_found)) {
                 out.columns[c].append_range(found.columns[c], 0, 1);
             } else {
                 out.columns[c].append_range(rows.columns[c], row, row + 1);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
 #include "headgate/schema/schema.hpp"
 #include "rest.hpp"
@@ -39,6 +40,7 @@ public:
         is_object_ = false;
         capturing_ = false;
         if (const auto status = json::parse_json(text, *this); !status.ok()) {
+            is_object_ = false;
             problems_.clear();
             problems_.push_back(
                 {"", status.code() == ErrorCode::invalid_json ? "json" : std::string(error_kind(status.code()))});
@@ -50,13 +52,18 @@ public:
         }
         drifted_.clear();
         for (std::size_t i = 0; i < slots_.size(); ++i) {
+            if (i == schema_->file_column) {
+                slots_[i].got = Got::string;
+                slots_[i].text = file_;
+                continue;
+            }
             const auto before = problems_.size();
             check(schema_->fields[i], slots_[i], i);
             if (schema_->lenient && problems_.size() > before) {
                 problems_.resize(before);
                 slots_[i].got = Got::null;
                 drifted_.push_back(i);
-            } else if (slots_[i].is_rounded) {
+            } else if (slots_[i].is_rounded && schema_->rest != SIZE_MAX) {
                 drifted_.push_back(i);  // the column has what it can hold, `_rest` what was written
             }
         }
@@ -73,6 +80,8 @@ public:
     }
 
     std::uint32_t drifted() const { return static_cast<std::uint32_t>(drifted_.size()); }
+    bool was_object() const { return is_object_; }
+    void begin_file(std::string_view key) { file_ = is_utf8(key) ? std::string(key) : printable(key); }
 
     // --- the handler's part
     bool start_object() { return open(true); }
@@ -84,18 +93,26 @@ public:
         if (depth_ > 1) {
             return !capturing_ || writer_.key(name);
         }
-        current_ = find(name);
+        const auto found = find(name);
+        current_ = found.field;
         if (current_ == kNone) {
-            if (schema_->forbid_unknown && !unknown_) {  // once: a document may have millions
-                problems_.push_back({"", "unknown"});    // the name is the sender's text: it may hold anything
-            }
-            unknown_ = true;
+            note_unknown();
             return true;
         }
-        if (slots_[current_].got != Got::absent && !slots_[current_].twice) {
-            slots_[current_].twice = true;
+        auto& slot = slots_[current_];
+        if (slot.got != Got::absent && slot.choice != found.choice) {
+            note_unknown();  // the other of two members that may hold the field
+            if (found.choice > slot.choice) {
+                current_ = kNone;
+                return true;
+            }
+            slot.got = Got::absent;
+            slot.count = 0;
+        } else if (slot.got != Got::absent && !slot.twice) {
+            slot.twice = true;
             problems_.push_back({schema_->fields[current_].name, "duplicate"});
         }
+        slot.choice = found.choice;
         if (schema_->fields[current_].type == Type::json) {
             begin_capture();
         }
@@ -165,18 +182,38 @@ public:
 private:
     static constexpr std::size_t kNone = SIZE_MAX;
 
+    struct Place {
+        std::size_t field = kNone;
+        std::size_t choice = 0;  // which of the members that may hold it
+    };
+
     // Members mostly come in the order of the schema: look where the last one leads first.
-    std::size_t find(std::string_view name) {
+    Place find(std::string_view name) {
         const auto& fields = schema_->fields;
-        const auto count = schema_->rest == SIZE_MAX ? fields.size() : schema_->rest;  // a member "_rest" is unknown
+        // A member "_rest", or one called as the column of file names, is unknown.
+        const auto count = std::min({fields.size(), schema_->rest, schema_->file_column});
         for (std::size_t n = 0; n < count; ++n) {
             const auto i = expected_ + n < count ? expected_ + n : expected_ + n - count;
-            if (fields[i].key == name || (!fields[i].keys.empty() && contains(fields[i].keys, name))) {
-                expected_ = i + 1 < count ? i + 1 : 0;
-                return i;
+            const auto& keys = fields[i].keys;
+            std::size_t choice = 0;
+            if (fields[i].key != name) {
+                const auto other = std::find(keys.begin(), keys.end(), name);
+                if (other == keys.end()) {
+                    continue;
+                }
+                choice = static_cast<std::size_t>(other - keys.begin()) + 1;
             }
+            expected_ = i + 1 < count ? i + 1 : 0;
+            return {i, choice};
         }
-        return kNone;
+        return {};
+    }
+
+    void note_unknown() {
+        if (schema_->forbid_unknown && !unknown_) {  // once: a document may have millions
+            problems_.push_back({"", "unknown"});    // the name is the sender's text: it may hold anything
+        }
+        unknown_ = true;
     }
 
     Slot* target() { return depth_ == 1 && current_ != kNone ? &slots_[current_] : nullptr; }
@@ -225,8 +262,9 @@ private:
 
     void collect_rest(std::string_view text) {
         RestCollector collector(writer_, [this](std::string_view name) {
-            const auto field = find(name);
-            return field == kNone || std::find(drifted_.begin(), drifted_.end(), field) != drifted_.end();
+            const auto [field, choice] = find(name);
+            return field == kNone || choice != slots_[field].choice ||
+                   std::find(drifted_.begin(), drifted_.end(), field) != drifted_.end();
         });
         if (const auto status = json::parse_json(text, collector); !status.ok()) {
             problems_.push_back({"", std::string(error_kind(status.code()))});
@@ -313,6 +351,7 @@ private:
     std::vector<Slot> defaults_;
     std::vector<Problem> problems_;
     std::vector<std::size_t> drifted_;
+    std::string file_;
     json::CanonicalWriter writer_;
     std::size_t depth_ = 0;
     std::size_t current_ = kNone;
@@ -328,6 +367,14 @@ RecordReader::RecordReader(RecordReader&&) noexcept = default;
 
 const std::vector<Problem>& RecordReader::read(std::string_view json_text, Columns* out) {
     return impl_->read(json_text, out);
+}
+
+void RecordReader::begin_file(std::string_view key) {
+    impl_->begin_file(key);
+}
+
+bool RecordReader::was_object() const {
+    return impl_->was_object();
 }
 
 std::uint32_t RecordReader::drifted() const {

@@ -37,6 +37,11 @@ Status parse_field(const Json& plan, Field& field) {
     }
     field.type = static_cast<Type>(type - kTypes.begin());
     field.blanks = static_cast<Blanks>(blanks - kBlanks.begin());
+    const auto time = time_form(plan.value("time", "iso"));
+    if (!time || (*time != TimeForm::iso && field.type != Type::timestamp)) {
+        return bad_plan("field '" + field.name + "' has an unknown form of times, or is no timestamp");
+    }
+    field.time = *time;
     field.required = plan.value("required", true);
     field.nullable = plan.value("nullable", false);
     field.digits = plan.value("digits", false);
@@ -93,12 +98,22 @@ Status parse_plan(const Json& plan, Schema& schema) {
     schema.forbid_unknown = extra == "forbid";
     schema.lenient = plan.value("lenient", false);
     schema.sort_by = plan.value("sort_by", "");
+    schema.records = plan.value("records", std::vector<std::string>{});
     for (const auto& entry : plan.at("fields")) {
         HG_RETURN_IF_ERROR(parse_field(entry, schema.fields.emplace_back()));
         schema.fields.back().exact = schema.lenient;  // `_rest` has them to the last digit
     }
+    if (!schema.fields.empty() && plan.at("fields").back().value("source", "") == "file_name") {
+        schema.file_column = schema.fields.size() - 1;
+        if (schema.fields.back().type != Type::string) {
+            return bad_plan("the column of file names is of text");
+        }
+    }
     std::set<std::string> keys;
     for (const auto& field : schema.fields) {
+        if (&field == &schema.fields.back() && schema.file_column != SIZE_MAX) {
+            continue;
+        }
         bool once = keys.insert(field.key).second;
         for (const auto& other : field.keys) {
             once = keys.insert(other).second && once;
@@ -211,13 +226,20 @@ bool is_checkpoint_file(std::string_view key) {
     return false;
 }
 
+bool is_json_name(std::string_view name) {
+    const auto file_name = without_packing(base_name(name));
+    static constexpr std::array<std::string_view, 7> kEndings = {".json",      ".jsonl",  ".ndjson", ".geojson",
+                                                                 ".jsonlines", ".ldjson", ".log"};
+    return std::any_of(kEndings.begin(), kEndings.end(),
+                       [&](auto ending) { return ends_with_ignoring_case(file_name, ending); });
+}
+
 bool Schema::accepts_name(std::string_view key) const {
     if (is_checkpoint_file(key)) {
         return false;
     }
     const auto file_name = without_packing(base_name(key));
-    return any_file_name ? any_file_name->matches(file_name)
-                         : file_name.ends_with(".json") || file_name.ends_with(".jsonl");
+    return any_file_name ? any_file_name->matches(file_name) : is_json_name(file_name);
 }
 
 std::string Schema::shown_name(std::string_view key) const {

@@ -44,7 +44,11 @@ std::string_view check_real(const Field& field, Slot& slot) {
         return "type";
     }
     const auto* const end = slot.text.data() + slot.text.size();
-    const auto error = std::from_chars(slot.text.data(), end, slot.real).ec;
+    auto error = std::from_chars(slot.text.data(), end, slot.real).ec;
+    if (error == std::errc::result_out_of_range && !field.exact && json::is_tiny(slot.text)) {
+        error = {};
+        slot.real = slot.text.front() == '-' ? -0.0 : 0.0;  // as every reader of JSON rounds it
+    }
     const bool kept = !field.exact || slot.got != Got::integer || is_exact(slot.text);
     slot.is_rounded = field.exact && slot.got == Got::real && !json::double_holds(slot.text, slot.real);
     return error == std::errc{} && kept && in_range(field, slot.real) ? "" : "range";
@@ -72,7 +76,9 @@ std::string_view check_string(const Field& field, std::string& text) {
 }
 
 std::string_view check_text(const Field& field, Slot& slot) {
-    if (slot.got != Got::string) {
+    const bool number = slot.got == Got::integer || slot.got == Got::real;
+    const bool is_epoch = number && field.type == Type::timestamp && field.time > TimeForm::wide;
+    if (slot.got != Got::string && !is_epoch) {
         return "type";
     }
     if (const auto kind = check_string(field, slot.text); !kind.empty()) {
@@ -87,6 +93,13 @@ std::string_view check_text(const Field& field, Slot& slot) {
         return parse_date(slot.text) ? "" : "date";
     }
     if (field.type == Type::timestamp) {
+        if (field.time != TimeForm::iso) {
+            bool exact = true;
+            const auto parsed = parse_time(field.time, slot.text, slot.got != Got::string, exact);
+            slot.number = parsed.value_or(0);
+            slot.is_rounded = !exact;
+            return parsed ? "" : "timestamp";
+        }
         const auto parsed = parse_timestamp_text(slot.text);
         if (!parsed.ok()) {
             return "timestamp";

@@ -13,7 +13,8 @@ enum class Got : std::uint8_t { absent, null, string, integer, real, boolean, li
 
 struct Slot {
     Got got = Got::absent;
-    bool twice = false;  // came again
+    bool twice = false;      // came again
+    std::size_t choice = 0;  // of the members that may hold the field: which one it was
     bool boolean = false;
     std::string text;                // string, number token, or canonical JSON
     std::vector<std::string> items;  // list of strings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _IN_FLIGHT = 192  # requests at once and thread; docs/benchmarks.md
-_OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight"}
+_OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight", "prefix"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 # botocore's exceptions for credentials that are missing, incomplete, or that a role or a login does not give
@@ -36,7 +36,8 @@ class S3Location:
 
     Args:
         url: options after `?` win over the environment and the profile: region, endpoint, profile, scratch (a folder
-            for temporary files), in_flight (requests at once and thread).
+            for temporary files), in_flight (requests at once and thread), prefix (of a source: only keys of which what
+            follows the URL's key starts with it, as S3 understands a prefix).
 
     Raises:
         ConfigError: boto3 is missing, an unknown option, or a profile that does not exist.
@@ -111,7 +112,7 @@ class S3Location:
             "bucket": self.bucket, "prefix": key if prefix else "", "key": key, "region": self.region,
             "endpoint": self.endpoint, "ca_file": self._ca_file(), "credentials": self.credentials,
             "in_flight": int(self.options.get("in_flight", _IN_FLIGHT)),
-            "scratch": self.options.get("scratch") or tempfile.gettempdir(),
+            "scratch": self.options.get("scratch") or tempfile.gettempdir(), "within": self.options.get("prefix", ""),
         }  # fmt: skip
 
     def filesystem(self) -> Any:

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
 from headgate.checkpoint._places import key_in_source, s3_location, source_place
-from headgate.checkpoint._run import INFER, inferred_plan, plan_of
+from headgate.checkpoint._schemas import Plan, Reading, plan_for, plan_of_target
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import (
     ConfigError,
@@ -59,6 +59,11 @@ class State:
     table: Any | None
     version: int
     footer: str
+
+    def schema(self) -> tuple[str, str]:
+        """Name and plan as the last append's manifest has them; empty before the first."""
+        footer = json.loads(self.footer) if self.footer else {}
+        return str(footer.get("schema", "")), str(footer.get("plan", ""))
 
     def next_append(self) -> int:
         """A version that no other run will take."""
@@ -191,8 +196,9 @@ class DeltaPlace:
 def update_delta(
     source: str | os.PathLike[str],
     target: str,
-    schema: str | type[Any],
+    schema: str | type[Any] | None,
     sort_by: str,
+    reading: Reading,
     options: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
@@ -202,7 +208,16 @@ def update_delta(
     place, origin = DeltaPlace(target), source_place(source)
     for attempt in range(1, _ATTEMPTS + 1):
         state = place.state()
-        plan = _plan(schema, state.footer, origin, sort_by, options)
+
+        def infer(known: str) -> str:
+            return str(
+                parquet().infer(
+                    origin, "records", sort_by, options["threads"], options["target_key"], known,
+                    reading.for_inference(), progress,
+                )
+            )  # fmt: skip
+
+        plan = plan_for(schema, state.schema(), infer, reading, place.uri, evolve=options["evolve"])
         with _scratch(options["spill_dir"]) as scratch:
             found, won = _attempt(place, state, plan, origin, options, progress, scratch)
         found["attempts"] = attempt
@@ -242,25 +257,19 @@ def version_of(table: Any | None, place: DeltaPlace) -> int:
     return int(version)
 
 
-def _plan(schema: str | type[Any], footer: str, origin: Any, sort_by: str, options: dict[str, Any]) -> str:
-    if schema != INFER:
-        return plan_of(schema)
-    known = str(json.loads(footer).get("plan", "")) if footer else ""
-    return inferred_plan(origin, known, sort_by, options)
-
-
 def _attempt(
-    place: DeltaPlace, state: State, plan: str, origin: Any, options: dict[str, Any],
+    place: DeltaPlace, state: State, plan: Plan, origin: Any, options: dict[str, Any],
     progress: Callable[[int, int], None] | None, scratch: str,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
     import pyarrow.parquet as pq
 
-    wanted = arrow_schema(json.loads(plan))
+    wanted = arrow_schema(json.loads(plan.text))
+    options = {**options, "inferred": plan.inferred}
     stored = columns_of(state.table) if state.footer else wanted
     told, out = os.path.join(scratch, "footer.parquet"), os.path.join(scratch, "rows.parquet")
     if state.footer:
         write_footer(told, _ordered(stored, wanted), state.footer)
-    found = parquet().stage(origin, place.parts, told if state.footer else "", out, plan, options, progress)
+    found = parquet().stage(origin, place.parts, told if state.footer else "", out, plan.text, options, progress)
     if not found["committed"]:
         return found, True
     with pq.ParquetFile(out) as rows:
@@ -273,7 +282,7 @@ def _attempt(
             # A table that was made meanwhile may have an append already: this one's conflict check would not see it.
             unchanged = version_of(into, place) == state.version
             won = unchanged and _append(
-                place, into, append, rows, _evolved(stored, wanted), found["rows_added"], plan, scratch
+                place, into, append, rows, _evolved(stored, wanted), found["rows_added"], plan.text, scratch
             )
         except Exception as error:
             _take_back(place, named_parts(append, manifest) - named_parts(state.version, state.footer))
@@ -432,21 +441,16 @@ def check_table(place: DeltaPlace, state: State, plan: str) -> None:
 
 
 def verify_delta(
-    target: str,
-    source: str | os.PathLike[str] | None,
-    schema: str | type[Any],
+    target: str, source: str | os.PathLike[str] | None, schema: str | type[Any] | None, reading: Reading,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
     place = DeltaPlace(target)
     state = place.state()
     if state.table is None or not state.footer:
         message = f"{place.uri} does not exist"
         raise NotFoundError(message)
-    plan = json.loads(state.footer).get("plan", "") if schema == INFER else plan_of(schema)
-    if not plan:
-        message = f"{place.uri} has no inferred schema; name the one it was made with"
-        raise InvalidInputError(message)
+    plan = plan_of_target(schema, state.schema(), reading, place.uri)
     rows = sum(batch.num_rows for batch in state.table.to_pyarrow_dataset().to_batches())
     with _scratch() as scratch:
         told = os.path.join(scratch, "footer.parquet")

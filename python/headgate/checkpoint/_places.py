@@ -49,6 +49,15 @@ def s3_url(bucket: str, key: str, **options: str) -> str:
     return f"s3://{bucket}/{quote(key)}" + (f"?{urlencode(options)}" if options else "")
 
 
+def s3_prefix_url(bucket: str, prefix: str) -> str:
+    """The URL of a source: all keys that start with `prefix`, as S3 understands it.
+
+    Files are known by what follows the prefix's last slash.
+    """
+    folder, slash, rest = prefix.rpartition("/")
+    return s3_url(bucket, f"{folder}{slash}", **({"prefix": rest} if rest else {}))
+
+
 def s3_location(url: str | os.PathLike[str]) -> S3Location:
     """The place on S3."""
     from headgate.backends.s3 import S3Location

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from time import monotonic
 from typing import Any, Literal, NamedTuple, overload
 
 from headgate._native import parquet
-from headgate._registry import PLANS, shipped_plan
 from headgate.checkpoint._places import key_in_source, shown, source_name, source_place, target_place
-from headgate.errors import InvalidInputError, about_checkpoint
+from headgate.checkpoint._schemas import INFER, Reading, plan_for, reading_of
+from headgate.errors import CheckpointError, InvalidInputError, about_checkpoint
 
 Mode = Literal["ledger", "watermark"]
 Listing = Literal["full", "window"]
-INFER = "infer"
 _LARGEST_FILE = 1024**3  # an Arrow column of text ends at 2 GiB, and other records may wait beside those of one file
 
 
@@ -145,12 +143,15 @@ class CheckpointRun(NamedTuple):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
-@about_checkpoint()
 def update(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    schema: str | type[Any] = "visits",
+    schema: str | type[Any] | None = None,
+    names: str | None = None,
+    records: str | Sequence[str] = "",
+    file_name: bool | str = False,
+    time: Mapping[str, str] | None = None,
     mode: Mode = "ledger",
     settle_s: float = 2.0,
     listing: Listing = "full",
@@ -173,12 +174,20 @@ def update(
     """Take every file of `source` that was not taken yet, and commit the result to `target` at once.
 
     Args:
-        source: a folder (path or file:// URL) or s3://bucket/prefix of .json files, or .jsonl with one record a line,
-            either also packed (.gz, .zst); nested folders too. s3:// takes ?region=, endpoint=, profile=.
+        source: a folder (path or file:// URL) or s3://bucket/prefix of files with JSON: documents, arrays of records or
+            JSON Lines, also packed (gzip, zstd); their bytes tell which. Nested folders too. s3:// takes ?region=,
+            endpoint=, profile=.
         target: the Parquet file, on disk or s3://bucket/key; its ledger lies beside it in `<target>.ledger/`. With
             delta+file:///folder or delta+s3://bucket/prefix it is a Delta Lake table instead.
-        schema: "visits", "news", a pydantic model class (see docs/schemas.md), or "infer": the union of all fields of
-            the first run's files; what later files bring beyond it is kept in the column `_rest`.
+        schema: "infer": the union of all fields of the first run's files; what later files bring beyond it is kept in
+            the column `_rest`. Or "visits", "news", a pydantic model class (see docs/schemas.md). None: the schema that
+            the target was made with, and on the first run "infer".
+        names: which files are read: a glob of their names (``*.log``) or a regular expression (``.+\\.log``), without
+            .gz and .zst. None: what the schema says; of an inferred one .json, .jsonl, .ndjson, .geojson and .log.
+        records: where a document holds its records: the members on the way to an array, ``Records`` or ``data.items``
+            (as a JSON Pointer, ``/data/items``). The rest of the document is left out.
+        file_name: add a column with the key of each record's file; True calls it ``filename``.
+        time: fields that are numbers since 1970, and their unit: ``{"ts": "s"}``, or ms, us, ns.
         mode: "ledger" takes whatever is new, late files too; "watermark" only records strictly later than the newest.
         settle_s: in a folder, files younger than this (seconds) wait for the next run. Objects on S3 appear whole.
         listing: "full", or "window": list only names stamped after the newest record less `window_s`; for large
@@ -204,13 +213,15 @@ def update(
         sort_by: for "infer": the timestamp field to sort by; default: `timestamp` if every record has one.
         dry_run: read and count, write nothing.
         progress: called with (files read, files to read) about 20 times a second; while a bucket is listed, the second
-            grows.
+            grows. Where a schema is inferred, the files are read once before, with counts of their own.
 
     Raises:
         IntegrityError: the old checkpoint cannot be read, or does not have the schema's columns; it stays as it is.
         ConflictError: another writer that does not honour the lock replaced the target (on S3: every attempt lost the
             race).
         AccessError, StorageFullError, TransientError: as their names say; nothing half-written remains.
+        CheckpointError: all of these but StorageFullError are one too. Its `unread` names the files if not one could be
+            read.
 
     Example:
         >>> run = update("logs/prod", "events.parquet")          # doctest: +SKIP
@@ -228,32 +239,59 @@ def update(
     if not 0 < max_file_bytes <= _LARGEST_FILE:
         message = f"max_file_bytes: expected 1 to {_LARGEST_FILE}, got {max_file_bytes}"
         raise InvalidInputError(message)
-    started = time.monotonic()
+    started = monotonic()
     options = {
         "watermark": mode == "watermark", "settle_us": int(settle_s * 1e6), "threads": threads, "memory": memory,
         "spill_dir": os.fspath(spill_dir or ""), "max_file_bytes": max_file_bytes, "rescan": rescan, "dry_run": dry_run,
         "evolve": evolve, "retry_rejected": bool(retry_rejected),
         "retry_rule": retry_rejected if isinstance(retry_rejected, str) else "", "take_rewritten": take_rewritten,
         "other_source": other_source, "source_name": source_name(source),
-        "window_us": int(window_s * 1e6) if listing == "window" else 0, "inferred": schema == INFER,
+        "window_us": int(window_s * 1e6) if listing == "window" else 0,
         "row_group_rows": row_group_rows, "target_key": key_in_source(source, target),
     }  # fmt: skip
     if spill_limit is not None:
         options["spill_limit"] = spill_limit
+    reading = reading_of(names, records, file_name, time)
+    unread: list[Any] = []
+    options["unread"] = unread  # gets every file, if not one could be read
+    try:
+        with about_checkpoint():
+            found = _update(source, target, schema, sort_by, reading, options, progress)
+    except CheckpointError as error:
+        error.unread = [one for refused in unread for one in Refusals(refused)]
+        raise
+    is_delta = os.fspath(target).startswith("delta+")
+    return _answer(found, os.fspath(target) if is_delta else shown(target), started)
+
+
+def _update(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], schema: str | type[Any] | None, sort_by: str,
+    reading: Reading, options: dict[str, Any], progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import update_delta
 
-        found = update_delta(source, os.fspath(target), schema, sort_by, options, progress)
-        return _answer(found, os.fspath(target), started)
+        return update_delta(source, os.fspath(target), schema, sort_by, reading, options, progress)
     place, goal = source_place(source), target_place(target)
-    inferred = schema == INFER
-    plan = inferred_plan(place, parquet().stored_plan(goal), sort_by, options) if inferred else plan_of(schema)
-    return _answer(parquet().update(place, goal, plan, options, progress), shown(target), started)
+
+    def infer(known: str) -> str:
+        return str(
+            parquet().infer(
+                place, "records", sort_by, options["threads"], options["target_key"], known, reading.for_inference(),
+                progress,
+            )
+        )  # fmt: skip
+
+    looks = not (isinstance(schema, type) or (schema is not None and schema != INFER))
+    stored = parquet().stored_schema(goal) if looks else ("", "")
+    plan = plan_for(schema, stored, infer, reading, shown(target), evolve=options["evolve"])
+    options = {**options, "inferred": plan.inferred}
+    return dict(parquet().update(place, goal, plan.text, options, progress))
 
 
 def _answer(found: dict[str, Any], target: str, started: float) -> CheckpointRun:
     rejects, unread = Refusals(found.pop("rejects")), Refusals(found.pop("unread"))
-    elapsed = round((time.monotonic() - started) * 1000, 1)
+    elapsed = round((monotonic() - started) * 1000, 1)
     return CheckpointRun(**found, rejects=rejects, unread=unread, target=target, execution_time_ms=elapsed)
 
 
@@ -261,24 +299,3 @@ def _one_of(name: str, value: str, expected: tuple[str, ...]) -> None:
     if value not in expected:
         message = f"{name}: expected {' or '.join(map(repr, expected))}, got {value!r}"
         raise InvalidInputError(message)
-
-
-def inferred_plan(source: Any, known: str, sort_by: str, options: dict[str, Any]) -> str:
-    """The plan `known` that a target was made with; that of the source's files if there is none, or more of it."""
-    if known and not options["evolve"]:
-        return known
-    return str(parquet().infer(source, "records", sort_by, options["threads"], options["target_key"], known))
-
-
-def plan_of(schema: str | type[Any]) -> str:
-    """The plan text of a registered name or a pydantic model class."""
-    if isinstance(schema, str):
-        if schema not in PLANS:
-            message = (
-                f"schema: {schema!r} is not registered; expected one of {', '.join(sorted(PLANS))}, or a model class"
-            )
-            raise InvalidInputError(message)
-        return shipped_plan(schema)
-    from headgate.checkpoint.schema import compile_model
-
-    return json.dumps(compile_model(schema))

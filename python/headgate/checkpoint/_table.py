@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from headgate.checkpoint._groups import counted, key_of, newest, order_of, plain_type, values_of
 from headgate.checkpoint._rows import Rows, plain_rows, table_html
-from headgate.checkpoint._run import plan_of
+from headgate.checkpoint._schemas import plan_of
 from headgate.checkpoint._snapshot import Snapshot, open_snapshot
 from headgate.errors import InvalidInputError, needed
 
@@ -89,7 +89,7 @@ class Checkpoint:
             message = f"events: {error}"
             raise InvalidInputError(message) from None
         sort_by = plan.get("sort_by", "")
-        return cls(_sorted(table, sort_by), sort_by=sort_by)
+        return cls(sorted_by(table, sort_by), sort_by=sort_by)
 
     def add_events(self, events: Iterable[Any], schema: str | type[Any] = "visits") -> Self:
         """These rows and those of `events`, sorted by time; all are kept, of equal times the older rows first."""
@@ -98,7 +98,7 @@ class Checkpoint:
         more = Checkpoint.from_events(events, schema).dataframe()
         mine = self.dataframe()
         both = pa.concat_tables([mine.replace_schema_metadata(None), more.select(mine.column_names)])
-        return type(self)(_sorted(both, self.sort_by), sort_by=self._sort_by)
+        return type(self)(sorted_by(both, self.sort_by), sort_by=self._sort_by)
 
     # --- what it is
 
@@ -183,7 +183,8 @@ class Checkpoint:
             message = f"the time of the rows could be {', '.join(times)}; say which: timed_by(column), --sort-by COLUMN"
         else:
             message = (
-                f"the rows are not sorted by a time; expected one of the columns {', '.join(self.columns)} to be one"
+                f"the rows are not sorted by a time, and there is no column of times among {', '.join(self.columns)}; "
+                "`headgate checkpoint --time FIELD=UNIT` reads numbers as times"
             )
         raise InvalidInputError(message)
 
@@ -440,7 +441,7 @@ def _rows_of(events: Iterable[Any], plan: dict[str, Any]) -> list[dict[str, Any]
     return [event if isinstance(event, dict) else row_of(event) for event in events]
 
 
-def _sorted(table: Any, by: str) -> Any:
+def sorted_by(table: Any, by: str) -> Any:
     """Stably by that column, rows without a value first."""
     import pyarrow as pa
     import pyarrow.compute as pc

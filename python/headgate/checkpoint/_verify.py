@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import parquet
-from headgate.checkpoint._places import key_in_source, source_place, target_place
-from headgate.checkpoint._run import INFER, plan_of
-from headgate.errors import InvalidInputError
+from headgate.checkpoint._places import key_in_source, shown, source_place, target_place
+from headgate.checkpoint._schemas import plan_of_target, reading_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +45,9 @@ def verify(
     target: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     *,
-    schema: str | type[Any] = "visits",
+    schema: str | type[Any] | None = None,
+    names: str | None = None,
+    file_name: bool | str = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Read a checkpoint again: count its rows, check their order, the ledger and its checksums.
@@ -56,7 +57,9 @@ def verify(
     Args:
         target: the Parquet file, on disk or s3://bucket/key, or a delta+ table (whose rows have no order to check).
         source: what it was made from; None checks the target alone.
-        schema: as for `update`.
+        schema: as for `update`; None: the one that the target was made with.
+        names: as for `update`, of a declared schema; an inferred one knows.
+        file_name: likewise.
         progress: called with (files read, files to read).
 
     Raises:
@@ -68,15 +71,13 @@ def verify(
         []
     """
     origin = None if source is None else source_place(source)
+    reading = reading_of(names, "", file_name, None)
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import verify_delta
 
-        return VerifyReport(**verify_delta(os.fspath(target), source, schema, progress))
+        return VerifyReport(**verify_delta(os.fspath(target), source, schema, reading, progress))
     goal = target_place(target)
-    plan = parquet().stored_plan(goal) if schema == INFER else plan_of(schema)
-    if not plan:
-        message = f"{target} has no inferred schema; name the one it was made with"
-        raise InvalidInputError(message)
+    plan = plan_of_target(schema, parquet().stored_schema(goal), reading, shown(target))
     key = "" if source is None else key_in_source(source, target)
     found = parquet().verify(origin, goal, plan, progress, None, key)
     return VerifyReport(**found)

@@ -322,6 +322,8 @@ def _type(name: str, annotation: Any, plan: dict[str, Any], marks: list[Column])
         return "string"
     simple: dict[Any, str] = {str: "string", int: "int64", float: "float64", bool: "bool", **_PLAIN}
     if annotation in simple:
+        if annotation is datetime:
+            plan["time"] = "wide"  # pydantic's own grammar; Timestamp's is the core's
         return simple[annotation]
     raise _refuse(name, f"the type {annotation!r}")
 

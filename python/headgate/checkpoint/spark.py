@@ -19,7 +19,8 @@ from urllib.parse import unquote, urlsplit
 from headgate._native import core, parquet
 from headgate.checkpoint._delta import DeltaPlace, check_table, commit
 from headgate.checkpoint._places import source_name
-from headgate.checkpoint._run import RejectedRecord, plan_of
+from headgate.checkpoint._run import RejectedRecord
+from headgate.checkpoint._schemas import plan_of
 from headgate.checkpoint._table import arrow_schema
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.checkpoint")
 _ATTEMPTS = 20
 _MOST_BYTES = 256 * 1024**2  # of a file, packed or not: `update`'s default
-_LINES, _LINES_FLAG, _REWRITTEN = (".jsonl", ".ndjson", ".log"), 4, -1  # as the core has them
+_LINES_FLAG, _REWRITTEN = 4, -1  # the first as the core has it
 _MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs/formats.md
 
 
@@ -98,7 +99,7 @@ def _note_source(footer: dict[str, Any], source: str) -> None:
         known.append(name)
 
 
-def _log_rejects(plan: str, files: list[tuple[str, int, str, int, int]]) -> None:
+def _log_rejects(plan: str, files: list[tuple[str, int, str, int, int, bool]]) -> None:
     validator = core.Validator(plan)
     for key, _, bad, *_ in files:
         name, digest = validator.shown_name(key), _digest(key).hex()[:12]
@@ -127,15 +128,16 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
     columns = t.StructType([
         t.StructField("key", t.StringType()), t.StructField("content", t.LongType()),
         t.StructField("rows", t.StringType()), t.StructField("bad", t.StringType()),
-        t.StructField("begin", t.LongType()),
+        t.StructField("begin", t.LongType()), t.StructField("lines", t.BooleanType()),
     ])  # fmt: skip
     if not chosen:
         return {"files": [], "frame": spark.createDataFrame([], columns)}
     old = {key: known[_digest(key)] for key in chosen.values() if _digest(key) in known}
     shared = spark.sparkContext.broadcast((plan, chosen, old))
 
-    def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str, int]]:
+    def parse(part: Iterator[Any]) -> Iterator[tuple[str, int, str, str, int, bool]]:
         plan_text, keys_by_path, before = shared.value
+        path = json.loads(plan_text).get("records", [])
         validator = core.Validator(plan_text)
         for row in part:
             key = keys_by_path.get(row.path)
@@ -150,29 +152,32 @@ def _read(spark: Any, source: str, plan: str, known: dict[bytes, tuple[int, int]
             if packing:
                 bad.append([0, [["", packing]]])
             begin = _taken_part(key, unpacked, known_content if known_rows else None)
-            for offset, text in _records(key, unpacked) if begin >= 0 else ():
-                if offset < begin:
-                    continue
-                row_or_problems = validator.row(text)
+            lines = unpacked is not None and parquet().holds_lines(key, unpacked)
+            # Records that end behind the part that was taken before.
+            records = (
+                () if unpacked is None or begin == _REWRITTEN else parquet().split_records(key, unpacked, path, begin)
+            )
+            for offset, text, problem in records:
+                row_or_problems = [("", problem)] if problem else validator.row(text, key)
                 if isinstance(row_or_problems, str):
                     good.append(row_or_problems)
                 else:
                     bad.append([offset, [[field, kind] for field, kind in row_or_problems]])
-            yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad), begin
+            yield key, content - (content >> 63 << 64), "[" + ",".join(good) + "]", json.dumps(bad), begin, lines
 
     # Many small files in one task: Spark would make a task of nearly each.
     parallel = spark.sparkContext.defaultParallelism
     parsed = files.coalesce(parallel * 2).rdd.mapPartitions(parse)
     frame = spark.createDataFrame(parsed, columns).persist()
-    found = frame.select("key", "content", "bad", "rows", "begin").rdd.map(
-        lambda r: (r.key, r.content & (2**64 - 1), r.bad, len(json.loads(r.rows)), r.begin)
+    found = frame.select("key", "content", "bad", "rows", "begin", "lines").rdd.map(
+        lambda r: (r.key, r.content & (2**64 - 1), r.bad, len(json.loads(r.rows)), r.begin, r.lines)
     )
     files = found.collect()
     validator = core.Validator(plan)
-    for key, *_, begin in files:
+    for key, *_, begin, _ in files:
         if begin == _REWRITTEN:
             log.warning("left out %s (%s): rewritten", validator.shown_name(key), _digest(key).hex()[:12])
-    return {"files": [file for file in files if file[-1] != _REWRITTEN], "frame": frame}
+    return {"files": [file for file in files if file[4] != _REWRITTEN], "frame": frame}
 
 
 def _taken_part(key: str, content: bytes | None, known: int | None) -> int:
@@ -186,40 +191,19 @@ def _taken_part(key: str, content: bytes | None, known: int | None) -> int:
             at += len(part)
             if at and int.from_bytes(digest.digest()[:8], "little") == known:
                 begin = at
-    return begin if begin or not _without_packing(key).endswith(_LINES) else _REWRITTEN
+    return begin if begin or not parquet().holds_lines(key, content) else _REWRITTEN
 
 
 def _lines(content: bytes) -> list[bytes]:
     return [line + b"\n" for line in content.split(b"\n")[:-1]] + content.split(b"\n")[-1:]
 
 
-def _without_packing(key: str) -> str:
-    return key.removesuffix(".gz") if key.endswith(".gz") else key.removesuffix(".zst")
-
-
 def _unpacked(key: str, content: bytes) -> tuple[str, bytes | None]:
     """What is wrong with the file as such, or nothing; and its bytes, without their compression."""
-    if len(content) > _MOST_BYTES:
-        return "too_large", None
-    if key == _without_packing(key):
-        return "", content
     try:
         return "", parquet().unpack(key, content, _MOST_BYTES)
     except HeadgateError as error:
         return "too_large" if error.kind == Kind.MESSAGE_TOO_LARGE else "packing", None
-
-
-def _records(key: str, content: bytes | None) -> Iterator[tuple[int, bytes]]:
-    if content is None:
-        return
-    if not _without_packing(key).endswith(".jsonl"):
-        yield 0, content
-        return
-    offset = 0
-    for line in content.split(b"\n"):
-        if line.strip(b" \t\n\v\f\r"):
-            yield offset, line
-        offset += len(line) + 1
 
 
 def _root(source: str) -> str:
@@ -267,12 +251,12 @@ def _write_parts(
     days: dict[str, list[tuple[bytes, int, int, int]]] = {}
     rejects, rows = [], 0
     day_of_name = core.Validator(plan).day_of_name
-    for key, content, bad_text, count, begin in found["files"]:
+    for key, content, bad_text, count, begin, lines in found["files"]:
         bad = json.loads(bad_text)
         digest = _digest(key)
         before = known.get(digest, (0, 0))[1]
         kept = before if begin else 0  # of lines that grew
-        flags = (1 if bad and not count + kept else 0) | (_LINES_FLAG if _without_packing(key).endswith(_LINES) else 0)
+        flags = (1 if bad and not count + kept else 0) | (_LINES_FLAG if lines else 0)
         days.setdefault(day_of_name(key), []).append((digest, content, count + kept, flags))
         rows += count
         footer["superseded"] += before - kept

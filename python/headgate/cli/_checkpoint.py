@@ -27,7 +27,12 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     c = add("checkpoint", checkpoint, "Take new event files into a Parquet checkpoint or a Delta table.")
     c.add_argument("source", help="a folder or s3://bucket/prefix")
     c.add_argument("target", help="a file, s3://bucket/key, delta+file:///folder or delta+s3://bucket/prefix")
-    c.add_argument("--schema", default="visits", help="visits, news, infer, or module:Model (default: %(default)s)")
+    c.add_argument("--schema", help="infer, visits, news, or module:Model (default: the target's; of a new one: infer)")
+    _add_reading(c)
+    c.add_argument("--records", default="", metavar="PATH",
+                   help="the array inside each document that holds the records: Records, data.items")  # fmt: skip
+    c.add_argument("--time", action="append", default=[], metavar="FIELD=UNIT",
+                   help="numbers since 1970 in s, ms, us or ns; again for another field")  # fmt: skip
     c.add_argument("--sort-by", default="", metavar="FIELD", help="for --schema infer: the time to sort by")
     c.add_argument("--mode", choices=("ledger", "watermark"), default="ledger", help="(default: %(default)s)")
     c.add_argument("--listing", choices=("full", "window"), default="full", help="(default: %(default)s)")
@@ -55,7 +60,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     v = add("verify", verify, "Read a checkpoint again: rows, order, ledger, and with SOURCE every file.")
     v.add_argument("target")
     v.add_argument("source", nargs="?")
-    v.add_argument("--schema", default="visits", help="as for checkpoint (default: %(default)s)")
+    v.add_argument("--schema", help="as for checkpoint (default: the target's)")
+    _add_reading(v)
     q = add("query", query, "Count, list or query the events of a checkpoint.")
     q.add_argument("target")
     where: dict[str, Any] = {"action": "append", "default": [], "metavar": "COLUMN=VALUE"}
@@ -82,12 +88,19 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
 
 
-def schema_of(name: str) -> Any:
-    """A registered name, "infer", or the model behind module:Model."""
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--names", metavar="PATTERN",
+                         help="files to read: a glob (*.log) or regular expression, without .gz and .zst")  # fmt: skip
+    command.add_argument("--file-name", nargs="?", const=True, default=False, metavar="COLUMN",
+                         help="a column with the file of each record (default name: filename)")  # fmt: skip
+
+
+def schema_of(name: str | None) -> Any:
+    """None, a registered name, "infer", or the model behind module:Model."""
     from headgate._registry import PLANS, resolve
     from headgate.errors import ConfigError
 
-    if name in PLANS or name == "infer":
+    if name is None or name in PLANS or name == "infer":
         return name
     try:
         return resolve(name)
@@ -102,7 +115,8 @@ def checkpoint(options: argparse.Namespace) -> int:
 
     with bar("reading files", quiet=options.quiet) as progress:
         run = update(
-            options.source, options.target, schema=schema_of(options.schema), mode=options.mode,
+            options.source, options.target, schema=schema_of(options.schema), names=options.names,
+            records=options.records, file_name=options.file_name, time=_times(options.time), mode=options.mode,
             listing=options.listing, settle_s=options.settle, memory=options.memory * 1024**2,
             spill_dir=options.spill_dir, rescan=options.rescan, retry_rejected=options.retry_rejected,
             take_rewritten=options.take_rewritten, other_source=options.other_source, evolve=options.evolve,
@@ -130,9 +144,10 @@ def _verdict(run: CheckpointRun, options: argparse.Namespace) -> tuple[int, list
     if wrong := run.adds_up():
         return EXIT_DIFFERS, [f"counts differ: {line}" for line in wrong]
     if run.listed and run.ignored == run.listed:
+        schema = options.schema or "the schema"
         return EXIT_FAILED, [
-            f"nothing was read: the names of all {run.listed:,} files in {options.source} are of another kind than the "
-            f"schema {options.schema} reads"
+            f"nothing was read: the names of all {run.listed:,} files in {options.source} are of another kind than "
+            f"{schema} reads; --names says which are to be read"
         ]  # fmt: skip
     most = 0 if options.strict else options.max_rejects
     if most is not None and run.rejected_records > most:
@@ -142,6 +157,16 @@ def _verdict(run: CheckpointRun, options: argparse.Namespace) -> tuple[int, list
         what = f"{waiting:,} files wait for the next run" if waiting else "only a part of the source was listed"
         return EXIT_INCOMPLETE, [f"{what}; what could be read is committed"]
     return EXIT_OK, []
+
+
+def _times(options: list[str]) -> dict[str, str]:
+    from headgate.errors import InvalidInputError
+
+    times = dict(option.rpartition("=")[::2] for option in options)
+    if wrong := next((option for option in options if not option.rpartition("=")[0]), None):
+        message = f"--time {wrong!r}: expected FIELD=UNIT, as in ts=s"
+        raise InvalidInputError(message)
+    return times
 
 
 def _name_files(what: str, files: Sequence[RejectedRecord], line: Callable[[RejectedRecord], str]) -> None:
@@ -171,7 +196,10 @@ def verify(options: argparse.Namespace) -> int:
     from headgate.cli._progress import bar
 
     with bar("reading files", quiet=options.quiet) as progress:
-        report = check(options.target, options.source, schema=schema_of(options.schema), progress=progress)
+        report = check(
+            options.target, options.source, schema=schema_of(options.schema), names=options.names,
+            file_name=options.file_name, progress=progress,
+        )  # fmt: skip
     print(json.dumps(report.to_dict(), indent=2))
     for difference in report.differences:
         print(f"headgate: differs: {difference}", file=sys.stderr)
@@ -182,7 +210,6 @@ def query(options: argparse.Namespace) -> int:
     from headgate.checkpoint._rows import plain_rows
     from headgate.errors import InvalidInputError
     from headgate.pipelines.visits import Visits
-    from headgate.pipelines.visits.queries import VISIT
 
     asked = ("rows", "latest", "days_to", "qc", "completeness", "sql")
     if options.every and any(getattr(options, name) is not None for name in asked):
@@ -195,7 +222,8 @@ def query(options: argparse.Namespace) -> int:
     elif options.rows is not None:
         rows = events.head(options.rows)
     elif options.latest is not None:
-        rows = plain_rows(events.latest_per(*(_columns(options.latest) or VISIT)).dataframe())
+        columns = _columns(options.latest) or _visit_of(events)
+        rows = plain_rows(events.latest_per(*columns).dataframe())
     elif options.days_to:
         rows = plain_rows(events.days_to(options.days_to).dataframe())
     elif options.qc is not None:
@@ -232,6 +260,17 @@ def _narrowed(events: Any, options: argparse.Namespace) -> Any:
     return (
         events.between(events.time_column(), options.since, options.until) if options.since or options.until else events
     )
+
+
+def _visit_of(events: Any) -> tuple[str, ...]:
+    """The columns of a visit; only its own records have them."""
+    from headgate.errors import InvalidInputError
+    from headgate.pipelines.visits.queries import VISIT
+
+    if set(VISIT) <= set(events.columns):
+        return VISIT
+    message = f"--latest: these are no visits; name the columns, of {', '.join(events.columns)}"
+    raise InvalidInputError(message)
 
 
 def _columns(text: str) -> list[str]:

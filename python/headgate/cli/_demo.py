@@ -67,6 +67,7 @@ threshold_hours = {stale_hours}  # 5 s
 [checkpoints.visits]
 source = "visits"
 target = "visits.parquet"
+schema = "visits"
 settle_s = 0
 [checkpoints.news]
 source = "exports"

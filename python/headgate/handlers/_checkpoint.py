@@ -12,7 +12,9 @@ from headgate.handlers._observe import Observer
 from headgate.handlers._warm import keeps_clients
 
 if TYPE_CHECKING:
-    from headgate.checkpoint import CheckpointRun
+    from collections.abc import Sequence
+
+    from headgate.checkpoint import CheckpointRun, RejectedRecord
     from headgate.ports import Json
 
 _SERVICE, _NAMESPACE = "event-log-checkpoint", "EventLogCheckpoint"
@@ -45,7 +47,7 @@ def checkpoint(event: Json, context: Any = None) -> Json:
         return _failure(observer, started, 400, "ValidationError", str(error))
     except HeadgateError as error:
         observer.error("checkpoint failed", kind=error.kind.value, reason=str(error))
-        return _failure(observer, started, 500, "CheckpointError", str(error))
+        return _failure(observer, started, 500, "CheckpointError", str(error), getattr(error, "unread", ()))
     except Exception as error:
         # The text of an unknown error may hold anything: its type is what leaves.
         observer.error("unexpected error", type=type(error).__name__)
@@ -62,7 +64,7 @@ class _WrongEventError(ValueError):
 
 def _run(event: Any, observer: Observer) -> CheckpointRun:
     from headgate.checkpoint import update
-    from headgate.checkpoint._places import s3_url
+    from headgate.checkpoint._places import s3_prefix_url, s3_url
 
     if not isinstance(event, dict):
         message = f"expected an object with {', '.join(_REQUIRED)}, got {type(event).__name__}"
@@ -81,7 +83,7 @@ def _run(event: Any, observer: Observer) -> CheckpointRun:
         raise _WrongEventError(message)
     source, target = found["source_bucket"], found["checkpoint_bucket"]
     with observer.traced_s3(source_bucket=source, checkpoint_bucket=target) as done:
-        run = update(s3_url(source, prefix), s3_url(target, found["checkpoint_key"]), schema="visits")
+        run = update(s3_prefix_url(source, prefix), s3_url(target, found["checkpoint_key"]), schema="visits")
         done |= {"listed": run.listed, "read": run.taken_files, "bytes_read": run.bytes_read, "written": run.file_size}
     return run
 
@@ -136,14 +138,19 @@ def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
     return answer
 
 
-def _failure(observer: Observer, started: float, code: int, error: str, message: str) -> Json:
+def _failure(
+    observer: Observer, started: float, code: int, error: str, message: str, unread: Sequence[RejectedRecord] = ()
+) -> Json:
     """The answer of a run that committed nothing, with its metrics: an alarm must not go blind when runs fail."""
+    for one in unread:
+        observer.warning("file not read", file=one.name, digest=one.digest, reason=one.problems[0][1])
     for name, value, unit in (
         ("NewEventsProcessed", 0, "Count"),
-        ("EventsFailed", 0, "Count"),
+        ("EventsFailed", len(unread), "Count"),
         ("ExecutionTime", round((time.monotonic() - started) * 1000, 1), "Milliseconds"),
         ("RunFailed", 1, "Count"),
     ):
         observer.metric(name, value, unit)
-    details = {"failed_files": [], "error_count": 1}
+    files = [one.name for one in unread[:_MOST_NAMED]]
+    details = {"failed_files": files, "error_count": len(unread) or 1}
     return {"statusCode": code, "error": error, "message": message, "details": details}

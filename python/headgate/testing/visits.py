@@ -76,7 +76,7 @@ _FAULTS: dict[str, Callable[[dict[str, object]], bytes]] = {
     "rule": lambda e: json.dumps({**e, "datatype": "form", "module": "XYZ"}).encode(),
     "pattern": lambda e: json.dumps({**e, "ptid": "12345678901"}).encode(),
     "utf8": lambda e: json.dumps(e).encode().replace(b"ingest-", b"ingest\xc3\x28"),
-    "array": lambda e: json.dumps([e]).encode(),
+    "array": lambda e: json.dumps([[e]]).encode(),
     "twice": lambda e: json.dumps(e).encode()[:-1] + b', "ptid": "1"}',
 }
 

@@ -58,7 +58,8 @@ class Jobs(Stores):
             self.export_items(local_path(source))
         if not is_remote(target):
             make_parent_folder(target)
-        schema = c.schema if c.schema in (*PLANS, "infer") else load_reference(f"{where}.schema", c.schema)
+        known = c.schema in ("", "infer", *PLANS)
+        schema = (c.schema or None) if known else load_reference(f"{where}.schema", c.schema)
         return update(
             source,
             target,

@@ -19,6 +19,7 @@ struct S3Credentials {
 struct S3Options {
     std::string bucket;
     std::string prefix;  // of every key; a source's keys are what follows it
+    std::string within;  // a source has only keys of which the rest starts with this
     std::string region = "us-east-1";
     std::string endpoint;                                // "http://host:port"; empty: AWS
     std::function<Result<S3Credentials>()> credentials;  // asked again after a minute, and when they have expired

@@ -93,12 +93,18 @@ struct Environment {
     Unpack unpack;
     Interrupt interrupt;
     Progress progress;
+    // Called with every file of a run that fails because it could read none of them.
+    std::function<void(std::shared_ptr<const Refused>)> none_read;
 };
 
 Result<Summary> update(const Options& options, const Environment& environment);
 
-// The plan of an inferred schema that a target's footer keeps; empty: no table yet, or its schema was declared.
-Result<std::string> stored_plan(const Environment& environment);
+// What a target's footer says of its schema.
+struct StoredSchema {
+    std::string name;  // empty: no table yet
+    std::string plan;  // empty: no table yet, or its schema was declared
+};
+Result<StoredSchema> stored_schema(const Environment& environment);
 
 // Whether `key` is the target's, or that of a file which belongs to it: in it (Delta), its ledger, lock, or what it is
 // written to. Nothing belongs to an empty target.
@@ -116,7 +122,11 @@ struct InferOptions {
     std::size_t max_file_bytes = 256U << 20U;
     std::string target_key;  // as in Options
     std::string base_plan;   // of a table: its columns stay, integers may widen, and fields that came since are new
-    std::size_t max_columns = 1'000;  // rarer fields stay in `_rest`
+    std::size_t max_columns = 1'000;           // rarer fields stay in `_rest`
+    std::string file_names;                    // a pattern; empty: schema::is_json_name()
+    std::vector<std::string> records;          // the way to the array of records in a document
+    std::string file_column;                   // with the key of each record's file; empty: none
+    std::map<std::string, std::string> times;  // field -> schema::TimeForm of its numbers: s, ms, us, ns
 };
 
 // The union over all files of a source, as a plan (schema.hpp): a field of one kind gets its type, one of several kinds

@@ -160,8 +160,8 @@ public:
     virtual std::string name() const = 0;
 };
 
-// Undoes the compression that a name's ending tells (".gz", ".zst"); invalid_record when the bytes are not that, or
-// unpack to more than `limit`.
+// Undoes the compression that the first bytes tell (gzip or zstd); invalid_record when the rest is not that,
+// message_too_large when it unpacks to more than `limit`.
 using Unpack =
     std::function<Status(std::string_view name, std::string_view packed, std::size_t limit, std::string& out)>;
 

@@ -22,6 +22,12 @@ void append_number(std::string& out, double value);
 // Whether the double nearest to a JSON number has all digits that were written.
 bool double_holds(std::string_view token, double nearest);
 
+// Whether a number token that is out of a double's range is one by being too close to zero.
+bool is_tiny(std::string_view token) noexcept;
+
+// Whether the text is one JSON document with an object at the top.
+bool is_object(std::string_view text);
+
 // Compares two well-formed UTF-8 strings in the order of their UTF-16 code units (RFC 8785 section 3.2.3).
 int compare_utf16(std::string_view a, std::string_view b) noexcept;
 

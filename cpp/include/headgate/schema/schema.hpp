@@ -21,16 +21,21 @@ enum class Type : std::uint8_t { string, int32, int64, float64, boolean, timesta
 
 enum class Blanks : std::uint8_t { keep, trim, refuse };  // outer blanks of a string
 
+// How a timestamp is written: ISO 8601 as headgate::parse_timestamp() takes it (`iso`) or as pydantic takes it for a
+// datetime (`wide`); or, besides the latter, as a number of these units since 1970 (also as text).
+enum class TimeForm : std::uint8_t { iso, wide, s, ms, us, ns };
+
 struct Field {
     std::string name;
     std::string key;                // the member of a record that holds it
-    std::vector<std::string> keys;  // and others that may, instead
+    std::vector<std::string> keys;  // and others that may, instead; of several, the first in this order is taken
     Type type = Type::string;
     bool required = true;
     bool nullable = false;
     bool digits = false;        // an integer field that also takes a string of digits
     bool exact = false;         // a float64 field that refuses integers which it would round
     std::optional<bool> zoned;  // whether the texts of a timestamp name a zone; the others are kept in `rest` too
+    TimeForm time = TimeForm::iso;
     Blanks blanks = Blanks::keep;
     std::optional<std::string> default_json;  // canonical text
     std::size_t min_length = 0;               // code points; items for string_list
@@ -61,14 +66,17 @@ struct Schema {
     std::string name;
     std::vector<Field> fields;
     std::vector<Rule> rules;
-    std::vector<Pattern> file_names;            // a file must match one; none: every name
+    std::vector<Pattern> file_names;            // a file must match one; none: is_json_name()
     std::optional<Pattern> any_file_name;       // all of them in one: every name is matched once
     std::vector<std::string> private_groups;    // groups of file_names that logs must not show
     std::vector<std::string> listing_prefixes;  // of names that go on with a stamp YYYYMMDD-HHMMSS
+    std::vector<std::string> records;           // the way to the array of records in a document; empty: it is one
     std::string sort_by;                        // a timestamp field; empty: order of arrival
     bool forbid_unknown = true;
     std::size_t rest = SIZE_MAX;  // the column that keeps unknown fields (plan: "extra": "rest"), always the last one
-    bool lenient = false;         // with `rest`: a value of another type goes there too, and its column is null
+    std::size_t file_column =
+        SIZE_MAX;          // gets the key of the record's file; no member fills it, only `rest` is after it
+    bool lenient = false;  // with `rest`: a value of another type goes there too, and its column is null
 
     static Result<std::shared_ptr<const Schema>> parse(std::string_view plan_json);
     std::size_t index_of(std::string_view field) const;  // SIZE_MAX when there is none
@@ -85,6 +93,7 @@ struct Schema {
 bool is_checkpoint_file(std::string_view key);
 
 std::string_view without_packing(std::string_view name);  // x.json of x.json.gz and of x.json.zst
+bool is_json_name(std::string_view name);                 // what is read where a schema says nothing of names
 
 // A row of several columns or tables that belong together.
 struct RowAt {
@@ -137,8 +146,12 @@ public:
     ~RecordReader();
     RecordReader(RecordReader&&) noexcept;
 
+    // The key of the file that the next records are of, for the schema's file_column.
+    void begin_file(std::string_view key);
     // Empty: valid, and appended to `out` when it is given.
     const std::vector<Problem>& read(std::string_view json_text, Columns* out);
+    // Whether the last text was one JSON document with an object at the top, valid as a record or not.
+    bool was_object() const;
     // Of the last valid record: values that went to `_rest` because they are of another type than their column.
     std::uint32_t drifted() const;
 
@@ -154,5 +167,9 @@ void promote_rest(const Schema& schema, RecordReader& reader, Columns& rows);
 std::string_view type_name(Type type) noexcept;
 // Whether `to` is a wider type of number: int64 or float64 for int32, float64 for int64 (if it holds every value).
 bool is_wider(Type from, Type to) noexcept;
+std::optional<TimeForm> time_form(std::string_view name);
+
+// Microseconds since 1970. `exact` becomes false when digits beyond microseconds were cut from a number.
+std::optional<std::int64_t> parse_time(TimeForm form, std::string_view text, bool is_number, bool& exact);
 
 }  // namespace headgate::schema

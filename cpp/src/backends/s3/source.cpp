@@ -161,10 +161,18 @@ public:
     Status list(const checkpoint::ListOptions& options, const Interrupt& interrupt,
                 const std::function<void(const Object&)>& each) override {
         const auto& prefix = shared_->options.prefix;
+        // Of two prefixes the longer one is asked for, and both are held to.
+        const auto& within = shared_->options.within;
+        const auto& wanted = options.prefix.size() < within.size() ? within : options.prefix;
+        const auto select = [&](const Object& object) {
+            if (object.key.starts_with(within) && object.key.starts_with(options.prefix)) {
+                each(object);
+            }
+        };
         std::string token;
         while (true) {
             Call call;
-            call.query = {{"list-type", "2"}, {"encoding-type", "url"}, {"prefix", prefix + options.prefix}};
+            call.query = {{"list-type", "2"}, {"encoding-type", "url"}, {"prefix", prefix + wanted}};
             if (!token.empty()) {
                 call.query.emplace_back("continuation-token", token);
             } else if (!options.start_after.empty()) {
@@ -177,7 +185,7 @@ public:
             }
             HG_ASSIGN(const auto leaves, xml_leaves(answer.value().body));
             token.clear();
-            HG_RETURN_IF_ERROR(page(leaves, each, token));
+            HG_RETURN_IF_ERROR(page(leaves, select, token));
             if (token.empty()) {
                 return {};
             }
