@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headgate.checkpoint._adopt import Adoption, adopt
     from headgate.checkpoint._rejects import rejected
     from headgate.checkpoint._run import CheckpointRun, RejectedRecord, update
     from headgate.checkpoint._store import CheckpointStore
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
     from headgate.pipelines.visits import S3EventRetriever
 
 _EXPORTS = {
+    "Adoption": "_adopt",
     "Checkpoint": "_table",
     "CheckpointRun": "_run",
     "CheckpointStore": "_store",
     "RejectedRecord": "_run",
     "VerifyReport": "_verify",
+    "adopt": "_adopt",
     "maintain": "_upkeep",
     "rejected": "_rejects",
     "update": "_run",
     "verify": "_verify",
 }
 __all__ = [
-    "Checkpoint", "CheckpointError", "CheckpointRun", "CheckpointStore", "RejectedRecord", "S3EventRetriever",
-    "VerifyReport", "maintain", "rejected", "update", "verify",
+    "Adoption", "Checkpoint", "CheckpointError", "CheckpointRun", "CheckpointStore", "RejectedRecord",
+    "S3EventRetriever", "VerifyReport", "adopt", "maintain", "rejected", "update", "verify",
 ]  # fmt: skip
 
 

@@ -47,6 +47,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument("--other-source", action="store_true", help="the table may be fed from another source than before")
     c.add_argument("--evolve", action="store_true",
                    help="the table may get new nullable columns and wider numbers of the schema")  # fmt: skip
+    c.add_argument("--adopt", action="store_true",
+                   help="TARGET is a Parquet file of something else: find out which files are in it")  # fmt: skip
     c.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
     most = c.add_mutually_exclusive_group()
     most.add_argument("--max-rejects", type=int, metavar="N",
@@ -109,10 +111,42 @@ def schema_of(name: str | None) -> Any:
         raise ConfigError(message) from None
 
 
+_OF_RUNS = {
+    "mode": "ledger", "listing": "full", "settle": 2.0, "memory": 256, "spill_dir": None, "rescan": False,
+    "retry_rejected": False, "take_rewritten": False, "other_source": False, "evolve": False, "max_rejects": None,
+    "strict": False,
+}  # fmt: skip
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    from headgate.checkpoint import adopt
+    from headgate.errors import InvalidInputError
+
+    others = [f"--{name.replace('_', '-')}" for name, default in _OF_RUNS.items() if getattr(options, name) != default]
+    if others:
+        message = f"--adopt reads no new files: it goes without {', '.join(others)}"
+        raise InvalidInputError(message)
+    found = adopt(
+        options.source, options.target, schema=schema_of(options.schema), names=options.names, records=options.records,
+        file_name=options.file_name, time=_times(options.time), sort_by=options.sort_by, dry_run=options.dry_run,
+    )  # fmt: skip
+    print(json.dumps(found.to_dict(), indent=2))
+    if not options.quiet:
+        print(
+            f"{found.files_in:,} files are in {printable(found.target)}, told by {found.told_by}; "
+            f"{found.files_not_in:,} are not, and the next run reads them; {found.rows_of_no_file:,} of "
+            f"{found.rows:,} rows are of no file of the source",
+            file=sys.stderr,
+        )
+    return EXIT_OK
+
+
 def checkpoint(options: argparse.Namespace) -> int:
     from headgate.checkpoint import update
     from headgate.cli._progress import bar
 
+    if options.adopt:
+        return _adopt(options)
     with bar("reading files", quiet=options.quiet) as progress:
         run = update(
             options.source, options.target, schema=schema_of(options.schema), names=options.names,
