@@ -152,7 +152,7 @@ def models(draw):
     ), record
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(models())
 def test_validator_and_any_model_agree(model_and_record):
     """Every compiled constraint, judged as strictly as pydantic judges JSON."""
@@ -170,7 +170,7 @@ Moment = create_model("Moment", __config__=ConfigDict(strict=True), at=(datetime
 MOMENT = _core.Validator(json.dumps(compile_model(Moment)))
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(
     TIMES
     | st.text(alphabet="0123456789-:.,TtZz+ _", max_size=26).filter(lambda text: not re.fullmatch(r"[-+0-9.,]+", text))

@@ -156,6 +156,27 @@ def test_a_torn_last_line_that_has_come_in_is_not_taken_once_more(run, logs, tar
     assert numbers(target) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ('[{"n": 3}, null]', [1, 2, 3, 4]),
+        ('[null, {"n": 3}]', [1, 2, 3, 4]),
+        ('[{"n": 3}, {"n"', [1, 2, 4]),
+        ('{"n": 3} {"n": ', [1, 2, 4]),
+        ('{\n"n": 3}\n{"n": 5} {"n":', [1, 2, 3, 4]),
+    ],
+)
+def test_no_record_of_an_open_last_line_is_taken_twice(run, logs, target, last, expected):
+    log = logs / "app.jsonl"
+    log.write_text(lines(1, 2) + last)
+    run()
+    assert is_whole(target, logs)
+    log.write_text(lines(1, 2) + last + "\n" + line(4))
+    assert list(run().unread) == []
+    assert numbers(target) == expected
+    assert is_whole(target, logs)
+
+
 @pytest.mark.parametrize("name", ["app.json", "app.log", "APP.NDJSON", "app.geojson"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_lines_are_told_by_what_is_in_a_file(run, logs, target, name, mark):

@@ -182,9 +182,9 @@ private:
         fetched_ = &fetched;
         looked_at_ = 0;
         document_end_ = 0;
-        last_ = 0;
+        good_end_ = 0;
+        torn_.reset();
         any_bad_ = false;
-        last_is_bad_ = false;
         if (selection_.takes_all()) {
             file().retried = selection_.again();  // whether they are good now or are rejected once more
         }
@@ -197,17 +197,20 @@ private:
             return;
         }
         entry.flags |= Entry::kLines;
-        // Somebody is perhaps still writing the last line: it comes in once it has an end.
+        // Somebody is perhaps still writing the last line: it comes in once it has an end. If a record of it was taken,
+        // it does not come in again.
         const auto whole = whole_lines(content);
         const bool packed = content.data() != fetched.bytes.data();
-        if (last_is_bad_ && !packed && whole.end > 0 && last_ >= whole.end) {
+        const bool has_open_record = torn_ && *torn_ >= whole.end && good_end_ <= whole.end;
+        if (has_open_record && !packed && whole.end > 0) {
             entry.flags |= Entry::kOpenEnd;
             entry.content = whole.content;
         }
     }
 
-    bool is_selected(std::string_view text, std::uint64_t offset) const {
-        return selection_.has(offset, std::max<std::uint64_t>(document_end_, offset + end_of_text(text)));
+    bool is_selected(std::string_view text, std::uint64_t offset) {
+        record_end_ = std::max<std::uint64_t>(document_end_, offset + end_of_text(text));
+        return selection_.has(offset, record_end_);
     }
 
     // A file larger than a piece goes into several.
@@ -251,11 +254,14 @@ private:
 
     void note(std::uint64_t offset, const std::vector<schema::Problem>& problems) {
         ++file().records;
-        last_ = offset;
-        last_is_bad_ = !problems.empty();
-        if (last_is_bad_) {
+        torn_.reset();
+        if (!problems.empty()) {
+            if (document_end_ == 0) {
+                torn_ = offset;  // a bad element of a document with an end is not torn
+            }
             return note_bad(offset, problems);
         }
+        good_end_ = record_end_;
         ++file().entry.rows;
         file().drifted += reader_.drifted();
         if (const auto was_at = selection_.rejected_at(offset); was_at && !selection_.takes_all()) {
@@ -280,12 +286,13 @@ private:
     const std::atomic<bool>& stop_;
     schema::RecordReader reader_;
     Piece piece_;
-    const Fetched* fetched_ = nullptr;  // the file that is split
-    Selection selection_;               // of its records
-    std::uint64_t document_end_ = 0;    // of the document that its records are in, if they are a part of one
-    std::uint64_t looked_at_ = 0;       // where in it the size of the piece was looked at
-    std::uint64_t last_ = 0;            // where its last record begins
-    bool last_is_bad_ = false;
+    const Fetched* fetched_ = nullptr;   // the file that is split
+    Selection selection_;                // of its records
+    std::uint64_t document_end_ = 0;     // of the document that its records are in, if they are a part of one
+    std::uint64_t looked_at_ = 0;        // where in it the size of the piece was looked at
+    std::uint64_t record_end_ = 0;       // of the current record, or of the document that it is in
+    std::uint64_t good_end_ = 0;         // of its last good record, likewise
+    std::optional<std::uint64_t> torn_;  // where its last record begins if that is bad and perhaps torn
     bool any_bad_ = false;
     std::size_t bad_ = 0;       // records of the piece
     std::size_t finished_ = 0;  // files that are not in done_ yet
