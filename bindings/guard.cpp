@@ -29,9 +29,21 @@ bool is_coroutine_function(PyObject* callable) {
 }
 
 // Seconds as a number or a timedelta, as microseconds; nothing for infinity. Raises for what is no time.
+bool is_number(const py::object& value) {
+    return PyFloat_Check(value.ptr()) != 0 || PyLong_Check(value.ptr()) != 0;
+}
+
 std::optional<std::int64_t> to_us(const py::object& seconds) {
     const bool is_delta = py::hasattr(seconds, "total_seconds");
-    const auto value = (is_delta ? py::object(seconds.attr("total_seconds")()) : seconds).cast<double>();
+    const auto given = is_delta ? py::object(seconds.attr("total_seconds")()) : seconds;
+    if (!is_number(given)) {
+        return std::nullopt;
+    }
+    const auto value = PyFloat_AsDouble(given.ptr());
+    if (PyErr_Occurred() != nullptr) {
+        PyErr_Clear();  // a whole number beyond every double
+        return std::nullopt;
+    }
     if (std::isnan(value) || value > 9e12) {
         return std::nullopt;
     }
@@ -121,6 +133,10 @@ bool Guard::counts(const py::object& error) const {
 std::optional<std::int64_t> Guard::delay_of(const py::object& subject, int attempt) const {
     std::int64_t delay = 0;
     py::object own = wait.is_none() ? py::object(py::none()) : wait(subject, attempt);
+    if (!own.is_none() && !is_number(own) && !py::hasattr(own, "total_seconds")) {
+        check({ErrorCode::invalid_input, "wait: it gave " + std::string(Py_TYPE(own.ptr())->tp_name) +
+                                             "; expected seconds, a timedelta or None"});
+    }
     if (own.is_none()) {
         delay = retry->delay_us(attempt, *random);
     } else if (const auto us = to_us(own)) {
@@ -129,8 +145,8 @@ std::optional<std::int64_t> Guard::delay_of(const py::object& subject, int attem
         return std::nullopt;
     }
     const py::object asked = py::getattr(subject, "retry_after_s", py::none());
-    if (PyFloat_Check(asked.ptr()) || PyLong_Check(asked.ptr())) {
-        const auto us = to_us(asked);
+    if (!asked.is_none()) {
+        const auto us = to_us(asked);  // what cannot be read is longer than anybody waits
         if (!us) {
             return std::nullopt;
         }

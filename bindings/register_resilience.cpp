@@ -28,7 +28,17 @@ std::deque<std::int64_t> times(const py::dict& d) {
 
 BreakerSnapshot to_snapshot(const py::dict& d) {
     BreakerSnapshot s;
-    const auto state = d["state"].cast<std::string>();
+    for (const auto* name : {"state", "opened_at_us", "failed_rounds", "failures_us"}) {
+        if (!d.contains(name)) {
+            throw StatusError{{ErrorCode::invalid_input, "a circuit breaker's snapshot has no " + std::string(name) +
+                                                             "; expected one of snapshot()"}};
+        }
+    }
+    const auto state = py::str(d["state"]).cast<std::string>();
+    if (state != "closed" && state != "open" && state != "half_open") {
+        throw StatusError{{ErrorCode::invalid_input,
+                           "a circuit breaker's snapshot: expected closed, open or half_open as its state"}};
+    }
     s.state = state == "open"        ? BreakerState::open
               : state == "half_open" ? BreakerState::half_open
                                      : BreakerState::closed;

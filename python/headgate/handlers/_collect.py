@@ -60,14 +60,19 @@ def handle_scheduled_collection(event: Json, context: Any = None) -> Json:
     return answer
 
 
-def _answer(event: Json, parts: App, observer: Observer) -> Json:
+def _answer(event: Any, parts: App, observer: Observer) -> Json:
     from headgate.pipelines.market.metrics import refused_metrics
 
+    message = ""
     try:
-        at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
+        if isinstance(event, dict):
+            at_us = core.parse_timestamp(event["time"]) if "time" in event else parts.clock.now_us()
+        else:
+            message = f"expected an event of EventBridge, an object, got {type(event).__name__}"
     except (HeadgateError, TypeError):
-        # An answer of 400 is no error for Lambda: the log and the metrics are what alarms can see.
         message = "time: expected an ISO 8601 time"
+    if message:
+        # An answer of 400 is no error for Lambda: the log and the metrics are what alarms can see.
         observer.error("event refused", reason=message)
         for m in refused_metrics():
             observer.metric(m.name, m.value, m.unit, m.dimensions)

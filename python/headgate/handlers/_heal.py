@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from headgate.errors import HeadgateError
+from headgate.errors import HeadgateError, InvalidInputError
 from headgate.handlers._observe import Observer
 from headgate.handlers._warm import keeps_clients
 
@@ -29,14 +29,20 @@ def heal(event: Json, context: Any = None) -> Json:
         context: Lambda's.
 
     Returns:
-        statusCode 200, or 207 where `errors` says what went wrong; body: see `SelfHealingResult`.
+        statusCode 200, or 207 where `errors` says what went wrong; body: see `SelfHealingResult`. 400 with error and
+        message for an event that is none: nothing is swept then.
     """
     from headgate.handlers._handlers import app
 
     parts = app()
     observer = Observer(_SERVICE, NAMESPACE)
     try:
-        body = heal_within(parts, observer, context, dry_run=bool(event.get("dry_run")))
+        dry_run = event.get("dry_run", False) if isinstance(event, dict) else None
+        if not isinstance(dry_run, bool):
+            message = "expected an object, with dry_run true or false if it is there"
+            observer.error("event refused", reason=message)
+            return {"statusCode": 400, "error": InvalidInputError.__name__, "message": message}
+        body = heal_within(parts, observer, context, dry_run=dry_run)
     finally:
         observer.flush()
     return {"statusCode": 207 if body.get("errors") else 200, "body": {"errors": [], **body}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from headgate._native import core
 from headgate.errors import InvalidInputError, TransientError
 from headgate.resilience._async import run_guarded
+from headgate.resilience._checks import check_callable, check_type, count_of, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -69,15 +69,9 @@ class BreakerDefaults:
     success_threshold: int = 1
 
 
-def _us(seconds: float, name: str) -> int:
-    """Microseconds; so that a text, a NaN or an infinity is refused with its name."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        message = f"{name}: got {seconds!r}; expected a number of seconds"
-        raise InvalidInputError(message)
-    if seconds < 0:
-        message = f"{name}: got {seconds!r}; expected 0 or more"
-        raise InvalidInputError(message)
-    return int(seconds * 1e6)
+_COUNTS = {
+    "failure_threshold": 0, "max_failed_collections": 0, "minimum_calls": 0, "window_calls": 0, "success_threshold": 1,
+}  # fmt: skip
 
 
 def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = None) -> core.CircuitBreaker:
@@ -89,9 +83,14 @@ def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = N
         'closed'
     """
     o = options or BreakerDefaults()
+    check_type(o, BreakerDefaults, "options")
+    for name, least in _COUNTS.items():
+        count_of(getattr(o, name), name, least)
+    for name in ("failure_rate", "slow_call_rate"):
+        check_type(getattr(o, name), (int, float), name)
     return core.CircuitBreaker(
-        o.failure_threshold, _us(o.window_s, "window_s"), _us(o.recovery_s, "recovery_s"), o.max_failed_collections,
-        clock or core.SystemClock(), o.failure_rate, _us(o.slow_call_s, "slow_call_s"), o.slow_call_rate,
+        o.failure_threshold, to_us(o.window_s, "window_s"), to_us(o.recovery_s, "recovery_s"), o.max_failed_collections,
+        clock or core.SystemClock(), o.failure_rate, to_us(o.slow_call_s, "slow_call_s"), o.slow_call_rate,
         o.minimum_calls, o.window_calls, o.success_threshold,
     )  # fmt: skip
 
@@ -104,10 +103,8 @@ def make_tracker(
     Raises:
         InvalidInputError: a threshold below 1, or a window that is no time.
     """
-    if threshold < 1:
-        message = f"threshold: got {threshold!r}; expected at least 1"
-        raise InvalidInputError(message)
-    return core.ConsecutiveFailureTracker(threshold, _us(window_s, "window_s"), clock or core.SystemClock())
+    count_of(threshold, "threshold", 1)
+    return core.ConsecutiveFailureTracker(threshold, to_us(window_s, "window_s"), clock or core.SystemClock())
 
 
 def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -> core.RateLimiter:
@@ -122,7 +119,8 @@ def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -
         >>> limiter.try_acquire(), limiter.try_acquire()     # the second has to wait half a second
         (0, 500000)
     """
-    return core.RateLimiter(rate, burst, clock or core.SystemClock())
+    check_type(rate, (int, float), "rate")
+    return core.RateLimiter(rate, count_of(burst, "burst", 1), clock or core.SystemClock())
 
 
 def make_bulkhead(limit: int, clock: Clock | None = None) -> core.Bulkhead:
@@ -131,7 +129,7 @@ def make_bulkhead(limit: int, clock: Clock | None = None) -> core.Bulkhead:
     Raises:
         InvalidInputError: a limit below 1.
     """
-    return core.Bulkhead(limit, clock or core.SystemClock())
+    return core.Bulkhead(count_of(limit, "limit", 1), clock or core.SystemClock())
 
 
 def make_guard(
@@ -175,15 +173,24 @@ def make_guard(
         then covers the awaited call.
 
     Raises:
-        InvalidInputError: `failures` is none of these.
+        InvalidInputError: an argument is none of these.
 
     Example:
         >>> guard = make_guard(breaker=make_breaker(), retry=RetryPolicy(3))
         >>> guard(divmod, 7, 2)
         (3, 1)
     """
+    for value, kind, name in (
+        (breaker, CircuitBreaker, "breaker"), (retry, RetryPolicy, "retry"), (budget, RetryBudget, "budget"),
+        (rate_limiter, RateLimiter, "rate_limiter"), (bulkhead, Bulkhead, "bulkhead"),
+    ):  # fmt: skip
+        if value is not None:
+            check_type(value, kind, name)
+    for hook, name in ((retry_on_result, "retry_on_result"), (wait, "wait"), (on_retry, "on_retry")):
+        if hook is not None:
+            check_callable(hook, name)
     return core.Guard(
-        breaker, retry, budget, rate_limiter, bulkhead, _us(wait_s, "wait_s"), _checked_failures(failures),
+        breaker, retry, budget, rate_limiter, bulkhead, to_us(wait_s, "wait_s"), _checked_failures(failures),
         retry_on_result, wait, on_retry, run_guarded_call, clock or core.SystemClock(), random or core.SystemRandom(),
     )  # fmt: skip
 
@@ -227,16 +234,24 @@ def guarded(function: _F | None = None, /, **options: Any) -> Any:
         (2, 'fetch')
     """
     given: Any = function
-    if given is not None and not callable(given):
+    if given is not None and not callable(given) and not isinstance(given, classmethod):
         message = f"guarded: got {given!r}; expected a function, or options by name"
         raise InvalidInputError(message)
-    guard = options.pop("guard", None) or make_guard(**{"retry": RetryPolicy(), **options})
+    guard = options.pop("guard", None)
+    if guard is not None and options:
+        message = f"guarded: got guard and {', '.join(sorted(options))}; expected one or the other"
+        raise InvalidInputError(message)
+    unknown = sorted(set(options) - set(inspect.signature(make_guard).parameters))
+    if unknown:
+        message = f"guarded: {unknown[0]} is no option; expected those of make_guard, or guard"
+        raise InvalidInputError(message)
+    guard = guard or make_guard(**{"retry": RetryPolicy(), **options})
 
     def decorate(wrapped: _F) -> _F:
-        if inspect.isgeneratorfunction(wrapped) or inspect.isasyncgenfunction(wrapped):
-            name = getattr(wrapped, "__name__", repr(wrapped))
-            message = f"{name}: it is a generator function; expected one that returns its answer"
-            raise InvalidInputError(message)
+        if isinstance(wrapped, staticmethod | classmethod):
+            inner: Any = wrapped.__func__
+            return cast("_F", type(wrapped)(decorate(inner)))
+        check_callable(wrapped, getattr(wrapped, "__name__", repr(wrapped)))
         if inspect.iscoroutinefunction(wrapped):
 
             @functools.wraps(wrapped)
@@ -303,9 +318,7 @@ def no_retries(attempts: int = 1) -> Iterator[None]:
         ...     make_guard(retry=RetryPolicy(9))(divmod, 7, 2)
         (3, 1)
     """
-    if attempts < 1:
-        message = f"attempts: got {attempts!r}; expected at least 1"
-        raise InvalidInputError(message)
+    count_of(attempts, "attempts", 1)
     before = core.retry_switch()
     core.set_retry_switch(attempts)
     try:

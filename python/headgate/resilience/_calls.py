@@ -18,6 +18,7 @@ from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputEr
 from headgate.identity import refuse_equal_names
 from headgate.resilience._async import is_async, refuse_awaitable
 from headgate.resilience._build import make_guard
+from headgate.resilience._checks import check_callable, check_seconds, check_type, to_us
 from headgate.resilience._pool import POOL, Task
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run_with_deadline(function: Callable[[], _T], timeout_s: float, name: str = 
         >>> run_with_deadline(lambda: 6 * 7, 1.0)
         42
     """
+    check_callable(function, name)
+    check_seconds(timeout_s, "timeout_s")
     if is_async(function):
         message = f"{name}: the function is async; expected a plain one: use asyncio.timeout"
         raise InvalidInputError(message)
@@ -85,6 +88,7 @@ def hedged(function: Callable[[], _T], *, after_s: float, timeout_s: float, name
         InvalidInputError: the function is async.
         Exception: both failed: the first call's error.
     """
+    _check_hedge(function, after_s, timeout_s, name)
     if is_async(function):
         message = f"{name}: the function is async; expected a plain one: use ahedged"
         raise InvalidInputError(message)
@@ -99,9 +103,15 @@ async def ahedged(function: Callable[[], Awaitable[_T]], *, after_s: float, time
         TransientError: kind timeout; both were cancelled.
         Exception: both failed: the first call's error.
     """
+    _check_hedge(function, after_s, timeout_s, name)
 
     async def ask() -> _T:
-        return await function()
+        answer: Any = function()
+        if not inspect.isawaitable(answer):
+            message = f"{name}: the call gave no awaitable; expected an async function: use hedged"
+            raise InvalidInputError(message)
+        found: _T = await answer
+        return found
 
     tasks = [asyncio.ensure_future(ask())]
     try:
@@ -124,6 +134,12 @@ async def ahedged(function: Callable[[], Awaitable[_T]], *, after_s: float, time
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_hedge(function: Any, after_s: float, timeout_s: float, name: str) -> None:
+    check_callable(function, name)
+    to_us(after_s, "after_s")
+    to_us(timeout_s, "timeout_s")
 
 
 def _hedged(function: Callable[[], Any], after_s: float, timeout_s: float, name: str) -> Any:
@@ -210,6 +226,7 @@ class CallFailover:
 
     Raises:
         InvalidInputError: two calls of one name: they would share a breaker, and attempts would not tell them apart.
+            A function that cannot be called or is a generator, or a time that is none.
 
     Example:
         >>> failover = CallFailover([Call("first", lambda q: 1 // 0), Call("second", lambda q: q * 2)])
@@ -229,7 +246,14 @@ class CallFailover:
         random: Any = None,
     ) -> None:
         self._calls = list(calls)
+        for call in self._calls:
+            check_type(call, Call, "calls")
+            check_type(call.name, str, "a call's name")
+            check_callable(call.function, call.name)
+            to_us(call.timeout_s, f"{call.name}: timeout_s")
         refuse_equal_names([call.name for call in self._calls])
+        if total_s is not None:
+            to_us(total_s, "total_s")
         self._total_s = total_s
         self._clock: Clock = clock or core.SystemClock()
         # Without a breaker: each call has its own. It decides about retries as every other guard does.

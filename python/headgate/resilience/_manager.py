@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from headgate._forks import watch
 from headgate._native import core
+from headgate.errors import IntegrityError
 from headgate.resilience._build import BreakerDefaults, make_breaker
+from headgate.resilience._checks import check_type, count_of, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,8 +69,10 @@ class CircuitBreakerManager:
         self.node = node or socket.gethostname()
         self._after_fork()
         watch(self)
-        self._refresh_us = int(refresh_s * 1e6)
-        self._quorum = max(1, quorum)
+        self._refresh_us = to_us(refresh_s, "refresh_s")
+        self._quorum = count_of(quorum, "quorum", 1)
+        for name, options_of in [("options", self._options), *self._named.items()]:
+            check_type(options_of, BreakerDefaults, name)
         self._breakers: dict[str, Any] = {}
         self._views: dict[str, _View] = {}
         self.store_failures = 0  # reads and writes of shared state that failed: decisions were local
@@ -285,7 +289,7 @@ class CircuitBreakerManager:
         if self._store is None:
             return None
         try:
-            return self._store.load_state(_key(name))
+            return _checked(self._store.load_state(_key(name)))
         except Exception as error:
             self._lost(name, error)
             return None
@@ -297,7 +301,7 @@ class CircuitBreakerManager:
         try:
             for _ in range(_TRIES):
                 before = self._store.load_state(_key(name))
-                after = change(before or {"format": _FORMAT, "nodes": {}, "probe": None, "cleared_us": 0})
+                after = change(_checked(before) or {"format": _FORMAT, "nodes": {}, "probe": None, "cleared_us": 0})
                 if after is None:
                     return None
                 if self._store.swap_state(_key(name), before, after):
@@ -309,6 +313,34 @@ class CircuitBreakerManager:
     def _lost(self, name: str, error: Exception) -> None:
         self.store_failures += 1
         log.warning("breaker state is local", extra={"breaker": name, "error": type(error).__name__})
+
+
+def _checked(doc: Any) -> Json | None:
+    """A shared document that can be read. Another program's, a damaged one or one of a later version is a lost store:
+    decisions are local, and it is left as it is.
+
+    Raises:
+        IntegrityError: it is none.
+    """
+    if doc is None:
+        return None
+    try:
+        probe = doc["probe"]
+        good = doc["format"] == _FORMAT and (probe is None or isinstance(probe["until_us"], int))
+        for entry in doc["nodes"].values():
+            snapshot = entry["snapshot"]
+            good &= isinstance(entry["at_us"], int) and isinstance(snapshot["failed_rounds"], int)
+            good &= snapshot["state"] in ("closed", "open", "half_open")
+            # The core's own reading of it: a snapshot that it refuses is none.
+            make_breaker().restore({**snapshot, "opened_at_us": int(snapshot["opened_at_us"])})
+        good &= isinstance(doc.get("cleared_us") or 0, int)
+    except Exception:
+        good = False
+    if not good:
+        message = "the shared state of a circuit breaker is damaged, or of another version"
+        raise IntegrityError(message)
+    found: Json = doc
+    return found
 
 
 class BreakerHandle:

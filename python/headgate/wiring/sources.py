@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headgate._native import core
 from headgate._registry import ADAPTERS, CALENDARS
-from headgate.errors import ConfigError
+from headgate.errors import ConfigError, HeadgateError
 from headgate.identity import compact_json
 from headgate.intake import (
     AlertRules,
@@ -34,12 +35,15 @@ from headgate.wiring.references import load_reference
 from headgate.wiring.stores import Stores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from headgate.config import SourceConfig
     from headgate.intake import Adapter
     from headgate.ports import Calendar, Json
 
 log = logging.getLogger("headgate")
 _STANDING_EVENTS = 100  # whose attempts say how a source stands: eight hours of collections
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,49}")  # a part of object keys and of states' names
 _DAY_US = 86_400 * 1_000_000
 
 
@@ -161,8 +165,7 @@ class Sources(Stores):
             options["base_url"] = base_url.rstrip("/")
         if self.config.collection.sentiment:
             options["sentiment"] = True
-        accepted = inspect.signature(cls).parameters
-        return cls(**{k: v for k, v in options.items() if k in accepted})
+        return _made(name, source, cls, options)
 
     def _token(self, name: str, source: SourceConfig) -> str:
         """The source's key, from its environment variable or its secret; empty if there is neither."""
@@ -204,6 +207,38 @@ class Sources(Stores):
                 self.store.save_state(f"source:{adapter.name}", doc)
         except Exception as error:
             log.warning("standings are not stored", extra={"error": type(error).__name__})
+
+
+def _made(name: str, source: SourceConfig, cls: Callable[..., Adapter], options: Json) -> Adapter:
+    """The adapter, with those of the options that it takes.
+
+    Raises:
+        ConfigError: it does not take what its section sets, cannot be made, or is no source.
+    """
+    kind = source.kind or name
+    if not _NAME.fullmatch(name):
+        message = f"sources.{name!r}: expected a name of letters, digits, '-', '_' and '.', at most 50"
+        raise ConfigError(message)
+    parameters = inspect.signature(cls).parameters.values()
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    accepted = {k: v for k, v in options.items() if takes_all or k in {p.name for p in parameters}}
+    for key, option in (("base_url", "base_url"), ("timeout_s", "timeout_s"), ("token_env", "token")):
+        if getattr(source, key) and option not in accepted:
+            message = f"sources.{name}.{key}: {kind} takes no {option}; expected it left out"
+            raise ConfigError(message)
+    try:
+        made: Adapter = cls(**accepted)
+    except HeadgateError as error:
+        message = f"sources.{name}: {error.message}"
+        raise ConfigError(message) from None
+    except Exception as error:
+        message = f"sources.{name}.kind: {kind} cannot be made: {type(error).__name__}: {error}"
+        raise ConfigError(message) from None
+    missing = [part for part in ("name", "timeout_s", "requests") if not hasattr(made, part)]
+    if missing:
+        message = f"sources.{name}.kind: {kind} has no {missing[0]}; expected a source: name, timeout_s, requests, ..."
+        raise ConfigError(message)
+    return made
 
 
 def _key_variable(name: str, source: SourceConfig) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.errors import AllSourcesFailedError, Kind, TransientError
 from headgate.pipelines.market.articles import articles_of, newest, read_answer
-from headgate.pipelines.market.pipeline import check_query
+from headgate.pipelines.market.pipeline import as_day, check_query, clean_tickers
 from headgate.pipelines.market.sources import FinnhubSource, TiingoSource
 from headgate.resilience import HttpClient
+from headgate.resilience._checks import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +72,10 @@ class _Adapter:
         Raises:
             RateLimitError: 429.
             AdapterError: any other status but 200 and 404, no complete answer in time, or a body of another shape.
-            InvalidInputError: no ticker, or one that is none.
+            InvalidInputError: no ticker, or one that is none; a date that is none; a limit below 1.
         """
-        query = {"tickers": [t.strip().upper() for t in tickers], "start_date": start_date, "end_date": end_date}
+        count_of(limit, "limit", 1)
+        query = {"tickers": clean_tickers(tickers), "start_date": as_day(start_date), "end_date": as_day(end_date)}
         check_query(query)
         found: list[NewsArticle] = []
         for answer in self._client.request_many(self.source.requests(query), timeout_s=self.timeout_s):

@@ -12,15 +12,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from headgate._native import core
-from headgate.errors import AllSourcesFailedError
+from headgate.errors import AllSourcesFailedError, InvalidInputError
 from headgate.intake import Intake, RawInfo, Taken
 from headgate.intake._fetch import SeenRecords
 from headgate.pipelines.market.adapters import AllAdaptersFailedError
 from headgate.pipelines.market.articles import articles_of, malformed, name_of, newest, read_answer, records_of
 from headgate.pipelines.market.models import NewsArticle
-from headgate.pipelines.market.pipeline import check_query
+from headgate.pipelines.market.pipeline import SOURCE_NAME, as_day, check_query, clean_tickers
 from headgate.resilience import Call, CallFailover, CircuitBreakerManager, FailoverResult, HttpClient
 from headgate.resilience._async import is_async
+from headgate.resilience._checks import count_of, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +48,8 @@ class FailoverOrchestrator:
         clock: for dates, breakers and durations.
 
     Raises:
-        InvalidInputError: two sources of one name: they would share a breaker. Give one another `name`.
+        InvalidInputError: two sources of one name: they would share a breaker. Give one another `name`. Or something
+            is no source, or there is none.
 
     Example:
         >>> orchestrator = FailoverOrchestrator(TiingoSource(token="..."), FinnhubSource(token="..."))  # doctest: +SKIP
@@ -68,7 +70,11 @@ class FailoverOrchestrator:
         client: HttpClient | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.sources = [s for s in (primary, secondary, *others) if s is not None]
+        self.sources = [check_source(s) for s in (primary, secondary, *others) if s is not None]
+        if not self.sources:
+            message = "sources: there is none; expected at least a primary"
+            raise InvalidInputError(message)
+        to_us(timeout_s, "timeout_s")
         self.clock: Clock = clock or core.SystemClock()
         self.breakers = breakers or CircuitBreakerManager(clock=self.clock)
         self._timeout_s = timeout_s
@@ -100,8 +106,9 @@ class FailoverOrchestrator:
             AllAdaptersFailedError: an `AllSourcesFailedError` and an `AdapterError`; names every cause.
             InvalidInputError: no ticker, or one that no item could be stored for.
         """
+        query = self._query(tickers, start_date, end_date, limit)
         try:
-            return self._failover(self._query(tickers, start_date, end_date), limit)
+            return self._failover(query, limit)
         except AllSourcesFailedError as error:
             raise AllAdaptersFailedError(error.message) from None
 
@@ -113,32 +120,37 @@ class FailoverOrchestrator:
         limit: int = LIMIT,
     ) -> FailoverResult:
         """The same on an event loop."""
+        query = self._query(tickers, start_date, end_date, limit)
         try:
-            return await self._failover.acall(self._query(tickers, start_date, end_date), limit)
+            return await self._failover.acall(query, limit)
         except AllSourcesFailedError as error:
             raise AllAdaptersFailedError(error.message) from None
 
-    def _query(self, tickers: Sequence[str], start_date: str | None, end_date: str | None) -> Json:
-        wanted = [t.strip().upper() for t in tickers if t.strip()]
-        check_query({"tickers": wanted})
+    def _query(self, tickers: Sequence[str], start_date: str | None, end_date: str | None, limit: int) -> Json:
+        count_of(limit, "limit", 1)
         now = self.clock.now_us()
-        return {
-            "tickers": wanted,
-            "start_date": start_date or core.format_timestamp(now - LOOKBACK_DAYS * _DAY_US)[:10],
-            "end_date": end_date or core.format_timestamp(now)[:10],
-        }
+        end = core.format_timestamp(now)[:10] if end_date is None else end_date
+        query = {"tickers": clean_tickers(tickers), "end_date": as_day(end)}
+        check_query(query)
+        if start_date is None:
+            until = min(now, core.parse_timestamp(f"{query['end_date']}T00:00:00Z"))
+            start_date = core.format_timestamp(until - LOOKBACK_DAYS * _DAY_US)[:10]
+        query["start_date"] = as_day(start_date)
+        check_query(query)
+        return query
 
     def _asker(self, source: Any) -> Any:
         if hasattr(source, "requests"):
             return lambda query, limit: newest(self._ask(source, query), limit)
         if is_async(source.get_news):
 
-            async def ask(query: Json, limit: int) -> list[NewsArticle]:
-                return list(await source.get_news(query["tickers"], query["start_date"], query["end_date"], limit))
+            async def ask(query: Json, limit: int) -> Any:
+                found = await source.get_news(query["tickers"], query["start_date"], query["end_date"], limit)
+                return _articles(found, limit)
 
             return ask
-        return lambda query, limit: _listed(
-            source.get_news(query["tickers"], query["start_date"], query["end_date"], limit)
+        return lambda query, limit: _articles(
+            source.get_news(query["tickers"], query["start_date"], query["end_date"], limit), limit
         )
 
     def _ask(self, source: Any, query: Json) -> list[NewsArticle]:
@@ -163,8 +175,37 @@ class FailoverOrchestrator:
         return articles
 
 
-def _listed(articles: Any) -> Any:
-    return articles if inspect.isawaitable(articles) else list(articles)
+def check_source(source: Any) -> Any:
+    """The source, if it can be asked.
+
+    Raises:
+        InvalidInputError: it is a class, or has neither `requests` and `fields` nor `get_news`.
+    """
+    is_http = callable(getattr(source, "requests", None)) and callable(getattr(source, "fields", None))
+    if isinstance(source, type) or not (is_http or callable(getattr(source, "get_news", None))):
+        kind = f"the class {source.__name__}" if isinstance(source, type) else repr(type(source).__name__)
+        message = f"sources: got {kind}; expected an object with requests and fields, or with get_news"
+        raise InvalidInputError(message)
+    return source
+
+
+def _articles(found: Any, limit: int) -> Any:
+    """What an adapter gave, at most so many, newest first. An awaitable is left to who awaits it.
+
+    Raises:
+        TransientError: kind malformed_response; it is no list of articles.
+    """
+    if inspect.isawaitable(found):
+        return _awaited_articles(found, limit)
+    articles = [] if isinstance(found, str | bytes | dict) or not hasattr(found, "__iter__") else list(found)
+    is_list = hasattr(found, "__iter__") and not isinstance(found, str | bytes | dict)
+    if not is_list or not all(isinstance(article, NewsArticle) for article in articles):
+        raise malformed("get_news gave something else than a list of NewsArticle")
+    return newest(articles, limit)
+
+
+async def _awaited_articles(found: Any, limit: int) -> Any:
+    return _articles(await found, limit)
 
 
 class _ArticleReader:
@@ -190,6 +231,23 @@ def fetch_news(
     return orchestrator.get_news_with_failover(tickers, start_date, end_date, limit)
 
 
+def _checked(articles: Any) -> list[NewsArticle]:
+    """The articles.
+
+    Raises:
+        InvalidInputError: one is none, or its source has a name that no item may have.
+    """
+    found = list(articles) if hasattr(articles, "__iter__") and not isinstance(articles, str | dict) else [articles]
+    for at, article in enumerate(found):
+        if not isinstance(article, NewsArticle):
+            message = f"articles: number {at + 1} is {type(article).__name__}; expected a NewsArticle"
+            raise InvalidInputError(message)
+        if not isinstance(article.source, str) or not SOURCE_NAME.fullmatch(article.source):
+            message = f"articles: number {at + 1} has the source {article.source!r}; expected a name such as 'wire'"
+            raise InvalidInputError(message)
+    return found
+
+
 def store_news_items(articles: Iterable[NewsArticle] | FailoverResult, intake: Intake) -> Taken:
     """Keep articles, normalise them, and store and announce those that are new.
 
@@ -199,6 +257,9 @@ def store_news_items(articles: Iterable[NewsArticle] | FailoverResult, intake: I
 
     Returns:
         taken == stored + duplicates + dead_letters.
+
+    Raises:
+        InvalidInputError: one of them is no article, or names no source; nothing is stored then.
     """
     attempt = 1
     found: Iterable[NewsArticle]
@@ -208,7 +269,7 @@ def store_news_items(articles: Iterable[NewsArticle] | FailoverResult, intake: I
     else:
         found = articles
     by_source: dict[str, list[Json]] = {}
-    for article in found:
+    for article in _checked(found):  # all of them, before any is stored
         record = asdict(article)
         record.pop("raw")
         by_source.setdefault(article.source, []).append(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from datetime import UTC
+from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ UNAVAILABLE_AFTER = 3  # failures within 15 minutes, from which a source counts 
 _FAILURE_WINDOW_US = 900 * 1_000_000
 _MAX_TICKER = 5
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")  # as `models.URI`
+SOURCE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,49}")  # as the contract of an item has it
 _TICKER = re.compile(r"[A-Z]{1,5}")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
@@ -79,8 +80,8 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
         raise Reject("no_headline", "the headline is missing or blank")
     published_us = _published(fields["published"])
     published = core.format_timestamp(published_us)
-    date = published[:10]  # of a time that the core wrote: UTC
-    key = core.dedup_key(headline, raw.source, date)
+    day = published[:10]  # of a time that the core wrote: UTC
+    key = core.dedup_key(headline, raw.source, day)
     # Age counts from the fetch, so that a replay of old blobs gives the same verdict.
     if published_us < raw.fetched_us - _MAX_AGE_US:
         raise Reject("too_old", "published more than 7 days before it was fetched", key)
@@ -91,7 +92,7 @@ def normalise(record: Any, raw: RawInfo) -> Normalised:
     )
     if not tickers:
         raise Reject("no_ticker", "no ticker of 1-5 letters is left after normalising", key)
-    story = story_key_of(headline, date)
+    story = story_key_of(headline, day)
     tags = fields["tags"]
     source_id = fields["id"]
     source_name = _text(fields["source_name"], _MAX_SOURCE_NAME) or None
@@ -204,13 +205,32 @@ def _asked_ticker(values: Any, reader: Any, raw: RawInfo) -> list[str]:
     return _tickers(found, ()) if len(found) == 1 else []
 
 
-def check_query(query: Json) -> None:
-    """Refuse tickers that no item could be stored for, before any source is asked.
+def clean_tickers(tickers: Any) -> list[str]:
+    """Symbols in upper case, each once.
 
     Raises:
-        InvalidInputError: there is none, or one is not 1 to 5 letters A to Z.
+        InvalidInputError: it is no list of texts. A text alone would be a list of its letters, which are symbols too.
+    """
+    given = list(tickers) if isinstance(tickers, list | tuple | set | frozenset) else None
+    if given is None or not all(isinstance(t, str) for t in given):
+        message = f"tickers: got {tickers!r}; expected a list of symbols, such as ['AAPL']"
+        raise InvalidInputError(message)
+    return list(dict.fromkeys(t.strip().upper() for t in given if t.strip()))
+
+
+def check_query(query: Json) -> None:
+    """Refuse what no source could be asked for, or no item stored for, before any source is asked.
+
+    Raises:
+        InvalidInputError: there is no ticker, one is not 1 to 5 letters A to Z, or a date is none or after the end.
     """
     tickers = query.get("tickers", ("ANY",))  # a source of one's own may ask for something else
+    if isinstance(tickers, str):
+        clean_tickers(tickers)
+    days = [_day(name, query[name]) for name in ("start_date", "end_date") if name in query]
+    if days != sorted(days):
+        message = f"start_date: {days[0]} is after end_date {days[1]}; expected the earlier one first"
+        raise InvalidInputError(message)
     if not tickers:
         message = "tickers: there is none; expected at least one symbol"
         raise InvalidInputError(message)
@@ -218,6 +238,21 @@ def check_query(query: Json) -> None:
     if bad:
         message = f"tickers: got {', '.join(repr(t) for t in bad[:5])}; expected symbols of 1 to 5 letters A to Z"
         raise InvalidInputError(message)
+
+
+def as_day(value: Any) -> Any:
+    """A date as sources are asked for it; what is no date is left for `check_query` to refuse."""
+    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+
+def _day(name: str, value: Any) -> date:
+    try:
+        if isinstance(value, str) and len(value) == len("2026-05-18"):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    message = f"{name}: got {value!r}; expected a date such as 2026-05-18"
+    raise InvalidInputError(message)
 
 
 def merge(stored: Json, new: Json) -> tuple[Json, tuple[str, ...]] | None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from headgate.errors import InvalidInputError
 from headgate.intake._bodies import read_json
 from headgate.pipelines.market.sentiment import finnhub_sentiment
 from headgate.resilience import Request
+from headgate.resilience._checks import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +44,20 @@ class NewsSource(Protocol):
         ...
 
 
+def _check_access(base_url: Any, token: Any) -> None:
+    """Refuse an address or a token that no request could have; the token is never shown.
+
+    Raises:
+        InvalidInputError: what was expected.
+    """
+    if not isinstance(base_url, str) or not base_url.lower().startswith(("http://", "https://")):
+        message = "base_url: expected an address that begins with https:// or http://"
+        raise InvalidInputError(message)
+    if not isinstance(token, str):
+        message = f"token: got {type(token).__name__}; expected text"
+        raise InvalidInputError(message)
+
+
 @dataclass(frozen=True)
 class TiingoSource:
     """`GET /tiingo/news`, ten tickers a request, page by page.
@@ -58,6 +74,10 @@ class TiingoSource:
     timeout_s: float = 10.0
     name: str = "tiingo"
     page: int = _TIINGO_LIMIT
+
+    def __post_init__(self) -> None:
+        _check_access(self.base_url, self.token)
+        count_of(self.page, "page", 1)
 
     def requests(self, query: Json) -> list[Request]:
         tickers = [t.lower() for t in query["tickers"]]
@@ -86,7 +106,7 @@ class TiingoSource:
         if offset:
             parameters["offset"] = offset
         headers = [("Authorization", f"Token {self.token}"), ("Content-Type", "application/json")]
-        return Request(f"{self.base_url}/tiingo/news?{urlencode(parameters, safe=',')}", headers)
+        return Request(f"{self.base_url.rstrip('/')}/tiingo/news?{urlencode(parameters, safe=',')}", headers)
 
     def fields(self, record: Json) -> Json:
         return {
@@ -118,6 +138,9 @@ class FinnhubSource:
     name: str = "finnhub"
     sentiment: bool = False
 
+    def __post_init__(self) -> None:
+        _check_access(self.base_url, self.token)
+
     def requests(self, query: Json) -> list[Request]:
         dates = urlencode({"from": query["start_date"], "to": query["end_date"]})
         return [self._request(f"company-news?symbol={quote(ticker)}&{dates}") for ticker in query["tickers"]]
@@ -138,7 +161,7 @@ class FinnhubSource:
         return {"sentiment": dict(pair for pair in found if pair is not None)}
 
     def _request(self, rest: str) -> Request:
-        return Request(f"{self.base_url}/{rest}", [("X-Finnhub-Token", self.token)])
+        return Request(f"{self.base_url.rstrip('/')}/{rest}", [("X-Finnhub-Token", self.token)])
 
     def fields(self, record: Json) -> Json:
         category = record.get("category")
