@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -16,15 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from headgate.checkpoint import Checkpoint, update, verify
+from headgate import _core
+from headgate._registry import shipped_plan
+from headgate.checkpoint import Checkpoint, CheckpointRun, update, verify
 from headgate.checkpoint._places import target_place
 from headgate.checkpoint.schema import Timestamp
+from headgate.errors import AccessError, InvalidInputError, NotFoundError, TransientError
 from headgate.pipelines.visits import S3EventRetriever, VisitEvent, Visits
 from headgate.pipelines.visits.models import FILE_NAMES, MODULES
 from headgate.pipelines.visits.retriever import redacted
 
+CORE = _core.Validator(shipped_plan("visits"))
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ACTIONS = ("submit", "pass-qc", "not-pass-qc", "delete")
 TEXT = st.sampled_from(["alpha", "beta", "gamma-2", "é", "x" * 40])
@@ -215,14 +220,116 @@ def test_rows_are_in_stable_time_order(space, waves):
     st.from_regex(r"\Alog-delete-2024011[0-9]\.jsonx?\Z"), st.just("notes.txt")), max_size=8, unique=True))  # fmt: skip
 def test_listing_is_exactly_the_pattern(space, names):
     """Feature: event-log-scraper, Property 1: the core lists what the grammar of Python's `re` accepts."""
-    import re
-
     world = World(space)
     fits = [n for n in names if any(re.fullmatch(p, n) for p in FILE_NAMES)]
     for name in names:
         (world.logs / name).write_bytes(b"{}")
     run = world.update(dry_run=True)
     assert (run.taken_files, run.ignored) == (len(fits), len(names) - len(fits))
+
+
+class Place:
+    """The keys of a bucket, and what reading each of them gives or raises."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def list(self):
+        return list(self.found)
+
+    def get(self, key, shown):
+        body = self.found[key]
+        if isinstance(body, Exception):
+            raise body
+        return body
+
+
+def retriever(found):
+    made = object.__new__(S3EventRetriever)
+    made._place, made._since = Place(found), None
+    return made
+
+
+FITTING = st.from_regex(r"\Alog-(submit|delete)-2024011[0-9]-10000[0-9]-4-ingest-form-[!-.0-~]{1,10}-01\.json\Z")
+FOLDER = st.sampled_from(["", "prod/", "prod/a b/", "log-submit-20240110.json/"])
+
+
+@many
+@given(names=st.lists(st.tuples(FOLDER, FITTING | st.sampled_from(
+    ["log-delete-20240110.json", "log-delete-20240110.jsonx", "log-fly-20240110.json", "x/", ""])), max_size=8))  # fmt: skip
+def test_the_retriever_lists_exactly_the_pattern(names):
+    """Feature: event-log-scraper, Property 1, for the retriever: the name fits, whatever folder it is in."""
+    keys = {folder + name: b"{}" for folder, name in names}
+    fits = {folder + name for folder, name in names if any(re.fullmatch(p, name) for p in FILE_NAMES)}
+    assert set(retriever(keys).list_event_files()) == fits
+
+
+FAILURES = st.sampled_from([
+    NotFoundError("gone"), TransientError("slow"), AccessError("refused"), InvalidInputError("too large"),
+])  # fmt: skip
+
+
+@many
+@given(found=st.lists(events().map(lambda e: json.dumps(e).encode()) | BAD | FAILURES, max_size=8))
+def test_files_that_fail_do_not_stop_the_others(found):
+    """Feature: event-log-scraper, Property 4: whatever one file's reading raises or brings."""
+    keys = {f"p/log-submit-20240101-0000{n:02}-4-ingest-form-S-7-01.json": body for n, body in enumerate(found)}
+    good = [valid(body) for body in found if isinstance(body, bytes) and valid(body) is not None]
+    if found and all(isinstance(body, AccessError) for body in found):
+        with pytest.raises(AccessError):
+            retriever(keys).retrieve_and_validate_events()
+        return
+    taken, errors = retriever(keys).retrieve_and_validate_events()
+    assert taken == good
+    assert len(errors) == len(found) - len(good)
+    assert all(error["errors"] and "S-7" not in error["source_key"] for error in errors)
+
+
+# Requirements 2.1 to 2.13: what breaks each rule.
+BROKEN = st.one_of(
+    st.tuples(st.just("action"), st.text().filter(lambda t: t not in ACTIONS) | st.none()),
+    st.tuples(st.sampled_from(["study", "project_label", "center_label", "gear_name"]),
+              st.sampled_from(["", " ", None, 1, ["a"]])),
+    st.tuples(st.just("pipeline_adcid"), st.integers(max_value=0) | st.integers(2**31) | st.sampled_from(
+        ["", "x", "-1", "1.0", "0", 1.5, None, True, [1]])),
+    st.tuples(st.just("ptid"), st.text("abc", min_size=11) | st.sampled_from(["", " ", "a b", "é", None, 7])),
+    st.tuples(st.just("visit_date"), st.sampled_from(["", "2024-1-1", "2024-02-30", "01/02/2024", "2024-01-01T00:00:00Z",
+                                                      None, 20240101])),
+    st.tuples(st.sampled_from(["visit_number", "packet"]), st.integers() | st.booleans() | st.just(["1"])),
+    st.tuples(st.just("datatype"), st.sampled_from(["", "mri", "FORM", None, 1])),
+    st.tuples(st.just("module"), st.sampled_from([None, "", "uds", "XYZ", 1])),  # of a form
+    st.tuples(st.just("timestamp"), st.sampled_from(["", "yesterday", "2024-01-01", "2024-13-01T00:00:00Z", None])),
+    st.tuples(st.sampled_from(["extra", "Action", ""]), st.just("x")),
+)  # fmt: skip
+FORM_RULE = "module"
+
+
+@many
+@given(event=events(), broken=BROKEN)
+def test_every_rule_is_enforced(event, broken):
+    """Feature: event-log-scraper, Property 5: one field that breaks a rule refuses the event, naming the field, in
+    pydantic and in the core alike."""
+    field, value = broken
+    event |= {"datatype": "form", "module": "UDS"} if field == FORM_RULE else {}
+    good = json.dumps(event).encode()
+    assert CORE.problems(good) == []
+    bad = json.dumps({**event, field: value}).encode()
+    with pytest.raises(ValidationError) as caught:
+        VisitEvent.from_json(bad)
+    fields = {".".join(map(str, error["loc"])) for error in caught.value.errors()}
+    assert field in fields or field == FORM_RULE
+    assert field in {problem[0] for problem in CORE.problems(bad)}
+
+
+@many
+@given(event=events(), field=st.sampled_from(["action", "pipeline_adcid", "ptid", "visit_date", "datatype", "timestamp",
+                                              "project_label", "center_label", "gear_name"]))  # fmt: skip
+def test_a_required_field_is_required(event, field):
+    """Feature: event-log-scraper, Property 5: what is missing."""
+    del event[field]
+    bad = json.dumps(event).encode()
+    assert valid(bad) is None
+    assert field in {problem[0] for problem in CORE.problems(bad)}
 
 
 @many
@@ -271,6 +378,36 @@ def test_checkpoints_by_hand_equal_the_engines(space, first, second):
     assert both.is_empty() == (not one and not two)
     model = sorted(map(row, sorted(one, key=lambda e: e.timestamp) + two), key=lambda r: r["timestamp"])
     assert both.dataframe().to_pylist() == model
+
+
+class Silent:
+    """An observer that tells nobody."""
+
+    def metric(self, *_):
+        pass
+
+    info = warning = metric
+
+
+@many
+@given(
+    bucket=st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,20}[a-z0-9]\Z"),
+    key=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
+        lambda k: k.strip("/.") and not k.startswith("/") and "//" not in k and not {".", ".."} & set(k.split("/"))
+    ),
+)
+def test_a_successful_answer_holds_the_address(bucket, key):
+    """Feature: event-log-scraper, Property 10, as it is stated: for any bucket and any key."""
+    from headgate.checkpoint._places import s3_url, shown
+    from headgate.handlers import _checkpoint
+
+    counts = dict.fromkeys(CheckpointRun._fields, 0)
+    run = CheckpointRun(**{
+        **counts, "committed": True, "last_timestamp_us": None, "rejects": [], "unread": [],
+        "target": shown(s3_url(bucket, key)),
+    })  # fmt: skip
+    answer = _checkpoint._success(run, Silent(), 0.0)
+    assert (answer["statusCode"], answer["checkpoint_path"]) == (200, f"s3://{bucket}/{key}")
 
 
 @pytest.mark.parametrize("bucket", ["b", "my-bucket"])

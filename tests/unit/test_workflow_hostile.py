@@ -244,3 +244,70 @@ def test_one_execution_that_cannot_go_on_does_not_stop_the_others(store, clock, 
 def test_a_text_in_an_error_is_whole():
     assert whole_text("é" + HALF) == "é\\ud800"
     assert whole_text(5) == "5"
+
+
+# --- items of a Map
+
+
+class Objects:
+    """An object store of one object that fails as it is told."""
+
+    def __init__(self, body=b"", error=None):
+        self.body, self.error = body, error
+
+    def get(self, key):
+        return self.body
+
+    def put(self, key, data):
+        if self.error is not None:
+            raise self.error
+
+
+def mapped(store, clock, objects, kind="JSON", **fields):
+    processor = {
+        "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}, "StartAt": "P",
+        "States": {"P": {"Type": "Pass", "End": True}},
+    }  # fmt: skip
+    config = {"InputType": kind, **({"CSVHeaderLocation": "FIRST_ROW"} if kind == "CSV" else {})}
+    reader = {
+        "Resource": "arn:aws:states:::s3:getObject", "ReaderConfig": config, "Parameters": {"Bucket": "b", "Key": "k"},
+    }  # fmt: skip
+    state = {"Type": "Map", "End": True, "ItemProcessor": processor, "ItemReader": reader, **fields}
+    runner = LocalRunner(store.db, {}, clock, objects=objects)
+    try:
+        return runner.start("machine", {"StartAt": "A", "States": {"A": state}}, {}, "e")
+    except StageFailedError:
+        return runner.describe("e")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "found"),
+    [
+        ("JSONL", '{"a": "x\u2028y"}\r\n\n[2]\n', [{"a": "x\u2028y"}, [2]]),  # U+2028 ends no line of JSON
+        ("CSV", "id,text\n1," + "x" * 200_000, [{"id": "1", "text": "x" * 200_000}]),
+        ("CSV", "id,id\n1,2", "two columns are named 'id'"),  # the first was lost
+        ("JSON", "[NaN]", "NaN is no JSON number"),
+        ("JSON", '["\\ud800"]', "half a surrogate pair"),
+    ],
+    ids=["lines", "long", "columns", "number", "text"],
+)
+def test_items_are_read_whole_or_refused(store, clock, kind, body, found):
+    execution = mapped(store, clock, Objects(body.encode()), kind)
+    if isinstance(found, list):
+        assert execution.output == found
+    else:
+        assert (execution.status, execution.error) == ("FAILED", "States.ItemReaderFailed")
+        assert found in execution.cause
+
+
+def test_results_that_cannot_be_written_are_the_states_failure(store, clock):
+    writer = {"Resource": "arn:aws:states:::s3:putObject", "Parameters": {"Bucket": "b", "Prefix": "out"}}
+    objects = Objects(b"[1]", InvalidInputError("an object key must be a relative path without '..'"))
+    execution = mapped(store, clock, objects, ResultWriter=writer)
+    assert (execution.status, execution.error) == ("FAILED", "States.ResultWriterFailed")  # it was left running
+
+
+@pytest.mark.parametrize("name", ["m" + HALF, "", None, 5, "x" * 300, "a\nb"])
+def test_a_name_that_no_store_keeps_is_refused(store, clock, name):
+    with pytest.raises(InvalidInputError, match="workflow: got .*; expected a name"):
+        LocalRunner(store.db, {}, clock).start(name, {"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}, {})

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 
+_MAX_NAME = 200  # characters of a workflow's name
+
+
 class ExecutionAlreadyExistsError(DuplicateError):
     """There is an execution of this id with another input."""
 
@@ -79,6 +82,17 @@ class Releasing:
 @lru_cache(maxsize=64)
 def parsed(text: str, kind: str) -> Parsed:
     return parse_definition(text, kind)
+
+
+def check_workflow_name(name: Any) -> None:
+    """Refuse a name that no store could keep, or nobody could find again.
+
+    Raises:
+        InvalidInputError: it is no text of 1 to 200 printable characters.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        message = f"workflow: got {name!r:.80}; expected a name of 1 to {_MAX_NAME} printable characters"
+        raise InvalidInputError(message)
 
 
 def definition_text(definition: Any) -> str:

@@ -7,11 +7,11 @@ import io
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headgate.errors import NotFoundError
+from headgate.errors import HeadgateError, InterruptedRunError, NotFoundError, StaleLeaseError, TransientError
 from headgate.workflow import _states
 from headgate.workflow._failure import ITEM_READER, RESULT_WRITER, StateError
 from headgate.workflow._frames import FAILED, SUCCEEDED, Frame
-from headgate.workflow._json import load_json, to_text
+from headgate.workflow._json import LIMIT_BYTES, load_json, to_text
 from headgate.workflow._program import ItemBatcher, ItemReader, MapState
 from headgate.workflow._values import Scope
 
@@ -73,7 +73,10 @@ def read_items(services: MapObjects | None, state: MapState, scope: Scope) -> li
     except NotFoundError:
         bucket, key = given.get("Bucket"), given.get("Key", given.get("Prefix", ""))
         raise StateError(ITEM_READER, f"The object {key} does not exist in bucket {bucket}") from None
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (TransientError, InterruptedRunError, StaleLeaseError):
+        raise  # the execution goes on from here when the store is back
+    except (HeadgateError, ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
+        error = ValueError(f"there is no {error}") if isinstance(error, KeyError | IndexError) else error
         cause = f"The items of {given.get('Key', given.get('Prefix', ''))} cannot be read: {error}"
         raise StateError(ITEM_READER, cause) from None
     return items[:most]
@@ -101,9 +104,15 @@ def _parse(data: bytes, reader: ItemReader, services: MapObjects, bucket: str) -
     if kind == "JSONL":
         return [load_json(line) for line in text.split("\n") if line.strip()]
     if kind == "CSV":
+        # Python's own limit is half of what an item may have.
+        csv.field_size_limit(max(csv.field_size_limit(), LIMIT_BYTES))
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=reader.delimiter) if row]
         headers = list(reader.headers) if reader.header_location == "GIVEN" else (rows[0] if rows else [])
         body = rows if reader.header_location == "GIVEN" else rows[1:]
+        twice = next((name for at, name in enumerate(headers) if name in headers[:at]), None)
+        if twice is not None:
+            message = f"two columns are named {twice!r}"
+            raise ValueError(message)
         return [dict(zip(headers, row + [""] * (len(headers) - len(row)), strict=False)) for row in body]
     value = load_json(text)
     if kind == "MANIFEST":
@@ -193,7 +202,9 @@ def write_results(engine: Engine, frame: Frame, state: MapState) -> Any:
             files[status].append({"Key": key, "Size": len(body.encode())})
         manifest = {"DestinationBucket": given["Bucket"], "MapRunArn": frame.data["run"], "ResultFiles": files}
         services.put(given["Bucket"], f"{folder}/manifest.json", to_text(manifest).encode())
-    except (KeyError, TypeError, OSError) as error:
+    except (TransientError, InterruptedRunError, StaleLeaseError):
+        raise
+    except (HeadgateError, KeyError, TypeError, OSError) as error:
         raise StateError(RESULT_WRITER, f"The results cannot be written: {type(error).__name__}: {error}") from None
     details = {"Bucket": given["Bucket"], "Key": f"{folder}/manifest.json"}
     return {"MapRunArn": frame.data["run"], "ResultWriterDetails": details}

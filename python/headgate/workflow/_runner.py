@@ -23,6 +23,7 @@ from headgate.workflow._execution import (
     ExecutionAlreadyExistsError,
     Releasing,
     StateMachine,
+    check_workflow_name,
     definition_text,
     input_text,
     no_token,
@@ -137,6 +138,7 @@ class LocalRunner:
             ExecutionAlreadyExistsError: the id was used with another input.
             StageFailedError: the execution ended without success; error and cause are in the message.
         """
+        check_workflow_name(workflow)
         machine = self._check(workflow, definition, kind)
         name = execution_id or str(uuid.uuid4())
         if not _ID.fullmatch(name):

@@ -92,4 +92,9 @@ class VisitEvent(BaseModel):
         Raises:
             ValueError: not JSON, a key twice, or a pydantic ValidationError.
         """
-        return cls.model_validate(json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant))
+        try:
+            document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        except RecursionError:
+            message = "the JSON is nested too deeply"
+            raise ValueError(message) from None
+        return cls.model_validate(document)

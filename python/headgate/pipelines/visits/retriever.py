@@ -66,7 +66,7 @@ class S3EventRetriever:
         """
         try:
             out = json.loads(self._place.get(key, redacted(key)))
-        except ValueError:
+        except (ValueError, RecursionError):
             out = None
         if not isinstance(out, dict):
             message = f"{redacted(key)}: not a JSON object"
