@@ -14,14 +14,18 @@ from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.consume import (
     Consumer,
     Delivery,
+    KafkaWorker,
     Outcome,
     Processor,
+    SqsWorker,
     Worker,
     dead_letters,
     dynamodb_stream_batch,
     kafka_batch,
     kinesis_batch,
+    kinesis_handler,
     sqs_batch,
+    sqs_handler,
 )
 from headgate.consume._unavailable import UNAVAILABLE, is_unavailable
 from headgate.errors import ConfigError, InvalidInputError, PermanentError, TransientError
@@ -292,3 +296,32 @@ def test_a_worker_says_which_ledger_it_needs(ledger, said):
         Worker(consumer, store, ledger, clock)
     with pytest.raises(ConfigError, match=f"consumer c: a worker needs a Ledger, and got {said}"):
         Processor(consumer, ledger, clock, None)
+
+
+@pytest.mark.parametrize(
+    ("consumer", "said"), [(print, "a builtin_function_or_method"), (Consumer, "the class Consumer")]
+)
+def test_a_bare_handler_is_no_consumer(consumer, said):
+    clock, ledger = ManualClock(NOW), Ledger.open("memory://")
+    store = LocalStore(LocalDatabase(":memory:"), clock)
+    for make in (
+        lambda: Worker(consumer, store, ledger, clock),
+        lambda: sqs_handler(consumer, ledger, clock),
+        lambda: kinesis_handler(consumer, ledger, clock),
+        lambda: SqsWorker(consumer, ledger, clock, None, "https://queue"),
+        lambda: KafkaWorker(consumer, ledger, clock, {"bootstrap.servers": "localhost"}),
+    ):
+        with pytest.raises(ConfigError, match=rf"consumer: expected a Consumer\(name, topic, handler\), got {said}"):
+            make()
+
+
+@pytest.mark.parametrize(("store", "said"), [(LocalStore, "the class LocalStore"), (None, "a NoneType")])
+def test_a_worker_says_what_it_receives_from(store, said):
+    with pytest.raises(ConfigError, match=f"consumer c: a worker receives from a LocalStore, and got {said}"):
+        Worker(Consumer("c", "t", print, effects="plain"), store, Ledger.open("memory://"), ManualClock(NOW))
+
+
+@pytest.mark.parametrize(("ledger", "said"), [(Ledger, "the class Ledger"), ("memory://", "a str")])
+def test_an_async_ledger_is_made_of_a_ledger(ledger, said):
+    with pytest.raises(ConfigError, match=f"AsyncLedger: expected a Ledger, got {said}"):
+        AsyncLedger(ledger)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from headgate._native import core
 from headgate.backends.kafka import client_settings, consumer_settings, kafka_module, make_client
 from headgate.consume._dead_letters import DEAD_LETTER_TIMEOUT_S, KafkaDeadLetterQueue, read_redrive_history
-from headgate.consume._process import Consumer, ConsumeResult, Delivery, DeliveryResult, Outcome, Processor
+from headgate.consume._process import (
+    Consumer,
+    ConsumeResult,
+    Delivery,
+    DeliveryResult,
+    Outcome,
+    Processor,
+    check_parts,
+)
 from headgate.errors import AccessError, TransientError
 from headgate.idempotency._failures import code_path
 
@@ -86,6 +94,7 @@ class KafkaWorker:
         dead_letter_timeout_s: float = DEAD_LETTER_TIMEOUT_S, metrics: Metrics | None = None,
         items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
+        check_parts(consumer, ledger)
         self.consumer = consumer
         self.clock = clock
         self._ledger = ledger

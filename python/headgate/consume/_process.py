@@ -57,12 +57,16 @@ _MAX_AWAY = 10_000  # how many messages whose handler was unavailable are rememb
 Acknowledge = Callable[["Transaction | None"], None]
 
 
-def check_ledger(consumer: Consumer, ledger: Any) -> None:
-    """Refuse what is no `Ledger`.
+def check_parts(consumer: Any, ledger: Any) -> None:
+    """Refuse what is no `Consumer`, and what is no `Ledger`.
 
     Raises:
-        ConfigError: an `AsyncLedger`, the class itself, a URL.
+        ConfigError: a bare handler instead of a consumer; an `AsyncLedger`, the class itself or a URL for a ledger.
     """
+    if not isinstance(consumer, Consumer):
+        given = f"the class {consumer.__name__}" if isinstance(consumer, type) else f"a {type(consumer).__name__}"
+        message = f"consumer: expected a Consumer(name, topic, handler), got {given}"
+        raise ConfigError(message)
     if isinstance(ledger, type) or not hasattr(ledger, "database"):
         given = f"the class {ledger.__name__}" if isinstance(ledger, type) else f"a {type(ledger).__name__}"
         message = f"consumer {consumer.name}: a worker needs a Ledger, and got {given}"
@@ -104,7 +108,7 @@ class Processor:
         self, consumer: Consumer, ledger: Ledger, clock: Clock, dead_letter_sink: DeadLetterSink | None,
         metrics: Metrics | None = None, items: LifeCycle | None = None, *, joint: bool = True,
     ) -> None:  # fmt: skip
-        check_ledger(consumer, ledger)
+        check_parts(consumer, ledger)
         _check_calls(consumer)
         if consumer.effects == "transaction" and ledger.database is None:
             message = (

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._messages import ConsumeResult, DeliveryResult, Outcome
-from headgate.consume._process import Processor
+from headgate.consume._process import Processor, check_parts
 from headgate.consume._sqs_dead_letters import DeadLetterRefusedError, SqsDeadLetterQueue
 from headgate.consume._sqs_messages import SqsDelivery, is_fifo, read_message
 from headgate.consume._sqs_queue import (
@@ -102,6 +102,7 @@ class SqsWorker:
         dead_letter_url: str | None = None, concurrency: int = 4, metrics: Metrics | None = None,
         items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
+        check_parts(consumer, ledger)
         where = f"consumer {consumer.name}: "
         _check_url(f"{where}queue_url", queue_url)
         if dead_letter_url is not None:

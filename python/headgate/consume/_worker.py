@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from headgate.consume._messages import ConsumeResult, DeadLetterCause, Delivery
-from headgate.consume._process import Processor, check_ledger
+from headgate.consume._process import Processor, check_parts
 from headgate.errors import ConfigError, HeadgateError, TransientError
 from headgate.idempotency._renew import LeaseRenewer
 from headgate.ports import DeadLetter
@@ -53,7 +53,11 @@ class Worker:
         self, consumer: Consumer, store: Any, ledger: Ledger, clock: Any, metrics: Metrics | None = None,
         items: LifeCycle | None = None,
     ) -> None:  # fmt: skip
-        check_ledger(consumer, ledger)
+        check_parts(consumer, ledger)
+        if isinstance(store, type) or not hasattr(store, "receive"):
+            given = f"the class {store.__name__}" if isinstance(store, type) else f"a {type(store).__name__}"
+            message = f"consumer {consumer.name}: a worker receives from a LocalStore, and got {given}"
+            raise ConfigError(message)
         self.consumer = consumer
         self.store = store
         self.ledger = ledger

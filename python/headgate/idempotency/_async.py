@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headgate._forks import watch
-from headgate.errors import HeadgateError
+from headgate.errors import ConfigError, HeadgateError
 from headgate.idempotency._checks import done_ttl_s, lease_us
 from headgate.idempotency._ledger import DAY_S, Claim, Ledger
 
@@ -44,6 +44,11 @@ class AsyncLedger:
     """
 
     def __init__(self, ledger: Ledger) -> None:
+        given: Any = ledger
+        if not isinstance(given, Ledger):
+            what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+            message = f"AsyncLedger: expected a Ledger, got {what}; AsyncLedger.open(url) opens one"
+            raise ConfigError(message)
         self.sync: Ledger = ledger
         self._threads: ThreadPoolExecutor | None = None
         watch(self)
