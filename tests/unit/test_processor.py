@@ -173,14 +173,25 @@ def test_a_ledger_that_goes_away_after_the_effect_marks_nothing_and_runs_nothing
     assert world.give({"n": 1}).outcome is Outcome.WAITING  # the lease stands
 
 
+@pytest.mark.parametrize(("left_s", "looks_again_s"), [(300.0, 5.0), (5.0, 5.0), (0.5, 0.5)])
+def test_a_message_that_somebody_handles_does_not_wait_for_the_end_of_his_lease(left_s, looks_again_s):
+    """It held up its partition or group for the whole lease, although its owner was done in a moment."""
+    world = World(lease_s=300)
+    held = world.ledger.claim(world.processor.consumer.claim_key({"n": 1}), left_s)
+    processed = world.give({"n": 1})
+    assert (processed.outcome, processed.retry_s) == (Outcome.WAITING, pytest.approx(looks_again_s))
+    world.ledger.complete(held)
+    assert world.give({"n": 1}).outcome is Outcome.DUPLICATE
+
+
 def test_a_clock_that_jumps_back_keeps_the_message_and_waits_no_longer_than_a_lease():
-    world = World(lease_s=30)
-    held = world.ledger.claim(world.processor.consumer.claim_key({"n": 1}), 30)
+    world = World(lease_s=3)
+    held = world.ledger.claim(world.processor.consumer.claim_key({"n": 1}), 3)
     earlier = ManualClock(NOW - 3600 * 1_000_000)
     world.processor.clock = earlier
     processed = world.give({"n": 1})
     assert processed.outcome is Outcome.WAITING
-    assert processed.retry_s == 30  # not an hour
+    assert processed.retry_s == 3  # not an hour
     world.ledger.complete(held)
     assert world.give({"n": 1}).outcome is Outcome.DUPLICATE
 

@@ -52,6 +52,7 @@ __all__ = [
 ]  # fmt: skip
 log = logging.getLogger("headgate.consume")
 _AWAY_S = 1.0  # first back-off when the ledger or the dead-letter sink is unavailable; doubles from there
+_OWNER_S = 5.0  # a message whose claim somebody else has is looked at again after so long, or when the lease ends
 _DEAD = "dead_letter"
 _MAX_AWAY = 10_000  # how many messages whose handler was unavailable are remembered at most
 Acknowledge = Callable[["Transaction | None"], None]
@@ -327,10 +328,10 @@ class Processor:
         return DeliveryResult(Outcome.FAILED, self.consumer.backoff_s(claim.attempts), name)
 
     def _wait_for_owner(self, until: float, error: str = "") -> DeliveryResult:
-        """Somebody else has the claim. Its lease end comes from a clock that may be far ahead, so look again after our
-        own lease at the latest."""
+        """Somebody else has the claim. He may be done long before his lease ends, and that end comes from a clock which
+        may be far ahead: look again soon."""
         wait_s = until - self.clock.now_us() / 1e6
-        return DeliveryResult(Outcome.WAITING, min(max(wait_s, 0.0), self.consumer.usual_lease_s), error)
+        return DeliveryResult(Outcome.WAITING, min(max(wait_s, 0.0), self.consumer.usual_lease_s, _OWNER_S), error)
 
     def _is_away(self, claim: Claim, error: BaseException) -> bool:
         """Whether a failure is not this message's: something its handler needs is unavailable, and not for too long."""

@@ -185,8 +185,9 @@ def clean_file(file: Upload) -> Upload:
     """
     if isinstance(file, SpooledFile):
         return replace(file, name=clean_file_name(file.name))
-    if not isinstance(file, UploadedFile):
-        message = f"files: expected an UploadedFile, got {type(file).__name__}"
+    given: Any = file
+    if not isinstance(given, UploadedFile):
+        message = f"files: expected an UploadedFile, got {type(given).__name__}"
         raise InvalidInputError(message, Kind.INVALID_RECORD)
     data: Any = file.data
     if not isinstance(data, bytes):
