@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import unicodedata
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from headgate._native import core
@@ -85,6 +85,7 @@ def plain(value: Any) -> Any:
 
     Raises:
         InvalidInputError: any other type (sets and bytes among them: which order, which encoding?), a naive datetime,
+            a time outside the years 1 to 9999 or with nanoseconds,
             or a Decimal that a double would change.
 
     Example:
@@ -118,19 +119,31 @@ def _is_field(field: Any) -> bool:
 
 
 def _decimal(value: Any) -> Any:
-    number = float(value)
-    if not value.is_finite() or not isfinite(number) or type(value)(repr(number)) != value:
+    number = float(value) if value.is_finite() else inf  # a signaling NaN has no float
+    if not isfinite(number) or type(value)(repr(number)) != value:
         message = "a Decimal that no double holds exactly; pass it as str, or rounded"
         raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE)
     return number
 
 
 def _datetime(value: Any) -> str:
+    if not value == value:  # noqa: PLR0124, SIM201 - pandas.NaT is a datetime by its class, and equals nothing
+        message = "a datetime that is no time (NaT) has no canonical form"
+        raise InvalidInputError(message)
+    if getattr(value, "nanosecond", 0):  # of a pandas.Timestamp
+        message = "a datetime with nanoseconds has no canonical form; round it to microseconds"
+        raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE)
     offset = value.utcoffset()
     if offset is None:
         message = "a datetime without a time zone has no canonical form; give it one"
         raise InvalidInputError(message)
-    utc = value.replace(tzinfo=None) - offset
+    try:
+        utc = value.replace(tzinfo=None) - offset
+    except (OverflowError, ValueError):  # the second one is of pandas
+        utc = None
+    if utc is None or not 1 <= utc.year <= 9999:
+        message = "a datetime whose UTC year is not within 1 and 9999 has no canonical form"
+        raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE)
     return f"{utc.isoformat()}Z"
 
 

@@ -188,6 +188,24 @@ def test_pydantic_models_are_objects_of_their_fields():
     assert headgate.canonical_json(value) == b'{"colour":"red","inner":{"price":2.5},"type":"t"}'
 
 
+class NoTime(dt.datetime):
+    """As pandas.NaT: a datetime by its class, without a value."""
+
+    __hash__ = dt.datetime.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def utcoffset(self) -> dt.timedelta:
+        raise ValueError
+
+
+class Fine(dt.datetime):
+    """As a pandas.Timestamp with nanoseconds."""
+
+    nanosecond = 7
+
+
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
@@ -195,7 +213,12 @@ def test_pydantic_models_are_objects_of_their_fields():
         (Decimal("9007199254740993"), Kind.NUMBER_OUT_OF_RANGE),
         (Decimal("NaN"), Kind.NUMBER_OUT_OF_RANGE),
         (Decimal("1e400"), Kind.NUMBER_OUT_OF_RANGE),
+        (Decimal("sNaN"), Kind.NUMBER_OUT_OF_RANGE),
         (dt.datetime(2026, 1, 1), Kind.INVALID_INPUT),
+        (dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.timezone(dt.timedelta(hours=-1))), Kind.NUMBER_OUT_OF_RANGE),
+        (dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))), Kind.NUMBER_OUT_OF_RANGE),
+        (NoTime(2026, 1, 1, tzinfo=dt.UTC), Kind.INVALID_INPUT),
+        (Fine(2026, 1, 1, tzinfo=dt.UTC), Kind.NUMBER_OUT_OF_RANGE),
         (b"bytes", Kind.INVALID_INPUT),
         (object(), Kind.INVALID_INPUT),
         (Point, Kind.INVALID_INPUT),
