@@ -6,6 +6,7 @@ Context values:
     environment  dev, prod, ... (default: dev)
     account, region  where to deploy (default: of the credentials; both are needed to synthesise offline)
     code         the container image's URI, or the folder of `headgate package lambda` (default: ../../build/lambda)
+    checkpoints  bucket/key of the checkpoints that the ETL stage reads, comma-separated
     emails       who is told of failures, comma-separated
     naming       EXPLICIT, or DUAL with function names in `existing`, as key=name,key=name
 """
@@ -32,6 +33,7 @@ def main() -> None:
         region=context("region", "us-east-1"),
         code=context("code", "../../build/lambda"),
         emails=tuple(email for email in context("emails", "").split(",") if email),
+        checkpoints=tuple(place for place in context("checkpoints", "").split(",") if place),
         naming=context("naming", "EXPLICIT"),
         existing_functions=existing,
     )

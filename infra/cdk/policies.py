@@ -31,6 +31,27 @@ def stage_data(bucket_arn: str) -> list[iam.PolicyStatement]:
     ]
 
 
+def stage_function(key: str, bucket_arn: str, checkpoints: Sequence[str]) -> list[iam.PolicyStatement]:
+    """What the function of a key reads and writes: outputs of stages, and what its stage keeps beside them.
+
+    Args:
+        key: the function key.
+        bucket_arn: of the workflow bucket.
+        checkpoints: `bucket/key` of the checkpoints that the ETL stage reads.
+    """
+    statements = stage_data(bucket_arn)
+    if key == "etlLambda" and checkpoints:
+        statements.append(allow(["s3:GetObject"], [f"arn:aws:s3:::{place}" for place in checkpoints]))
+    if key == "storeLambda":
+        statements.append(allow(["s3:GetObject", "s3:PutObject"], [f"{bucket_arn}/candidates/*"]))
+    if key == "reactiveLambda":
+        statements += [
+            allow(["s3:DeleteObject", "s3:GetObject", "s3:PutObject"], [f"{bucket_arn}/reactions/*"]),
+            allow(["s3:ListBucket"], [bucket_arn], StringLike={"s3:prefix": ["reactions/*"]}),
+        ]
+    return statements
+
+
 def function_logs(region: str, account: str, function: str) -> list[iam.PolicyStatement]:
     """A function's own log group, and traces, which know no resources."""
     group = f"arn:aws:logs:{region}:{account}:log-group:/aws/lambda/{function}:*"

@@ -35,6 +35,7 @@ class Settings:
         existing_functions: with DUAL: function key -> name of a function that is deployed elsewhere.
         entry_points: function key -> entry point, for functions of your own.
         glue_scripts: Glue job -> key of its script in the workflow bucket, under scripts/.
+        checkpoints: `bucket/key` of the checkpoints that the ETL stage reads.
         keep_bucket: whether the bucket outlives the stack.
     """
 
@@ -48,7 +49,14 @@ class Settings:
     existing_functions: Mapping[str, str] = field(default_factory=dict)
     entry_points: Mapping[str, str] = field(default_factory=dict)
     glue_scripts: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: tuple[str, ...] = ()
     keep_bucket: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = [place for place in self.checkpoints if not re.fullmatch(r"[a-z0-9.-]{3,63}/[^*?]+", place)]
+        if wrong:
+            message = f"checkpoints: {wrong[0]!r}: expected bucket/key of a checkpoint, without s3:// and wildcards"
+            raise ValueError(message)
 
     @property
     def stack_name(self) -> str:

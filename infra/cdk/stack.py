@@ -86,7 +86,9 @@ class WorkflowStack(cdk.Stack):
                 s3.LifecycleRule(
                     id="outputs", prefix="executions/", expiration=cdk.Duration.days(OUTPUT_DAYS),
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
-                )
+                ),
+                # When somebody was reacted to, for five minutes; a later reaction removes it, if there is one.
+                s3.LifecycleRule(id="reactions", prefix="reactions/", expiration=cdk.Duration.days(1)),
             ],
         )  # fmt: skip
 
@@ -142,7 +144,10 @@ class WorkflowStack(cdk.Stack):
         group = logs.CfnLogGroup(self, f"{key}Logs", log_group_name=f"/aws/lambda/{name}", retention_in_days=14)
         role = policies.role(
             self, f"{key}Role", "lambda.amazonaws.com",
-            [*policies.stage_data(self._bucket_arn), *policies.function_logs(self.region, self.account, name)],
+            [
+                *policies.stage_function(key, self._bucket_arn, self._settings.checkpoints),
+                *policies.function_logs(self.region, self.account, name),
+            ],
         )  # fmt: skip
         entry = self._settings.entry_point(key)
         manifest, folder = self._settings.manifest(), Path(self._settings.code)

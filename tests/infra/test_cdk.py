@@ -127,7 +127,9 @@ def test_7_outputs_end_after_a_week_and_the_bucket_is_private(deployed):
     found = assertions.Template.from_json(template)
     found.has_resource_properties("AWS::S3::Bucket", {
         "BucketName": BUCKET,
-        "LifecycleConfiguration": {"Rules": [{"ExpirationInDays": 7, "Prefix": "executions/", "Status": "Enabled"}]},
+        "LifecycleConfiguration": {"Rules": [
+            {"ExpirationInDays": 7, "Prefix": "executions/", "Status": "Enabled"},
+            {"ExpirationInDays": 1, "Prefix": "reactions/", "Status": "Enabled"}]},
         "PublicAccessBlockConfiguration": {
             "BlockPublicAcls": True, "BlockPublicPolicy": True, "IgnorePublicAcls": True, "RestrictPublicBuckets": True},
     })  # fmt: skip
@@ -223,13 +225,19 @@ def test_40_42_roles_allow_what_their_owners_do_and_nothing_else(deployed):
     data = {"s3:GetObject", "s3:PutObject", "s3:ListBucket"}
     own = data | {"logs:CreateLogStream", "logs:PutLogEvents", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
     for function in of_type(template, "AWS::Lambda::Function").values():
-        role = role_of(function)
-        assert actions(template, role) == own
+        role, purpose = role_of(function), function["FunctionName"].rpartition("-")[2]
+        assert actions(template, role) == own | ({"s3:DeleteObject"} if purpose == "ReactiveLambda" else set())
+        folders = {"executions/*", {"StoreLambda": "candidates/*", "ReactiveLambda": "reactions/*"}.get(purpose)} - {
+            None
+        }
+        reached, listed = set(), set()
         for s in statements(template, role):
-            if as_list(s["Action"])[0] == "s3:GetObject":
-                assert s["Resource"] == f"arn:aws:s3:::{BUCKET}/executions/*"
             if s["Action"] == "s3:ListBucket":
-                assert s["Condition"] == {"StringLike": {"s3:prefix": ["executions/*"]}}
+                listed |= set(s["Condition"]["StringLike"]["s3:prefix"])
+            elif as_list(s["Action"])[0].startswith("s3:"):
+                reached |= set(as_list(s["Resource"]))
+        assert reached == {f"arn:aws:s3:::{BUCKET}/{folder}" for folder in folders}
+        assert listed == folders - {"candidates/*"}
     for machine in of_type(template, "AWS::StepFunctions::StateMachine").values():
         role = role_of(machine, "RoleArn")
         assert not {a for a in actions(template, role) if a.startswith("s3:")}
@@ -364,6 +372,10 @@ def test_the_template_runs_on_the_local_engine_with_s3_behind(deployed, store, c
 def test_what_cannot_be_deployed_is_said(cdk, tmp_path):
     with pytest.raises(ValueError, match="expected an image's URI with a tag or digest, or the folder that"):
         cdk.make(tmp_path, [scoring_workflow()], code="../nowhere")
+    with pytest.raises(
+        ValueError, match=r"checkpoints: 's3://b/k': expected bucket/key of a checkpoint, without s3://"
+    ):
+        cdk.make(tmp_path, [scoring_workflow()], code=IMAGE, checkpoints=("s3://b/k",))
     other = Workflow("w", "EXPRESS", [LambdaStep("A", "ownLambda")])
     with pytest.raises(ValueError, match="'ownLambda' has no entry point"):
         cdk.make(tmp_path, [other])

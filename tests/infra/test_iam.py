@@ -5,24 +5,33 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import importlib
 import json
+import shutil
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 import boto3
 import botocore.client
 import botocore.loaders
 import pytest
+from botocore.exceptions import ClientError
 
 from headgate import handlers
+from headgate.backends._aws_clients import forget_clients
 from headgate.backends.dynamodb import create_ledger_table
 from headgate.backends.dynamodb_items import create_items_table
+from headgate.checkpoint import update
 from headgate.errors import ConfigError
+from headgate.handlers import stages
+from headgate.pipelines.scoring import ReactiveStage
 from headgate.testing.feed import Feed, WrittenData
 from headgate.testing.visits import write_wave
 
+ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "123456789012"
 CONFIG = """
 [sources.tiingo]
@@ -93,8 +102,12 @@ class Calls(set):
         else:
             self.add((f"dynamodb:{operation}", table(params["TableName"], params.get("IndexName")), None))
 
-    def add_request(self, method, path, query):
-        """A request of the core's own S3 client."""
+    def add_missing(self, bucket, key):
+        """An object was asked for that is not there: S3 says so to those who may list its key, and 403 to others."""
+        self.add(("s3:ListBucket", f"arn:aws:s3:::{bucket}", key))
+
+    def add_request(self, method, path, query, status):
+        """A request to S3 as the server got it, of boto3 or of the core's own client."""
         bucket, _, key = unquote(path).lstrip("/").partition("/")
         prefix = parse_qs(query, keep_blank_values=True).get("prefix", [None])[0]
         action = {
@@ -104,6 +117,8 @@ class Calls(set):
             "DELETE": "DeleteObject",
         }[method]
         self.add((f"s3:{action}", f"arn:aws:s3:::{bucket}" + (f"/{key}" if key else ""), prefix))
+        if key and method in ("GET", "HEAD") and status == 404:
+            self.add_missing(bucket, key)
 
 
 def allows(statement, call):
@@ -119,7 +134,10 @@ def allows(statement, call):
 def check(rendered, module, calls):
     """The policy of a module's function against what its handler called."""
     (policy,) = rendered("dev")[f"{module}/function/aws_iam_role_policy.this"]
-    statements = json.loads(policy["policy"])["Statement"]
+    check_statements(module, json.loads(policy["policy"])["Statement"], calls)
+
+
+def check_statements(owner, statements, calls):
     assert all(s["Effect"] == "Allow" and "*" not in s["Action"] for s in statements)
     refused = {c for c in calls if not any(allows(s, c) for s in statements)}
     assert refused == set()
@@ -128,22 +146,27 @@ def check(rendered, module, calls):
             for resource in statement["Resource"]:
                 one = {**statement, "Action": [action], "Resource": [resource]}
                 used = any(allows(one, c) for c in calls) or f"{action} on {resource}" in RARE
-                assert used, f"{module}: nothing used {action} on {resource}"
+                assert used, f"{owner}: nothing used {action} on {resource}"
 
 
 class Recorded:
     """moto with a record of its requests; a call sets the rendered variables of a module's function."""
 
-    def __init__(self, rendered, monkeypatch, folder):
+    def __init__(self, monkeypatch, folder):
         self.requests = []
-        self._rendered, self._monkeypatch, self._folder = rendered, monkeypatch, folder
+        self.rendered = None
+        self._monkeypatch, self._folder = monkeypatch, folder
         self._listening = True
 
     def wrap(self, app):
         def recording(environ, start_response):
-            if self._listening:
-                self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]))
-            return app(environ, start_response)
+            def starting(status, *more):
+                if self._listening:
+                    asked = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
+                    self.requests.append((*asked, int(status.split()[0])))
+                return start_response(status, *more)
+
+            return app(environ, starting)
 
         return recording
 
@@ -156,7 +179,7 @@ class Recorded:
             self._listening = True
 
     def __call__(self, module):
-        (function,) = self._rendered("dev")[f"{module}/function/aws_lambda_function.this"]
+        (function,) = self.rendered("dev")[f"{module}/function/aws_lambda_function.this"]
         for name, value in function["environment"][0]["variables"].items():
             self._monkeypatch.setenv(name, value)
         self._monkeypatch.setenv("HEADGATE_CONFIG", str(self._folder / "headgate.toml"))
@@ -164,16 +187,23 @@ class Recorded:
 
 
 @pytest.fixture
-def recorded(rendered, monkeypatch, tmp_path):
+def recorded(rendered, recorder):
+    rendered("dev")
+    recorder.rendered = rendered
+    return recorder
+
+
+@pytest.fixture
+def recorder(monkeypatch, tmp_path):
     import requests
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    rendered("dev")
     # Each client reads the same megabytes of JSON: most of these tests' time.
-    loader = botocore.loaders.JSONFileLoader
-    monkeypatch.setattr(loader, "load_file", functools.cache(loader.load_file))
-    recorder = Recorded(rendered, monkeypatch, tmp_path)
+    load = functools.cache(botocore.loaders.JSONFileLoader().load_file)
+    monkeypatch.setattr(botocore.loaders.JSONFileLoader, "load_file", lambda _, path: load(path))
+    forget_clients()
+    recorder = Recorded(monkeypatch, tmp_path)
     app = recorder.wrap(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -246,7 +276,12 @@ def watched(monkeypatch):
             calls.add_call(service, operation, params)
             if service == "secretsmanager":  # moto adds other letters to a secret's name than the test's variables have
                 params = {**params, "SecretId": params["SecretId"].rsplit(":", 1)[1].split("-")[0]}
-            return made(client, operation, params)
+            try:
+                return made(client, operation, params)
+            except ClientError as error:
+                if service == "s3" and error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                    calls.add_missing(params["Bucket"], params["Key"])
+                raise
 
         monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
 
@@ -367,7 +402,74 @@ def test_the_checkpoint_may_do_exactly_what_it_does(recorded, rendered, tmp_path
             key = s3_backends[ACCOUNT]["aws"].buckets[target["bucket"]].keys[orphan]
             key.last_modified -= timedelta(days=7)
     assert answer["total_events"] == 29
-    for method, path, query in recorded.requests[seen:]:
-        calls.add_request(method, path, query)
+    for request in recorded.requests[seen:]:
+        calls.add_request(*request)
     check(rendered, "checkpoint", calls)
     check_alarms(rendered, "checkpoint", capsys.readouterr().out)
+
+
+BUCKET = "headgate-workflow-dev-123456789012"
+RUN = {
+    "programId": "reviews", "marketplace": "de", "dateRange": {"start": "2020-01-01T00:00:00Z", "end": "2030-01-01T00:00:00Z"},
+    "events": f"s3://{BUCKET}/e.parquet", "customer": "ptid", "subject": ["ptid"],
+}  # fmt: skip
+REACTION = {"detail": {
+    "customerId": "c", "eventType": "late", "subjectType": "visit", "subjectId": "s", "programId": "reviews",
+    "marketplace": "de", "eventDate": "2026-01-01T00:00:00Z"}}  # fmt: skip
+# In the order of an execution: function key -> (entry point, stage before it).
+STAGES = {
+    "etlLambda": ("etl", None), "filterLambda": ("filter_candidates", "etl"), "scoreLambda": ("score", "filter_candidates"),
+    "storeLambda": ("store", "etl"), "reactiveLambda": ("reactive", "store"), "workflowInputLambda": ("write_input", None),
+    "workflowBridgeLambda": ("bridge", "write_input"),
+}  # fmt: skip
+
+
+def test_the_stages_may_do_exactly_what_they_do(recorder, tmp_path, monkeypatch):
+    """Against the statements that the CDK app gives each function."""
+    pytest.importorskip("aws_cdk", reason="aws-cdk-lib is not installed")
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "infra" / "cdk"))
+    policies, settings = importlib.import_module("policies"), importlib.import_module("settings")
+    assert set(STAGES) == set(settings.ENTRY_POINTS)
+    boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
+    write_wave(tmp_path / "logs", 1)
+    assert update(tmp_path / "logs", f"s3://{BUCKET}/e.parquet", schema="visits", settle_s=0).rows_total == 1
+    for key, (name, before) in STAGES.items():
+        assert settings.ENTRY_POINTS[key] == f"headgate.handlers.stages.{name}"
+        stage = getattr(stages, name)
+        seen = len(recorder.requests)
+
+        def invoke(execution, before=before, data=RUN, stage=stage, name=name):
+            more = {"operation": "load"} if name == "bridge" else {}
+            payload = {"executionId": execution, "currentStage": name, "workflowBucket": BUCKET}
+            stage({**payload, "previousStage": before, "initialData": data, **more}, None)
+
+        invoke("run-1")
+        invoke("run-1")  # its answer was lost: what it wrote is there
+        if name == "bridge":
+            stage({"operation": "save", "executionId": "run-1", "currentStage": "saved", "workflowBucket": BUCKET,
+                   "initialData": [1]}, None)  # fmt: skip
+        with pytest.raises(Exception, match="does not exist"):
+            invoke("run-2", before="lost")
+        if name == "store":  # another execution with the same candidates finds them stored
+            with recorder.paused():
+                body = (
+                    boto3.Session()
+                    .client("s3")
+                    .get_object(Bucket=BUCKET, Key="executions/run-1/etl/output.json")["Body"]
+                )
+            invoke("run-3", before=None, data=json.load(body)["data"])
+        if name == "reactive":
+            stage = ReactiveStage(window_s=0.0)  # what it did a window ago is removed
+            for number in range(3):
+                invoke(f"event-{number}", before=None, data=REACTION, stage=stage)
+        calls = Calls()
+        for request in recorder.requests[seen:]:
+            calls.add_request(*request)
+        allowed = policies.stage_function(key, f"arn:aws:s3:::{BUCKET}", [f"{BUCKET}/e.parquet"])
+        lists = [s.to_statement_json() for s in allowed]
+        for statement in lists:
+            for part in ("Action", "Resource"):
+                statement[part] = statement[part] if isinstance(statement[part], list) else [statement[part]]
+        check_statements(key, lists, calls)

@@ -43,7 +43,7 @@ module "function" {
       Resource = ["${var.source_bucket.arn}/${local.logs}"]
     },
     {
-      # Without the right to list, S3 answers 403 instead of 404, and a first run could not tell "none yet" from "forbidden".
+      # Without the right to list, S3 answers 403 instead of 404 for a log that was deleted since it was listed.
       Sid       = "ListLogs"
       Effect    = "Allow"
       Action    = ["s3:ListBucket"]
@@ -64,11 +64,12 @@ module "function" {
       Resource = ["${var.checkpoint_bucket.arn}/${var.checkpoint_key}.ledger/*"]
     },
     {
-      Sid       = "ListCheckpoint"
-      Effect    = "Allow"
-      Action    = ["s3:ListBucket"]
-      Resource  = [var.checkpoint_bucket.arn]
-      Condition = { StringLike = { "s3:prefix" = ["${var.checkpoint_key}.ledger/*"] } }
+      # Also for objects that are not there yet: a first run asks for the checkpoint itself, and may only know that there is none
+      # with the right to list it. Without a condition, since the bucket holds checkpoints alone.
+      Sid      = "ListCheckpoint"
+      Effect   = "Allow"
+      Action   = ["s3:ListBucket"]
+      Resource = [var.checkpoint_bucket.arn]
     },
   ]
 }
