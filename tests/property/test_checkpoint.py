@@ -287,7 +287,7 @@ def test_files_that_fail_do_not_stop_the_others(found):
 
 # Requirements 2.1 to 2.13: what breaks each rule.
 BROKEN = st.one_of(
-    st.tuples(st.just("action"), st.text().filter(lambda t: t not in ACTIONS) | st.none()),
+    st.tuples(st.just("action"), st.sampled_from(["", "fly", "SUBMIT", "submit ", None, 1])),
     st.tuples(st.sampled_from(["study", "project_label", "center_label", "gear_name"]),
               st.sampled_from(["", " ", None, 1, ["a"]])),
     st.tuples(st.just("pipeline_adcid"), st.integers(max_value=0) | st.integers(2**31) | st.sampled_from(
@@ -318,7 +318,9 @@ def test_every_rule_is_enforced(event, broken):
         VisitEvent.from_json(bad)
     fields = {".".join(map(str, error["loc"])) for error in caught.value.errors()}
     assert field in fields or field == FORM_RULE
-    assert field in {problem[0] for problem in CORE.problems(bad)}
+    # The core names no field that it does not know: the name may be anything, a person's too.
+    expected = (field, None) if field in VisitEvent.model_fields else ("", "unknown")
+    assert expected in {(name, None if name else kind) for name, kind in CORE.problems(bad)}
 
 
 @many
@@ -383,7 +385,7 @@ def test_checkpoints_by_hand_equal_the_engines(space, first, second):
 class Silent:
     """An observer that tells nobody."""
 
-    def metric(self, *_):
+    def metric(self, *_, **__):
         pass
 
     info = warning = metric
@@ -392,19 +394,23 @@ class Silent:
 @many
 @given(
     bucket=st.from_regex(r"\A[a-z0-9][a-z0-9-]{1,20}[a-z0-9]\Z"),
-    key=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
+    key=st.text("ab/.é😀 %?#&+=~'\"", min_size=1, max_size=20).filter(
         lambda k: k.strip("/.") and not k.startswith("/") and "//" not in k and not {".", ".."} & set(k.split("/"))
     ),
 )
 def test_a_successful_answer_holds_the_address(bucket, key):
     """Feature: event-log-scraper, Property 10, as it is stated: for any bucket and any key."""
+    from headgate.backends import s3
     from headgate.checkpoint._places import s3_url, shown
     from headgate.handlers import _checkpoint
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3, "ProcessClient", lambda make: None)  # a client takes a second, and no address needs one
+        target = shown(s3_url(bucket, key))
     counts = dict.fromkeys(CheckpointRun._fields, 0)
     run = CheckpointRun(**{
         **counts, "committed": True, "last_timestamp_us": None, "rejects": [], "unread": [],
-        "target": shown(s3_url(bucket, key)),
+        "target": target,
     })  # fmt: skip
     answer = _checkpoint._success(run, Silent(), 0.0)
     assert (answer["statusCode"], answer["checkpoint_path"]) == (200, f"s3://{bucket}/{key}")
