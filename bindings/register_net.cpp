@@ -179,6 +179,12 @@ void register_net(py::module_& module) {
                  return request;
              }),
              py::arg("url"), py::arg("headers"), py::arg("method") = "GET", py::arg("body") = "")
+        .def(py::pickle(
+            [](const HttpRequest& r) { return py::make_tuple(r.method, r.url, r.headers, py::bytes(r.body)); },
+            [](const py::tuple& t) {
+                return HttpRequest{t[0].cast<std::string>(), t[1].cast<std::string>(), t[2].cast<Headers>(),
+                                   t[3].cast<std::string>()};
+            }))
         .def_readonly("url", &HttpRequest::url)
         .def_readonly("method", &HttpRequest::method);
     py::class_<Source>(module, "Source")

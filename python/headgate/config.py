@@ -298,7 +298,28 @@ class Logging:
 
 @dataclass
 class Config:
-    """The whole file."""
+    """One `headgate.toml`, with every default filled in; `load` makes it. docs/configuration.md has each key.
+
+    Attributes:
+        format: the version of the file's format.
+        backends: where objects, items, claims, announcements and alerts live, by URL.
+        sources: name -> a source of collections.
+        resilience: time-outs, retries, breakers and alerts of collections.
+        collection: the pipeline, what to ask its sources for, and when.
+        consumers: name -> a consumer group: its topic, handler, lease and retries.
+        healing: how long things may be stuck, and what a sweep does then.
+        checkpoints: name -> a source of event files and the table that they become.
+        workflows: name -> a workflow: its definition, functions and input.
+        uploads: limits of uploaded files and their texts.
+        retention: for how many days each kind of thing is kept.
+        serve: addresses, TLS, limits and times of `headgate serve`.
+        schedule: the seconds between two runs of each job of `headgate serve`.
+        clock: an offset of the wall clock, for replays of recordings.
+        logging: level, format and file of the log.
+        base: the folder that relative paths are relative to: the file's, or the working folder.
+        environment: the process's variables: overrides, and the keys of sources. Never shown or logged.
+        is_configured: whether there is a file, or an override says something.
+    """
 
     format: int = FORMAT
     backends: Backends = field(default_factory=Backends)

@@ -189,7 +189,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Stored:
-    """The result of `ItemStore.put_items`: the keys that were new, and how many items existed already."""
+    """The result of `ItemStore.put_items`.
+
+    Attributes:
+        new_keys: the keys of the items that were stored, in the order in which they were given.
+        duplicates: how many items existed already; nothing was written for them.
+    """
 
     new_keys: tuple[str, ...]
     duplicates: int
@@ -309,12 +314,48 @@ class LedgerBackend(Protocol):
     (answer, token of the legacy key)`, which acquires both or none in one step, and `complete_with`.
     """
 
-    def claim(self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]) -> list[Any]: ...
-    def complete(self, keys: Sequence[str], tokens: Sequence[str], results: Sequence[str]) -> None: ...
-    def release(self, key: str, token: str, error: str, counted: bool = True) -> None: ...
-    def renew(self, key: str, token: str, lease_us: int) -> int: ...
-    def prune(self) -> int: ...
-    def warnings(self) -> list[str]: ...
+    def claim(self, keys: Sequence[str], lease_us: int, payloads: Sequence[str]) -> list[Any]:
+        """One answer for each key, in their order; each key is decided alone and atomically.
+
+        Args:
+            keys: claim keys.
+            lease_us: for how long an acquired key is this caller's.
+            payloads: for each key a digest that must be equal whenever it comes again; "": no check.
+        """
+        ...
+
+    def complete(self, keys: Sequence[str], tokens: Sequence[str], results: Sequence[str]) -> None:
+        """Mark claims done, each with its result as JSON text, which is what every later claim of the key gets.
+
+        Raises:
+            StaleLeaseError: a token is no longer the owner's.
+            InvalidInputError: a result is refused; the key is completed without it.
+        """
+        ...
+
+    def release(self, key: str, token: str, error: str, counted: bool = True) -> None:
+        """Give a claim back, so that the key can be acquired again at once.
+
+        Raises:
+            StaleLeaseError: the token is no longer the owner's.
+        """
+        ...
+
+    def renew(self, key: str, token: str, lease_us: int) -> int:
+        """Make the lease end `lease_us` from now. Returns when that is.
+
+        Raises:
+            StaleLeaseError: the token is no longer the owner's.
+        """
+        ...
+
+    def prune(self) -> int:
+        """Forget done keys whose time to live is over. Returns how many; 0 where the backend expires them itself."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """Sentences about settings of the backend that endanger claims, for example that it evicts keys."""
+        ...
 
 
 class RedisClientProtocol(Protocol):
@@ -326,11 +367,25 @@ class RedisClientProtocol(Protocol):
     client for `AsyncLedger.on_redis` may be coroutine functions.
     """
 
-    def set_if_not_exists(self, key: str, value: str, ttl_seconds: int) -> bool: ...
-    def delete_key(self, key: str) -> int: ...
-    def get(self, key: str) -> bytes | None: ...
-    def setex(self, key: str, ttl_seconds: int, value: str) -> None: ...
-    def run_script(self, script: str, key: str, arguments: list[str]) -> Any: ...
+    def set_if_not_exists(self, key: str, value: str, ttl_seconds: int) -> bool:
+        """SET key value NX EX ttl. Whether it was set."""
+        ...
+
+    def delete_key(self, key: str) -> int:
+        """DEL key. How many keys were deleted: 0 or 1."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """GET key. Its bytes, or None if there is no such key."""
+        ...
+
+    def setex(self, key: str, ttl_seconds: int, value: str) -> None:
+        """SETEX key ttl value."""
+        ...
+
+    def run_script(self, script: str, key: str, arguments: list[str]) -> Any:
+        """EVAL script 1 key arguments. What the script returned, as the client decodes it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@
 namespace headgate::resilience {
 namespace {
 
-constexpr auto kSlice = std::chrono::milliseconds(20);  // how soon an interrupt or a moved clock is seen
+constexpr std::int64_t kLongestUs = 1'000'000'000'000'000;  // some thirty years, which nanoseconds hold
+constexpr auto kSlice = std::chrono::milliseconds(20);      // how soon an interrupt or a moved clock is seen
 
 }  // namespace
 
@@ -75,9 +76,12 @@ bool Bulkhead::try_enter() {
 
 Status Bulkhead::enter(std::int64_t timeout_us, const Interrupt& interrupt) {
     const auto deadline = Deadline::after(*clock_, timeout_us);
+    // The calls inside take real time. An injected clock may stand still meanwhile, so both clocks end the wait.
+    const auto real_deadline =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(std::min(timeout_us, kLongestUs));
     std::unique_lock lock(mutex_);
     while (inside_ >= limit_) {
-        if (deadline.left_us(*clock_) <= 0) {
+        if (deadline.left_us(*clock_) <= 0 || std::chrono::steady_clock::now() >= real_deadline) {
             return {ErrorCode::busy, "the bulkhead is full"};
         }
         left_.wait_for(lock, kSlice);

@@ -1,23 +1,12 @@
 """Breakers, retries, limits, hedging and failover between sources. The machinery is C++; this package gives it seconds,
 defaults, Python callables and asyncio.
 
-The hot types (`CircuitBreaker`, `RetryBudget`, `ConsecutiveFailureTracker`, `Guard`) are the core's own, without a
-wrapper.
+The hot types (`CircuitBreaker`, `RetryBudget`, `ConsecutiveFailureTracker`, `Guard`, ...) are the core's own, with a
+constructor in seconds: their methods have no Python frame.
 """
 
 from headgate.resilience._build import (
     BreakerDefaults,
-    Bulkhead,
-    CircuitBreaker,
-    ConsecutiveFailureTracker,
-    Failover,
-    Guard,
-    Permit,
-    RateLimiter,
-    Request,
-    RetryBudget,
-    RetryPolicy,
-    Source,
     calling,
     guarded,
     make_breaker,
@@ -39,6 +28,17 @@ from headgate.resilience._calls import (
 )
 from headgate.resilience._http import AsyncFailover, AsyncHttpClient, HttpClient, Response, find_ca_file
 from headgate.resilience._manager import CircuitBreakerManager
+from headgate.resilience._policies import (
+    Bulkhead,
+    CircuitBreaker,
+    ConsecutiveFailureTracker,
+    Guard,
+    Permit,
+    RateLimiter,
+    RetryBudget,
+    RetryPolicy,
+)
+from headgate.resilience._sources import Failover, Request, Source
 
 __all__ = [
     "AsyncFailover", "AsyncHttpClient", "BreakerDefaults", "Bulkhead", "Call", "CallAttempt", "CallFailover",

@@ -12,6 +12,8 @@ from headgate.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from headgate.ports import Clock
+
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether a call gives an awaitable for certain: `async def` functions and methods, partials of them, and objects
@@ -41,6 +43,25 @@ def refuse_awaitable(value: Any, name: str, instead: str) -> Any:
     raise InvalidInputError(message)
 
 
+async def pause_on(clock: Clock, us: int) -> None:
+    """Wait on the event loop, in the time of a clock.
+
+    A clock that has not moved meanwhile is a test's, a `ManualClock`: its `sleep_us` moves it. What waits for a moment
+    of that clock, a token of a rate limiter or the end of a call's time, would wait for ever otherwise.
+
+    Raises:
+        InvalidInputError: the clock's `sleep_us` does not move it either.
+    """
+    before_us = clock.mono_us()
+    await asyncio.sleep(us / 1e6)
+    if us <= 0 or clock.mono_us() != before_us:
+        return
+    clock.sleep_us(us)
+    if clock.mono_us() == before_us:
+        message = "clock: it stands still; expected one whose sleep_us moves its mono_us, as ManualClock does"
+        raise InvalidInputError(message)
+
+
 async def run_guarded(
     guard: Any,
     args: tuple[Any, ...],
@@ -66,7 +87,7 @@ async def run_guarded(
             admission = guard._ask()
             try:
                 while (pause := guard._try_turn(admission)) > 0:
-                    await asyncio.sleep(pause / 1e6)
+                    await pause_on(clock, pause)
             except BaseException:
                 guard._give_back(admission)
                 raise
@@ -90,4 +111,4 @@ async def run_guarded(
                 raise error
             return result
         first = admission = None
-        await asyncio.sleep(delay / 1e6)
+        await pause_on(clock, delay)

@@ -12,6 +12,15 @@ from headgate._native import core
 from headgate.errors import InvalidInputError, TransientError
 from headgate.resilience._async import run_guarded
 from headgate.resilience._checks import check_callable, check_type, count_of, to_us
+from headgate.resilience._policies import (
+    Bulkhead,
+    CircuitBreaker,
+    ConsecutiveFailureTracker,
+    Guard,
+    RateLimiter,
+    RetryBudget,
+    RetryPolicy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -23,18 +32,6 @@ if TYPE_CHECKING:
     Failures = type[BaseException] | Collection[type[BaseException]] | Callable[[Exception], bool]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
-
-CircuitBreaker = core.CircuitBreaker
-ConsecutiveFailureTracker = core.ConsecutiveFailureTracker
-RetryBudget = core.RetryBudget
-RetryPolicy = core.RetryPolicy
-RateLimiter = core.RateLimiter
-Bulkhead = core.Bulkhead
-Guard = core.Guard
-Permit = core.Permit
-Failover = core.Failover
-Request = core.HttpRequest
-Source = core.Source
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ _COUNTS = {
 }  # fmt: skip
 
 
-def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = None) -> core.CircuitBreaker:
+def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = None) -> CircuitBreaker:
     """A circuit breaker on this clock.
 
     Example:
@@ -88,7 +85,7 @@ def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = N
         count_of(getattr(o, name), name, least)
     for name in ("failure_rate", "slow_call_rate"):
         check_type(getattr(o, name), (int, float), name)
-    return core.CircuitBreaker(
+    return CircuitBreaker(
         o.failure_threshold, to_us(o.window_s, "window_s"), to_us(o.recovery_s, "recovery_s"), o.max_failed_collections,
         clock or core.SystemClock(), o.failure_rate, to_us(o.slow_call_s, "slow_call_s"), o.slow_call_rate,
         o.minimum_calls, o.window_calls, o.success_threshold,
@@ -97,17 +94,17 @@ def make_breaker(clock: Clock | None = None, options: BreakerDefaults | None = N
 
 def make_tracker(
     clock: Clock | None = None, *, threshold: int = 3, window_s: float = 900.0
-) -> core.ConsecutiveFailureTracker:
+) -> ConsecutiveFailureTracker:
     """Alerts at `threshold` failed collections within the window, once per run of failures.
 
     Raises:
         InvalidInputError: a threshold below 1, or a window that is no time.
     """
     count_of(threshold, "threshold", 1)
-    return core.ConsecutiveFailureTracker(threshold, to_us(window_s, "window_s"), clock or core.SystemClock())
+    return ConsecutiveFailureTracker(threshold, to_us(window_s, "window_s"), clock or core.SystemClock())
 
 
-def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -> core.RateLimiter:
+def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -> RateLimiter:
     """At most `burst` calls at once and `rate` a second after that, evenly.
 
     Raises:
@@ -120,16 +117,16 @@ def make_rate_limiter(rate: float, burst: int = 1, clock: Clock | None = None) -
         (0, 500000)
     """
     check_type(rate, (int, float), "rate")
-    return core.RateLimiter(rate, count_of(burst, "burst", 1), clock or core.SystemClock())
+    return RateLimiter(rate, count_of(burst, "burst", 1), clock)
 
 
-def make_bulkhead(limit: int, clock: Clock | None = None) -> core.Bulkhead:
+def make_bulkhead(limit: int, clock: Clock | None = None) -> Bulkhead:
     """At most `limit` calls inside at the same time.
 
     Raises:
         InvalidInputError: a limit below 1.
     """
-    return core.Bulkhead(count_of(limit, "limit", 1), clock or core.SystemClock())
+    return Bulkhead(count_of(limit, "limit", 1), clock)
 
 
 def make_guard(
@@ -146,7 +143,7 @@ def make_guard(
     on_retry: Callable[[int, float, BaseException | None], object] | None = None,
     clock: Clock | None = None,
     random: Any = None,
-) -> core.Guard:
+) -> Guard:
     """Policies around a call: retry(breaker(rate limiter(bulkhead(call)))).
 
     Args:
@@ -189,7 +186,7 @@ def make_guard(
     for hook, name in ((retry_on_result, "retry_on_result"), (wait, "wait"), (on_retry, "on_retry")):
         if hook is not None:
             check_callable(hook, name)
-    return core.Guard(
+    return Guard(
         breaker, retry, budget, rate_limiter, bulkhead, to_us(wait_s, "wait_s"), _checked_failures(failures),
         retry_on_result, wait, on_retry, run_guarded_call, clock or core.SystemClock(), random or core.SystemRandom(),
     )  # fmt: skip

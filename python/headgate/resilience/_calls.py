@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from headgate._native import core
 from headgate.errors import AllSourcesFailedError, HeadgateError, InvalidInputError, Kind, TransientError
 from headgate.identity import refuse_equal_names
-from headgate.resilience._async import is_async, refuse_awaitable
+from headgate.resilience._async import is_async, pause_on, refuse_awaitable
 from headgate.resilience._build import make_guard
 from headgate.resilience._checks import check_callable, check_seconds, check_type, to_us
 from headgate.resilience._pool import POOL, Task
@@ -302,7 +302,7 @@ class CallFailover:
                 value = await _answer(call, left_s, args, kwargs)
             except Exception as error:
                 if (pause := run.failed(error)) > 0:
-                    await asyncio.sleep(pause / 1e6)
+                    await pause_on(self._clock, pause)
             except BaseException:
                 run.stopped()
                 raise

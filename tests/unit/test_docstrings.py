@@ -1,0 +1,26 @@
+"""What a user reads of the ports and of the configuration: every class, method and field of theirs is described."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+from headgate import config, ports
+
+CLASSES = [cls for _, cls in inspect.getmembers(ports, inspect.isclass) if cls.__module__ == "headgate.ports"]
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_a_port_says_what_its_methods_promise(cls):
+    assert cls.__doc__
+    methods = {n: m for n, m in vars(cls).items() if inspect.isfunction(m) and not n.startswith("_")}
+    assert [name for name, method in methods.items() if not method.__doc__] == []
+
+
+@pytest.mark.parametrize(
+    "cls", [c for c in CLASSES if dataclasses.is_dataclass(c)] + [config.Config], ids=lambda cls: cls.__name__
+)
+def test_every_field_is_described(cls):
+    assert [f.name for f in dataclasses.fields(cls) if f"        {f.name}: " not in cls.__doc__] == []
