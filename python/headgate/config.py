@@ -314,6 +314,7 @@ class Config:
         retention: for how many days each kind of thing is kept.
         serve: addresses, TLS, limits and times of `headgate serve`.
         schedule: the seconds between two runs of each job of `headgate serve`.
+        alerts: what `headgate serve` announces when something stands still, and where a webhook gets it.
         clock: an offset of the wall clock, for replays of recordings.
         logging: level, format and file of the log.
         base: the folder that relative paths are relative to: the file's, or the working folder.
