@@ -18,7 +18,7 @@ from headgate.healing._result import (
     subsegment,
 )
 from headgate.healing._sns import require_topic
-from headgate.healing._sweeper import Rule, Sweeper, error_kind
+from headgate.healing._sweeper import Rule, Sweeper, check_number, error_kind
 from headgate.healing._table import ItemTable
 
 if TYPE_CHECKING:
@@ -55,8 +55,11 @@ def query_stale_pending_items(
         the items' keys, the longest waiting first.
 
     Raises:
+        InvalidInputError: the threshold or the limit is no number, or negative.
         HeadgateError: the table cannot be read.
     """
+    check_number("threshold_hours", threshold_hours)
+    check_number("limit", limit, is_whole=True)
     clock = clock or core.SystemClock()
     before_us = _due_before(clock, threshold_hours)
     with subsegment("query_stale_pending_items"):
@@ -152,6 +155,7 @@ def run_self_healing_check(
     try:
         with subsegment("run_self_healing_check"):
             require_topic(topic_arn)
+            check_number("threshold_hours", threshold_hours)
             rule = Rule(threshold_hours * 3600.0, batch_size, max_attempts)
             if _is_store(table):
                 if sns_client is not None:

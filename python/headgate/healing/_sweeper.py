@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate._native import core
-from headgate.errors import ConfigError, HeadgateError
+from headgate.errors import ConfigError, HeadgateError, InvalidInputError
 from headgate.identity import check_key_part
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.healing")
 _PAGE = 100
 _MAX_ERRORS = 100
+_MOST = 10**9  # of a number of a rule: seconds of 30 years
 After = tuple[int, str]
 # Set as evidence for a thing that has moved since it was found; it is skipped, but keeps its place in the page.
 MOVED = "moved"
@@ -84,11 +85,33 @@ class Rule:
         threshold_s: how long something may stand still; also the cooldown between two attempts.
         batch_size: at most so many are dealt with in one sweep; those held up do not count.
         max_attempts: then it is quarantined; 0: it is tried forever.
+
+    Raises:
+        InvalidInputError: a threshold that is no time, or in the future: each sweep would announce everything again;
+            a count that is none.
     """
 
     threshold_s: float = 3600.0
     batch_size: int = 100
     max_attempts: int = 5
+
+    def __post_init__(self) -> None:
+        check_number("threshold_s", self.threshold_s)
+        check_number("batch_size", self.batch_size, least=1, is_whole=True)
+        check_number("max_attempts", self.max_attempts, is_whole=True)
+
+
+def check_number(name: str, value: Any, *, least: int = 0, is_whole: bool = False) -> None:
+    """Refuse what is no number of a rule.
+
+    Raises:
+        InvalidInputError: it is none, or below `least`.
+    """
+    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _MOST:
+        expected = f"a {'whole ' if is_whole else ''}number of at least {least}"
+        message = f"{name}: got {value!r}; expected {expected}"
+        raise InvalidInputError(message)
 
 
 @dataclass

@@ -145,6 +145,8 @@ class ItemTable:
                 return key
             if hasattr(key, "keys"):
                 return ItemKey(key[self.names[0]], key[self.names[1]], self.names)
+            if isinstance(key, str | bytes):
+                raise TypeError  # a text of two letters is no pair of them
             partition, sort = key
         except (KeyError, TypeError, ValueError):
             message = f"a key of table {self.name}: expected a pair ({', '.join(self.names)})"
