@@ -15,12 +15,12 @@ from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency._keys import check_identity
 from headgate.idempotency._transports import (
+    DELIVERED,
     MARKS,
     Record,
     is_record_object,
     read_record,
     read_record_object,
-    record_of,
     refusal_of,
 )
 from headgate.identity import canonical_json, event_id
@@ -28,6 +28,9 @@ from headgate.items import MARK, announced_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_EMPTY_KINDS = (str, bytes, dict, list, tuple)
 
 
 @dataclass(slots=True)
@@ -130,31 +133,37 @@ def identity_of(view: EventView) -> str:
     Raises:
         InvalidInputError: it has none.
     """
-    if view.refusal:
-        raise InvalidInputError(view.refusal, Kind.INVALID_RECORD)
-    if view.text:
-        return core.sha256_hex(view.text)
-    if view.stream_id:
-        return view.stream_id
     document = view.document
-    if document is None and view.place:
-        return view.place
-    if document is None or document == "":
-        message = "the event is empty, and so would be the next one; expected something to know it by, or a key"
-        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    if document.__class__ is not dict or view.stream_id or view.refusal:
+        identity = _identity_by_form(view)
+        if identity:
+            return identity
     if key := announced_key(document):
         return key
-    if isinstance(document, dict) and not _is_empty(document.get("data")):
-        document = document["data"]
-    elif isinstance(document, dict) and (MARK in document or document.get("republished") is True):
-        # The marks of a republication say how often something was sent, not what it is.
-        document = {k: v for k, v in document.items() if k not in (MARK, "republished")}
+    if isinstance(document, dict):
+        data = document.get("data")
+        if data or (data is not None and not isinstance(data, _EMPTY_KINDS)):  # else every envelope with it were one
+            document = data
+        elif MARK in document or document.get("republished") is True:
+            # The marks of a republication say how often something was sent, not what it is.
+            document = {k: v for k, v in document.items() if k not in (MARK, "republished")}
     return event_id(document, big_integers="exact")
 
 
-def _is_empty(data: Any) -> bool:
-    """Whether `data` says nothing, so that every envelope with it would be one event."""
-    return data is None or (isinstance(data, str | bytes | dict | list | tuple) and not data)
+def _identity_by_form(view: EventView) -> str:
+    """The identity of an event that something else than its document tells, or nothing."""
+    if view.refusal:
+        raise InvalidInputError(view.refusal, Kind.INVALID_RECORD)
+    if view.text:
+        return str(core.sha256_hex(view.text))
+    if view.stream_id:
+        return view.stream_id
+    if view.document is None and view.place:
+        return view.place
+    if view.document is None or view.document == "":
+        message = "the event is empty, and so would be the next one; expected something to know it by, or a key"
+        raise InvalidInputError(message, Kind.INVALID_RECORD)
+    return ""
 
 
 def default_identity(event: Any) -> str:
@@ -243,8 +252,9 @@ def identity_and_type(
         InvalidInputError: no usable identity or type.
     """
     view = read_event(event)
-    record = record_of(event)
-    if record is not None:
+    now = DELIVERED.get()
+    if now is not None and now[0] is event:
+        record = now[1]
         view.type, view.topic = view.type or record.type, view.topic or record.topic
         view.place = view.place or record.place
     identity = identity_of(view) if key is None else check_identity(key(event))

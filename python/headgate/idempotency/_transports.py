@@ -25,7 +25,8 @@ _BATCH = (
 )
 
 
-_delivered: ContextVar[tuple[Any, Record] | None] = ContextVar("headgate_delivered", default=None)
+# The body that a batch or a worker is delivering now, and its record.
+DELIVERED: ContextVar[tuple[Any, Record] | None] = ContextVar("headgate_delivered", default=None)
 
 
 @dataclass(slots=True)
@@ -48,17 +49,11 @@ class Record:
 @contextmanager
 def delivered(record: Record) -> Iterator[None]:
     """Inside, a decorated handler that gets this very body knows the record that it came in."""
-    token = _delivered.set((record.body, record))
+    token = DELIVERED.set((record.body, record))
     try:
         yield
     finally:
-        _delivered.reset(token)
-
-
-def record_of(event: Any) -> Record | None:
-    """The record whose body an event is, if a batch or a worker is delivering it now."""
-    found = _delivered.get()
-    return found[1] if found is not None and found[0] is event else None
+        DELIVERED.reset(token)
 
 
 def is_record_object(event: Any) -> bool:
