@@ -134,6 +134,33 @@ def test_a_keyword_names_the_event_after_an_instance_of_any_name(ledger):
         ran.clear()
 
 
+def test_members_of_a_class_are_looked_at_without_running_them(ledger):
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError("works in a request only")
+
+    @dataclasses.dataclass
+    class Handlers:
+        request = Proxy()
+
+        @staticmethod
+        @idempotent_consumer(ledger)
+        def static(this, event):
+            ran.append(event["n"])
+
+        @idempotent_consumer(ledger)
+        def handle(this, event):  # noqa: N805
+            ran.append(event["n"])
+
+    ran = []
+    for event in EVENTS:
+        Handlers().handle(event)
+    assert ran == [1, 2]
+    Handlers.static(Handlers(), {"n": 3})
+    Handlers.static(Handlers(), {"n": 4})  # the event is the first argument: a static method has no instance
+    assert ran == [1, 2, 3]
+
+
 def test_an_event_may_have_the_handler_as_its_own_method(ledger):
     ran = []
 

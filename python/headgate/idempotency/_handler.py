@@ -307,8 +307,10 @@ def _leads_to(member: Any, function: Any) -> bool:
     for _ in range(_MAX_WRAPPERS):
         if member is function:
             return True
-        inner = inspect.getattr_static(member, "__wrapped__", None)
-        member = getattr(member, "__func__", None) if inner is None else inner
+        if isinstance(member, staticmethod | classmethod):
+            member = member.__func__
+        else:  # without running anything: a member may be a proxy that works in a request only
+            member = inspect.getattr_static(member, "__wrapped__", None)
         if member is None:
             return False
     return False
