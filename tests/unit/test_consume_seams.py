@@ -237,7 +237,8 @@ def test_savepoints_and_other_statements_work_inside_a_transaction():
         tx.execute("ROLLBACK TO one")
         tx.execute("rollback transaction to savepoint one")
         tx.execute("RELEASE one")
-        tx.execute("INSERT INTO ended VALUES ('COMMIT')")
+        tx.execute("/* one **/ -- COMMIT\nINSERT INTO ended VALUES ('COMMIT')")
+        tx.execute("/* x */" * 10_000 + "SELECT 1")  # looked at once, however many comments there are
     assert database.execute("SELECT n FROM ended") == [("COMMIT",)]
     with pytest.raises(InvalidInputError, match="no transaction is active"):
         database.execute("COMMIT")  # outside it is SQLite's own answer

@@ -57,8 +57,8 @@ class _BoundedLock:
 
 # A statement that ends a transaction, behind any comments; ROLLBACK TO goes back to a savepoint.
 _END = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:COMMIT\b|END\b|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b)\b)",
-    re.IGNORECASE | re.DOTALL,
+    r"(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*(?:COMMIT\b|END\b|ROLLBACK(?!\s+(?:TRANSACTION\s+)?TO\b)\b)",
+    re.IGNORECASE,
 )
 
 
