@@ -141,8 +141,7 @@ class AwaitingCaller:
         handler: a function or a callable object, synchronous or `async`.
 
     Raises:
-        ConfigError: the handler is a class or a generator function, which would not run when called, or does not take
-            one argument.
+        ConfigError: the handler is a class or a generator function, which would not run when called.
 
     Example:
         >>> async def double(n): return 2 * n
@@ -152,7 +151,6 @@ class AwaitingCaller:
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         check_handler(_name_of(handler), handler)
-        check_call(_name_of(handler), handler, "body")
         self.name = _name_of(handler)
         self._handler = handler
         self._loop: AbstractEventLoop | None = None
@@ -216,6 +214,17 @@ class AwaitingCaller:
                 self._loop = asyncio.new_event_loop()
                 weakref.finalize(self, _close_loop, self._loop, self._pid)
             return self._loop.run_until_complete(wait())
+
+
+def caller_of_bodies(handler: Callable[..., Any]) -> AwaitingCaller:
+    """A caller of a handler that gets one record's body.
+
+    Raises:
+        ConfigError: as of `AwaitingCaller`, or the handler does not take one argument.
+    """
+    call = AwaitingCaller(handler)
+    check_call(call.name, handler, "body")
+    return call
 
 
 def _close_loop(loop: AbstractEventLoop, pid: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, bytes_of, run_records, unexpected_event
+from headgate.consume._batches import bytes_of, caller_of_bodies, run_records, unexpected_event
 from headgate.consume._dead_letters import read_redrive_history
 from headgate.consume._messages import Delivery, delivering, delivering_body, renamed_sink
 from headgate.consume._process import Processor
@@ -52,7 +52,7 @@ def kafka_batch(
         1
         {'batchItemFailures': []}
     """
-    call = AwaitingCaller(handler)
+    call = caller_of_bodies(handler)
 
     def run(record: Json) -> bool:
         delivery = _delivery(record, "")

@@ -7,7 +7,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, records_of, run_records
+from headgate.consume._batches import caller_of_bodies, records_of, run_records
 from headgate.consume._process import Processor
 from headgate.consume._sqs_messages import is_fifo, read_record
 from headgate.consume._sqs_queue import error_code, read_attributes, set_up_warnings
@@ -51,7 +51,7 @@ def sqs_batch(handler: Callable[[Any], Any]) -> Callable[..., Json]:
         >>> handler({"Records": [{"messageId": "a", "body": '{"n": 1}'}, {"messageId": "b", "body": "?"}]}, None)
         {'batchItemFailures': [{'itemIdentifier': 'b'}]}
     """
-    call = AwaitingCaller(handler)
+    call = caller_of_bodies(handler)
 
     def run(record: Json) -> bool:
         call(_parse(record["body"]))

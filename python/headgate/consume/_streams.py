@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from headgate.consume._batches import AwaitingCaller, bytes_of, records_of, run_records
+from headgate.consume._batches import bytes_of, caller_of_bodies, records_of, run_records
 from headgate.consume._messages import Delivery, delivering, delivering_body, renamed_sink
 from headgate.consume._process import Processor
 from headgate.errors import InvalidInputError, Kind
@@ -78,7 +78,7 @@ def kinesis_batch(handler: Callable[[Any], Any], *, decode: Callable[[bytes], An
         >>> handler({"Records": [record("1", "eyJuIjogMX0="), record("2", "Pz8/"), record("3", "eyJuIjogM30=")]})
         {'batchItemFailures': [{'itemIdentifier': '2'}]}
     """
-    call = AwaitingCaller(handler)
+    call = caller_of_bodies(handler)
     read = parse_json if decode is None else decode
 
     def run(record: Json) -> bool:
@@ -109,7 +109,7 @@ def dynamodb_stream_batch(handler: Callable[[Any], Any], *, unmarshal: bool = Fa
         >>> handler({"Records": [record("10", "INSERT"), record("11", "REMOVE"), record("12", "INSERT")]})
         {'batchItemFailures': [{'itemIdentifier': '11'}]}
     """
-    call = AwaitingCaller(handler)
+    call = caller_of_bodies(handler)
 
     def run(record: Json) -> bool:
         body = unmarshal_record(record) if unmarshal else record
