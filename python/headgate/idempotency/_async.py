@@ -45,7 +45,7 @@ class AsyncLedger:
 
     def __init__(self, ledger: Ledger) -> None:
         given: Any = ledger
-        if not isinstance(given, Ledger):
+        if isinstance(given, type) or not hasattr(given, "claim"):
             what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
             message = f"AsyncLedger: expected a Ledger, got {what}; AsyncLedger.open(url) opens one"
             raise ConfigError(message)
