@@ -36,14 +36,16 @@ source = "logs"
 target = "visits.parquet"
 schema = "visits"
 """
-# Entry point -> (event, what the answer holds). A stage without its bucket fails, but not for want of a module.
+# Stages fail here for want of a payload: the answer shows that the module is loaded and the handler runs.
+_STAGES = ("etl", "filter_candidates", "score", "store", "reactive", "write_input", "bridge")
+# Entry point -> (event, what the answer holds).
 HANDLERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "headgate.handlers.collect": ({"time": "2026-05-20T14:30:00Z"}, {"statusCode": 200}),
     "headgate.handlers.heal": ({}, {"statusCode": 200}),
     "headgate.handlers.consume": ({"Records": []}, {"batchItemFailures": []}),
     "headgate.handlers.upload": ({}, {"statusCode": 400}),
     "headgate.handlers.checkpoint": ({"checkpoint": "visits"}, {"statusCode": 200, "total_events": 0}),
-    "headgate.handlers.stages.etl": ({}, {"errorType": "HeadgatePermanentError"}),
+    **{f"headgate.handlers.stages.{name}": ({}, {"errorType": "HeadgatePermanentError"}) for name in _STAGES},
 }
 _START_S = 60
 

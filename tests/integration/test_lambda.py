@@ -154,12 +154,14 @@ def test_first_incremental_and_failing_runs(bucket, tmp_path):
     assert "a-secret" not in output
 
 
+@pytest.mark.timeout(300)  # eleven cold starts
 def test_every_handler_answers_under_the_runtime_client(tmp_path, capsys):
     """From this environment; `infra/ops/try_lambda.py` does it from the zips."""
     import importlib.util
     from pathlib import Path
 
-    import headgate
+    import headgate.handlers
+    from headgate.handlers import stages
 
     root = Path(__file__).resolve().parents[2]
     spec = importlib.util.spec_from_file_location("try_lambda", root / "infra" / "ops" / "try_lambda.py")
@@ -168,3 +170,6 @@ def test_every_handler_answers_under_the_runtime_client(tmp_path, capsys):
     spec.loader.exec_module(module)
     assert module.try_handlers(sys.executable, [str(Path(headgate.__file__).parents[1])], tmp_path) == []
     assert capsys.readouterr().out.count("cold start") == len(module.HANDLERS)
+    names = set(headgate.handlers.__all__) - {"handle_scheduled_collection", "should_collect"}
+    names |= {f"stages.{name}" for name in stages.__all__}
+    assert {handler.removeprefix("headgate.handlers.") for handler in module.HANDLERS} == names
