@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from headgate.errors import InvalidInputError, Kind
+from headgate.errors import InvalidInputError, Kind, TransientError
 from headgate.pipelines.uploads import UploadedFile, clean_file_name, form_file_name
 from headgate.pipelines.uploads.contracts import PROVISIONED
 
@@ -165,6 +165,28 @@ def test_the_handler_announces_by_the_configured_limits(upload):
     assert (answer["statusCode"], answer["body"]["event"]) == (202, "essay.content.provisioned")
     assert answer["body"]["correlation_id"] == "corr"
     assert upload({**GOOD, "correlation_id": None})["statusCode"] == 202
+
+
+def test_the_handler_delivers_what_it_announced(upload, tmp_path):
+    """Nothing else would on Lambda, until the next collection or sweep."""
+    from headgate.handlers._handlers import app
+
+    with (tmp_path / "headgate.toml").open("a") as file:
+        file.write(f'[consumers.index]\ntopic = "{PROVISIONED}"\nhandler = "json:dumps"\neffects = "plain"\n')
+    assert upload(GOOD)["statusCode"] == 202
+    assert app().embedded_store.unsent_count() == 0
+    assert app().worker("index").drain().received == 1
+
+
+def test_an_upload_stands_where_its_announcement_cannot_be_delivered(upload, monkeypatch, capsys):
+    def relay(_):
+        raise TransientError("the broker at secret-host is away")
+
+    monkeypatch.setattr("headgate.wiring.App.relay", relay)
+    assert upload(GOOD)["statusCode"] == 202
+    said = capsys.readouterr().err
+    assert "announcements are not delivered yet error=TransientError" in said
+    assert "secret-host" not in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ stay open between invocations."""
 from __future__ import annotations
 
 import base64
+import logging
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from headgate.wiring import App
 if TYPE_CHECKING:
     from headgate.ports import Json
 
+log = logging.getLogger("headgate.handlers")
 _UPLOAD_FIELDS = ("batch_id", "file_name", "content", "correlation_id")
 
 
@@ -79,7 +81,8 @@ def _event_source(event: Any) -> str:
 def upload(event: Json, context: Any = None) -> Json:
     """One file: `{"batch_id", "file_name", "content" (base64), "correlation_id"?}`; the event that was announced.
 
-    An event that is not so is answered 400 with one sentence, and nothing is stored or announced.
+    An event that is not so is answered 400 with one sentence, and nothing is stored or announced. The announcement is
+    durable with the answer, and delivered before it; where that fails, the next delivery or the healing sweep does it.
     """
     try:
         batch, name, correlation_id, data = _upload_fields(event)
@@ -87,9 +90,14 @@ def upload(event: Json, context: Any = None) -> Json:
         return _refused(error)
     parts = app()
     try:
-        return {"statusCode": 202, "body": parts.file_service().receive(batch, name, data, correlation_id)}
+        body = parts.file_service().receive(batch, name, data, correlation_id)
     except InvalidInputError as error:
         return _refused(error)
+    try:
+        parts.relay()
+    except Exception as error:
+        log.error("announcements are not delivered yet", extra={"error": type(error).__name__})
+    return {"statusCode": 202, "body": body}
 
 
 def _refused(error: InvalidInputError) -> Json:
