@@ -61,4 +61,22 @@ def resolve(reference: str, known: dict[str, str] | None = None) -> Any:
     if not separator:
         message = f"expected 'module:attribute', got {reference!r}"
         raise ValueError(message)
-    return getattr(import_module(module), attribute)
+    return getattr(load_module(module), attribute)
+
+
+def load_module(name: str) -> Any:
+    """A module that a user names.
+
+    Raises:
+        ImportError: there is none, or its own code fails: callers make it a sentence, whatever it raises.
+        HeadgateError: of headgate's own modules (a library is missing).
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise
+    except (Exception, SystemExit) as error:
+        if hasattr(error, "kind"):
+            raise  # headgate's own, which says what is missing
+        message = f"module {name} cannot be loaded: {type(error).__name__}: {error}"
+        raise ImportError(message) from error

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headgate.errors import InvalidInputError, NotFoundError
+from headgate.errors import AccessError, InvalidInputError, NotFoundError
 
 
 def is_file(name: str) -> bool:
@@ -20,14 +20,23 @@ def read_text(path: str) -> str:
 
     Raises:
         NotFoundError: there is none.
+        InvalidInputError: it is no text in UTF-8, or a folder.
+        AccessError: this user may not read it.
     """
-    if path == "-":
-        return sys.stdin.read()
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         message = f"there is no file {path}"
         raise NotFoundError(message) from None
+    except PermissionError:
+        message = f"{path}: permission denied"
+        raise AccessError(message) from None
+    except UnicodeDecodeError as error:
+        message = f"{path} is no text: byte {error.start} is not UTF-8"
+        raise InvalidInputError(message) from None
+    except IsADirectoryError:
+        message = f"{path} is a folder; expected a file"
+        raise InvalidInputError(message) from None
 
 
 def read_json(path: str) -> Any:
@@ -37,8 +46,23 @@ def read_json(path: str) -> Any:
         NotFoundError: there is no such file.
         InvalidInputError: it is no JSON.
     """
+    return parse_json(read_text(path), f"{path} is no JSON")
+
+
+def parse_json(text: str, problem: str) -> Any:
+    """The JSON of a text.
+
+    Args:
+        text: the JSON.
+        problem: begins the error's sentence.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
+    except RecursionError:
+        message = f"{problem}: it is nested too deeply"
     except ValueError as error:
-        message = f"{path} is no JSON: {error}"
-        raise InvalidInputError(message) from None
+        message = f"{problem}: {error}"
+    raise InvalidInputError(message)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headgate._registry import load_module
 from headgate._text import json_text
-from headgate.cli._files import is_file, read_json, read_text
+from headgate.cli._files import is_file, parse_json, read_json, read_text
 from headgate.cli._workflow_graph import add_graph_arguments, draw_graph
 from headgate.cli._workflow_serve import add_serve_arguments, serve_workflow
 from headgate.errors import ConfigError, InvalidInputError, StageFailedError
@@ -227,7 +226,7 @@ def _handlers(name: str) -> dict[str, Callable[[Any], Any]]:
     sys.path.insert(0, str(Path.cwd()))
     module_name, _, attribute = name.removesuffix(".py").partition(":")
     try:
-        module = importlib.import_module(module_name.replace("/", "."))
+        module = load_module(module_name.replace("/", "."))
     except ImportError as error:
         message = f"--handlers {name}: {error}"
         raise ConfigError(message) from None
@@ -377,8 +376,4 @@ def _json_argument(text: str) -> Any:
     """JSON of the command line: as it stands, @FILE, or - for standard input."""
     if text.startswith("@"):
         return read_json(text[1:])
-    try:
-        return json.loads(sys.stdin.read() if text == "-" else text)
-    except ValueError as error:
-        message = f"expected JSON, @FILE or -: {error}"
-        raise InvalidInputError(message) from None
+    return parse_json(read_text("-") if text == "-" else text, "expected JSON, @FILE or -")

@@ -7,9 +7,9 @@ import logging
 import signal
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headgate.cli._files import read_text
 from headgate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def serve_workflow(app: App, options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipe.stop())
     for path in options.send:
-        pipe.send(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+        pipe.send(read_text(path))
     if options.redrive:
         print(f"{pipe.redrive()} dead letters sent back", file=sys.stderr, flush=True)
     if options.until_empty:

@@ -116,4 +116,4 @@ def not_found(execution_id: str) -> NotFoundError:
 
 
 def no_token() -> InvalidInputError:
-    return InvalidInputError("Invalid Token: nobody waits for this task token")
+    return InvalidInputError("Invalid Token, which nobody waits for")
