@@ -13,6 +13,9 @@ from typing import Any
 # Schema name -> the package that holds its plan.json. tools/make_plans.py makes the plan from the pydantic model.
 PLANS = {"visits": "headgate.pipelines.visits", "news": "headgate.pipelines.market"}
 
+# The schema of those functions of `headgate.checkpoint` that have to take one and are given none.
+DEFAULT_SCHEMA = "visits"
+
 # Source kind in headgate.toml -> the adapter class.
 ADAPTERS = {
     "tiingo": "headgate.pipelines.market.sources:TiingoSource",

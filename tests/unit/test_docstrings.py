@@ -8,6 +8,7 @@ import inspect
 import pytest
 
 from headgate import config, ports
+from headgate.checkpoint import CheckpointRun
 
 CLASSES = [cls for _, cls in inspect.getmembers(ports, inspect.isclass) if cls.__module__ == "headgate.ports"]
 
@@ -24,3 +25,8 @@ def test_a_port_says_what_its_methods_promise(cls):
 )
 def test_every_field_is_described(cls):
     assert [f.name for f in dataclasses.fields(cls) if f"        {f.name}: " not in cls.__doc__] == []
+
+
+def test_every_count_of_a_run_is_described():
+    described = CheckpointRun.__doc__.replace("rows_before, rows_total:", "rows_before:\n        rows_total:")
+    assert [name for name in CheckpointRun._fields if f"        {name}:" not in described] == []

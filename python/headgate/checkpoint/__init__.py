@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headgate.checkpoint._adopt import Adoption, adopt
     from headgate.checkpoint._rejects import rejected
-    from headgate.checkpoint._run import CheckpointRun, RejectedRecord, update
+    from headgate.checkpoint._result import CheckpointRun, RejectedRecord
+    from headgate.checkpoint._run import update
     from headgate.checkpoint._store import CheckpointStore
     from headgate.checkpoint._table import Checkpoint
     from headgate.checkpoint._upkeep import maintain
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Adoption": "_adopt",
     "Checkpoint": "_table",
-    "CheckpointRun": "_run",
+    "CheckpointRun": "_result",
     "CheckpointStore": "_store",
-    "RejectedRecord": "_run",
+    "RejectedRecord": "_result",
     "VerifyReport": "_verify",
     "adopt": "_adopt",
     "maintain": "_upkeep",

@@ -24,8 +24,8 @@ from headgate.checkpoint._places import (
     source_name,
     source_place,
 )
-from headgate.checkpoint._schemas import INFER, Reading, changed, plan_of, reading_of
-from headgate.checkpoint._table import arrow_schema, sorted_by
+from headgate.checkpoint._schemas import INFER, Reading, arrow_schema, changed, plan_of, reading_of
+from headgate.checkpoint._table import sorted_by
 from headgate.errors import ConfigError, ConflictError, InvalidInputError, Kind, NotFoundError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def adopt(
         ConflictError: another writer replaced it meanwhile, or a run is at work.
 
     Example:
-        >>> adopt("logs/prod", "events.parquet", schema="visits").files_in         # doctest: +SKIP
+        >>> adopt("logs/prod", "events.parquet", schema="infer").files_in          # doctest: +SKIP
         19978
     """
     reading = reading_of(names, records, file_name, time)

@@ -21,8 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
 from headgate.checkpoint._places import key_in_source, s3_location, source_place
-from headgate.checkpoint._schemas import Plan, Reading, plan_for, plan_of_target
-from headgate.checkpoint._table import arrow_schema
+from headgate.checkpoint._schemas import Plan, Reading, arrow_schema, plan_for, plan_of_target
 from headgate.errors import (
     ConfigError,
     ConflictError,

@@ -3,144 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal
 
 from headgate._native import parquet
 from headgate.checkpoint._places import key_in_source, shown, source_name, source_place, target_place
+from headgate.checkpoint._result import CheckpointRun, Refusals
 from headgate.checkpoint._schemas import INFER, Reading, plan_for, reading_of
 from headgate.errors import CheckpointError, InvalidInputError, about_checkpoint
 
 Mode = Literal["ledger", "watermark"]
 Listing = Literal["full", "window"]
 _LARGEST_FILE = 1024**3  # an Arrow column of text ends at 2 GiB, and other records may wait beside those of one file
-
-
-def shown_problems(problems: list[tuple[str, str]]) -> list[str]:
-    """(field, kind) as logs and answers say it."""
-    return [f"{field or 'record'}: {kind}" for field, kind in problems]
-
-
-# Tuples: importing dataclasses would take a tenth of the time of a run that finds nothing new.
-class RejectedRecord(NamedTuple):
-    """A refused record or an unreadable file, as logs may show it.
-
-    The name is redacted, `digest` is 12 hex digits of the key's (`headgate dlq show` resolves it), `offset` where the
-    record begins in its file (bytes), and `problems` are (field, kind); the field of a whole record or file is "".
-    """
-
-    name: str
-    digest: str
-    offset: int
-    problems: list[tuple[str, str]]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.digest}) at byte {self.offset}: {', '.join(shown_problems(self.problems))}"
-
-
-class Refusals(Sequence[RejectedRecord]):
-    """All that a run refused, in the order of its files; read from where the core keeps it, so that it takes no memory.
-
-    Example:
-        >>> for reject in run.rejects:                           # doctest: +SKIP
-        ...     print(reject.name, reject.offset, reject.problems)
-    """
-
-    __slots__ = ("_found",)
-
-    def __init__(self, found: Any) -> None:
-        self._found = found
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __iter__(self) -> Iterator[RejectedRecord]:
-        records, at = self._found.read(0)
-        while records:
-            yield from (RejectedRecord(*record) for record in records)
-            records, at = self._found.read(at)
-
-    @overload
-    def __getitem__(self, at: int) -> RejectedRecord: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[RejectedRecord]: ...
-    def __getitem__(self, at: int | slice) -> RejectedRecord | list[RejectedRecord]:
-        if isinstance(at, slice):
-            wanted = range(len(self))[at]
-            first = islice(self, max(wanted, default=-1) + 1)
-            return list(first)[at] if wanted.step < 0 else [*islice(first, wanted.start, None, wanted.step)]
-        return next(islice(self, range(len(self))[at], None))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} records>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list, (list(self),)
-
-
-class CheckpointRun(NamedTuple):
-    """Every count of a run. `adds_up()` names the sums that must hold."""
-
-    first_run: bool
-    committed: bool
-    complete: bool
-    listed: int
-    ignored: int
-    deferred: int
-    known: int
-    touched: int
-    changed: int
-    grown: int
-    moved: int
-    retried: int
-    vanished: int
-    unreadable: int
-    archived: int
-    taken_files: int
-    rejected_files: int
-    records: int
-    rejected_records: int
-    skipped_before_watermark: int
-    rows_added: int
-    late_rows: int
-    drifted: int
-    rows_before: int
-    rows_total: int
-    bytes_read: int
-    file_size: int
-    version: int
-    attempts: int
-    spilled_bytes: int
-    memory_high_water: int
-    last_timestamp_us: int | None
-    problems: dict[str, int]
-    read_problems: dict[str, int]
-    rejects: Sequence[RejectedRecord]
-    unread: Sequence[RejectedRecord]
-    target: str = ""
-    execution_time_ms: float = 0.0
-
-    def adds_up(self) -> list[str]:
-        """The sums that do not hold; empty when all do."""
-        files = self.ignored + self.deferred + self.known + self.vanished + self.unreadable + self.taken_files
-        rows = self.rows_added + self.rejected_records + self.skipped_before_watermark
-        checks = {
-            f"listed {self.listed} != ignored + deferred + known + vanished + unreadable + taken {files}": self.listed
-            == files,
-            f"records {self.records} != rows added + rejected + skipped {rows}": self.records == rows,
-            f"rows total {self.rows_total} != before {self.rows_before} + added {self.rows_added}": self.rows_total
-            == self.rows_before + self.rows_added,
-        }
-        return [text for text, holds in checks.items() if not holds]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, without what was refused."""
-        return {name: value for name, value in self._asdict().items() if name not in ("rejects", "unread")}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
 def update(
@@ -180,8 +55,8 @@ def update(
         target: the Parquet file, on disk or s3://bucket/key; its ledger lies beside it in `<target>.ledger/`. With
             delta+file:///folder or delta+s3://bucket/prefix it is a Delta Lake table instead.
         schema: "infer": the union of all fields of the first run's files; what later files bring beyond it is kept in
-            the column `_rest`. Or "visits", "news", a pydantic model class (see docs/schemas.md). None: the schema that
-            the target was made with, and on the first run "infer".
+            the column `_rest`. Or the name of a shipped schema, or a pydantic model class (docs/schemas.md). None: the
+            schema that the target was made with, and on the first run "infer".
         names: which files are read: a glob of their names (``*.log``) or a regular expression (``.+\\.log``), without
             .gz and .zst. None: what the schema says; of an inferred one .json, .jsonl, .ndjson, .geojson and .log.
         records: where a document holds its records: the members on the way to an array, ``Records`` or ``data.items``

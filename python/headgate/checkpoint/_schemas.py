@@ -233,3 +233,15 @@ def _as_stored(text: str, reading: Reading, target: str) -> str:
             message = f"{option}: {target} was made with {known or 'none'}, not with {wanted}; make a new target"
             raise InvalidInputError(message)
     return json.dumps(plan)
+
+
+def arrow_schema(plan: dict[str, Any]) -> Any:
+    """The Arrow columns of a schema plan, as the core writes them."""
+    import pyarrow as pa
+
+    types = {
+        "int32": pa.int32(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
+        "timestamp": pa.timestamp("us", "UTC"), "string_list": pa.list_(pa.string()),
+    }  # fmt: skip
+    fields = [pa.field(f["name"], types.get(f["type"], pa.string())) for f in plan["fields"]]
+    return pa.schema([*fields, pa.field("_rest", pa.string())] if plan.get("extra") == "rest" else fields)

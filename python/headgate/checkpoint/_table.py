@@ -6,9 +6,10 @@ import json
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from headgate._registry import DEFAULT_SCHEMA
 from headgate.checkpoint._groups import counted, key_of, newest, order_of, plain_type, values_of
 from headgate.checkpoint._rows import Rows, plain_rows, table_html
-from headgate.checkpoint._schemas import plan_of
+from headgate.checkpoint._schemas import arrow_schema, plan_of
 from headgate.checkpoint._snapshot import Snapshot, open_snapshot
 from headgate.errors import InvalidInputError, needed
 
@@ -33,7 +34,7 @@ class Checkpoint:
 
     Example:
         >>> events = Checkpoint.read("events.parquet")                          # doctest: +SKIP
-        >>> events.filter(action="pass-qc").between("timestamp", "2024-01-01").count_by("action")  # doctest: +SKIP
+        >>> events.filter(action="created").between("timestamp", "2024-01-01").count_by("action")  # doctest: +SKIP
     """
 
     def __init__(self, rows: Any, where: Any = None, sort_by: str | None = None) -> None:
@@ -67,12 +68,12 @@ class Checkpoint:
         return cls(open_snapshot(path))
 
     @classmethod
-    def empty(cls, schema: str | type[Any] = "visits") -> Self:
+    def empty(cls, schema: str | type[Any] = DEFAULT_SCHEMA) -> Self:
         """No rows, with every column of the schema."""
         return cls.from_events([], schema)
 
     @classmethod
-    def from_events(cls, events: Iterable[Any], schema: str | type[Any] = "visits") -> Self:
+    def from_events(cls, events: Iterable[Any], schema: str | type[Any] = DEFAULT_SCHEMA) -> Self:
         """Rows of validated events (models of the schema, or mappings of their fields), sorted by time, all kept.
 
         Raises:
@@ -91,7 +92,7 @@ class Checkpoint:
         sort_by = plan.get("sort_by", "")
         return cls(sorted_by(table, sort_by), sort_by=sort_by)
 
-    def add_events(self, events: Iterable[Any], schema: str | type[Any] = "visits") -> Self:
+    def add_events(self, events: Iterable[Any], schema: str | type[Any] = DEFAULT_SCHEMA) -> Self:
         """These rows and those of `events`, sorted by time; all are kept, of equal times the older rows first."""
         import pyarrow as pa
 
@@ -407,18 +408,6 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self):,} events: {', '.join(self.columns)}>"
-
-
-def arrow_schema(plan: dict[str, Any]) -> Any:
-    """The Arrow columns of a schema plan, as the core writes them."""
-    import pyarrow as pa
-
-    types = {
-        "int32": pa.int32(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
-        "timestamp": pa.timestamp("us", "UTC"), "string_list": pa.list_(pa.string()),
-    }  # fmt: skip
-    fields = [pa.field(f["name"], types.get(f["type"], pa.string())) for f in plan["fields"]]
-    return pa.schema([*fields, pa.field("_rest", pa.string())] if plan.get("extra") == "rest" else fields)
 
 
 def _rows_of(events: Iterable[Any], plan: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
+from headgate._registry import DEFAULT_SCHEMA
 from headgate.checkpoint._delta import DeltaPlace, check_table, commit
 from headgate.checkpoint._places import source_name
-from headgate.checkpoint._run import RejectedRecord
-from headgate.checkpoint._schemas import plan_of
-from headgate.checkpoint._table import arrow_schema
+from headgate.checkpoint._result import RejectedRecord
+from headgate.checkpoint._schemas import arrow_schema, plan_of
 from headgate.errors import ConflictError, HeadgateError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MAGIC, _SEGMENT_VERSION, _ENTRY = b"HGLS", 1, struct.Struct("<16sQQII")  # docs
 
 
 def update_with_spark(
-    spark: Any, source: str, target: str, *, schema: str | type[Any] = "visits", rescan: bool = False
+    spark: Any, source: str, target: str, *, schema: str | type[Any] = DEFAULT_SCHEMA, rescan: bool = False
 ) -> dict[str, int]:
     """Take every file that the table's ledger does not know, and append its rows.
 
@@ -43,7 +43,7 @@ def update_with_spark(
         spark: a SparkSession.
         source: a folder or URL that Spark and the driver name alike (file:///..., s3a://bucket/prefix).
         target: delta+file:///folder or delta+s3://bucket/prefix, as for `update`.
-        schema: "visits", "news", or a pydantic model class.
+        schema: the name of a shipped schema (docs/schemas.md), or a pydantic model class.
         rescan: read known files again too, and take those whose content changed: of files of lines those that were
             added. One that does not go on where it ended is left out with a warning (`update` can take it whole).
             Without it a known name is not opened.

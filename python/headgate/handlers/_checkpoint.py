@@ -90,7 +90,7 @@ def _run(event: Any, observer: Observer) -> CheckpointRun:
 
 def _success(run: CheckpointRun, observer: Observer, started: float) -> Json:
     from headgate._native import core
-    from headgate.checkpoint._run import shown_problems
+    from headgate.checkpoint._result import shown_problems
 
     elapsed = round((time.monotonic() - started) * 1000, 1)
     for reject in run.rejects:

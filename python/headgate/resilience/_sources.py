@@ -29,8 +29,8 @@ class Request(core.HttpRequest):
         InvalidInputError: a name, a value or the method holds characters that end a header.
 
     Example:
-        >>> Request("https://api.example/news?symbol=AAPL", [("X-Token", "secret")])
-        Request('GET', 'https://api.example/news')
+        >>> Request("https://api.example/items?page=2", [("X-Token", "secret")])
+        Request('GET', 'https://api.example/items')
     """
 
     def __init__(self, url: str, headers: Sequence[tuple[str, str]] = (), method: str = "GET", body: str = "") -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from headgate._native import core
 from headgate._registry import shipped_plan
-from headgate.checkpoint._run import shown_problems
+from headgate.checkpoint._result import shown_problems
 from headgate.checkpoint.schema import problems_of
 from headgate.errors import AccessError, HeadgateError, InvalidInputError
 from headgate.pipelines.visits.models import FILE_NAMES, VisitEvent
