@@ -165,6 +165,38 @@ def test_the_jobs_command(tmp_path, capsys, monkeypatch):
         assert (code, err.count("\n")) == (1, 1)
 
 
+def test_status_dlq_doctor_and_metrics_say_one_number(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "headgate.toml").write_text(CONFIG)
+    app = App(load(tmp_path / "headgate.toml"))
+    for n in range(4):
+        letter(app.store, n)
+    letter(app.store, 9, "consume")
+    app.store.db.execute("UPDATE dead_letters SET redriven = seen WHERE id = 2")
+    app.store.publish("market.items", "k", {"n": 1})
+    app.store.relay_outbox({"market.items": ["analysis", "gone"]})  # a group that no configuration names any more
+    app.store.publish("market.items", "k", {"n": 2})
+    measure(app)
+
+    def said(*words):
+        assert main([*words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    status, doctor, counts = said("status"), said("doctor"), said("dlq")
+    truth = 4
+    assert (status["dead_letters"], doctor["waiting"]["dead_letters"]) == (truth, truth)
+    assert sum(row["letters"] for row in counts) == truth
+    assert app.metrics.value("headgate_dead_letters_open") == truth
+    queues = {"analysis": 1, "gone": 1}
+    assert status["queues"] == doctor["waiting"]["queues"] == queues
+    assert {g: app.metrics.value("headgate_queue_messages", group=g) for g in queues} == queues
+    assert status["outbox_unsent"] == doctor["waiting"]["outbox_unsent"] == 1
+    assert app.metrics.value("headgate_outbox_unsent") == 1
+    said("alerts", "check")
+    assert len(said("doctor")["alerts"]) == len(said("status")["alerts"]) == 2
+    app.database.close()
+
+
 def test_status_of_a_folder_without_configuration_makes_nothing(tmp_path, capsys, monkeypatch):
     """It made a database and said that all was well."""
     monkeypatch.chdir(tmp_path)

@@ -195,7 +195,11 @@ def _doctor(options: argparse.Namespace) -> int:
     from headgate._native import core, parquet
 
     app = _app(options)
-    findings = {"headgate": __version__, "sqlite_schema": core.SQLITE_SCHEMA_VERSION, "python": sys.version.split()[0]}
+    findings: dict[str, Any] = {
+        "headgate": __version__,
+        "sqlite_schema": core.SQLITE_SCHEMA_VERSION,
+        "python": sys.version.split()[0],
+    }
     for name, check in (("parquet", parquet), ("objects", lambda: app.objects), ("store", lambda: app.store)):
         check()
         findings[name] = "ok"
@@ -205,7 +209,12 @@ def _doctor(options: argparse.Namespace) -> int:
         warnings = app.ledger.warnings()
     except TransientError as error:
         warnings = [str(error)]
-    _print({**findings, "warnings": warnings, "retention": report(app.database, app.retention)})
+    status = app.status()
+    waiting = {name: status[name] for name in ("outbox_unsent", "queues", "dead_letters") if name in status}
+    findings |= {"warnings": warnings, "waiting": waiting, "alerts": app.alert_book.active()}
+    if app.is_embedded:  # a table expires its items itself
+        findings["retention"] = report(app.database, app.retention)
+    _print(findings)
     return EXIT_OK
 
 
