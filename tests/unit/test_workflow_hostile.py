@@ -3,6 +3,7 @@ execution."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,6 +13,7 @@ import pytest
 from headgate.errors import InvalidInputError, StageFailedError, TransientError
 from headgate.workflow import LocalRunner, TaskFailure, _jsonata
 from headgate.workflow._choice import _matches, _pattern
+from headgate.workflow._execution import ExecutionAlreadyExistsError
 from headgate.workflow._failure import StateError, evaluating
 from headgate.workflow._intrinsics import IntrinsicError, IntrinsicSyntaxError, parse_intrinsic
 from headgate.workflow._json import describe_not_json, load_json, whole_text
@@ -311,3 +313,39 @@ def test_results_that_cannot_be_written_are_the_states_failure(store, clock):
 def test_a_name_that_no_store_keeps_is_refused(store, clock, name):
     with pytest.raises(InvalidInputError, match="workflow: got .*; expected a name"):
         LocalRunner(store.db, {}, clock).start(name, {"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}, {})
+
+
+# --- ids
+
+
+PASS = {"StartAt": "A", "States": {"A": {"Type": "Pass", "End": True}}}
+
+
+def test_an_id_of_another_workflow_is_not_this_ones(store, clock):
+    """The other one's output was handed on as this one's."""
+    runner = LocalRunner(store.db, {}, clock)
+    assert runner.start("first", PASS, {}, "day-1").status == "SUCCEEDED"
+    assert runner.start("first", PASS, {}, "day-1").status == "SUCCEEDED"  # the same again
+    with pytest.raises(ExecutionAlreadyExistsError, match="is one of workflow 'first'"):
+        runner.start("second", PASS, {}, "day-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("day-1", "StepFunctions.ExecutionAlreadyExistsException"),
+        ("two words", "StepFunctions.InvalidNameException"),
+        ("x" * 81, "StepFunctions.InvalidNameException"),
+        ("child-1", None),
+    ],
+)
+def test_a_child_has_a_name_of_its_own(store, clock, name, error):
+    task = {
+        "Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2", "End": True,
+        "Parameters": {"StateMachineArn": "child", "Input": {}, "Name": name},
+    }  # fmt: skip
+    runner = LocalRunner(store.db, {}, clock, machines={"child": PASS})
+    runner.start("first", PASS, {}, "day-1")
+    with contextlib.suppress(StageFailedError):
+        runner.start("parent", {"StartAt": "A", "States": {"A": task}}, {}, "p")
+    assert runner.describe("p").error == error

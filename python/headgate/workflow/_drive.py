@@ -23,6 +23,7 @@ from headgate.workflow._attempts import (
     set_deadline,
 )
 from headgate.workflow._engine import Engine
+from headgate.workflow._execution import EXECUTION_ID
 from headgate.workflow._frames import CALLBACK, FAILED, JOB, RUNNING, SUCCEEDED, TASK, Frame
 from headgate.workflow._json import load_json, to_text
 from headgate.workflow._mocks import is_submitted_first
@@ -268,9 +269,13 @@ class Drive:
                 cause = "Invalid State Machine Execution Input: 'Input' is no JSON"
                 return Failed("StepFunctions.InvalidExecutionInputException", cause)
         child = str(given.get("Name") or request.key.replace(":", "-"))
+        if given.get("Name") and EXECUTION_ID.fullmatch(child) is None:  # one of ours may be longer
+            cause = f"Invalid Name: '{child[:80]}' (Service: AWSStepFunctions; Status Code: 400)"
+            return Failed("StepFunctions.InvalidNameException", cause)
         new = NewExecution(child, name, kind, definition, to_text(data), self.engine.record.id)
         known = self.store.load(child)
-        if known is not None and to_text(known.record.input) != new.input:
+        # Ids are the store's: the execution of another state machine is not this one's.
+        if known is not None and (known.record.workflow, to_text(known.record.input)) != (name, new.input):
             return Failed(
                 "StepFunctions.ExecutionAlreadyExistsException",
                 f"Execution Already Exists: '{child}' (Service: AWSStepFunctions; Status Code: 400)",

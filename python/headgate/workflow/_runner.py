@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from headgate.errors import (
 from headgate.workflow._drive import Drive, Progress, TaskPool
 from headgate.workflow._engine import Engine
 from headgate.workflow._execution import (
+    EXECUTION_ID,
     Execution,
     ExecutionAlreadyExistsError,
     Releasing,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from headgate.ports import Json
 
 log = logging.getLogger("headgate.workflow")
-_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\s<>{}\[\]?*\"#%\\^|~`$&,;:/]{1,80}")
 _POLL_US = 100_000  # how often a waiting start() looks for answers from other processes
 _REDRIVE_DAYS = 14
 _REDRIVES = 1_000
@@ -141,7 +140,7 @@ class LocalRunner:
         check_workflow_name(workflow)
         machine = self._check(workflow, definition, kind)
         name = execution_id or str(uuid.uuid4())
-        if not _ID.fullmatch(name):
+        if not EXECUTION_ID.fullmatch(name):
             message = (
                 f'execution id {name!r}: expected 1 to 80 characters without spaces or any of <>{{}}[]?*"#%\\^|~`$&,;:/'
             )
@@ -158,6 +157,9 @@ class LocalRunner:
                 self._drive(engine, owner)
         else:
             known = self.store.load(name)
+            if known is not None and known.record.workflow != workflow:
+                message = f"execution {name!r} is one of workflow {known.record.workflow!r}; use another id"
+                raise ExecutionAlreadyExistsError(message)
             if known is not None and to_text(known.record.input) != given:
                 message = f"execution {name!r} exists with another input; use another id"
                 raise ExecutionAlreadyExistsError(message)
