@@ -146,7 +146,7 @@ def finish(key: str | None = None, status: str = DONE, **values: Any) -> bool:
         ConfigError: no message is being handled, and no `use(store)` is around the call.
         InvalidInputError: not a final word, or the message announces no item.
     """
-    if status in OPEN or not _STATUS.fullmatch(status):
+    if not isinstance(status, str) or status in OPEN or not _STATUS.fullmatch(status):
         message = f"finish: {status!r} is no final status; expected a lower-case word such as 'done'"
         raise InvalidInputError(message)
     return _end("finish", key, Ending(status, "", values))
@@ -161,7 +161,9 @@ def fail(key: str | None, reason: str) -> bool:
 
     Returns, raises: as `finish`.
     """
-    return _end("fail", key, Ending(FAILED, str(reason)[:_MAX_REASON]))
+    # A text of an exception may hold halves of surrogate pairs, which no store keeps.
+    text = str(reason).encode("utf-8", "backslashreplace").decode()
+    return _end("fail", key, Ending(FAILED, text[:_MAX_REASON]))
 
 
 def leave_pending() -> None:
@@ -198,6 +200,10 @@ def use(store: ItemLives) -> Iterator[None]:
 def _end(what: str, key: str | None, ending: Ending) -> bool:
     scope = _scope.get()
     key = key if key is not None or scope is None else scope.key
+    for name, value in ending.values.items():
+        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+            message = f"{what}: {name} holds half a surrogate pair; expected text that can be stored"
+            raise InvalidInputError(message)
     if not isinstance(key, str) or not key:
         message = f"{what}: the message announces no item; expected the item's key"
         raise InvalidInputError(message)

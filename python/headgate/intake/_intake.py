@@ -124,6 +124,19 @@ class Intake:
 
     def accept(self, source: str, body: bytes, context: Json | None = None) -> Taken:
         """Take a body that was pushed to us: raw first, then as in a collection, with an event of its own."""
+        given: Any = body
+        if not isinstance(given, bytes | bytearray | memoryview):
+            message = f"body: got {type(given).__name__}; expected the bytes as they came"
+            raise InvalidInputError(message)
+        body = bytes(given)
+        given = {} if context is None else context
+        try:
+            is_object = isinstance(given, dict) and json.dumps(given, allow_nan=False) != ""
+        except (TypeError, ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            message = f"context: got {type(given).__name__}; expected an object of JSON values"
+            raise InvalidInputError(message)
         started_us = self.clock.now_us()
         key = self.keep_raw(source, body, {"context": context} if context else None)
         with self.store.transaction():
