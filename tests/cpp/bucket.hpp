@@ -24,6 +24,7 @@ public:
     bool says_in_order = true;
     std::uint64_t shuffle = 0;  // a seed; 0: listed in order
     std::function<Status(std::size_t page)> before_page;
+    std::function<void(std::string_view key)> before_read;
 
     Status list(const checkpoint::ListOptions& options, const Interrupt& interrupt,
                 const std::function<void(const checkpoint::Object&)>& each) override {
@@ -71,6 +72,9 @@ public:
                     if (coming == Coming::later) {
                         std::this_thread::yield();
                         continue;
+                    }
+                    if (bucket.before_read) {
+                        bucket.before_read(wanted.key);
                     }
                     const auto& bytes = bucket.objects.at(std::string(wanted.key));
                     checkpoint::Fetched fetched;

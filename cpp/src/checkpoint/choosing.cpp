@@ -9,10 +9,10 @@
 #include <map>
 #include <mutex>
 #include <set>
-#include <thread>
 
 #include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
+#include "headgate/base/threads.hpp"
 
 namespace headgate::checkpoint {
 namespace {
@@ -49,7 +49,7 @@ public:
     // The second argument of `judge`: whether it is called by the listing thread.
     Judges(std::size_t threads, std::function<void(Batch&, bool)> judge)
         : others_(threads - 1), judge_(std::move(judge)) {}
-    ~Judges() { join(); }
+    ~Judges() { close(); }
     Judges(const Judges&) = delete;
     Judges& operator=(const Judges&) = delete;
 
@@ -83,7 +83,7 @@ private:
         }
         changed_.notify_one();
         if (ready_ > 0 && threads_.size() < others_) {
-            threads_.emplace_back([this] { stay(); });
+            threads_.start([this] { stay(); });
         }
         work(kMostWaiting);
     }
@@ -115,16 +115,16 @@ private:
         lock.lock();
     }
 
-    void join() {
-        {
-            const std::lock_guard lock(mutex_);
-            closed_ = true;
-        }
+    // Nothing is added any more, or a judge has thrown.
+    void close() {
+        const std::lock_guard lock(mutex_);
+        closed_ = true;
         changed_.notify_all();
-        for (auto& thread : threads_) {
-            thread.join();
-        }
-        threads_.clear();
+    }
+
+    void join() {
+        close();
+        threads_.join();
     }
 
     std::size_t others_;
@@ -135,7 +135,7 @@ private:
     std::size_t ready_ = 0;      // of them may be judged
     std::size_t next_ = 0;
     bool closed_ = false;
-    std::vector<std::thread> threads_;
+    Threads threads_{[this] { close(); }};  // last: they use the rest
 };
 
 }  // namespace
@@ -161,10 +161,7 @@ public:
         in_order_ = in_order && source_.lists_in_order() &&
                     std::adjacent_find(prefixes_.begin(), prefixes_.end(), nested) == prefixes_.end();
     }
-    ~Chooser() {
-        stopped_ = true;
-        join();
-    }
+    ~Chooser() { stopped_ = true; }
     Chooser(const Chooser&) = delete;
     Chooser& operator=(const Chooser&) = delete;
 
@@ -174,7 +171,7 @@ public:
             note_listed();
             return status;
         }
-        thread_ = std::thread([this] {
+        listing_.start([this] {
             status_ = choose_in_order();
             if (status_.ok()) {
                 out_.close();
@@ -187,7 +184,7 @@ public:
     }
 
     Status finish(Summary& summary) {
-        join();
+        listing_.join();
         summary.listed += listed_;
         summary.known += count(Verdict::known);
         summary.deferred += count(Verdict::deferred);
@@ -312,12 +309,6 @@ private:
         return deceived_ ? Status(ErrorCode::malformed_response, source_.name() + " is not listed in order") : Status();
     }
 
-    void join() {
-        if (thread_.joinable()) {
-            thread_.join();
-        }
-    }
-
     std::int64_t count(Verdict verdict) const { return verdicts_[static_cast<std::size_t>(verdict)]; }
 
     void judge(Batch& batch, bool listing) {
@@ -418,8 +409,12 @@ private:
     std::set<KeyDigest> unchanged_lines_;
     std::map<KeyDigest, std::uint64_t> ahead_;  // files of the future, and their tags
     Status status_;
-    Judges judges_;  // its threads use the rest
-    std::thread thread_;
+    Judges judges_;            // its threads use the rest
+    Threads listing_{[this] {  // last: it uses the rest
+        stopped_ = true;
+        out_.cancel();  // nobody waits for more files
+        note_listed();
+    }};
 };
 
 Choosing::Choosing(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,

@@ -7,13 +7,13 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 
 #include "column_names.hpp"
 #include "field_kinds.hpp"
 #include "headgate/base/text.hpp"
+#include "headgate/base/threads.hpp"
 #include "headgate/checkpoint/records.hpp"
 #include "headgate/json/reader.hpp"
 #include "reading.hpp"
@@ -156,13 +156,21 @@ private:
 
     Status read(ReadingList& list) {
         std::size_t running = list.readers();
-        std::vector<std::thread> threads;
+        const auto end = [this, &running] {
+            const std::lock_guard lock(mutex_);
+            --running;
+            finished_.notify_all();
+        };
+        Threads threads([this] { stop_ = true; });
         for (std::size_t i = running; i > 0; --i) {
-            threads.emplace_back([this, &list, &running] {
-                work(list);
-                const std::lock_guard lock(mutex_);
-                --running;
-                finished_.notify_all();
+            threads.start([this, &list, &end] {
+                try {
+                    work(list);
+                } catch (...) {
+                    end();
+                    throw;
+                }
+                end();
             });
         }
         std::unique_lock lock(mutex_);
@@ -179,9 +187,7 @@ private:
             lock.lock();
         }
         lock.unlock();
-        for (auto& thread : threads) {
-            thread.join();
-        }
+        threads.join();
         return interrupted_ ? Status(ErrorCode::interrupted, "interrupted; nothing was written") : error_;
     }
 

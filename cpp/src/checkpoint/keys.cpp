@@ -5,9 +5,9 @@
 #include <functional>
 #include <iterator>
 #include <string>
-#include <thread>
 
 #include "headgate/base/limit.hpp"
+#include "headgate/base/threads.hpp"
 
 namespace headgate::checkpoint {
 namespace {
@@ -47,14 +47,12 @@ void merge_stretches(Keys::iterator begin, std::vector<std::ptrdiff_t> ends) {
 
 // Calls `work` with 0 to parts - 1, each on a thread of its own; the caller's is one of them.
 void in_threads(std::size_t parts, const std::function<void(std::size_t)>& work) {
-    std::vector<std::thread> others;
+    Threads others;
     for (std::size_t part = 1; part < parts; ++part) {
-        others.emplace_back([&work, part] { work(part); });
+        others.start([&work, part] { work(part); });
     }
     work(0);
-    for (auto& thread : others) {
-        thread.join();
-    }
+    others.join();
 }
 
 std::size_t shared_prefix(std::string_view a, std::string_view b) {

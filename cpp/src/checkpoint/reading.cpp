@@ -9,6 +9,7 @@
 
 #include "exchange.hpp"
 #include "headgate/base/limit.hpp"
+#include "headgate/base/threads.hpp"
 #include "headgate/checkpoint/records.hpp"
 #include "history.hpp"
 #include "selection.hpp"
@@ -311,9 +312,13 @@ Status read_files(const Options& options, ReadingList& list, const Known& known,
     Exchange exchange;
     std::atomic<std::size_t> done{0};
     std::atomic<bool> stop{false};
-    std::vector<std::thread> threads;
+    const auto give_up = [&] {
+        stop = true;
+        exchange.stop({ErrorCode::internal, "a thread that reads files has failed"});
+    };
+    Threads threads(give_up);
     for (std::size_t i = list.readers(); i > 0; --i) {
-        threads.emplace_back([&] {
+        threads.start([&] {
             Worker(options, list, known, environment, history, exchange, done, stop).run();
             exchange.end();
         });
@@ -343,9 +348,7 @@ Status read_files(const Options& options, ReadingList& list, const Known& known,
     }
     stop = true;
     exchange.stop();
-    for (auto& thread : threads) {
-        thread.join();
-    }
+    threads.join();
     if (status.ok()) {
         progress();
     }

@@ -19,7 +19,11 @@ namespace headgate::checkpoint {
 class LedgerView {
 public:
     LedgerView(const Options& options, Target& target) : options_(options), target_(target) {}
-    ~LedgerView() { static_cast<void>(ready()); }  // its thread uses what is destroyed next
+    ~LedgerView() {
+        if (loading_.valid()) {
+            loading_.wait();  // its thread uses what is destroyed next
+        }
+    }
     LedgerView(const LedgerView&) = delete;
     LedgerView& operator=(const LedgerView&) = delete;
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "headgate/base/text.hpp"
+#include "headgate/base/threads.hpp"
 #include "headgate/json/reader.hpp"
 
 namespace headgate::hash {
@@ -103,16 +104,14 @@ Result<std::vector<std::string>> for_each_text(const std::vector<std::string_vie
     std::size_t count = threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
     count = std::max<std::size_t>(1, std::min(count, bytes / kBytesPerThread));
     std::vector<Slice> slices(count);
-    std::vector<std::thread> workers;
+    Threads workers;
     const std::size_t share = (texts.size() + count - 1) / count;
     for (std::size_t t = 1; t < count; ++t) {
-        workers.emplace_back(work, std::min(texts.size(), t * share), std::min(texts.size(), (t + 1) * share),
-                             std::ref(slices[t]));
+        workers.start(
+            [&, t] { work(std::min(texts.size(), t * share), std::min(texts.size(), (t + 1) * share), slices[t]); });
     }
     work(0, std::min(texts.size(), share), slices[0]);
-    for (auto& worker : workers) {
-        worker.join();
-    }
+    workers.join();
     for (const auto& slice : slices) {
         if (!slice.error.ok()) {
             return Status(slice.error.code(),
