@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +120,35 @@ def test_what_is_no_backup_changes_nothing(opened, tmp_path):
         restore(tmp_path / "copy.db", tmp_path / "h.db", replace=True)
     assert store.count("SELECT count(*) FROM items") == 3
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name or "replaced" in path.name] == []
+
+
+def test_a_backup_is_a_whole_store_and_runs_nothing_by_itself(opened, tmp_path):
+    store = opened()
+    put(store, range(3))
+    backup(store.db, tmp_path / "whole.db")
+
+    def changed(name, *statements):
+        shutil.copy(tmp_path / "whole.db", tmp_path / name)
+        database = LocalDatabase(str(tmp_path / name))
+        for statement in statements:
+            database.execute(statement)
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.close()
+        return tmp_path / name
+
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    bad = [
+        Path("/dev/zero"), tmp_path / "folder", tmp_path / "pipe",
+        changed("negative", "PRAGMA user_version = -5"),
+        changed("part", "DROP TABLE outbox"),
+        changed("trigger", "CREATE TRIGGER t AFTER INSERT ON items BEGIN DELETE FROM items; END"),
+    ]  # fmt: skip
+    for path in bad:
+        with pytest.raises(IntegrityError):
+            restore(path, tmp_path / "h.db", replace=True)
+    assert store.count("SELECT count(*) FROM items") == 3
+    store.db.close()
+    own = changed("own", "CREATE TABLE mine (a)", "CREATE TRIGGER t AFTER INSERT ON mine BEGIN DELETE FROM mine; END")
+    restore(own, tmp_path / "h.db", replace=True)  # a handler's own tables are kept
+    assert opened().count("SELECT count(*) FROM mine") == 0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from headgate._native import core
 from headgate.backends.local import LocalDatabase
-from headgate.errors import DuplicateError, HeadgateError, IntegrityError, NotFoundError, StorageFullError
+from headgate.errors import DuplicateError, HeadgateError, IntegrityError, Kind, NotFoundError, StorageFullError
 
 _SUFFIXES = ("", "-wal", "-shm")  # SQLite's files beside the database
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _APPLICATION_ID = b"HGat"  # PRAGMA application_id, at byte 68 of the file
 
 
@@ -33,9 +34,10 @@ def restore(source: str | os.PathLike[str], target: str | os.PathLike[str], *, r
         StorageFullError: no room for it.
     """
     backup_file, path = Path(source), Path(target)
-    if not backup_file.is_file():
+    if not backup_file.exists():
         message = f"{backup_file.name}: there is no such backup"
         raise NotFoundError(message)
+    _check_head(backup_file)  # before it is copied: it may be anything, of any size
     if path.exists() and not replace:
         message = f"{path.name} is there already; --replace keeps it beside the restored one"
         raise DuplicateError(message)
@@ -71,21 +73,52 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(copy.fileno())
 
 
-def _check_store(path: Path, name: str) -> None:
-    """Whether the file is a whole store; an older one is brought to this version."""
-    with path.open("rb") as file:
-        head = file.read(72)
+def _check_head(path: Path) -> None:
+    """Whether the file begins as a store does; devices, pipes and folders are not opened."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(72)
     if head[:16] != b"SQLite format 3\0" or head[68:72] != _APPLICATION_ID:
-        message = f"{name} is no store of headgate"
+        message = f"{path.name} is no store of headgate"
         raise IntegrityError(message)
-    database = LocalDatabase(str(path))
+
+
+def _check_store(path: Path, name: str) -> None:
+    """Whether the file is a whole store, with what a new one has and nothing that would run by itself; an older one is
+    brought to this version."""
     try:
+        database = LocalDatabase(str(path))
+    except HeadgateError as error:
+        if error.kind is Kind.UNSUPPORTED_VERSION:
+            raise
+        message = f"{name} is damaged: it cannot be opened as a store"
+        raise IntegrityError(message) from None
+    try:
+        _check_tables(database, name)
         ((found,), *_) = database.execute("PRAGMA integrity_check(1)")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         database.close()
     if found != "ok":
         message = f"{name} is damaged: it fails SQLite's integrity check"
+        raise IntegrityError(message)
+
+
+def _check_tables(database: LocalDatabase, name: str) -> None:
+    new = LocalDatabase(":memory:")
+    try:
+        tables = {table for (table,) in new.execute(_TABLES)}
+    finally:
+        new.close()
+    found = {table for (table,) in database.execute(_TABLES)}
+    for table in sorted(tables):
+        if table not in found:
+            message = f"{name} is no whole store: it has no table {table}"
+            raise IntegrityError(message)
+    triggers = database.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'")
+    if on_ours := [table for _, table in triggers if table in tables]:
+        message = f"{name} is no store of headgate's making: its table {on_ours[0]} has a trigger"
         raise IntegrityError(message)
 
 

@@ -281,6 +281,9 @@ Status Database::migrate() {
                                                         std::to_string(from) + ", this headgate knows up to " +
                                                         std::to_string(kSchemaVersion)};
         }
+        if (from < 0) {
+            return {ErrorCode::corrupt_data, "database " + path_ + " has the schema version " + std::to_string(from)};
+        }
         HG_ASSIGN(auto application, pragma("application_id"));
         HG_ASSIGN(auto tables, execute("SELECT count(*) FROM sqlite_master", {}));
         const bool empty = std::get<std::int64_t>(tables.rows[0][0]) == 0;
