@@ -92,9 +92,13 @@ public:
 
     std::shared_ptr<checkpoint::Source> source(const py::object& place) const {
         if (py::isinstance<py::str>(place)) {
-            return checkpoint::make_folder_source(place.cast<std::string>());
+            return checkpoint::make_folder_source(place.cast<std::string>(), {max_body_});
         }
         const auto dict = place.cast<py::dict>();
+        if (dict.contains("folder")) {
+            return checkpoint::make_folder_source(dict["folder"].cast<std::string>(),
+                                                  {max_body_, dict["follow_links"].cast<bool>()});
+        }
         if (dict.contains("files")) {
             return checkpoint::make_files_source(dict["path"].cast<std::string>(), python_files(dict["files"]));
         }
@@ -156,7 +160,7 @@ private:
         }
         backends::CurlOptions curl;
         curl.ca_file = place["ca_file"].cast<std::string>();
-        curl.max_body = max_body_;
+        curl.max_body = std::max(max_body_, backends::kS3RangeBytes);
         curl.max_idle_connections = static_cast<long>(out.in_flight);
         curl.decode = false;  // an object's bytes are what was stored
         out.transport = [make = load_curl(), curl, clock = clock] { return make(curl, clock); };
@@ -279,6 +283,11 @@ void evolve_rows(const std::string& from, const std::string& to, const std::stri
 void check_columns(const std::string& footer_file, const std::string& plan, const std::string& target) {
     check(checkpoint::check_columns(*backends::make_parquet_table(), footer_file, *take(schema::Schema::parse(plan)),
                                     target));
+}
+
+// A part of a table on this machine: one of those that its footer names.
+py::bytes read_part(const std::string& target, const std::string& name) {
+    return take(interruptible([&] { return checkpoint::make_file_target(target)->read_part(name); }));
 }
 
 std::string infer(const py::object& source, const std::string& name, const std::string& sort_by, unsigned threads,
@@ -453,6 +462,13 @@ PYBIND11_MODULE(_parquet, module) {
                py::arg("plan"), py::arg("options"), py::arg("progress"));
     module.def("evolve_rows", &evolve_rows, py::arg("from_file"), py::arg("to_file"), py::arg("plan"));
     module.def("check_columns", &check_columns, py::arg("footer_file"), py::arg("plan"), py::arg("target"));
+    module.def("read_part", &read_part, py::arg("target"), py::arg("name"));
+    module.def(
+        "check_footer",
+        [](const std::string& footer, const std::string& target) {
+            check(headgate::checkpoint::check_footer(footer, target));
+        },
+        py::arg("footer"), py::arg("target"));
     module.def("infer", &infer, py::arg("source"), py::arg("name"), py::arg("sort_by"), py::arg("threads"),
                py::arg("target_key") = "", py::arg("base_plan") = "", py::arg("options") = py::dict(),
                py::arg("progress") = py::none());

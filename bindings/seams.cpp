@@ -37,7 +37,10 @@ public:
         name_ = object_->attr("process_name").cast<std::string>();
     }
 
-    Result<std::string> read(const std::string& path) override { return ask<std::string>("read", path); }
+    Result<std::string> read(const std::string& path, std::uint64_t limit) override {
+        auto bytes = ask<std::string>("read", path);
+        return !bytes.ok() || bytes.value().size() <= limit ? std::move(bytes) : too_large_to_read(path, limit);
+    }
     Status write_new(const std::string& path, std::string_view bytes) override {
         return call([&] { object_->attr("write_new")(path, py::bytes(bytes.data(), bytes.size())); });
     }

@@ -186,6 +186,9 @@ class CheckpointConfig:
     schema: str = _text("", "infer, visits, news, or module:Model of your own; empty: the target's, of a new one infer")
     mode: str = _choice("ledger", ("ledger", "watermark"), "ledger takes late files too")
     settle_s: float = _number(2, 0, 3600, "younger files wait for the next run, seconds")
+    follow_symlinks: bool = field(
+        default=False, metadata={"doc": "read what symbolic links in a folder have outside of it"}
+    )
     export: str = _text("", "a pipeline whose items are exported to source first")
 
 

@@ -48,10 +48,31 @@ std::string parent_folder(const std::string& path) {
     return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Result<std::string> read_file(const std::string& path) {
-    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!file.ok()) {
+Result<FileDescriptor> open_regular_file(const std::string& path) {
+    FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    struct stat info {};
+    if (!file.ok() || ::fstat(file.get(), &info) != 0) {
         return status_from_errno(errno, "cannot open " + path);
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return Status(ErrorCode::invalid_input, "cannot read " + path + ": it is no regular file");
+    }
+    return file;
+}
+
+Status too_large_to_read(const std::string& path, std::uint64_t limit) {
+    return {ErrorCode::message_too_large,
+            "cannot read " + path + ": it has more than " + std::to_string(limit) + " bytes"};
+}
+
+Result<std::string> read_file(const std::string& path, std::uint64_t limit) {
+    HG_ASSIGN(const auto file, open_regular_file(path));
+    struct stat info {};
+    if (::fstat(file.get(), &info) != 0) {
+        return status_from_errno(errno, "cannot read " + path);
+    }
+    if (static_cast<std::uint64_t>(info.st_size) > limit) {
+        return too_large_to_read(path, limit);
     }
     std::string bytes;
     std::array<char, 1 << 16> buffer{};
@@ -65,6 +86,9 @@ Result<std::string> read_file(const std::string& path) {
         }
         if (got == 0) {
             return bytes;
+        }
+        if (static_cast<std::uint64_t>(got) > limit - bytes.size()) {
+            return too_large_to_read(path, limit);
         }
         bytes.append(buffer.data(), static_cast<std::size_t>(got));
     }
@@ -128,7 +152,7 @@ private:
 
 class PosixFiles final : public FileSystem {
 public:
-    Result<std::string> read(const std::string& path) override { return read_file(path); }
+    Result<std::string> read(const std::string& path, std::uint64_t limit) override { return read_file(path, limit); }
 
     Status write_new(const std::string& path, std::string_view bytes) override {
         const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
@@ -179,7 +203,7 @@ public:
             return status_from_errno(errno, "cannot look at " + path);
         }
         return FileInfo{found.st_ino, found.st_size, found.st_mtim.tv_sec * 1'000'000'000LL + found.st_mtim.tv_nsec,
-                        S_ISDIR(found.st_mode)};
+                        S_ISDIR(found.st_mode), S_ISREG(found.st_mode)};
     }
 
     Result<std::vector<std::string>> names(const std::string& folder) override {

@@ -353,6 +353,9 @@ private:
     }
 
     Verdict judge(Object& object, const KeyDigest& digest) {
+        if (object.is_outside) {
+            return Verdict::take;  // to be refused by name
+        }
         const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
         // A known name was judged when it was taken.
         if (belongs_to_target(object.key, options_.target_key) ||

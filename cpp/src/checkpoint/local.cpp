@@ -1,21 +1,24 @@
 // Sources on disk: folders as the machine has them, and folders behind the seam.
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string>
 
 #include "headgate/base/file.hpp"
 #include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/checkpoint/ports.hpp"
+#include "source_folder.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
 constexpr std::size_t kEntriesPerPoll = limit(4096, 3);
+constexpr int kMostLinks = 8;  // one inside the other: many that lead to each other have no end of paths
 
 struct CloseDir {
     void operator()(DIR* dir) const { closedir(dir); }
@@ -27,7 +30,8 @@ std::int64_t nanoseconds(const struct timespec& time) {
 
 class FolderFetcher final : public Fetcher {
 public:
-    explicit FolderFetcher(FileDescriptor folder) : folder_(std::move(folder)) {}
+    FolderFetcher(SourceFolder folder, std::size_t max_file_bytes)
+        : folder_(std::move(folder)), most_(max_file_bytes + 1) {}
 
     void run(const Next& next, const Got& got, const Interrupt& stop) override {
         for (Wanted wanted; !stop() && next(wanted) == Coming::file;) {
@@ -41,7 +45,15 @@ public:
 
 private:
     void load(Fetched& out) {
-        const FileDescriptor file(::openat(folder_.get(), key_.c_str(), O_RDONLY | O_CLOEXEC));
+        bool is_outside = false;
+        const auto file = folder_.open_file(key_, is_outside);
+        if (is_outside) {
+            out.outcome = ReadOutcome::outside;
+            out.error =
+                Status(ErrorCode::permission_denied,
+                       "a symbolic link leads out of the source; follow_symlinks=True (--follow-symlinks) reads it");
+            return;
+        }
         if (!file.ok()) {
             return failed(errno, out);
         }
@@ -49,13 +61,17 @@ private:
         if (::fstat(file.get(), &info) != 0) {
             return failed(errno, out);
         }
+        if (!S_ISREG(info.st_mode)) {  // it was one when it was listed
+            out.error = Status(ErrorCode::invalid_input, "cannot read a source file: it is no regular file");
+            return;
+        }
         // The tag belongs to these very bytes: it comes from the open file, not from the listing.
         out.tag = file_tag(static_cast<std::uint64_t>(info.st_size), nanoseconds(info.st_mtim));
-        bytes_.resize(static_cast<std::size_t>(info.st_size) + 1);
+        bytes_.resize(std::min(static_cast<std::size_t>(info.st_size) + 1, most_));
         std::size_t size = 0;
-        while (true) {
+        while (size < most_) {
             if (size == bytes_.size()) {
-                bytes_.resize(bytes_.size() * 2);
+                bytes_.resize(std::min(bytes_.size() * 2, most_));
             }
             const auto read = ::read(file.get(), bytes_.data() + size, bytes_.size() - size);
             if (read < 0 && errno == EINTR) {
@@ -81,29 +97,32 @@ private:
                                                                          : ReadOutcome::failed;
     }
 
-    FileDescriptor folder_;
+    SourceFolder folder_;
+    std::size_t most_;  // bytes of a file: one more than it may have
     std::string key_;
     std::string bytes_;
 };
 
 class FolderSource final : public Source {
 public:
-    explicit FolderSource(std::string folder) : folder_(std::move(folder)) {}
+    FolderSource(std::string folder, FolderOptions options) : folder_(std::move(folder)), options_(options) {
+        options_.max_file_bytes = std::min(options_.max_file_bytes, SIZE_MAX - 1);
+    }
 
     Status list(const ListOptions& options, const Interrupt& interrupt,
                 const std::function<void(const Object&)>& each) override {
-        if (!descriptor_.ok()) {
-            HG_ASSIGN(descriptor_, open());
+        if (!open_) {
+            HG_ASSIGN(open_, SourceFolder::open(folder_, options_.follow_links));
         }
-        std::size_t seen = 0;
-        return list_into("", options, interrupt, each, seen);
+        Listing listing{options, interrupt, each, 0, {}};
+        return list_into("", 0, listing);
     }
 
     bool look_at(Object& object) override {
         struct stat info {};
         thread_local std::string key;
         key.assign(object.key);
-        if (::fstatat(descriptor_.get(), key.c_str(), &info, 0) != 0) {
+        if (::fstatat(open_->descriptor(), key.c_str(), &info, 0) != 0) {
             return false;
         }
         const auto modified = nanoseconds(info.st_mtim);
@@ -114,8 +133,8 @@ public:
     }
 
     Result<std::unique_ptr<Fetcher>> fetcher() override {
-        HG_ASSIGN(auto folder, open());
-        return std::unique_ptr<Fetcher>(std::make_unique<FolderFetcher>(std::move(folder)));
+        HG_ASSIGN(auto folder, SourceFolder::open(folder_, options_.follow_links));
+        return std::unique_ptr<Fetcher>(std::make_unique<FolderFetcher>(std::move(folder), options_.max_file_bytes));
     }
 
     std::string name() const override { return folder_; }
@@ -123,22 +142,28 @@ public:
     unsigned threads() const override { return 0; }
 
 private:
-    Result<FileDescriptor> open() const {
-        FileDescriptor folder(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!folder.ok()) {
-            return status_from_errno(errno, "cannot list " + folder_);
-        }
-        return folder;
-    }
+    struct Listing {
+        const ListOptions& options;
+        const Interrupt& interrupt;
+        const std::function<void(const Object&)>& each;
+        std::size_t seen = 0;
+        std::vector<std::pair<dev_t, ino_t>> above;  // the folders that the current one is in, and itself
+    };
 
-    Status list_into(const std::string& below, const ListOptions& options, const Interrupt& interrupt,
-                     const std::function<void(const Object&)>& each, std::size_t& seen) {
+    // `links`: how many of the folders above were reached by a symbolic link.
+    Status list_into(const std::string& below, int links, Listing& listing) {
         const auto folder = below.empty() ? folder_ : folder_ + "/" + below;
         const std::unique_ptr<DIR, CloseDir> dir(opendir(folder.c_str()));
-        if (!dir) {
+        struct stat self {};
+        if (!dir || ::fstat(::dirfd(dir.get()), &self) != 0) {
             return status_from_errno(errno, "cannot list " + folder);
         }
-        std::vector<std::string> folders;
+        const std::pair identity(self.st_dev, self.st_ino);
+        if (std::find(listing.above.begin(), listing.above.end(), identity) != listing.above.end()) {
+            return {};  // a loop of links: its files were listed where it began
+        }
+        listing.above.push_back(identity);
+        std::vector<std::pair<std::string, int>> folders;
         std::string key;
         while (true) {
             errno = 0;
@@ -149,7 +174,7 @@ private:
                 }
                 break;
             }
-            if (++seen % kEntriesPerPoll == 0 && interrupt && interrupt()) {
+            if (++listing.seen % kEntriesPerPoll == 0 && listing.interrupt && listing.interrupt()) {
                 return {ErrorCode::interrupted, "interrupted while listing " + folder_};
             }
             const std::string_view name = entry->d_name;
@@ -161,30 +186,40 @@ private:
                 key += '/';
             }
             key += name;
-            auto type = entry->d_type;
-            if (type == DT_UNKNOWN || type == DT_LNK) {
-                struct stat info {};
-                if (::fstatat(descriptor_.get(), key.c_str(), &info, 0) != 0) {
-                    continue;  // vanished, or a dangling link
-                }
-                type = S_ISDIR(info.st_mode) && entry->d_type != DT_LNK ? DT_DIR
-                       : S_ISREG(info.st_mode)                          ? DT_REG
-                                                                        : DT_UNKNOWN;
-            }
-            if (type == DT_DIR) {
-                folders.push_back(key);
-            } else if (type == DT_REG && key.starts_with(options.prefix) && key > options.start_after) {
-                each(Object{key});
+            const auto kind = entry->d_type == DT_REG   ? SourceFolder::Kind::file
+                              : entry->d_type == DT_DIR ? SourceFolder::Kind::folder
+                                                        : open_->kind_of(key);
+            switch (kind) {
+                case SourceFolder::Kind::folder:
+                    folders.emplace_back(key, links);
+                    break;
+                case SourceFolder::Kind::linked_folder:
+                    if (links < kMostLinks) {
+                        folders.emplace_back(key, links + 1);
+                    }
+                    break;
+                case SourceFolder::Kind::outside_folder:
+                    listing.each(Object{key, true, 0, 0, true});
+                    break;
+                case SourceFolder::Kind::file:
+                    if (key.starts_with(listing.options.prefix) && key > listing.options.start_after) {
+                        listing.each(Object{key});
+                    }
+                    break;
+                case SourceFolder::Kind::nothing:
+                    break;
             }
         }
-        for (const auto& sub : folders) {
-            HG_RETURN_IF_ERROR(list_into(sub, options, interrupt, each, seen));
+        for (const auto& [sub, count] : folders) {
+            HG_RETURN_IF_ERROR(list_into(sub, count, listing));
         }
+        listing.above.pop_back();
         return {};
     }
 
     std::string folder_;
-    FileDescriptor descriptor_;
+    FolderOptions options_;
+    std::optional<SourceFolder> open_;
 };
 
 // The same behind the seam; listed and read one by one.
@@ -269,8 +304,8 @@ std::uint64_t file_tag(std::uint64_t size, std::int64_t mtime_ns) noexcept {
     return mix.next();
 }
 
-std::shared_ptr<Source> make_folder_source(const std::string& folder) {
-    return std::make_shared<FolderSource>(folder);
+std::shared_ptr<Source> make_folder_source(const std::string& folder, FolderOptions options) {
+    return std::make_shared<FolderSource>(folder, options);
 }
 
 std::shared_ptr<Source> make_files_source(const std::string& folder, std::shared_ptr<FileSystem> files) {

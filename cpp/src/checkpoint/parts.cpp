@@ -102,10 +102,15 @@ Status NewParts::compact(Footer& next) {
             HG_ASSIGN(const auto bytes, target_.read_part(name));
             HG_ASSIGN(auto older, read_segment(bytes, name));
             all.merge(std::move(older));
+        }
+        all.merge(entries.entries());
+        if (all.size() > most_merged_) {
+            continue;  // one segment of them could not be read back
+        }
+        for (const auto& name : names) {
             std::erase(next.segments, name);
             std::erase(segments_, name);
         }
-        all.merge(entries.entries());
         entries = NewSegment(all.entries());
     }
     return {};

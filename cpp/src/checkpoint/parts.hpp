@@ -15,8 +15,9 @@ namespace headgate::checkpoint {
 
 class NewParts {
 public:
-    NewParts(Target& target, const std::string& write_id, std::size_t most_entries = limit(1'000'000, 5))
-        : target_(target), id_(write_id.substr(0, 12)), most_entries_(most_entries) {}
+    NewParts(Target& target, const std::string& write_id, std::size_t most_entries = limit(1'000'000, 5),
+             std::size_t most_merged = kMostPartEntries)
+        : target_(target), id_(write_id.substr(0, 12)), most_entries_(most_entries), most_merged_(most_merged) {}
     ~NewParts();  // removes what was written, unless it was to be kept
     NewParts(const NewParts&) = delete;
     NewParts& operator=(const NewParts&) = delete;
@@ -48,6 +49,7 @@ private:
     Target& target_;
     std::string id_;
     std::size_t most_entries_;  // held in memory
+    std::size_t most_merged_;   // into one segment
     std::int64_t version_ = 0;
     std::map<std::string, NewSegment> entries_;  // by partition
     std::size_t held_ = 0;

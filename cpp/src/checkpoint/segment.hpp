@@ -17,6 +17,9 @@ namespace headgate::checkpoint {
 
 using KeyDigest = std::array<std::uint8_t, 16>;
 
+// Of a segment that can be read back (kMostPartBytes).
+constexpr std::size_t kMostPartEntries = 26'000'000;
+
 struct Entry {
     KeyDigest key{};
     std::uint64_t tag = 0;      // of size and modification time: cheap to compare

@@ -75,11 +75,19 @@ public:
     Result<std::string> fetch() override { return path_; }
 
     Result<std::string> read_part(const std::string& name) override {
-        auto bytes = files_->read(parts_ + "/" + name);
-        if (!bytes.ok() && bytes.status().code() == ErrorCode::not_found) {
-            return Status(ErrorCode::corrupt_data, "a ledger segment of " + path_ + " is missing: " + name);
+        auto bytes = files_->read(parts_ + "/" + name, kMostPartBytes);
+        if (bytes.ok()) {
+            return bytes;
         }
-        return bytes;
+        switch (bytes.status().code()) {
+            case ErrorCode::not_found:
+                return Status(ErrorCode::corrupt_data, "a ledger segment of " + path_ + " is missing: " + name);
+            case ErrorCode::invalid_input:  // a device, a pipe or a folder
+            case ErrorCode::message_too_large:
+                return Status(ErrorCode::corrupt_data, bytes.status().message());
+            default:
+                return bytes;
+        }
     }
 
     Status write_part(const std::string& name, std::string_view bytes) override {
@@ -151,6 +159,9 @@ private:
     Status identify(Identity& out) const {
         out = {};
         const auto info = files_->info(path_);
+        if (info.ok() && !info.value().regular) {
+            return {ErrorCode::invalid_input, path_ + " is no regular file, and cannot be a table"};
+        }
         if (info.ok()) {
             out = {true, info.value().inode, info.value().size, info.value().modified_ns};
             return {};

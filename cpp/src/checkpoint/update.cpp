@@ -53,7 +53,7 @@ public:
         HG_RETURN_IF_ERROR(load());
         parts_.begin(footer_.version + 1);
         HG_RETURN_IF_ERROR(read());
-        if (unread_->size() > begun_anew_ && unread_->size() == list_.size()) {
+        if (unread_->size() > left_out_ && unread_->size() == list_.size()) {
             if (env_.none_read) {
                 env_.none_read(unread_);
             }
@@ -147,7 +147,7 @@ private:
         const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
         Window window;
         window.on = options_.window_us > 0 && !due && !options_.schema->listing_prefixes.empty() &&
-                    footer_.last_timestamp_us != INT64_MIN;
+                    footer_.last_timestamp_us > INT64_MIN + options_.window_us;
         if (window.on) {
             summary_.complete = false;
             window.stamp = compact_stamp(footer_.last_timestamp_us - options_.window_us);
@@ -193,7 +193,7 @@ private:
                 again.add(key);
                 continue;
             }
-            ++begun_anew_;
+            ++left_out_;
             HG_RETURN_IF_ERROR(note_unread(key, "rewritten"));
         }
         rewritten_.clear();
@@ -231,11 +231,18 @@ private:
             return {};
         }
         summary_.archived += file.outcome == ReadOutcome::archived ? 1 : 0;
-        if (first_error_.ok()) {
+        if (first_error_.ok() && file.outcome != ReadOutcome::outside) {
             first_error_ = file.error;
         }
-        return note_unread(
-            file.key, std::string(file.outcome == ReadOutcome::archived ? "archived" : error_kind(file.error.code())));
+        switch (file.outcome) {
+            case ReadOutcome::archived:
+                return note_unread(file.key, "archived");
+            case ReadOutcome::outside:
+                ++left_out_;
+                return note_unread(file.key, "outside_source");
+            default:
+                return note_unread(file.key, std::string(error_kind(file.error.code())));
+        }
     }
 
     Status note_unread(std::string_view key, const std::string& kind) {
@@ -472,7 +479,7 @@ private:
     std::shared_ptr<Refused> rejects_;
     std::shared_ptr<Refused> unread_;
     Refused resolved_;                    // rejected by earlier runs, and taken by this one
-    std::uint64_t begun_anew_ = 0;        // of unread_
+    std::uint64_t left_out_ = 0;          // of unread_, on purpose: trying again reads none of them
     std::vector<std::string> rewritten_;  // keys of files of lines that do not go on where they ended
     std::set<std::uint64_t> moved_;       // lines that are known under another name now
     std::set<KeyDigest> taken_lines_;     // files of lines that this run has taken

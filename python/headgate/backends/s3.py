@@ -9,7 +9,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from headgate.backends._aws_clients import connect_aws
 from headgate.backends._process_client import ProcessClient
-from headgate.errors import AccessError, ConfigError, InvalidInputError, Kind, NotFoundError, TransientError, needed
+from headgate.errors import (
+    AccessError,
+    ConfigError,
+    IntegrityError,
+    InvalidInputError,
+    Kind,
+    NotFoundError,
+    TransientError,
+    needed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,11 +144,19 @@ class S3Location:
         method = getattr(self.client, name)
         return translated(lambda: method(Bucket=self.bucket, **arguments), shown or self.url)
 
-    def get(self, key: str, shown: str) -> bytes:
-        """The bytes of one object; `shown` stands for it in errors."""
+    def get(self, key: str, shown: str, limit: int | None = None) -> bytes:
+        """The bytes of one object; `shown` stands for it in errors.
+
+        Raises:
+            IntegrityError: kind message_too_large, it has more than `limit` bytes; none of them is read.
+        """
 
         def read() -> bytes:
-            return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            if limit is not None and int(answer["ContentLength"]) > limit:
+                message = f"{shown} has more than {limit} bytes"
+                raise IntegrityError(message, Kind.MESSAGE_TOO_LARGE)
+            return bytes(answer["Body"].read())
 
         return bytes(translated(read, shown))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from headgate._native import core, parquet
-from headgate.checkpoint._places import key_in_source, s3_location, source_place
+from headgate.checkpoint._places import MOST_PART_BYTES, key_in_source, s3_location
 from headgate.checkpoint._schemas import Plan, Reading, arrow_schema, plan_for, plan_of_target
 from headgate.errors import (
     ConfigError,
@@ -42,6 +42,7 @@ APPLICATION = "headgate"
 _ATTEMPTS = 50
 _BASE = "_headgate"  # Delta leaves names that start with an underscore alone
 _RANDOM_BITS = 24
+_SHOWN = 200  # characters of a name in an error
 _FOOTER = b"headgate"
 
 
@@ -105,10 +106,16 @@ class DeltaPlace:
             raise ConfigError(message, Kind.UNSUPPORTED_SCHEME)
 
     def table(self) -> Any | None:
-        """The Delta table as it is now, or None when there is none."""
+        """The Delta table as it is now, or None when there is none.
+
+        Raises:
+            IntegrityError: its log names a file that is not in its folder.
+        """
         if not self._delta.DeltaTable.is_deltatable(self.uri, storage_options=self.options):
             return None
-        return self._delta.DeltaTable(self.uri, storage_options=self.options)
+        table = self._delta.DeltaTable(self.uri, storage_options=self.options)
+        _check_files(table, self.uri)
+        return table
 
     def create(self, columns: Any) -> Any:
         """An empty table; of racing creators one makes it, and all append to it as it then is."""
@@ -140,18 +147,31 @@ class DeltaPlace:
         return dict(json.loads(state.footer))
 
     def part(self, name: str) -> bytes:
-        """One of the ledger's files."""
-        name = f"{_BASE}.ledger/{name}"
+        """One of the ledger's files.
+
+        Raises:
+            IntegrityError: it is missing, no file, or too long to be one. NotFoundError: it is missing on S3.
+        """
         if self.s3 is None:
-            return Path(self.uri, name).read_bytes()
-        return self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}")
+            return bytes(parquet().read_part(str(self.parts), name))
+        name = f"{_BASE}.ledger/{name}"
+        return self.s3.get(f"{self.prefix}{name}", f"{self.uri}/{name}", limit=MOST_PART_BYTES)
 
     def _read_manifest(self, version: int) -> str:
+        name = f"manifest-{version}.json"
+        if self.s3 is None and not Path(self.uri, f"{_BASE}.ledger", name).exists():
+            message = f"{self.uri}: the manifest of append {version} is missing"
+            raise IntegrityError(message)
         try:
-            return self.part(f"manifest-{version}.json").decode()
-        except (FileNotFoundError, NotFoundError):
+            text = self.part(name).decode()
+        except NotFoundError:
             message = f"{self.uri}: the manifest of append {version} is missing"
             raise IntegrityError(message) from None
+        except UnicodeDecodeError:
+            message = f"{self.uri}: the manifest of append {version} cannot be read"
+            raise IntegrityError(message) from None
+        parquet().check_footer(text, f"append {version} of {self.uri}")
+        return text
 
     def write_part(self, name: str, body: bytes) -> None:
         """A new one: never over another run's."""
@@ -193,7 +213,7 @@ class DeltaPlace:
 
 
 def update_delta(
-    source: str | os.PathLike[str],
+    origin: str | dict[str, Any],
     target: str,
     schema: str | type[Any] | None,
     sort_by: str,
@@ -201,10 +221,10 @@ def update_delta(
     options: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """`update` for a delta+ target; the counts of the run that won."""
+    """`update` for a delta+ target; the counts of the run that won. `origin`: the source as the core takes it."""
     import random
 
-    place, origin = DeltaPlace(target), source_place(source)
+    place = DeltaPlace(target)
     for attempt in range(1, _ATTEMPTS + 1):
         state = place.state()
 
@@ -237,6 +257,16 @@ def _scratch(parent: str = "") -> Iterator[str]:
         yield folder.path
     finally:
         folder.remove()
+
+
+def _check_files(table: Any, shown: str) -> None:
+    """Whether every file that the log names is in the table's folder: readers, Spark's too, would open any other."""
+    for path in table.get_add_actions().column("path").to_pylist():
+        decoded = unquote(str(path))
+        parts = decoded.split("/")
+        if not decoded or "\0" in decoded or decoded.startswith("/") or ".." in parts or ":" in parts[0]:
+            message = f"{shown}: its log names a file that is not in its folder: {str(path)[:_SHOWN]!r}"
+            raise IntegrityError(message)
 
 
 def version_of(table: Any | None, place: DeltaPlace) -> int:
@@ -440,8 +470,8 @@ def check_table(place: DeltaPlace, state: State, plan: str) -> None:
 
 
 def verify_delta(
-    target: str, source: str | os.PathLike[str] | None, schema: str | type[Any] | None, reading: Reading,
-    progress: Callable[[int, int], None] | None,
+    target: str, source: str | os.PathLike[str] | None, origin: str | dict[str, Any] | None,
+    schema: str | type[Any] | None, reading: Reading, progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """`verify` for a delta+ target: every row is read, the ledger is the one that the last append names."""
     place = DeltaPlace(target)
@@ -455,7 +485,6 @@ def verify_delta(
         told = os.path.join(scratch, "footer.parquet")
         write_footer(told, _ordered(columns_of(state.table), arrow_schema(json.loads(plan))), state.footer)
         goal = {"footer_file": told, "parts": place.parts}
-        origin = None if source is None else source_place(source)
         key = "" if source is None else key_in_source(source, target)
         found: dict[str, Any] = parquet().verify(origin, goal, plan, progress, rows, key)
         return found

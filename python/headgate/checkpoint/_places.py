@@ -10,6 +10,7 @@ from headgate.errors import ConfigError, InvalidInputError, Kind
 if TYPE_CHECKING:
     from headgate.backends.s3 import S3Location
 
+MOST_PART_BYTES = 1 << 30  # of a file beside a table that is read back: kMostPartBytes of the core
 _EXPECTED = "expected a path, file:///path or s3://bucket/key"
 
 
@@ -65,20 +66,23 @@ def s3_location(url: str | os.PathLike[str]) -> S3Location:
     return S3Location(os.fspath(url))
 
 
-def source_place(url: str | os.PathLike[str]) -> str | dict[str, Any]:
+def source_place(url: str | os.PathLike[str], *, follow_symlinks: bool = False) -> str | dict[str, Any]:
     """A source as the core takes it.
 
     Raises:
-        InvalidInputError: kind not_found, there is no such folder.
+        InvalidInputError: kind not_found, there is no such folder; links are to be followed in a bucket.
         ConfigError: an unknown scheme.
     """
     if is_url(url, "s3"):
+        if follow_symlinks:
+            message = "follow_symlinks: a bucket has no symbolic links; it is for folders"
+            raise InvalidInputError(message)
         return s3_location(url).place(prefix=True)
     folder = _local(url)
     if not os.path.isdir(folder):
         message = f"checkpoint source: {folder} is not a folder"
         raise InvalidInputError(message, Kind.NOT_FOUND)
-    return folder
+    return {"folder": folder, "follow_links": True} if follow_symlinks else folder
 
 
 def target_place(url: str | os.PathLike[str]) -> str | dict[str, Any]:

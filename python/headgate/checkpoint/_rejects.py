@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headgate.checkpoint._places import is_url, local_path, s3_location
-from headgate.errors import InvalidInputError, Kind, NotFoundError
+from headgate._native import parquet
+from headgate.checkpoint._places import MOST_PART_BYTES, is_url, local_path, s3_location, shown
+from headgate.errors import IntegrityError, InvalidInputError, Kind, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,32 +41,39 @@ def rejected(target: str | os.PathLike[str], digest: str) -> list[dict[str, Any]
         message = f"digest {digest!r}: expected 8 to {_DIGEST} hex digits"
         raise InvalidInputError(message)
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for text in _segments(target):
-        for record in map(json.loads, text.split("\n")[:-1]):
-            if hashlib.sha256(record["key"].encode()).hexdigest().startswith(wanted):
-                content = record.pop("content", None)
-                latest[record["key"], record["offset"], content] = record
-    found = [record for record in latest.values() if record["problems"]]  # none: it was taken by a later run
+    found: list[dict[str, Any]] = []
+    for name, data in _segments(target):
+        try:
+            for record in map(json.loads, data.decode().split("\n")[:-1]):
+                if hashlib.sha256(record["key"].encode()).hexdigest().startswith(wanted):
+                    content = record.pop("content", None)
+                    latest[record["key"], record["offset"], content] = record
+            found = [record for record in latest.values() if record["problems"]]  # none: it was taken by a later run
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            message = f"a reject segment of {target} cannot be read: {name}"
+            raise IntegrityError(message) from None
     if not found:
         message = f"no refused record has the digest {wanted}"
         raise NotFoundError(message)
     return found
 
 
-def _segments(target: str | os.PathLike[str]) -> Iterator[str]:
+def _segments(target: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import DeltaPlace
 
         table = DeltaPlace(os.fspath(target))
         for name in table.footer()["rejects"]:
-            yield table.part(name).decode()
+            yield name, table.part(name)
         return
-    for name in json.loads(_footer(target))["rejects"]:
+    footer = _footer(target)
+    parquet().check_footer(footer, shown(target))
+    for name in json.loads(footer)["rejects"]:
         if is_url(target, "s3"):
             place = s3_location(target)
-            yield place.get(f"{place.key}.ledger/{name}", f"{place.url}.ledger/{name}").decode()
+            yield name, place.get(f"{place.key}.ledger/{name}", f"{place.url}.ledger/{name}", limit=MOST_PART_BYTES)
         else:
-            yield Path(f"{local_path(target)}.ledger", name).read_text(encoding="utf-8")
+            yield name, parquet().read_part(local_path(target), name)
 
 
 def _footer(target: str | os.PathLike[str]) -> str:
@@ -84,4 +91,4 @@ def _footer(target: str | os.PathLike[str]) -> str:
     if b"headgate" not in (metadata or {}):
         message = f"{target} is not a headgate checkpoint"
         raise InvalidInputError(message, Kind.CORRUPT_DATA)
-    return str(metadata[b"headgate"].decode())
+    return str(metadata[b"headgate"].decode("utf-8", "replace"))

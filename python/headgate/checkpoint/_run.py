@@ -35,6 +35,7 @@ def update(
     retry_rejected: bool | str = False,
     take_rewritten: bool = False,
     other_source: bool = False,
+    follow_symlinks: bool = False,
     evolve: bool = False,
     threads: int = 0,
     memory: int = 256 * 1024**2,
@@ -75,6 +76,9 @@ def update(
         take_rewritten: take a file of lines whole that does not go on where it ended, although it may hold lines that
             were taken. Without it such a file is named in `unread` (kind "rewritten") and left out.
         other_source: the table may be fed from another source than before, or from one that has moved.
+        follow_symlinks: read what symbolic links in a folder have outside of it. Without it such a link is named in
+            `unread` (kind "outside_source") and left out; a link to a folder inside is passed over, as its files have
+            names of their own.
         evolve: the table may get the schema's new nullable columns, and wider numbers (int32 to int64, integers to
             float64 where no value is rounded); its rows are written anew then. For "infer" the files are looked at
             again, and fields that came later become columns. Without it a table of other columns is refused.
@@ -131,7 +135,8 @@ def update(
     options["unread"] = unread  # gets every file, if not one could be read
     try:
         with about_checkpoint():
-            found = _update(source, target, schema, sort_by, reading, options, progress)
+            origin = source_place(source, follow_symlinks=follow_symlinks)
+            found = _update(origin, target, schema, sort_by, reading, options, progress)
     except CheckpointError as error:
         error.unread = [one for refused in unread for one in Refusals(refused)]
         raise
@@ -140,19 +145,19 @@ def update(
 
 
 def _update(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], schema: str | type[Any] | None, sort_by: str,
+    origin: str | dict[str, Any], target: str | os.PathLike[str], schema: str | type[Any] | None, sort_by: str,
     reading: Reading, options: dict[str, Any], progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import update_delta
 
-        return update_delta(source, os.fspath(target), schema, sort_by, reading, options, progress)
-    place, goal = source_place(source), target_place(target)
+        return update_delta(origin, os.fspath(target), schema, sort_by, reading, options, progress)
+    goal = target_place(target)
 
     def infer(known: str) -> str:
         return str(
             parquet().infer(
-                place, "records", sort_by, options["threads"], options["target_key"], known, reading.for_inference(),
+                origin, "records", sort_by, options["threads"], options["target_key"], known, reading.for_inference(),
                 progress,
             )
         )  # fmt: skip
@@ -161,7 +166,7 @@ def _update(
     stored = parquet().stored_schema(goal) if looks else ("", "")
     plan = plan_for(schema, stored, infer, reading, shown(target), evolve=options["evolve"])
     options = {**options, "inferred": plan.inferred}
-    return dict(parquet().update(place, goal, plan.text, options, progress))
+    return dict(parquet().update(origin, goal, plan.text, options, progress))
 
 
 def _answer(found: dict[str, Any], target: str, started: float) -> CheckpointRun:

@@ -48,6 +48,7 @@ def verify(
     schema: str | type[Any] | None = None,
     names: str | None = None,
     file_name: bool | str = False,
+    follow_symlinks: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Read a checkpoint again: count its rows, check their order, the ledger and its checksums.
@@ -60,6 +61,7 @@ def verify(
         schema: as for `update`; None: the one that the target was made with.
         names: as for `update`, of a declared schema; an inferred one knows.
         file_name: likewise.
+        follow_symlinks: as for `update`.
         progress: called with (files read, files to read).
 
     Raises:
@@ -70,12 +72,12 @@ def verify(
         >>> verify("events.parquet", "logs/prod").differences     # doctest: +SKIP
         []
     """
-    origin = None if source is None else source_place(source)
+    origin = None if source is None else source_place(source, follow_symlinks=follow_symlinks)
     reading = reading_of(names, "", file_name, None)
     if os.fspath(target).startswith("delta+"):
         from headgate.checkpoint._delta import verify_delta
 
-        return VerifyReport(**verify_delta(os.fspath(target), source, schema, reading, progress))
+        return VerifyReport(**verify_delta(os.fspath(target), source, origin, schema, reading, progress))
     goal = target_place(target)
     plan = plan_of_target(schema, parquet().stored_schema(goal), reading, shown(target))
     key = "" if source is None else key_in_source(source, target)

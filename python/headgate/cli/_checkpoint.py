@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_FAILED, EXIT_DIFFERS, EXIT_REJECTS, EXIT_INCOMPLETE = 0, 1, 3, 4, 5
 _MOST_ON_TERMINAL = 20  # lines about rejected records
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for the beginning of a formula (OWASP)
-_REWRITTEN = "rewritten: it may hold lines that were taken; --take-rewritten takes all of it"
+_WHY_UNREAD = {
+    "rewritten": "rewritten: it may hold lines that were taken; --take-rewritten takes all of it",
+    "outside_source": "outside_source: a symbolic link leads out of the source; --follow-symlinks reads it",
+}
 _COUNTS = {"count", "submitted", "passed", "pass-qc", "not-pass-qc"}
 
 
@@ -95,6 +98,8 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
                          help="files to read: a glob (*.log) or regular expression, without .gz and .zst")  # fmt: skip
     command.add_argument("--file-name", nargs="?", const=True, default=False, metavar="COLUMN",
                          help="a column with the file of each record (default name: filename)")  # fmt: skip
+    command.add_argument("--follow-symlinks", action="store_true",
+                         help="read what symbolic links in a folder have outside of it")  # fmt: skip
 
 
 def schema_of(name: str | None) -> Any:
@@ -154,7 +159,8 @@ def checkpoint(options: argparse.Namespace) -> int:
             listing=options.listing, settle_s=options.settle, memory=options.memory * 1024**2,
             spill_dir=options.spill_dir, rescan=options.rescan, retry_rejected=options.retry_rejected,
             take_rewritten=options.take_rewritten, other_source=options.other_source, evolve=options.evolve,
-            sort_by=options.sort_by, dry_run=options.dry_run, progress=progress,
+            follow_symlinks=options.follow_symlinks, sort_by=options.sort_by, dry_run=options.dry_run,
+            progress=progress,
         )  # fmt: skip
     print(json.dumps(run.to_dict(), indent=2))
     _name_files("rejected records", run.rejects, lambda reject: f"rejected {reject}")
@@ -169,7 +175,7 @@ def checkpoint(options: argparse.Namespace) -> int:
 
 def _why_unread(one: RejectedRecord) -> str:
     kind = one.problems[0][1]
-    why = _REWRITTEN if kind == "rewritten" else f"{kind}; the next run tries again"
+    why = _WHY_UNREAD.get(kind, f"{kind}; the next run tries again")
     return f"not read {one.name} ({one.digest}): {why}"
 
 
@@ -232,7 +238,7 @@ def verify(options: argparse.Namespace) -> int:
     with bar("reading files", quiet=options.quiet) as progress:
         report = check(
             options.target, options.source, schema=schema_of(options.schema), names=options.names,
-            file_name=options.file_name, progress=progress,
+            file_name=options.file_name, follow_symlinks=options.follow_symlinks, progress=progress,
         )  # fmt: skip
     print(json.dumps(report.to_dict(), indent=2))
     for difference in report.differences:

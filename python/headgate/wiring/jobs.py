@@ -66,6 +66,7 @@ class Jobs(Stores):
             schema=schema,
             mode=cast("Mode", c.mode),
             settle_s=0 if c.export else c.settle_s,  # exported files appear complete, by a rename
+            follow_symlinks=c.follow_symlinks,
             progress=progress,
         )
 

@@ -10,6 +10,9 @@
 
 namespace headgate::backends {
 
+// Tables and their parts are read in ranges of so many bytes, which a transport has to take.
+constexpr std::size_t kS3RangeBytes = 16U << 20U;
+
 struct S3Credentials {
     std::string access_key;  // empty: requests are not signed
     std::string secret_key;

@@ -35,6 +35,7 @@ struct FileInfo {
     std::int64_t size = 0;
     std::int64_t modified_ns = 0;
     bool folder = false;
+    bool regular = true;  // no folder, device, pipe or socket
 };
 
 // Held until it is destroyed or its process ends.
@@ -47,7 +48,9 @@ public:
 class FileSystem {
 public:
     virtual ~FileSystem() = default;
-    virtual Result<std::string> read(const std::string& path) = 0;
+    // invalid_input, before a byte is read, for what is no regular file, message_too_large for more than `limit` bytes.
+    virtual Result<std::string> read(const std::string& path, std::uint64_t limit) = 0;
+    Result<std::string> read(const std::string& path) { return read(path, UINT64_MAX); }
     // A new file, its bytes synced, its name not yet; already_exists when the name is taken.
     virtual Status write_new(const std::string& path, std::string_view bytes) = 0;
     virtual Status rename(const std::string& from, const std::string& to) = 0;  // replaces `to`
@@ -71,7 +74,11 @@ private:
 
 std::shared_ptr<FileSystem> real_files();
 
-Result<std::string> read_file(const std::string& path);
+// For reading. Devices, pipes, sockets and folders are refused (invalid_input); nothing waits for a pipe's other end.
+Result<FileDescriptor> open_regular_file(const std::string& path);
+// message_too_large, before anything is allocated, for a file of more than `limit` bytes.
+Result<std::string> read_file(const std::string& path, std::uint64_t limit = UINT64_MAX);
+Status too_large_to_read(const std::string& path, std::uint64_t limit);
 Status make_folders(const std::string& path);
 Status sync_file(const std::string& path);
 // All of the bytes from byte `at` of the file on; `what` is named when it fails: "cannot write <what>".

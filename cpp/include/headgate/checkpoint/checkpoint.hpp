@@ -106,6 +106,10 @@ struct StoredSchema {
 };
 Result<StoredSchema> stored_schema(const Environment& environment);
 
+// Refuses the text of a footer, or of a Delta table's manifest, that update() would refuse: then none of the names in
+// it may be opened.
+Status check_footer(const std::string& footer, const std::string& target);
+
 // Whether `key` is the target's, or that of a file which belongs to it: in it (Delta), its ledger, lock, or what it is
 // written to. Nothing belongs to an empty target.
 bool belongs_to_target(std::string_view key, std::string_view target);

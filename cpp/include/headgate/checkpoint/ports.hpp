@@ -26,12 +26,14 @@ struct Object {
     bool looked_at = false;
     std::uint64_t tag = 0;         // once looked_at
     std::int64_t modified_us = 0;  // once looked_at
+    bool is_outside = false;       // a link to a folder that is not in the source: whatever its name, it is not read
 };
 
 enum class ReadOutcome : std::uint8_t {
     read,
     vanished,  // gone between listing and reading
     refused,   // access denied
+    outside,   // a symbolic link leads out of the source
     archived,  // in cold storage (S3: InvalidObjectState)
     failed,    // any other error, after the retries
 };
@@ -138,6 +140,10 @@ public:
                                                         const schema::Schema& schema) const = 0;
 };
 
+// The longest part that is read back: a ledger segment of 26 million files. Segments that would be longer together are
+// not merged.
+constexpr std::uint64_t kMostPartBytes = std::uint64_t{1} << 30;
+
 // Where the committed table and its parts (ledger and reject segments) live.
 class Target {
 public:
@@ -147,6 +153,7 @@ public:
     // (its rows may be missing), valid until the next call.
     virtual Result<std::optional<std::string>> peek() = 0;
     virtual Result<std::string> fetch() = 0;  // the same file with its rows
+    // corrupt_data for a part that is missing, no regular file, or longer than kMostPartBytes.
     virtual Result<std::string> read_part(const std::string& name) = 0;
     virtual Status write_part(const std::string& name, std::string_view bytes) = 0;
     virtual Status remove_part(const std::string& name) = 0;  // one that stays harms nothing
@@ -165,7 +172,13 @@ public:
 using Unpack =
     std::function<Status(std::string_view name, std::string_view packed, std::size_t limit, std::string& out)>;
 
-std::shared_ptr<Source> make_folder_source(const std::string& folder);
+struct FolderOptions {
+    std::size_t max_file_bytes = 256U << 20U;  // of a larger file, one byte more than that is read
+    // Symbolic links that lead out of the folder are followed. Otherwise such a link is ReadOutcome::outside, and links
+    // to folders inside are left alone: their files have names of their own.
+    bool follow_links = false;
+};
+std::shared_ptr<Source> make_folder_source(const std::string& folder, FolderOptions options = {});
 // For a table that others append to (Delta): what is committed is told by the footer of `footer_file` (empty: nothing
 // yet), `commit` leaves the new rows in `out`, and the parts live where `parts` keeps them. Whoever appends `out` makes
 // the real, conditional commit.

@@ -18,8 +18,7 @@ namespace {
 
 using namespace s3;
 
-constexpr std::uint64_t kTail = 1U << 20U;    // what a first look reads from the end
-constexpr std::uint64_t kRange = 16U << 20U;  // of a download; the client keeps one in memory
+constexpr std::uint64_t kTail = 1U << 20U;  // what a first look reads from the end
 constexpr std::uint64_t kLargestPut = 5ULL << 30U;
 constexpr std::int64_t kOrphanUs = 86'400'000'000;  // a part that nobody names may belong to a run that still works
 
@@ -51,10 +50,9 @@ public:
         }
         etag_ = answer.value().header("etag");
         const auto& tail = answer.value().body;
-        size_ = tail.size();
-        if (const auto range = answer.value().header("content-range"); range.find('/') != std::string_view::npos) {
-            const auto total = range.substr(range.find('/') + 1);
-            std::from_chars(total.data(), total.data() + total.size(), size_);
+        size_ = total_size(answer.value());
+        if (size_ < tail.size()) {
+            return Status(ErrorCode::malformed_response, name() + ": S3 sent more than the object has");
         }
         // A file of the right size with its end in place is enough to read a footer from.
         HG_ASSIGN(const auto folder, scratch());
@@ -87,12 +85,28 @@ public:
     }
 
     Result<std::string> read_part(const std::string& name) override {
-        auto answer = client_.send({"GET", part(name), {}, {}, "", ""}, interrupt_);
-        if (answer.ok()) {
-            return std::move(answer.value().body);
+        // In ranges: the client's limit is that of the source's files.
+        std::string bytes;
+        auto missing = false;
+        for (std::uint64_t size = 1; bytes.size() < size && !missing;) {
+            const auto range =
+                "bytes=" + std::to_string(bytes.size()) + "-" + std::to_string(bytes.size() + kS3RangeBytes - 1);
+            auto answer = client_.send({"GET", part(name), {}, {{"range", range}}, "", ""}, interrupt_);
+            missing = !answer.ok() && answer.status().code() == ErrorCode::not_found;
+            if (!answer.ok() && !missing) {
+                return about(answer.status());
+            }
+            if (answer.ok()) {
+                size = total_size(answer.value());
+                if (size > checkpoint::kMostPartBytes || answer.value().body.empty()) {
+                    return Status(ErrorCode::corrupt_data,
+                                  "a ledger segment of " + this->name() + " is too large to be one: " + name);
+                }
+                bytes += answer.value().body;
+            }
         }
-        if (answer.status().code() != ErrorCode::not_found) {
-            return about(answer.status());
+        if (!missing) {
+            return bytes;
         }
         // A racing run may have merged the segments since: then the table is another one now.
         if (const auto before = etag_; !peek().ok() || etag_ != before) {
@@ -167,13 +181,23 @@ public:
     std::string name() const override { return "s3://" + shared_->options.bucket + "/" + key_; }
 
 private:
+    // Of the object that a ranged answer is a part of.
+    static std::uint64_t total_size(const net::HttpResponse& answer) {
+        std::uint64_t size = answer.body.size();
+        if (const auto range = answer.header("content-range"); range.find('/') != std::string_view::npos) {
+            const auto total = range.substr(range.find('/') + 1);
+            std::from_chars(total.data(), total.data() + total.size(), size);
+        }
+        return size;
+    }
+
     std::string part(const std::string& name) const { return key_ + ".ledger/" + name; }
 
     Status about(const Status& status) const { return {status.code(), name() + ": " + status.message()}; }
 
     Status download(const FileDescriptor& file, std::uint64_t begin, std::uint64_t end) {
-        for (auto at = begin; at < end; at += kRange) {
-            const auto last = std::min(end, at + kRange) - 1;
+        for (auto at = begin; at < end; at += kS3RangeBytes) {
+            const auto last = std::min(end, at + kS3RangeBytes) - 1;
             const auto range = "bytes=" + std::to_string(at) + "-" + std::to_string(last);
             const auto answer =
                 client_.send({"GET", key_, {}, {{"if-match", etag_}, {"range", range}}, "", ""}, interrupt_);
