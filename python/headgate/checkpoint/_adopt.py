@@ -63,6 +63,7 @@ def adopt(
     file_name: bool | str = False,
     time: Mapping[str, str] | None = None,
     sort_by: str = "",
+    follow_symlinks: bool = False,
     dry_run: bool = False,
 ) -> Adoption:
     """Make a Parquet file (of `CheckpointStore.save`, pandas, polars, ...) a checkpoint that `update` continues.
@@ -74,7 +75,7 @@ def adopt(
         source: what the table was made from, as for `update`.
         target: the file, on disk or s3://bucket/key. Its rows stay as they are; it is written anew, sorted.
         schema: as for `update`; None infers one from the source. The table must have its columns.
-        names, records, file_name, time, sort_by: as for `update`.
+        names, records, file_name, time, sort_by, follow_symlinks: as for `update`.
         dry_run: find out, and write nothing.
 
     Raises:
@@ -91,7 +92,7 @@ def adopt(
     if os.fspath(target).startswith("delta+"):
         message = "adopt: a Delta table cannot be adopted; expected a Parquet file on disk or s3://bucket/key"
         raise ConfigError(message)
-    place = source_place(source)
+    place = source_place(source, follow_symlinks=follow_symlinks)
     if schema is None or schema == INFER:
         key = key_in_source(source, target)
         inferred, plan = True, str(parquet().infer(place, "records", sort_by, 0, key, "", reading.for_inference()))

@@ -133,7 +133,8 @@ def _adopt(options: argparse.Namespace) -> int:
         raise InvalidInputError(message)
     found = adopt(
         options.source, options.target, schema=schema_of(options.schema), names=options.names, records=options.records,
-        file_name=options.file_name, time=_times(options.time), sort_by=options.sort_by, dry_run=options.dry_run,
+        file_name=options.file_name, time=_times(options.time), sort_by=options.sort_by,
+        follow_symlinks=options.follow_symlinks, dry_run=options.dry_run,
     )  # fmt: skip
     print(json.dumps(found.to_dict(), indent=2))
     if not options.quiet:
