@@ -67,7 +67,17 @@ void feed_long(CanonicalWriter& writer, PyObject* value) {
         return;
     }
     // str() of a subclass (IntEnum, say) may be anything: take the plain integer.
-    const auto text = py::cast<std::string>(py::str(py::int_(py::handle(value).attr("__index__")())));
+    const auto plain = py::int_(py::handle(value).attr("__index__")());
+    std::string text;
+    try {  // which Python refuses for more than kMostDigits
+        text = py::cast<std::string>(py::str(plain));
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_ValueError)) {
+            throw;
+        }
+        check({ErrorCode::number_out_of_range,
+               "an integer of more than " + std::to_string(json::kMostDigits) + " digits"});
+    }
     check(writer.number(text, true) ? Status() : writer.status());
 }
 

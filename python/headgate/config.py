@@ -378,6 +378,11 @@ def load(path: str | os.PathLike[str] | None = None, environment: Mapping[str, s
             raise _error(str(file), "is not UTF-8 text") from None
         except tomllib.TOMLDecodeError as error:
             raise _error(str(file), f"is not valid TOML: {error}") from None
+        except RecursionError:
+            raise _error(str(file), "is nested too deep", Kind.NESTING_TOO_DEEP) from None
+        except ValueError:
+            message = "has an integer of more than 4300 digits"
+            raise _error(str(file), message, Kind.NUMBER_OUT_OF_RANGE) from None
     _override(raw, environment)
     config = _build(Config, raw, str(file), "")
     if config.format != FORMAT:

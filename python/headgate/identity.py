@@ -22,7 +22,7 @@ from headgate._native import core
 from headgate.errors import ConfigError, InvalidInputError, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 BigIntegers = Literal["refuse", "exact"]
 Profile = Literal["rfc8785", "json.dumps"]
@@ -166,9 +166,43 @@ def _dumps(value: Any) -> bytes:
     except InvalidInputError:
         raise
     except (TypeError, ValueError) as error:
+        if "int_max_str_digits" in str(error):
+            message = "an integer of more than 4300 digits"
+            raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE) from None
         message = f"json.dumps refuses the object: {error}"
         raise InvalidInputError(message) from None
     return text.encode("ascii")
+
+
+def load_json(text: str | bytes, what: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON that a stranger wrote, by Python's own parser, with the core's kinds of errors.
+
+    Args:
+        text: the JSON.
+        what: stands for it in errors.
+        pairs: makes an object of its members; see `json.loads`.
+
+    Raises:
+        InvalidInputError: kind invalid_json, nesting_too_deep, or number_out_of_range for an integer of more than
+            4,300 digits, which Python does not read.
+
+    Example:
+        >>> load_json('{"n": 1}', "the message")
+        {'n': 1}
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except InvalidInputError:
+        raise
+    except RecursionError:
+        message = f"{what} is nested too deep for Python's json module"
+        raise InvalidInputError(message, Kind.NESTING_TOO_DEEP) from None
+    except (json.JSONDecodeError, UnicodeError):
+        message = f"{what} is not JSON"
+        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+    except ValueError:
+        message = f"{what} has an integer of more than 4300 digits"
+        raise InvalidInputError(message, Kind.NUMBER_OUT_OF_RANGE) from None
 
 
 def _loads(text: str | bytes) -> Any:
@@ -179,16 +213,7 @@ def _loads(text: str | bytes) -> Any:
             raise InvalidInputError(message, Kind.DUPLICATE_KEY)
         return found
 
-    try:
-        return json.loads(text, object_pairs_hook=no_duplicates)
-    except RecursionError:
-        message = "nested too deep for Python's json module"
-        raise InvalidInputError(message, Kind.NESTING_TOO_DEEP) from None
-    except InvalidInputError:
-        raise
-    except ValueError as error:
-        message = f"not JSON: {error.__class__.__name__}"
-        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+    return load_json(text, "the document", no_duplicates)
 
 
 core.set_identity_rules(plain, _dumps)

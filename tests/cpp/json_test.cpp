@@ -189,5 +189,13 @@ TEST(Canonical, IsIdempotentOnRandomDocuments) {
     }
 }
 
+TEST(Canonical, KeepsNoIntegerThatPythonDoesNotRead) {
+    for (const auto policy : {BigIntegers::exact, BigIntegers::verbatim}) {
+        const std::string longest(kMostDigits, '9');
+        EXPECT_EQ(canonicalize("-" + longest, policy).value(), "-" + longest);
+        EXPECT_EQ(canonicalize("[" + longest + "9]", policy).status().code(), ErrorCode::number_out_of_range);
+    }
+}
+
 }  // namespace
 }  // namespace headgate::json

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _IN_FLIGHT = 192  # requests at once and thread; docs/benchmarks.md
+_MOST_DIGITS = 4
 _OPTIONS = {"region", "endpoint", "profile", "scratch", "in_flight", "prefix"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
@@ -64,6 +65,7 @@ class S3Location:
             what = f"unknown option {unknown[0]!r}" if unknown else "no bucket"
             message = f"s3 URL: {what}; expected s3://bucket/key with options of {', '.join(sorted(_OPTIONS))}"
             raise ConfigError(message)
+        self._in_flight = _number_of_requests(self.options.get("in_flight", str(_IN_FLIGHT)))
         try:
             self._connection = ProcessClient(lambda: connect_aws("s3", self.options))
         except (BotoCoreError, ValueError) as error:
@@ -120,7 +122,7 @@ class S3Location:
         return {
             "bucket": self.bucket, "prefix": key if prefix else "", "key": key, "region": self.region,
             "endpoint": self.endpoint, "ca_file": self._ca_file(), "credentials": self.credentials,
-            "in_flight": int(self.options.get("in_flight", _IN_FLIGHT)),
+            "in_flight": self._in_flight,
             "scratch": self.options.get("scratch") or tempfile.gettempdir(), "within": self.options.get("prefix", ""),
         }  # fmt: skip
 
@@ -183,6 +185,13 @@ class S3Location:
         except ImportError:
             return ""
         return certifi.where()
+
+
+def _number_of_requests(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < _MOST_DIGITS and int(text) > 0):
+        message = "s3 URL: in_flight: expected a whole number from 1 to 999"
+        raise ConfigError(message)
+    return int(text)
 
 
 def translated(call: Callable[[], Any], what: str) -> Any:

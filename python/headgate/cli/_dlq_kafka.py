@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headgate.ports import Json
     from headgate.wiring import App
 
+_MOST_DIGITS = 19  # of a partition or an offset
 _TIMEOUT_S = 10.0
 
 
@@ -93,7 +94,7 @@ def show_letter(app: App, name: str, config: ConsumerConfig, ident: str) -> Json
     """
     partition, _, offset = ident.removeprefix(f"{_topic(config)}-").partition("-")
     letter = None
-    if partition.isdecimal() and offset.isdecimal():
+    if all(number.isascii() and number.isdecimal() and len(number) < _MOST_DIGITS for number in (partition, offset)):
         reader = LetterReader(_settings(config), _topic(config), _TIMEOUT_S)
         try:
             letter = reader.letter_at(int(partition), int(offset))

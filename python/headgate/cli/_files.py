@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headgate.errors import AccessError, InvalidInputError, NotFoundError
+from headgate.errors import AccessError, InvalidInputError, Kind, NotFoundError
 
 
 def is_file(name: str) -> bool:
@@ -57,12 +57,16 @@ def parse_json(text: str, problem: str) -> Any:
         problem: begins the error's sentence.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is none; kind nesting_too_deep, or number_out_of_range for an integer of more than 4,300
+            digits, which Python does not read.
     """
+    kind = Kind.INVALID_INPUT
     try:
         return json.loads(text)
     except RecursionError:
-        message = f"{problem}: it is nested too deeply"
-    except ValueError as error:
+        message, kind = f"{problem}: it is nested too deeply", Kind.NESTING_TOO_DEEP
+    except json.JSONDecodeError as error:
         message = f"{problem}: {error}"
-    raise InvalidInputError(message)
+    except ValueError:
+        message, kind = f"{problem}: it has an integer of more than 4300 digits", Kind.NUMBER_OUT_OF_RANGE
+    raise InvalidInputError(message, kind)

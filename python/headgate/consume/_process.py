@@ -39,6 +39,7 @@ from headgate.idempotency._decorator import InProgress
 from headgate.idempotency._failures import code_path, describe_error
 from headgate.idempotency._options import check_call
 from headgate.idempotency._transports import stated_type
+from headgate.identity import load_json
 from headgate.items import handled_under
 
 if TYPE_CHECKING:
@@ -248,11 +249,7 @@ class Processor:
         if len(value) > self.consumer.max_message_bytes:
             message = f"{len(value)} bytes, more than the limit of {self.consumer.max_message_bytes}"
             raise InvalidInputError(message, Kind.MESSAGE_TOO_LARGE)
-        try:
-            body = json.loads(value)
-        except (ValueError, RecursionError):
-            message = "the message is not JSON"
-            raise InvalidInputError(message, Kind.INVALID_JSON) from None
+        body = load_json(value, "the message")
         if not isinstance(body, dict):
             message = f"expected a JSON object, got {type(body).__name__}"
             raise InvalidInputError(message, Kind.INVALID_RECORD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from headgate.consume._sqs_messages import is_fifo, read_record
 from headgate.consume._sqs_queue import error_code, read_attributes, set_up_warnings
 from headgate.errors import HeadgateError, InvalidInputError, Kind
 from headgate.idempotency._lease import lambda_invocation, remaining_s
+from headgate.identity import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,11 +132,8 @@ def _group_of(record: Json) -> str | None:
 
 
 def _parse(body: str) -> Any:
-    try:
-        return json.loads(body.encode("utf-8", "surrogatepass"))  # as bytes, so that a byte order mark is none of it
-    except (ValueError, RecursionError):
-        message = "the body is not JSON"
-        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+    # As bytes, so that a byte order mark is none of it.
+    return load_json(body.encode("utf-8", "surrogatepass"), "the body")
 
 
 def _warn(consumer: Consumer, ledger: Ledger, client: Any, event: Json, context: Any) -> None:

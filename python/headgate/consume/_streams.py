@@ -24,6 +24,7 @@ from headgate.consume._messages import Delivery, delivering, delivering_body, re
 from headgate.consume._process import Processor
 from headgate.errors import InvalidInputError, Kind
 from headgate.idempotency._lease import lambda_invocation
+from headgate.identity import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -330,10 +331,10 @@ def _table_of(record: Json) -> str:
 
 def parse_json(data: bytes) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        message = "the record's data is not JSON; expected JSON, or a function decode="
-        raise InvalidInputError(message, Kind.INVALID_JSON) from None
+        return load_json(data, "the record's data")
+    except InvalidInputError as error:
+        message = f"{error}; expected JSON, or a function decode="
+        raise InvalidInputError(message, error.kind) from None
 
 
 def _unchanged(body: Any) -> Any:

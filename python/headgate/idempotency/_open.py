@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headgate.ports import Metrics
 
 # How long done keys are remembered by default. Redis keeps them in memory, so their time is shorter there.
+_MOST_DATABASE_DIGITS = 10
 _DEFAULT_TTL_S = {
     "redis": DAY_S, "rediss": DAY_S, "redis+cluster": DAY_S, "rediss+cluster": DAY_S,
     "sqlite": 14 * DAY_S, "memory": 14 * DAY_S, "dynamodb": 14 * DAY_S,
@@ -180,7 +181,7 @@ def _count(text: str) -> int:
 
 def _database(parts: SplitResult) -> int:
     text = parts.path.strip("/")
-    if text and not text.isdecimal():
+    if text and not (text.isascii() and text.isdecimal() and len(text) < _MOST_DATABASE_DIGITS):
         message = "ledger URL: expected a database number after the slash"
         raise ConfigError(message)
     return int(text or 0)

@@ -11,9 +11,13 @@
 namespace headgate::json {
 
 // RFC 8785 says nothing of integers a double cannot hold; `refuse` (the default) is an error for |n| > 2^53 - 1,
-// because two such integers could become one key; `exact` keeps their digits; `verbatim` also keeps every other number
-// as it was written where a double does not hold all of its digits.
+// because two such integers could become one key; `exact` keeps their digits, up to 4300; `verbatim` also keeps every
+// other number as it was written where a double does not hold all of its digits.
 enum class BigIntegers : std::uint8_t { refuse, exact, verbatim };
+
+// Of an integer that is kept exactly. Python reads no longer one (sys.get_int_max_str_digits), and others take a time
+// that grows with the square.
+constexpr std::size_t kMostDigits = 4300;
 
 // ECMAScript Number::toString (ECMA-262 section 6.1.6.1.20), which RFC 8785 section 3.2.2.3 prescribes.
 // `value` is finite.

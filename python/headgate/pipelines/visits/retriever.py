@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from headgate._registry import shipped_plan
 from headgate.checkpoint._result import shown_problems
 from headgate.checkpoint.schema import problems_of
 from headgate.errors import AccessError, HeadgateError, InvalidInputError
+from headgate.identity import load_json
 from headgate.pipelines.visits.models import FILE_NAMES, VisitEvent
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ class S3EventRetriever:
         Raises:
             NotFoundError, AccessError, TransientError; InvalidInputError: it is not a JSON object.
         """
-        try:
-            out = json.loads(self._place.get(key, redacted(key)))
-        except (ValueError, RecursionError):
-            out = None
+        out = load_json(self._place.get(key, redacted(key)), redacted(key))
         if not isinstance(out, dict):
             message = f"{redacted(key)}: not a JSON object"
             raise InvalidInputError(message)
