@@ -65,7 +65,7 @@ void SystemClock::sleep_us(std::int64_t us) {
 }
 
 std::uint64_t SystemRandom::next() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (used_ == block_.size() || generation_ != fork_generation()) {
         // Up to 256 bytes come whole or not at all (getrandom(2)).
         if (getrandom(block_.data(), sizeof block_, 0) != static_cast<ssize_t>(sizeof block_)) {

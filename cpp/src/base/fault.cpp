@@ -4,9 +4,10 @@
 #include <unistd.h>
 
 #include <charconv>
-#include <mutex>
 #include <string>
 #include <vector>
+
+#include "headgate/base/mutex.hpp"
 
 namespace headgate {
 namespace {
@@ -18,8 +19,10 @@ struct Fault {
     long seen = 0;
 };
 
-std::mutex mutex;
-std::vector<Fault>& faults() {
+Mutex mutex;
+
+// The faults of the last set_faults().
+std::vector<Fault>& faults() HG_REQUIRES(mutex) {
     static std::vector<Fault> installed;
     return installed;
 }
@@ -53,7 +56,7 @@ Status set_faults(std::string_view spec) {
         parsed.push_back(std::move(fault));
         spec = comma == std::string_view::npos ? std::string_view{} : spec.substr(comma + 1);
     }
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     faults() = std::move(parsed);
     faults_installed.store(!faults().empty(), std::memory_order_relaxed);
     return {};
@@ -62,7 +65,7 @@ Status set_faults(std::string_view spec) {
 Status fault_point_slow(std::string_view point) {
     std::string action;
     {
-        const std::lock_guard lock(mutex);
+        const MutexLock lock(mutex);
         for (auto& fault : faults()) {
             if (fault.point == point) {
                 ++fault.seen;

@@ -4,42 +4,47 @@
 
 namespace headgate::checkpoint {
 
-void History::index(const std::atomic<bool>& stop) const {
-    const std::lock_guard lock(mutex_);
-    if (is_indexed_ || !lists_all_ || ledger_.empty() || !choosing_->wait_until_listed(stop)) {
-        return;
-    }
-    is_indexed_ = true;
-    ledger_.each([this](const std::string& partition, const Entry& entry) {
-        const bool waits = (entry.flags & (Entry::kLines | Entry::kMoved)) == Entry::kLines;
-        if (waits && !choosing_->has_unchanged(entry.key)) {
-            moved_.emplace(entry.content, std::pair(partition, entry));
+const History::MovedLines* History::index(const std::atomic<bool>& stop) const {
+    const MutexLock lock(mutex_);
+    if (moved_ == nullptr) {
+        if (!lists_all_ || ledger_.empty() || !choosing_->wait_until_listed(stop)) {
+            return nullptr;
         }
-    });
+        auto moved = std::make_unique<MovedLines>();
+        ledger_.each([&](const std::string& partition, const Entry& entry) {
+            const bool waits = (entry.flags & (Entry::kLines | Entry::kMoved)) == Entry::kLines;
+            if (waits && !choosing_->has_unchanged(entry.key)) {
+                moved->emplace(entry.content, std::pair(partition, entry));
+            }
+        });
+        moved_ = std::move(moved);
+    }
+    return moved_.get();
 }
 
 std::optional<std::pair<std::string, Entry>> History::moved(std::uint64_t content) const {
-    const std::lock_guard lock(mutex_);
-    const auto found = moved_.find(content);
-    return found == moved_.end() ? std::nullopt : std::optional(found->second);
+    const MutexLock lock(mutex_);
+    if (moved_ == nullptr) {
+        return std::nullopt;
+    }
+    const auto found = moved_->find(content);
+    return found == moved_->end() ? std::nullopt : std::optional(found->second);
 }
 
 Continuation History::continue_after(std::string_view key, std::string_view content, std::uint64_t whole,
                                      const Entry* found, const std::atomic<bool>& stop) const {
     Continuation out;
     const bool lines = holds_lines(key, content);
-    if (lines) {
-        index(stop);
-        if (moved_.contains(whole)) {
-            return {Continuation::Kind::moved, content.size(), whole};
-        }
+    const auto* moved = lines ? index(stop) : nullptr;
+    if (moved != nullptr && moved->contains(whole)) {
+        return {Continuation::Kind::moved, content.size(), whole};
     }
-    const bool may_have_moved = lines && !moved_.empty();
+    const bool may_have_moved = moved != nullptr && !moved->empty();
     const bool may_go_on = found != nullptr && goes_on_after(*found);
     const auto is_own = [&](std::uint64_t part) { return may_go_on && found->content == part; };
     if (may_go_on || may_have_moved) {
         const auto taken = find_taken_part(content, [&](std::uint64_t part, std::size_t /*end*/) {
-            return is_own(part) || (may_have_moved && moved_.contains(part));
+            return is_own(part) || (may_have_moved && moved->contains(part));
         });
         out.begin = taken.end;
         out.content = taken.content;

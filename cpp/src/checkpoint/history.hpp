@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +13,7 @@
 
 #include "choosing.hpp"
 #include "growth.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "rejected.hpp"
 #include "taken.hpp"
@@ -49,7 +50,11 @@ public:
     std::optional<std::pair<std::string, Entry>> moved(std::uint64_t content) const;
 
 private:
-    void index(const std::atomic<bool>& stop) const;
+    using MovedLines = std::map<std::uint64_t, std::pair<std::string, Entry>>;  // by content: partition, entry
+
+    // Returns the entries of files of lines whose names are gone, or nullptr if that cannot be known. What it returns
+    // does not change any more. Waits for the listing.
+    const MovedLines* index(const std::atomic<bool>& stop) const;
 
     const Options& options_;
     LedgerView& ledger_;
@@ -57,9 +62,8 @@ private:
     bool lists_all_ = false;
     bool take_rewritten_ = false;
     RejectedRecords rejected_;
-    mutable std::mutex mutex_;
-    mutable bool is_indexed_ = false;
-    mutable std::map<std::uint64_t, std::pair<std::string, Entry>> moved_;  // by content: partition, entry
+    mutable Mutex mutex_;
+    mutable std::unique_ptr<const MovedLines> moved_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace headgate::checkpoint

@@ -240,7 +240,7 @@ ReadingList::ReadingList(KeyList keys, std::size_t readers) : readers_(readers),
 }
 
 void ReadingList::add(const KeyList& keys) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (std::size_t i = 0; i < keys.size(); ++i) {
         keys_.append(keys[i]);
     }
@@ -248,36 +248,44 @@ void ReadingList::add(const KeyList& keys) {
 }
 
 void ReadingList::add(SortedKeys keys) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     keys_ = std::move(keys);
     changed_.notify_all();
 }
 
 void ReadingList::close() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closed_ = true;
     changed_.notify_all();
 }
 
 void ReadingList::cancel() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     next_ = keys_.size();
     closed_ = true;
     changed_.notify_all();
 }
 
+void ReadingList::clear() {
+    const MutexLock lock(mutex_);
+    keys_ = {};
+}
+
 std::optional<bool> ReadingList::any_within(std::chrono::milliseconds most) const {
-    std::unique_lock lock(mutex_);
-    const auto known = [this] { return closed_ || next_ < keys_.size(); };
-    // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-    if (!changed_.wait_until(lock, std::chrono::steady_clock::now() + most, known)) {
-        return std::nullopt;
+    const auto end = std::chrono::steady_clock::now() + most;
+    const MutexLock lock(mutex_);
+    bool in_time = true;
+    while (!closed_ && next_ == keys_.size()) {
+        if (!in_time) {
+            return std::nullopt;
+        }
+        in_time = changed_.wait_until(mutex_, end);
     }
     return next_ < keys_.size();
 }
 
 std::optional<Stretch> ReadingList::next() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto most = std::clamp<std::size_t>(keys_.size() / (readers_ * kStretchesPerReader), 1, kLongestStretch);
     const auto end = std::min(keys_.size(), next_ + most);
     if (next_ == end) {
@@ -290,17 +298,17 @@ std::optional<Stretch> ReadingList::next() {
 }
 
 std::optional<std::size_t> ReadingList::finished() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return is_finished() ? std::optional(stretches_) : std::nullopt;
 }
 
 std::size_t ReadingList::size() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return keys_.size();
 }
 
 std::size_t ReadingList::readers() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return closed_ ? std::min(readers_, keys_.size()) : readers_;
 }
 

@@ -2,16 +2,15 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "headgate/base/mutex.hpp"
 #include "headgate/checkpoint/ports.hpp"
 
 namespace headgate::checkpoint {
@@ -76,7 +75,7 @@ public:
     void add(SortedKeys keys);      // to an empty list
     void close();                   // nothing more comes
     void cancel();                  // nothing more comes, and nothing more is to be read
-    void clear() { keys_ = {}; }    // once nobody reads
+    void clear();                   // frees the memory; nobody reads any more
 
     // True once there are keys, false when none will come; nothing when neither was so within `most`.
     std::optional<bool> any_within(std::chrono::milliseconds most) const;
@@ -88,15 +87,16 @@ public:
     std::size_t readers() const;  // worth having: no more than there are files, as far as that is known
 
 private:
-    bool is_finished() const { return closed_ && next_ == keys_.size(); }
+    bool is_finished() const HG_REQUIRES(mutex_) { return closed_ && next_ == keys_.size(); }
 
     const std::size_t readers_;
-    mutable std::mutex mutex_;
-    mutable std::condition_variable changed_;
-    SortedKeys keys_;
-    std::size_t next_ = 0;
-    std::size_t stretches_ = 0;  // handed out
-    bool closed_ = false;
+    mutable Mutex mutex_;
+    mutable ConditionVariable changed_;
+    SortedKeys keys_ HG_GUARDED_BY(mutex_);
+    std::size_t next_ HG_GUARDED_BY(mutex_) = 0;
+    // How many stretches were handed out.
+    std::size_t stretches_ HG_GUARDED_BY(mutex_) = 0;
+    bool closed_ HG_GUARDED_BY(mutex_) = false;
 };
 
 // The stretches that one reader has begun, until it is done with them.

@@ -1,7 +1,5 @@
 #include "taken.hpp"
 
-#include <mutex>
-
 #include "headgate/base/text.hpp"
 
 namespace headgate::checkpoint {
@@ -77,14 +75,15 @@ Status LedgerView::load(std::string_view partition) {
         taken.merge(std::move(entries));
     }
     taken.index();
-    const std::unique_lock lock(mutex_);
-    taken_.emplace(partition, std::move(taken));
     waiting_.erase(found);
+    const WriterLock lock(mutex_);
+    const auto& loaded = taken_.emplace(partition, std::move(taken)).first->second;
+    undivided_ = options_.partitioned ? nullptr : &loaded;
     return {};
 }
 
 void LedgerView::each(const std::function<void(const std::string&, const Entry&)>& look) const {
-    const std::shared_lock lock(mutex_);
+    const ReaderLock lock(mutex_);
     for (const auto& [partition, taken] : taken_) {
         for (const auto& entry : taken.entries()) {
             look(partition, entry);
@@ -92,30 +91,37 @@ void LedgerView::each(const std::function<void(const std::string&, const Entry&)
     }
 }
 
+void LedgerView::forget() {
+    const WriterLock lock(mutex_);
+    undivided_ = nullptr;
+    taken_.clear();
+}
+
 void LedgerView::expect(const KeyDigest& digest) const {
-    if (!options_.partitioned && !taken_.empty()) {
-        taken_.begin()->second.expect(digest);
+    if (undivided_ != nullptr) {
+        undivided_->expect(digest);
     }
+}
+
+const Entry* LedgerView::find_in(std::string_view partition, const KeyDigest& digest) const {
+    const auto loaded = taken_.find(partition);
+    return loaded == taken_.end() ? nullptr : loaded->second.find(digest);
 }
 
 const Entry* LedgerView::find(std::string_view key, const KeyDigest& digest) const {
     if (empty_) {
         return nullptr;
     }
-    const auto in = [&](std::string_view partition) -> const Entry* {
-        const auto found = taken_.find(partition);
-        return found == taken_.end() ? nullptr : found->second.find(digest);
-    };
     if (!options_.partitioned) {
-        return in("");
+        return undivided_ == nullptr ? nullptr : undivided_->find(digest);
     }
     const auto partition = partition_of(key);
-    const std::shared_lock lock(mutex_);
-    if (const auto* found = in(partition); found != nullptr) {
+    const ReaderLock lock(mutex_);
+    if (const auto* found = find_in(partition, digest); found != nullptr) {
         return found;
     }
     for (const auto& other : others_of(key)) {
-        if (const auto* found = in(other); found != nullptr) {
+        if (const auto* found = find_in(other, digest); found != nullptr) {
             return found;
         }
     }

@@ -6,11 +6,11 @@
 #include <future>
 #include <map>
 #include <set>
-#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "headgate/base/mutex.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "segment.hpp"
 
@@ -39,7 +39,7 @@ public:
     bool empty() const { return empty_; }
     // Every entry that was read, with its partition; after ready(), and once everything was reached.
     void each(const std::function<void(const std::string& partition, const Entry&)>& look) const;
-    void forget() { taken_.clear(); }  // once nothing is to be found any more
+    void forget();  // frees the memory; nothing is looked up any more
 
     std::string partition_of(std::string_view key) const;
     // "seg-7-0123456789ab@20240115.hgl" belongs to the partition 20240115, a name without '@' to the only one.
@@ -47,6 +47,7 @@ public:
 
 private:
     Status load(std::string_view partition);
+    const Entry* find_in(std::string_view partition, const KeyDigest& digest) const HG_REQUIRES_SHARED(mutex_);
     // Partitions besides its own that may know `key`: a run whose schema found the day elsewhere in names, or nowhere,
     // wrote it down under another part of the name, or under none.
     std::vector<std::string_view> others_of(std::string_view key) const;
@@ -55,8 +56,12 @@ private:
     Target& target_;
     std::shared_future<Status> loading_;
     bool empty_ = true;
-    mutable std::shared_mutex mutex_;  // of taken_, where days come one by one
-    std::map<std::string, Taken, std::less<>> taken_;
+    // Not null once the segments of an undivided ledger are loaded, that is after ready(). It does not change then, so
+    // that look-ups need no lock.
+    const Taken* undivided_ = nullptr;
+    mutable SharedMutex mutex_;
+    std::map<std::string, Taken, std::less<>> taken_ HG_GUARDED_BY(mutex_);
+    // The members below belong to the thread that calls open() and reach(), or to the one that loads in the background.
     std::map<std::string, std::vector<std::string>, std::less<>> waiting_;  // parts not read yet
     std::set<std::string, std::less<>> partitions_;                         // of all parts
     std::set<std::size_t> lengths_;                                         // of their names, "" left out

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <mutex>
 
+#include "headgate/base/mutex.hpp"
 #include "headgate/ledger/ledger.hpp"
 
 namespace headgate::ledger {
@@ -28,7 +28,7 @@ public:
 
     Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         std::vector<Claim> claims;
         claims.reserve(requests.size());
         for (const auto& request : requests) {
@@ -39,7 +39,7 @@ public:
 
     Result<Claim> claim_pair(const ClaimRequest& request, const std::string& legacy_key) override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         auto legacy_request = request;
         legacy_request.key = legacy_key;
         const auto seen = answer(request);
@@ -55,7 +55,7 @@ public:
 
     Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         for (const auto& claim : claims) {
             if (!owned(claim) && !is(claim, State::done)) {
                 return stale_lease(claim.key);
@@ -75,7 +75,7 @@ public:
 
     Status release(const Claim& claim, const std::string& error, bool counted) override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (!owned(claim) && !is(claim, State::released)) {
             return stale_lease(claim.key);
         }
@@ -93,7 +93,7 @@ public:
 
     Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (!owned(claim)) {
             return stale_lease(claim.key);
         }
@@ -102,7 +102,7 @@ public:
 
     Result<std::int64_t> prune() override {
         HG_RETURN_IF_ERROR(use());
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         const auto now = clock_->now_us();
         return static_cast<std::int64_t>(std::erase_if(entries_, [now](const auto& item) {
             return item.second.state == State::done && item.second.expires_us <= now;
@@ -127,15 +127,15 @@ private:
         }
         return {};
     }
-    bool is(const Claim& claim, State state) const {
+    bool is(const Claim& claim, State state) const HG_REQUIRES(mutex_) {
         const auto found = entries_.find(claim.key);
         return found != entries_.end() && found->second.state == state && !claim.token.empty() &&
                found->second.token == claim.token;
     }
-    bool owned(const Claim& claim) const { return is(claim, State::open); }
+    bool owned(const Claim& claim) const HG_REQUIRES(mutex_) { return is(claim, State::open); }
 
     // What a claim would be told; nothing is written but the end of a done mark whose time is over.
-    Claim answer(const ClaimRequest& request) {
+    Claim answer(const ClaimRequest& request) HG_REQUIRES(mutex_) {
         const auto now = clock_->now_us();
         static const Entry kNew;
         Claim claim;
@@ -159,7 +159,7 @@ private:
         return claim;
     }
 
-    Claim claim_one(const ClaimRequest& request) {
+    Claim claim_one(const ClaimRequest& request) HG_REQUIRES(mutex_) {
         auto claim = answer(request);
         if (claim.status == ClaimStatus::acquired) {
             auto& entry = entries_[request.key];
@@ -179,9 +179,9 @@ private:
     LedgerOptions options_;
     std::shared_ptr<Clock> clock_;
     std::shared_ptr<Random> random_;
-    std::mutex mutex_;
-    std::map<std::string, Entry> entries_;
-    std::int64_t last_fence_ = 0;
+    Mutex mutex_;
+    std::map<std::string, Entry> entries_ HG_GUARDED_BY(mutex_);
+    std::int64_t last_fence_ HG_GUARDED_BY(mutex_) = 0;
     std::atomic<unsigned> generation_{0};  // the fork generation of the first use
 };
 

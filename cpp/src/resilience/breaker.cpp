@@ -52,10 +52,11 @@ Status BreakerOptions::check() const {
 }
 
 // Holds the lock of one call, and tells the listeners afterwards if the call has changed the state.
-class CircuitBreaker::Change {
+class HG_SCOPED_CAPABILITY CircuitBreaker::Change {
 public:
-    explicit Change(CircuitBreaker& breaker) : breaker_(breaker), lock_(breaker.mutex_), before_(breaker.data_.state) {}
-    ~Change() {
+    explicit Change(CircuitBreaker& breaker) HG_ACQUIRE(breaker.mutex_)
+        : breaker_(breaker), lock_(breaker.mutex_), before_(breaker.data_.state) {}
+    ~Change() HG_RELEASE() {
         const auto after = breaker_.data_.state;
         if (after == before_ || breaker_.listeners_ == nullptr) {
             return;
@@ -71,12 +72,12 @@ public:
 
 private:
     CircuitBreaker& breaker_;
-    std::unique_lock<std::mutex> lock_;
+    MutexLock lock_;
     BreakerState before_;
 };
 
 int CircuitBreaker::add_listener(Listener listener) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto all = listeners_ == nullptr ? Listeners{} : *listeners_;
     all.emplace_back(next_listener_, std::move(listener));
     listeners_ = std::make_shared<const Listeners>(std::move(all));
@@ -85,7 +86,7 @@ int CircuitBreaker::add_listener(Listener listener) {
 
 void CircuitBreaker::remove_listener(int number) {
     std::shared_ptr<const Listeners> old;  // a listener may own something that must not be destroyed under the lock
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto all = listeners_ == nullptr ? Listeners{} : *listeners_;
     std::erase_if(all, [number](const auto& entry) { return entry.first == number; });
     old = std::exchange(listeners_, all.empty() ? nullptr : std::make_shared<const Listeners>(std::move(all)));
@@ -186,24 +187,26 @@ void CircuitBreaker::close() {
     ++period_;
 }
 
+void CircuitBreaker::forget_oldest() {
+    const auto& oldest = data_.calls.front();
+    total_.calls -= oldest.calls;
+    total_.failed -= oldest.failed;
+    total_.slow -= oldest.slow;
+    data_.calls.pop_front();
+}
+
 void CircuitBreaker::count(std::int64_t now_us, bool failed, bool slow) {
     auto& calls = data_.calls;
     if (!calls.empty() && is_unbelievable(calls.back().at_us, now_us)) {
         calls.clear();
         total_ = CallBucket{};
     }
-    const auto forget = [&] {
-        total_.calls -= calls.front().calls;
-        total_.failed -= calls.front().failed;
-        total_.slow -= calls.front().slow;
-        calls.pop_front();
-    };
     if (options_.window_calls > 0) {
         calls.push_back({now_us, 0, 0, 0});
     } else {
         const auto width = std::max<std::int64_t>(1, options_.window_us / kBuckets);
         while (!calls.empty() && calls.front().at_us <= now_us - options_.window_us) {
-            forget();
+            forget_oldest();
         }
         if (calls.empty() || now_us >= calls.back().at_us + width) {
             calls.push_back({now_us, 0, 0, 0});
@@ -215,7 +218,7 @@ void CircuitBreaker::count(std::int64_t now_us, bool failed, bool slow) {
         bucket->slow += slow ? 1 : 0;
     }
     while (options_.window_calls > 0 && calls.size() > static_cast<std::size_t>(options_.window_calls)) {
-        forget();
+        forget_oldest();
     }
 }
 
@@ -242,19 +245,19 @@ void CircuitBreaker::on_round(bool ok) {
 }
 
 void CircuitBreaker::on_abandoned(std::uint64_t permit) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!is_late(permit)) {
         probing_ = false;
     }
 }
 
 BreakerState CircuitBreaker::state() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return state_at(clock_->now_us());
 }
 
 BreakerSnapshot CircuitBreaker::snapshot() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return data_;
 }
 
@@ -290,7 +293,7 @@ ConsecutiveFailureTracker::ConsecutiveFailureTracker(int threshold, std::int64_t
     : threshold_(threshold), window_us_(window_us), clock_(std::move(clock)) {}
 
 bool ConsecutiveFailureTracker::on_failure() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto now = clock_->now_us();
     drop_outside(data_.failures_us, now - window_us_, now);
     data_.failures_us.push_back(now);
@@ -302,14 +305,14 @@ bool ConsecutiveFailureTracker::on_failure() {
 }
 
 bool ConsecutiveFailureTracker::on_success() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool recovered = data_.alerted;
     data_ = TrackerSnapshot{};
     return recovered;
 }
 
 int ConsecutiveFailureTracker::count() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto now = clock_->now_us();
     return static_cast<int>(std::count_if(data_.failures_us.begin(), data_.failures_us.end(), [&](std::int64_t t) {
         return t >= now - window_us_ && t <= now + kClockSkewUs;
@@ -317,12 +320,12 @@ int ConsecutiveFailureTracker::count() const {
 }
 
 TrackerSnapshot ConsecutiveFailureTracker::snapshot() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return data_;
 }
 
 void ConsecutiveFailureTracker::restore(TrackerSnapshot snapshot) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     data_ = std::move(snapshot);
 }
 
@@ -345,7 +348,7 @@ std::int64_t RetryPolicy::delay_us(int attempt, Random& random) const {
 }
 
 bool RetryBudget::take() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (tokens_ < cost_) {
         return false;
     }
@@ -354,12 +357,12 @@ bool RetryBudget::take() {
 }
 
 void RetryBudget::refund() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     tokens_ = std::min(capacity_, tokens_ + refund_);
 }
 
 int RetryBudget::tokens() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return tokens_;
 }
 

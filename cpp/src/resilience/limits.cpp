@@ -27,7 +27,7 @@ RateLimiter::RateLimiter(double interval_us, int burst, std::shared_ptr<Clock> c
       free_at_us_(static_cast<double>(clock_->mono_us())) {}
 
 std::int64_t RateLimiter::try_acquire(int permits) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto now = static_cast<double>(clock_->mono_us());
     const auto from = std::max(free_at_us_, now);
     const auto wait = from + interval_us_ * (permits - 1) - tolerance_us_ - now;
@@ -66,7 +66,7 @@ Result<std::shared_ptr<Bulkhead>> Bulkhead::make(int limit, std::shared_ptr<Cloc
 }
 
 bool Bulkhead::try_enter() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (inside_ >= limit_) {
         return false;
     }
@@ -79,12 +79,12 @@ Status Bulkhead::enter(std::int64_t timeout_us, const Interrupt& interrupt) {
     // The calls inside take real time. An injected clock may stand still meanwhile, so both clocks end the wait.
     const auto real_deadline =
         std::chrono::steady_clock::now() + std::chrono::microseconds(std::min(timeout_us, kLongestUs));
-    std::unique_lock lock(mutex_);
+    MutexLock lock(mutex_);
     while (inside_ >= limit_) {
         if (deadline.left_us(*clock_) <= 0 || std::chrono::steady_clock::now() >= real_deadline) {
             return {ErrorCode::busy, "the bulkhead is full"};
         }
-        left_.wait_for(lock, kSlice);
+        left_.wait_for(mutex_, kSlice);
         if (interrupt) {
             lock.unlock();  // it may take the GIL
             const bool stop = interrupt();
@@ -100,14 +100,14 @@ Status Bulkhead::enter(std::int64_t timeout_us, const Interrupt& interrupt) {
 
 void Bulkhead::leave() {
     {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         inside_ = std::max(0, inside_ - 1);
     }
     left_.notify_one();
 }
 
 int Bulkhead::inside() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return inside_;
 }
 

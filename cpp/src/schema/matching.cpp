@@ -4,8 +4,8 @@
 #include <atomic>
 #include <bit>
 #include <map>
-#include <mutex>
 
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/schema/pattern.hpp"
 
@@ -157,7 +157,7 @@ private:
         return out;
     }
 
-    std::uint16_t number(const Places& places) const {
+    std::uint16_t number(const Places& places) const HG_REQUIRES(mutex_) {
         if (states_.size() == kMaxStates - 1 && !numbers_.contains(places)) {
             return kNoRoom;
         }
@@ -170,14 +170,14 @@ private:
     }
 
     std::uint16_t work_out(std::size_t state, std::size_t symbol) const {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return number(step(*states_[state - 1], symbol));
     }
 
     bool simulate(std::size_t state, std::string_view text, std::size_t at) const {
         Places places;
         {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             places = *states_[state - 1];
         }
         while (at < text.size()) {
@@ -202,9 +202,9 @@ private:
     std::size_t words_ = 0;
     std::unique_ptr<std::atomic<std::uint16_t>[]> next_;  // state, symbol -> state
     std::unique_ptr<std::atomic<bool>[]> accepts_;
-    mutable std::mutex mutex_;  // of the two below
-    mutable std::map<Places, std::uint16_t> numbers_;
-    mutable std::vector<const Places*> states_;
+    mutable Mutex mutex_;
+    mutable std::map<Places, std::uint16_t> numbers_ HG_GUARDED_BY(mutex_);
+    mutable std::vector<const Places*> states_ HG_GUARDED_BY(mutex_);
 };
 
 Pattern Pattern::any_of(const std::vector<Pattern>& patterns) {

@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
+
+#include "headgate/base/mutex.hpp"
 
 namespace headgate {
 
@@ -58,10 +59,10 @@ public:
     std::uint64_t next() override;
 
 private:
-    std::mutex mutex_;
-    std::array<std::uint64_t, 32> block_{};
-    std::size_t used_ = 32;
-    unsigned generation_ = 0;
+    Mutex mutex_;
+    std::array<std::uint64_t, 32> block_ HG_GUARDED_BY(mutex_){};
+    std::size_t used_ HG_GUARDED_BY(mutex_) = 32;
+    unsigned generation_ HG_GUARDED_BY(mutex_) = 0;
 };
 
 // splitmix64 (Steele, Lea, Flood 2014): tiny, seedable, good enough for jitter and tests.

@@ -5,13 +5,13 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "headgate/base/clock.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/status.hpp"
 
 namespace headgate::resilience {
@@ -94,22 +94,27 @@ private:
     class Change;
     using Listeners = std::vector<std::pair<int, Listener>>;
     bool is_unbelievable(std::int64_t at_us, std::int64_t now_us) const { return at_us > now_us + kClockSkewUs; }
-    BreakerState state_at(std::int64_t now_us) const;
-    void open(std::int64_t now_us);
-    void close();
-    void count(std::int64_t now_us, bool failed, bool slow);
-    bool rates_say_open() const;
+    BreakerState state_at(std::int64_t now_us) const HG_REQUIRES(mutex_);
+    void open(std::int64_t now_us) HG_REQUIRES(mutex_);
+    void close() HG_REQUIRES(mutex_);
+    void count(std::int64_t now_us, bool failed, bool slow) HG_REQUIRES(mutex_);
+    void forget_oldest() HG_REQUIRES(mutex_);  // drops the oldest bucket of data_.calls
+    bool rates_say_open() const HG_REQUIRES(mutex_);
 
     BreakerOptions options_;
     std::shared_ptr<Clock> clock_;
-    mutable std::mutex mutex_;
-    BreakerSnapshot data_;
-    CallBucket total_;                                      // the sum of data_.calls
-    std::shared_ptr<const Listeners> listeners_ = nullptr;  // null: none
-    int next_listener_ = 1;
-    bool probing_ = false;
-    std::uint64_t period_ = 1;  // counts the changes of state, and the probes
-    bool is_late(std::uint64_t permit) const { return permit != 0 && permit != period_; }
+    bool is_late(std::uint64_t permit) const HG_REQUIRES(mutex_) { return permit != 0 && permit != period_; }
+
+    mutable Mutex mutex_;
+    BreakerSnapshot data_ HG_GUARDED_BY(mutex_);
+    // The sum of data_.calls.
+    CallBucket total_ HG_GUARDED_BY(mutex_);
+    // Copied on every change, so that listeners are called without the lock. Null if there are none.
+    std::shared_ptr<const Listeners> listeners_ HG_GUARDED_BY(mutex_) = nullptr;
+    int next_listener_ HG_GUARDED_BY(mutex_) = 1;
+    bool probing_ HG_GUARDED_BY(mutex_) = false;
+    // Counts the changes of state and the probes. A permit is the period in which its call began.
+    std::uint64_t period_ HG_GUARDED_BY(mutex_) = 1;
 };
 
 // The right to make one call, which gives itself back: a permit whose outcome is not told says that the call never went
@@ -179,8 +184,8 @@ private:
     int threshold_;
     std::int64_t window_us_;
     std::shared_ptr<Clock> clock_;
-    mutable std::mutex mutex_;
-    TrackerSnapshot data_;
+    mutable Mutex mutex_;
+    TrackerSnapshot data_ HG_GUARDED_BY(mutex_);
 };
 
 // Exponential back-off with full jitter: before attempt n + 1, uniform in [0, min(cap, base * 2^(n-1))].
@@ -210,8 +215,8 @@ private:
     int capacity_;
     int cost_;
     int refund_;
-    mutable std::mutex mutex_;
-    int tokens_;
+    mutable Mutex mutex_;
+    int tokens_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace headgate::resilience

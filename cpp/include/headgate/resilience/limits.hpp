@@ -1,12 +1,11 @@
 // Rate limiter and bulkhead: how often, and how many at once. Both are thread-safe value types on an injected clock.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 #include "headgate/base/clock.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/status.hpp"
 
 namespace headgate::resilience {
@@ -33,8 +32,9 @@ private:
     double tolerance_us_;
     int burst_;
     std::shared_ptr<Clock> clock_;
-    std::mutex mutex_;
-    double free_at_us_;  // the theoretical arrival time of the next permit
+    Mutex mutex_;
+    // The theoretical arrival time of the next permit.
+    double free_at_us_ HG_GUARDED_BY(mutex_);
 };
 
 // At most `limit` calls inside; others wait in no order, each for at most its time-out.
@@ -54,9 +54,9 @@ private:
 
     int limit_;
     std::shared_ptr<Clock> clock_;
-    mutable std::mutex mutex_;
-    std::condition_variable left_;
-    int inside_ = 0;
+    mutable Mutex mutex_;
+    ConditionVariable left_;
+    int inside_ HG_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace headgate::resilience

@@ -1,9 +1,10 @@
 #include <algorithm>
 #include <atomic>
-#include <mutex>
+#include <mutex>  // std::call_once
 
 #include "decode.hpp"
 #include "headgate/backends/curl.hpp"
+#include "headgate/base/mutex.hpp"
 #include "transfer.hpp"
 
 namespace headgate::backends {
@@ -292,7 +293,7 @@ private:
 
     std::unique_ptr<Lane> take() {
         {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             if (!lanes_.empty()) {
                 auto lane = std::move(lanes_.back());
                 lanes_.pop_back();
@@ -303,7 +304,7 @@ private:
     }
 
     void give_back(std::unique_ptr<Lane> lane) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         lanes_.push_back(std::move(lane));
     }
 
@@ -311,8 +312,8 @@ private:
     std::shared_ptr<Clock> clock_;
     unsigned generation_;
     std::atomic<std::int64_t> abandoned_{0};
-    std::mutex mutex_;
-    std::vector<std::unique_ptr<Lane>> lanes_;
+    Mutex mutex_;
+    std::vector<std::unique_ptr<Lane>> lanes_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace

@@ -152,7 +152,7 @@ Result<RedisClient::Held> RedisClient::connect(const Patience& patience) {
     while (true) {
         bool away = false;
         {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             away = away_;
             if (away && wall.mono_us() < next_try_us_) {
                 return last_failure_;
@@ -161,7 +161,7 @@ Result<RedisClient::Held> RedisClient::connect(const Patience& patience) {
         auto made = connect_once(patience);
         std::int64_t wait = 0;
         {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             if (made.ok()) {
                 away_ = false;
                 failures_ = 0;
@@ -185,10 +185,10 @@ Result<RedisClient::Held> RedisClient::connect(const Patience& patience) {
 
 Result<RedisClient::Held> RedisClient::take(const Patience& patience, bool& fresh) {
     {
-        std::unique_lock lock(mutex_);
+        MutexLock lock(mutex_);
         const SystemClock wall;
         while (idle_.empty() && open_ >= options_.pool_size) {
-            returned_.wait_for(lock, kPoolSlice);
+            returned_.wait_for(mutex_, kPoolSlice);
             if (patience.deadline.left_us(wall) <= 0) {
                 return Status(ErrorCode::unavailable, "every connection to Redis is busy");
             }
@@ -219,7 +219,7 @@ Result<RedisClient::Held> RedisClient::take(const Patience& patience, bool& fres
 
 void RedisClient::give_back(Held connection) {
     {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (connection) {
             idle_.push_back(std::move(connection));
         } else {
@@ -232,7 +232,7 @@ void RedisClient::give_back(Held connection) {
 bool RedisClient::pause(std::int64_t longest_us) {
     std::int64_t wait = 1'000;
     {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         wait += static_cast<std::int64_t>(random_->uniform() * static_cast<double>(longest_us));
     }
     SystemClock sleeper;

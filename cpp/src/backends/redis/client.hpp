@@ -4,12 +4,11 @@
 #include <hiredis/hiredis.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "headgate/base/mutex.hpp"
 #include "stream.hpp"
 
 namespace headgate::backends {
@@ -67,14 +66,17 @@ private:
     std::shared_ptr<Random> random_;
     std::atomic<unsigned> generation_;
     std::atomic<bool> used_{false};
-    std::mutex mutex_;
-    std::condition_variable returned_;
-    std::vector<Held> idle_;
-    int open_ = 0;
-    bool away_ = false;             // the last call that needed a connection waited in vain
-    int failures_ = 0;              // connects in a row that failed
-    std::int64_t next_try_us_ = 0;  // while away: no connect before, by the monotonic clock
-    Status last_failure_;
+    Mutex mutex_;
+    ConditionVariable returned_;
+    std::vector<Held> idle_ HG_GUARDED_BY(mutex_);
+    int open_ HG_GUARDED_BY(mutex_) = 0;
+    // True if the last call that needed a connection waited in vain.
+    bool away_ HG_GUARDED_BY(mutex_) = false;
+    // How many connects in a row have failed.
+    int failures_ HG_GUARDED_BY(mutex_) = 0;
+    // While away_: no connect is tried before this moment of the monotonic clock.
+    std::int64_t next_try_us_ HG_GUARDED_BY(mutex_) = 0;
+    Status last_failure_ HG_GUARDED_BY(mutex_);
 };
 
 // What an error reply means to a caller.

@@ -68,7 +68,7 @@ Result<std::vector<XmlText>> xml_leaves(std::string_view xml) {
 }
 
 Result<S3Credentials> CredentialSource::get() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!known_ || clock_->mono_us() - asked_us_ > kCredentialsUs) {
         HG_ASSIGN(known_, ask_());
         asked_us_ = clock_->mono_us();
@@ -77,7 +77,7 @@ Result<S3Credentials> CredentialSource::get() {
 }
 
 void CredentialSource::forget() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     known_.reset();
 }
 

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "headgate/backends/s3.hpp"
+#include "headgate/base/mutex.hpp"
 #include "sigv4.hpp"
 
 namespace headgate::backends::s3 {
@@ -24,9 +24,9 @@ public:
 private:
     std::function<Result<S3Credentials>()> ask_;
     std::shared_ptr<Clock> clock_;
-    std::mutex mutex_;
-    std::optional<S3Credentials> known_;
-    std::int64_t asked_us_ = 0;
+    Mutex mutex_;
+    std::optional<S3Credentials> known_ HG_GUARDED_BY(mutex_);
+    std::int64_t asked_us_ HG_GUARDED_BY(mutex_) = 0;
 };
 
 struct Shared {

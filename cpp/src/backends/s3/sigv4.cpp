@@ -109,7 +109,7 @@ std::string canonical_query(Query query) {
 }
 
 std::string Signer::key_of(const std::string& secret, const std::string& day) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (day != day_ || secret != secret_) {
         day_ = day;
         secret_ = secret;

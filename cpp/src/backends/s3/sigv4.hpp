@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "headgate/backends/s3.hpp"
+#include "headgate/base/mutex.hpp"
 
 namespace headgate::backends::s3 {
 
@@ -33,10 +33,10 @@ private:
     std::string key_of(const std::string& secret, const std::string& day);
 
     std::string region_;
-    std::mutex mutex_;
-    std::string day_;
-    std::string secret_;
-    std::string key_;
+    Mutex mutex_;
+    std::string day_ HG_GUARDED_BY(mutex_);
+    std::string secret_ HG_GUARDED_BY(mutex_);
+    std::string key_ HG_GUARDED_BY(mutex_);
 };
 
 std::string canonical_query(Query query);

@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <iterator>
-#include <mutex>
 #include <set>
 #include <utility>
 
 #include "headgate/backends/sqlite.hpp"
+#include "headgate/base/mutex.hpp"
 #include "schema.hpp"
 
 namespace headgate::backends {
@@ -104,34 +104,37 @@ public:
         return *files;
     }
     void add(FileId file) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         open_.insert(file);
     }
     void remove(FileId file) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (const auto found = open_.find(file); found != open_.end()) {
             open_.erase(found);
         }
     }
     bool carried_over(FileId file) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return file != FileId{} && carried_.contains(file);
     }
 
 private:
-    OpenFiles() {
-        pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
-                       [] {
-                           auto& files = all();
-                           files.carried_.insert(files.open_.begin(), files.open_.end());
-                           files.open_.clear();
-                           files.mutex_.unlock();
-                       });
+    OpenFiles() { pthread_atfork(lock_before_fork, unlock_in_parent, carry_over_in_child); }
+
+    // The mutex is held across fork(), so that the child does not find it locked by a thread that it does not have. The
+    // analysis sees one function at a time, and these lock and unlock in different ones.
+    static void lock_before_fork() HG_NO_THREAD_SAFETY_ANALYSIS { all().mutex_.lock(); }
+    static void unlock_in_parent() HG_NO_THREAD_SAFETY_ANALYSIS { all().mutex_.unlock(); }
+    static void carry_over_in_child() HG_NO_THREAD_SAFETY_ANALYSIS {
+        auto& files = all();
+        files.carried_.insert(files.open_.begin(), files.open_.end());
+        files.open_.clear();
+        files.mutex_.unlock();
     }
 
-    std::mutex mutex_;
-    std::multiset<FileId> open_;
-    std::set<FileId> carried_;
+    Mutex mutex_;
+    std::multiset<FileId> open_ HG_GUARDED_BY(mutex_);
+    std::set<FileId> carried_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace
