@@ -55,17 +55,17 @@ Interrupt signals_or(const std::shared_ptr<CancelToken>& token) {
     return [token, ctrl_c = signals()] { return token->cancelled() || ctrl_c(); };
 }
 
-Expect to_expect(const std::string& name) {
+BodyShape to_body_shape(const std::string& name) {
     if (name == "array") {
-        return Expect::json_array;
+        return BodyShape::json_array;
     }
     if (name == "object") {
-        return Expect::json_object;
+        return BodyShape::json_object;
     }
     if (name != "json" && name != "anything") {
         check({ErrorCode::invalid_input, "expect: '" + name + "'; expected array, object, json or anything"});
     }
-    return name == "json" ? Expect::json : Expect::anything;
+    return name == "json" ? BodyShape::json : BodyShape::anything;
 }
 
 // A source's own look at a body: `check(index, body)` raises for one that it cannot read. The exception's text may
@@ -127,7 +127,7 @@ struct PythonSink {
     }
 };
 
-py::dict fetch(Failover& self, const std::vector<Source>& sources, py::object sink,
+py::dict fetch(Failover& self, const std::vector<FailoverSource>& sources, py::object sink,
                const std::shared_ptr<CancelToken>& cancel) {
     for (std::size_t i = 0; i < sources.size(); ++i) {
         for (std::size_t before = 0; before < i; ++before) {
@@ -187,16 +187,16 @@ void register_net(py::module_& module) {
             }))
         .def_readonly("url", &HttpRequest::url)
         .def_readonly("method", &HttpRequest::method);
-    py::class_<Source>(module, "Source")
+    py::class_<FailoverSource>(module, "Source")
         .def(py::init([](const std::string& name, const std::vector<HttpRequest>& requests, std::int64_t budget_us,
                          std::shared_ptr<resilience::CircuitBreaker> breaker, const std::string& expect,
                          const py::object& check, bool may_probe) {
-                 return Source{name,     requests, budget_us, std::move(breaker), to_expect(expect), to_check(check),
-                               may_probe};
+                 return FailoverSource{
+                     name, requests, budget_us, std::move(breaker), to_body_shape(expect), to_check(check), may_probe};
              }),
              py::arg("name"), py::arg("requests"), py::arg("budget_us"), py::arg("breaker"),
              py::arg("expect") = "array", py::arg("check") = py::none(), py::arg("may_probe") = true)
-        .def_readonly("name", &Source::name);
+        .def_readonly("name", &FailoverSource::name);
     py::class_<CancelToken, std::shared_ptr<CancelToken>>(module, "CancelToken")
         .def(py::init<>())
         .def("cancel", &CancelToken::cancel)
@@ -229,7 +229,7 @@ void register_net(py::module_& module) {
             HttpResponse response;
             response.status = status;
             response.headers = headers;
-            const auto advice = advise_retry(response, classify(response, Expect::anything), *clock);
+            const auto advice = advise_retry(response, classify(response, BodyShape::anything), *clock);
             if (!advice.may_retry) {
                 return std::nullopt;
             }

@@ -55,16 +55,16 @@ protected:
     std::shared_ptr<resilience::CircuitBreaker> breaker() {
         return std::make_shared<resilience::CircuitBreaker>(resilience::BreakerOptions{}, clock);
     }
-    std::vector<Source> sources(std::size_t requests = 1) const {
-        Source a{"a", {}, 10 * kSecond, first};
-        Source b{"b", {}, 10 * kSecond, second};
+    std::vector<FailoverSource> sources(std::size_t requests = 1) const {
+        FailoverSource a{"a", {}, 10 * kSecond, first};
+        FailoverSource b{"b", {}, 10 * kSecond, second};
         for (std::size_t i = 0; i < requests; ++i) {
             a.requests.push_back({"GET", "http://a/" + std::to_string(i), {}, ""});
             b.requests.push_back({"GET", "http://b/" + std::to_string(i), {}, ""});
         }
         return {a, b};
     }
-    Fetched fetch(std::size_t requests = 1) {
+    FailoverResult fetch(std::size_t requests = 1) {
         return failover.fetch(
             sources(requests),
             [this](const std::string&, const HttpRequest&, const HttpResponse& response, int) -> Result<std::string> {
@@ -273,13 +273,13 @@ TEST_F(FailoverTest, TheTotalDeadlineHoldsForAllSourcesTogether) {
 }
 
 TEST_F(FailoverTest, ASourceSaysWhatItsBodiesLookLike) {
-    const auto with = [&](Expect expect, const std::string& body) { return classify(answer(200, body), expect).ok(); };
-    EXPECT_TRUE(with(Expect::json_object, " {\"feed\": []}"));
-    EXPECT_FALSE(with(Expect::json_object, "[]"));
-    EXPECT_TRUE(with(Expect::json, "3"));
-    EXPECT_FALSE(with(Expect::json, ""));
-    EXPECT_FALSE(with(Expect::json, "[\"\xe9\"]"));  // Latin-1
-    EXPECT_TRUE(with(Expect::anything, "<html>"));
+    const auto with = [&](BodyShape shape, const std::string& body) { return classify(answer(200, body), shape).ok(); };
+    EXPECT_TRUE(with(BodyShape::json_object, " {\"feed\": []}"));
+    EXPECT_FALSE(with(BodyShape::json_object, "[]"));
+    EXPECT_TRUE(with(BodyShape::json, "3"));
+    EXPECT_FALSE(with(BodyShape::json, ""));
+    EXPECT_FALSE(with(BodyShape::json, "[\"\xe9\"]"));  // Latin-1
+    EXPECT_TRUE(with(BodyShape::anything, "<html>"));
 }
 
 // Answers as scripted: the copy number decides; what is "slow" never comes.

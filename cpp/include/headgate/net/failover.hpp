@@ -1,4 +1,5 @@
-// Ordered failover between sources: breaker, deadline, retries within the budget, raw bodies kept before they are read.
+// Failover between sources: the sources are asked in order until one has answered all its requests. Each has a circuit
+// breaker and a time budget; requests are retried within a retry budget; raw bodies are stored before they are parsed.
 #pragma once
 
 #include <functional>
@@ -11,79 +12,85 @@
 
 namespace headgate::net {
 
-enum class Expect : std::uint8_t { json_array, json_object, json, anything };
+// What a response body has to be. `json` is any JSON value; `anything` is not looked at.
+enum class BodyShape : std::uint8_t { json_array, json_object, json, anything };
 
-struct Source {
+// One source, and what a collection asks of it.
+struct FailoverSource {
     std::string name;
-    std::vector<HttpRequest> requests;    // one collection; all of them have to succeed
-    std::int64_t budget_us = 10'000'000;  // for the whole collection from this source
+    std::vector<HttpRequest> requests;    // the requests of one collection; all of them have to succeed
+    std::int64_t budget_us = 10'000'000;  // time for all requests together, including retries
     std::shared_ptr<resilience::CircuitBreaker> breaker;
-    Expect expect = Expect::json_array;  // a body of another shape is a failure
-    // Optional: what is wrong with a good response to request `index` although its shape is right. Its error is a
+    BodyShape expected_shape = BodyShape::json_array;  // a body of another shape is a failure of the source
+    // Optional. Called with a response of the right shape to request number `index`; an error that it returns is a
     // failure of the source, except interrupted, which ends the fetch.
     std::function<Status(std::size_t index, const HttpResponse&)> check = {};
-    bool may_probe = true;  // false: while the breaker is not closed, another process sends the probe
+    // If false, the source is skipped while its breaker is not closed, because another process sends the probe.
+    bool may_probe = true;
 };
 
+// One request that was sent, or one source that was skipped.
 struct Attempt {
     std::string source;
-    std::size_t request = 0;
-    int number = 1;                     // 1-based within the request
-    ErrorCode outcome = ErrorCode::ok;  // circuit_open: skipped
+    std::size_t request = 0;            // position in FailoverSource::requests
+    int number = 1;                     // counts the attempts of this request, from 1
+    ErrorCode outcome = ErrorCode::ok;  // circuit_open: nothing was sent
     std::string message;
-    long status = 0;
+    long status = 0;  // HTTP status; 0 without a response
     std::int64_t elapsed_us = 0;
     std::string breaker_before;
     std::string breaker_after;
-    bool hedged = false;  // the second copy of the request gave this outcome
+    bool hedged = false;  // the response is that of the hedge, the second copy of the request
 };
 
-struct Fetched {
-    std::string source;                   // who answered
-    bool is_failover = false;             // not the first in the list
-    std::vector<HttpResponse> responses;  // in the order of that source's requests
-    std::vector<std::string> raw_keys;    // what the sink said, same order
-    std::vector<int> numbers;             // the attempt that each response is of, same order
-    std::vector<Attempt> attempts;
+struct FailoverResult {
+    std::string source;                   // the source that has answered; empty if none has
+    bool is_failover = false;             // true if it is not the first source
+    std::vector<HttpResponse> responses;  // one for each of its requests, in their order
+    std::vector<std::string> raw_keys;    // the keys under which the sink has stored them, in the same order
+    std::vector<int> numbers;             // which attempt each of them answers, in the same order
+    std::vector<Attempt> attempts;        // everything that was tried, in order of time
     std::int64_t elapsed_us = 0;
-    Status error;  // all_sources_failed, interrupted, or the sink's own error
+    Status error;  // all_sources_failed, interrupted, or the error of the sink
 };
 
-// Stores a response before anything reads it and returns its key. An error ends the fetch: what cannot be kept is not
-// used.
+// Stores the raw body of a response, before anything parses it, and returns the key. An error ends the fetch, because a
+// response that cannot be stored must not be used.
 using RawSink =
     std::function<Result<std::string>(const std::string& source, const HttpRequest&, const HttpResponse&, int attempt)>;
 
-// ok, http_status, or malformed_response (the body is not of the expected shape).
-Status classify(const HttpResponse& response, Expect expect);
+// Returns the response's own error, http_status for a status outside 200-299, malformed_response for a body that is not
+// of that shape, or ok.
+Status classify(const HttpResponse& response, BodyShape shape);
 
 struct FailoverOptions {
     resilience::RetryPolicy retry;
-    std::int64_t return_after_us =
-        300'000'000;  // the secondary must have served this long before the primary is probed
-    std::size_t concurrency = 8;
-    std::int64_t total_us = 0;  // for all sources together; 0: the sum of their budgets
-    std::int64_t hedge_us = 0;  // a request that is unanswered for so long is sent once more; 0: never
+    // How long another source has to have served before the first one, whose breaker is not closed, is probed.
+    std::int64_t return_after_us = 300'000'000;
+    std::size_t concurrency = 8;  // requests in flight
+    std::int64_t total_us = 0;    // time for all sources together; 0: the sum of their budgets
+    std::int64_t hedge_us = 0;    // a request without a response after this time is sent a second time; 0: never
 };
 
-// `secondary_since_us` (0: the primary serves) outlives the process with the breakers' snapshots.
+// fetch() runs on one thread at a time; it blocks until a source has answered or all have failed.
 class Failover {
 public:
     Failover(FailoverOptions options, std::shared_ptr<HttpTransport> transport, std::shared_ptr<Clock> clock,
              std::shared_ptr<Random> random, std::shared_ptr<resilience::RetryBudget> budget);
 
-    Fetched fetch(const std::vector<Source>& sources, const RawSink& sink, const Interrupt& interrupt);
+    FailoverResult fetch(const std::vector<FailoverSource>& sources, const RawSink& sink, const Interrupt& interrupt);
 
     const std::shared_ptr<HttpTransport>& transport() const { return transport_; }
+    // Since when a source other than the first has served, as Clock::now_us(); 0 if the first one serves. Callers store
+    // it between processes, together with the snapshots of the breakers.
     std::int64_t secondary_since_us() const { return secondary_since_us_; }
     void set_secondary_since_us(std::int64_t value) { secondary_since_us_ = value; }
 
 private:
-    bool try_source(const Source& source, Deadline total, const RawSink& sink, const Interrupt& interrupt,
-                    Fetched& out);
+    class Collection;
     std::vector<HttpResponse> send(const std::vector<HttpRequest>& requests, Deadline deadline, bool probe,
                                    const Interrupt& interrupt);
-    bool may_probe_primary(const Source& source) const;
+    bool may_probe_primary(const FailoverSource& source) const;
 
     FailoverOptions options_;
     std::shared_ptr<HttpTransport> transport_;

@@ -1,5 +1,5 @@
-// Hedged requests (Dean and Barroso, "The Tail at Scale", 2013): a request that is slow is sent a second time, and the
-// first good answer counts.
+// Hedged requests (Dean and Barroso, "The Tail at Scale", 2013): a slow request is sent a second time, and the first
+// good response is used.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,8 @@
 
 namespace headgate::net {
 
-// As HttpTransport::perform; a request without an answer after `after_us` gets one twin. The slower one is cut.
+// As HttpTransport::perform(), but a request that has no response after `after_us` is sent once more. The slower copy
+// is cancelled.
 std::vector<HttpResponse> perform_hedged(HttpTransport& transport, const Clock& clock,
                                          const std::vector<HttpRequest>& requests, Deadline deadline,
                                          std::size_t concurrency, std::int64_t after_us, const Interrupt& interrupt);

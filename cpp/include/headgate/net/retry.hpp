@@ -1,5 +1,5 @@
-// Whether an answer may be asked for again, and when: the one place that decides it, for the failover of the core and
-// for callers in Python.
+// Decides whether and when a request may be sent again after a response. The failover of the core and the callers in
+// Python both use it.
 #pragma once
 
 #include <cstdint>
@@ -9,31 +9,32 @@
 
 namespace headgate::net {
 
-// The wait of a Retry-After that cannot be read: longer than anybody waits.
+// The waiting time if a Retry-After header cannot be parsed: too long for any caller, so that nobody retries.
 constexpr std::int64_t kWaitUnknown = INT64_MAX;
 
-// Microseconds since 1970 of a date in any of the three forms of RFC 9110, 5.6.7 (IMF-fixdate, RFC 850, asctime), or in
-// a form that servers send instead: an offset for GMT, no zone (GMT), one digit for the day, ISO 8601. -1: none of
-// them. `now_us` decides the century of a year of two digits.
+// Parses a date of an HTTP header and returns microseconds since the epoch, or -1. It accepts the three forms of RFC
+// 9110, section 5.6.7 (IMF-fixdate, RFC 850, asctime), and what servers send instead: an offset in place of GMT, no
+// zone, one digit for the day, ISO 8601. `now_us` decides the century of a year of two digits.
 std::int64_t parse_http_date(std::string_view text, std::int64_t now_us);
 
-// What a Retry-After header's value asks for, microseconds from `now_us`: seconds (whole or not, with a unit "s"), a
-// date, or, as some servers send it, a time since 1970 in seconds or milliseconds; of a list the longest. kWaitUnknown
-// for what is none of these, -1 for an empty value.
+// Parses the value of a Retry-After header and returns the waiting time from `now_us`, in microseconds. The value is a
+// number of seconds (with or without a fraction and the unit "s"), a date, a time since the epoch in seconds or
+// milliseconds, which some servers send, or a list of these, of which the longest counts. Returns kWaitUnknown if it is
+// none of these, and -1 if it is empty.
 std::int64_t parse_retry_after(std::string_view value, std::int64_t now_us);
 
-// The longest of a response's Retry-After headers, as parse_retry_after() gives it; -1 without one. Dates count from
-// the response's own Date where it has one: the server's clock may be wrong, but its two times belong together.
+// Returns the longest waiting time of a response's Retry-After headers, or -1 if it has none. A date is compared with
+// the response's own Date header, if there is one: if the server's clock is wrong, it is wrong in both.
 std::int64_t retry_after_us(const HttpResponse& response, const Clock& clock);
 
 struct RetryAdvice {
     bool may_retry = false;
-    std::int64_t wait_us = 0;  // at least so long; kWaitUnknown: longer than anybody waits
+    std::int64_t wait_us = 0;  // the shortest time to wait; kWaitUnknown means that nobody should wait
 };
 
-// Broken connections and the statuses 500, 502, 503 and 504 may be tried again, 429 only if it says when; never before
-// the time that Retry-After names. Time-outs, other statuses and bodies of another shape are not tried again.
-// `verdict` is what classify() said of the response.
+// A request may be retried after a broken connection and after the statuses 500, 502, 503 and 504, and after 429 if the
+// response has a Retry-After header; never before the time that Retry-After names. It is not retried after a timeout,
+// another status, or a body of the wrong shape. `verdict` is what classify() returned for the response.
 RetryAdvice advise_retry(const HttpResponse& response, const Status& verdict, const Clock& clock);
 
 }  // namespace headgate::net
