@@ -26,14 +26,15 @@ std::string boot_id() {
     return id;
 }
 
-// Field 22 of /proc/PID/stat (proc(5)): clock ticks after boot at which the process started. Empty when there is none.
+// Returns field 22 of /proc/PID/stat (proc(5)): when the process started, in clock ticks after the machine's boot.
+// Empty if there is no such process.
 std::string start_time(const std::string& pid) {
     std::ifstream in("/proc/" + pid + "/stat");
     std::string line;
     if (!std::getline(in, line)) {
         return {};
     }
-    const auto after_name = line.rfind(')');  // the name may hold spaces and brackets
+    const auto after_name = line.rfind(')');  // the process name may contain spaces and parentheses
     if (after_name == std::string::npos) {
         return {};
     }
@@ -67,7 +68,7 @@ void SystemClock::sleep_us(std::int64_t us) {
 std::uint64_t SystemRandom::next() {
     const MutexLock lock(mutex_);
     if (used_ == block_.size() || generation_ != fork_generation()) {
-        // Up to 256 bytes come whole or not at all (getrandom(2)).
+        // getrandom(2) returns up to 256 bytes completely or not at all.
         if (getrandom(block_.data(), sizeof block_, 0) != static_cast<ssize_t>(sizeof block_)) {
             std::random_device device;  // only where the kernel has no getrandom
             for (auto& word : block_) {
@@ -133,7 +134,7 @@ bool process_is_dead(const std::string& identity) {
         return false;
     }
     if (identity.substr(0, first) != boot_id()) {
-        return false;  // another host or another boot: nothing can be proved, the lease decides
+        return false;  // another machine, or an earlier boot: nothing is known
     }
     return start_time(identity.substr(first + 1, second - first - 1)) != identity.substr(second + 1);
 }

@@ -264,7 +264,7 @@ Status write_file_durably(FileSystem& files, const std::string& path, std::strin
     const auto folder = parent_folder(path);
     std::string temporary;
     Status written;
-    // A process that died may have had our number, and left a file of this name.
+    // A process with the same number may have died and left a file of this name; then another name is tried.
     for (int attempt = 0; attempt < kMostLeftovers; ++attempt) {
         temporary = folder + "/.tmp-" + files.temporary_name();
         written = files.write_new(temporary, bytes);

@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kPrefix = "headgate-scratch-";
 constexpr int kMostTries = 100;
 
-// The folder's own descriptor carries the lock: the kernel frees it however its process ends.
+// The lock is held by a descriptor of the folder. The kernel releases it however the process ends.
 FileDescriptor locked(const std::string& path) {
     FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (folder.ok() && ::flock(folder.get(), LOCK_EX | LOCK_NB) != 0) {
@@ -53,7 +53,7 @@ Result<ScratchFolder> ScratchFolder::make(const std::string& parent, Random& ran
             }
             return status_from_errno(errno, "cannot make a folder in " + parent);
         }
-        // Another process's sweep may have come between the two.
+        // Another process may have removed the new folder before it was locked.
         if (auto lock = locked(path); lock.ok() && is_there(lock)) {
             return ScratchFolder(std::move(path), std::move(lock));
         }

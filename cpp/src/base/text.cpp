@@ -14,7 +14,7 @@ bool digit(char c) noexcept {
     return c >= '0' && c <= '9';
 }
 
-// Exactly `count` digits at the front of `text`, consumed into `out`.
+// Reads exactly `count` digits from the front of `text` into `out`, and removes them from `text`.
 bool take_digits(std::string_view& text, std::size_t count, int& out) noexcept {
     if (text.size() < count) {
         return false;
@@ -59,7 +59,7 @@ bool take_fraction(std::string_view& text, std::int64_t& us, bool& more) noexcep
     return count >= 1 && count <= 9;
 }
 
-// Seconds east of UTC; an empty rest is UTC.
+// Parses a zone: the offset from UTC in seconds, positive to the east. An empty text is UTC.
 bool take_zone(std::string_view& text, std::int64_t& offset) noexcept {
     offset = 0;
     if (text.empty() || take(text, 'Z')) {
@@ -212,8 +212,7 @@ bool valid_date(int year, int month, int day) noexcept {
     return day <= last;
 }
 
-// Days since 1970-01-01 in the proleptic Gregorian calendar; the arithmetic counts from 0000-03-01 so that the leap
-// day ends the year.
+// The calculation counts years from March 1, so that the leap day is the last day of a year.
 std::int64_t days_from_civil(int year, int month, int day) noexcept {
     const std::int64_t y = month <= 2 ? year - 1 : year;
     const std::int64_t era = (y >= 0 ? y : y - 399) / 400;
@@ -257,7 +256,7 @@ Result<Timestamp> parse_timestamp_text(std::string_view text) {
         return Status(ErrorCode::invalid_record, "not an ISO 8601 date-time with T and seconds");
     }
     const auto seconds = days_from_civil(y, mo, d) * kSecondsPerDay + h * 3600LL + mi * 60LL + s - offset;
-    // In UTC it may be of a year before 1 or after 9999, which neither ISO 8601 nor Python's datetime has.
+    // With its offset the time may fall in year 0 or 10000 in UTC, which neither ISO 8601 nor Python's datetime has.
     if (seconds < days_from_civil(1, 1, 1) * kSecondsPerDay ||
         seconds >= days_from_civil(10'000, 1, 1) * kSecondsPerDay) {
         return Status(ErrorCode::number_out_of_range, "a time outside the years 1 to 9999 in UTC");

@@ -13,7 +13,7 @@
 namespace headgate::hash {
 namespace {
 
-// Below this, starting threads costs more than it saves.
+// For fewer bytes than this, starting threads costs more than it saves.
 constexpr std::size_t kBytesPerThread = 64 * 1024;
 
 struct MdFree {
@@ -38,7 +38,7 @@ Digest sha256(std::string_view bytes) {
     thread_local const std::unique_ptr<EVP_MD_CTX, MdFree> context(EVP_MD_CTX_new());
     Digest digest{};
     unsigned size = 0;
-    // None of these can fail for SHA-256 short of memory exhaustion, where the digest stays zero and never matches.
+    // These calls fail only if memory is exhausted. The digest is zero then, which matches no other.
     EVP_DigestInit_ex2(context.get(), sha256_method(), nullptr);
     EVP_DigestUpdate(context.get(), bytes.data(), bytes.size());
     EVP_DigestFinal_ex(context.get(), digest.data(), &size);
@@ -50,7 +50,7 @@ struct Sha256::State {
     std::unique_ptr<EVP_MD_CTX, MdFree> copy{EVP_MD_CTX_new()};
 };
 
-// None of these can fail for SHA-256 short of memory exhaustion, as above.
+// As in sha256(), the calls of OpenSSL fail only if memory is exhausted.
 Sha256::Sha256() : state_(new State, [](State* state) { delete state; }) {
     EVP_DigestInit_ex2(state_->all.get(), sha256_method(), nullptr);
 }
@@ -80,7 +80,7 @@ Result<std::string> event_id(std::string_view json_text, json::BigIntegers big_i
 
 namespace {
 
-// One string made of each document's canonical form, on up to `threads` threads.
+// Calls `make` with each document's canonical form, on up to `threads` threads, and returns the results in order.
 template <class Make>
 Result<std::vector<std::string>> for_each_text(const std::vector<std::string_view>& texts, unsigned threads,
                                                json::BigIntegers big_integers, Make make) {

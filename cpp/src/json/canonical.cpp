@@ -19,8 +19,9 @@ bool is_safe_integer(std::string_view digits) noexcept {
     return digits.size() < kMaxSafe.size() || (digits.size() == kMaxSafe.size() && digits <= kMaxSafe);
 }
 
-// Above U+FFFF a UTF-16 string starts with a surrogate (D800-DFFF), which sorts below E000-FFFF; in UTF-8 the lead
-// bytes F0-F4 sort above EE-EF. Everything else keeps its order.
+// Ranks of UTF-8 lead bytes, with which comparing bytes gives the order of UTF-16. The two orders differ above U+FFFF
+// only: UTF-16 begins such a character with a surrogate (D800-DFFF), which sorts below E000-FFFF, while the UTF-8 lead
+// bytes F0-F4 sort above EE-EF.
 unsigned utf16_rank(unsigned char byte) noexcept {
     if (byte < 0xEE) {
         return byte;
@@ -28,14 +29,14 @@ unsigned utf16_rank(unsigned char byte) noexcept {
     return byte <= 0xEF ? byte + 0x10U : byte - 2U;
 }
 
-// The first eight bytes as one big-endian number, each byte by its rank; shorter strings are padded with zeros.
+// Returns the ranks of the first eight bytes as one big-endian number. Shorter strings are padded with zeros.
 std::uint64_t utf16_prefix(std::string_view text) noexcept {
     std::uint64_t out = 0;
     if (!text.empty()) {
         std::memcpy(&out, text.data(), std::min<std::size_t>(8, text.size()));
     }
     if ((out & detail::kHigh) == 0) {
-        return __builtin_bswap64(out);  // ASCII is its own rank
+        return __builtin_bswap64(out);  // the rank of an ASCII byte is the byte itself
     }
     out = 0;
     for (std::size_t i = 0; i < 8; ++i) {
@@ -44,7 +45,7 @@ std::uint64_t utf16_prefix(std::string_view text) noexcept {
     return out;
 }
 
-// n in 0.d * 10^n for a token that holds a non-zero digit: its sign tells overflow from underflow.
+// Returns the n of 0.d * 10^n for a number that is not zero. Its sign tells an overflow from an underflow.
 long decimal_exponent(std::string_view token) noexcept {
     const auto e = std::min(token.find_first_of("eE"), token.size());
     const auto mantissa = token.substr(0, e);
@@ -113,10 +114,10 @@ int compare_utf16(std::string_view a, std::string_view b) noexcept {
 
 void append_number(std::string& out, double value) {
     if (value == 0) {
-        out.push_back('0');  // -0 too
+        out.push_back('0');  // also for -0
         return;
     }
-    // Shortest digits that read back as the same double: d[.ddd]e[+-]xx.
+    // The shortest digits that are read back as the same double, in the form d[.ddd]e[+-]xx.
     std::array<char, 32> buffer{};
     const auto end =
         std::to_chars(buffer.data(), buffer.data() + buffer.size(), std::abs(value), std::chars_format::scientific).ptr;
@@ -174,7 +175,7 @@ void CanonicalWriter::clear() {
     error_ = Status();
 }
 
-// Elements are preceded by commas here; members by key().
+// Writes the comma before an element of an array. The one before a member of an object is written by key().
 void CanonicalWriter::before_value() {
     if (levels_.empty() || levels_.back().is_object) {
         return;
@@ -307,7 +308,8 @@ bool CanonicalWriter::string(std::string_view value) {
 
 namespace {
 
-// The digits of a number from its first to its last that is not zero, and the power of ten of the first; no digits: 0.
+// The significant digits of a number, from the first to the last that is not zero, and the power of ten of the first.
+// Zero has no digits.
 struct Decimal {
     std::string digits;
     std::int64_t power = 0;
@@ -316,7 +318,7 @@ struct Decimal {
 
 Decimal decimal_of(std::string_view token) {
     Decimal out;
-    std::int64_t point = -1;  // how many digits come before it
+    std::int64_t point = -1;  // the number of digits before the decimal point
     std::int64_t seen = 0;
     std::size_t at = token.starts_with('-') ? 1 : 0;
     for (; at < token.size() && token[at] != 'e' && token[at] != 'E'; ++at) {
@@ -336,7 +338,7 @@ Decimal decimal_of(std::string_view token) {
     if (at < token.size()) {
         const auto text = token.substr(at + (at + 1 < token.size() && token[at + 1] == '+' ? 2 : 1));
         if (std::from_chars(text.data(), text.data() + text.size(), exponent).ec != std::errc{}) {
-            exponent = INT32_MAX;  // beyond every double
+            exponent = INT32_MAX;  // larger than any double's exponent
         }
     }
     out.power += (point < 0 ? seen : point) + exponent;
@@ -350,7 +352,7 @@ Decimal decimal_of(std::string_view token) {
 }  // namespace
 
 bool double_holds(std::string_view token, double nearest) {
-    constexpr std::size_t kAlwaysHeld = 15;  // significant digits, of a number in the normal range
+    constexpr std::size_t kAlwaysHeld = 15;  // a double holds that many digits of any number in the normal range
     if (token.size() <= kAlwaysHeld && std::isnormal(nearest)) {
         return true;
     }
@@ -373,7 +375,7 @@ bool CanonicalWriter::number(std::string_view token, bool is_integer) {
     if (!is_integer) {
         double value = 0;
         const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), value);
-        // from_chars reports under- and overflow alike; an underflow is a fine zero in ECMAScript.
+        // from_chars reports underflow and overflow alike. In ECMAScript a number that underflows is zero.
         if (error == std::errc::result_out_of_range) {
             if (decimal_exponent(token) > 0) {
                 return fail(ErrorCode::number_out_of_range, "a number too large for a double");

@@ -110,8 +110,8 @@ public:
     }
 
 private:
-    // A child of fork() has a copy: it may begin with an empty one, but what the parent did after the fork is not in
-    // it, and its mutex may be held by a thread that the child has not.
+    // A child of fork() has a copy of the ledger. It may use one that was not used yet; otherwise the copy would miss
+    // what the parent writes after the fork, and a thread that the child does not have might hold the mutex.
     Status use() {
         auto mine = generation_.load();
         const auto now = fork_generation();
@@ -134,7 +134,8 @@ private:
     }
     bool owned(const Claim& claim) const HG_REQUIRES(mutex_) { return is(claim, State::open); }
 
-    // What a claim would be told; nothing is written but the end of a done mark whose time is over.
+    // Returns the answer that a claim of this key would get. Nothing is acquired; an expired entry of a completed key
+    // is cleared.
     Claim answer(const ClaimRequest& request) HG_REQUIRES(mutex_) {
         const auto now = clock_->now_us();
         static const Entry kNew;
@@ -182,7 +183,7 @@ private:
     Mutex mutex_;
     std::map<std::string, Entry> entries_ HG_GUARDED_BY(mutex_);
     std::int64_t last_fence_ HG_GUARDED_BY(mutex_) = 0;
-    std::atomic<unsigned> generation_{0};  // the fork generation of the first use
+    std::atomic<unsigned> generation_{0};  // fork_generation() at the first use; 0 before it
 };
 
 }  // namespace
@@ -221,7 +222,7 @@ void join_pair(Claim& claim, const Claim& legacy) {
     }
 }
 
-// Keys may hold personal ids, so the messages name none; the exception carries the key as an attribute.
+// The exceptions in Python have the key as an attribute.
 Status stale_lease(const std::string&) {
     return {ErrorCode::stale_lease, "the lease was overtaken by another owner, or the key is already done"};
 }

@@ -14,7 +14,7 @@ namespace {
 using resilience::breaker_state_name;
 using resilience::BreakerState;
 
-// Accepts any document; parse_json does the checking.
+// A handler for parse_json() that accepts every document; the parser itself checks the syntax.
 struct Ignore {
     static bool start_object() { return true; }
     static bool end_object() { return true; }

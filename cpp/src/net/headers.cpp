@@ -5,7 +5,7 @@
 namespace headgate::net {
 namespace {
 
-// tchar of RFC 9110, 5.6.2.
+// Whether `text` is a token by RFC 9110, section 5.6.2.
 bool is_token(std::string_view text) {
     static constexpr std::string_view other = "!#$%&'*+-.^_`|~";
     return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {

@@ -5,7 +5,8 @@
 namespace headgate::net {
 namespace {
 
-// Number 2i is request i, 2i + 1 its twin.
+// Sends every request once, and those without a response after `after_us` a second time. In the flow, number 2i is
+// request i and number 2i + 1 its second copy.
 class Hedging final : public HttpFlow {
 public:
     Hedging(const Clock& clock, const std::vector<HttpRequest>& requests, std::int64_t after_us)
@@ -99,7 +100,7 @@ std::vector<HttpResponse> perform_hedged(HttpTransport& transport, const Clock& 
         stopped = stopped || (interrupt && interrupt());
         return stopped || flow.complete() || deadline.left_us(clock) <= 0;
     };
-    // A twin needs a place of its own beside the calls that are slow.
+    // Second copies are sent beside the slow requests, so twice as many may be in flight.
     transport.run(flow, std::max<std::int64_t>(1, deadline.left_us(clock)), 2 * std::max<std::size_t>(1, concurrency),
                   until);
     return flow.take(stopped ? Status(ErrorCode::interrupted, "interrupted")

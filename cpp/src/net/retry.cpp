@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::int64_t kSecond = 1'000'000;
 constexpr std::int64_t kDay = 86'400;
-constexpr std::int64_t kLongest = 100LL * 366 * kDay;  // seconds: a longer delay is as good as this one
-// From here on a number is a time since 1970: as a delay it would be 31 years.
+constexpr std::int64_t kLongest = 100LL * 366 * kDay;  // in seconds; longer delays are cut to it
+// A number of seconds from here on is a time since 1970; as a delay it would be 31 years.
 constexpr std::int64_t kEpochSeconds = 1'000'000'000;
 constexpr std::int64_t kEpochMilliseconds = kEpochSeconds * 1000;
 
@@ -25,7 +25,7 @@ bool all_digits(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), is_digit);
 }
 
-// The value of up to nine digits; -1 for anything else.
+// Returns the value of a text of one to nine digits, or -1.
 std::int64_t small_number(std::string_view text) {
     if (!all_digits(text) || text.size() > 9) {
         return -1;
@@ -37,7 +37,7 @@ std::int64_t small_number(std::string_view text) {
     return value;
 }
 
-// 1 to 12 of "Jan", "november" and the like; 0: no month.
+// Returns 1 to 12 for a word that begins with the name of a month, as "Jan" or "november", or 0.
 int month_of(std::string_view text) {
     static constexpr std::string_view names = "janfebmaraprmayjunjulaugsepoctnovdec";
     if (text.size() < 3) {
@@ -50,7 +50,7 @@ int month_of(std::string_view text) {
     return at == std::string_view::npos || at % 3 != 0 ? 0 : static_cast<int>(at / 3) + 1;
 }
 
-// Seconds of "08:49:37"; -1 for anything else.
+// Returns the seconds since midnight of a text such as "08:49:37", or -1.
 std::int64_t time_of_day(std::string_view text) {
     if (text.size() != 8 || text[2] != ':' || text[5] != ':') {
         return -1;
@@ -62,7 +62,7 @@ std::int64_t time_of_day(std::string_view text) {
     return h < 0 || m < 0 || s < 0 || h > 23 || m > 59 || s > 60 ? -1 : h * 3600 + m * 60 + s;
 }
 
-// Whether a word is a zone, and its offset in seconds.
+// Returns whether a word is a time zone, and sets its offset in seconds.
 bool zone_of(std::string_view text, std::int64_t& offset) {
     offset = 0;
     if (text == "GMT" || text == "UTC" || text == "UT" || text == "Z") {
@@ -90,15 +90,16 @@ std::vector<std::string_view> split(std::string_view text, std::string_view sepa
     return out;
 }
 
-// RFC 9110, 5.6.7: a year of two digits that seems to be more than 50 years ahead is the one of a century before.
+// Completes a year of two digits. By RFC 9110, section 5.6.7, one that would be more than 50 years in the future
+// belongs to the century before.
 std::int64_t whole_year(std::int64_t year, std::int64_t now_us) {
     const auto now = std::stoll(format_timestamp(now_us).substr(0, 4));
     year += now - now % 100;
     return year > now + 50 ? year - 100 : year;
 }
 
-// The delay of digits with an optional fraction and the unit "s", rounded up to the microsecond; a time since 1970
-// counts from now. kWaitUnknown: not a number.
+// Returns the waiting time of a number with an optional fraction and an optional unit "s", rounded up to the
+// microsecond. A time since 1970 is converted to the time from now. Returns kWaitUnknown for anything else.
 std::int64_t number_wait(std::string_view text, std::int64_t now_us) {
     if (!text.empty() && (text.back() == 's' || text.back() == 'S')) {
         text.remove_suffix(1);
@@ -146,7 +147,7 @@ std::int64_t parse_http_date(std::string_view text, std::int64_t now_us) {
                 return -1;
             }
         } else {
-            // A word, or the three of "06-Nov-94".
+            // A word, or a date with hyphens such as "06-Nov-94".
             for (const auto part : split(word, "-")) {
                 const auto number = small_number(part);
                 if (number >= 0 && day < 0 && part.size() <= 2) {
@@ -154,7 +155,7 @@ std::int64_t parse_http_date(std::string_view text, std::int64_t now_us) {
                 } else if (number >= 0 && year < 0 && (part.size() == 4 || part.size() == 2)) {
                     year = part.size() == 2 ? whole_year(number, now_us) : number;
                 } else if (number < 0 && month == 0 && day < 0 && year < 0 && month_of(part) == 0) {
-                    continue;  // the day of the week comes first
+                    continue;  // the day of the week
                 } else if (number < 0 && month == 0 && month_of(part) != 0) {
                     month = month_of(part);
                 } else {

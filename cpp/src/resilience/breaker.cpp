@@ -5,9 +5,10 @@
 namespace headgate::resilience {
 namespace {
 
-constexpr std::int64_t kBuckets = 16;  // of a time window: it moves on in steps of a sixteenth
+// A time window of rates consists of this many buckets; it moves forward by one bucket at a time.
+constexpr std::int64_t kBuckets = 16;
 
-// Forgets what is older than the window, and what a clock that was wrong has put into the future.
+// Removes times that are older than the window, and times in the future, which a wrong clock has written.
 void drop_outside(std::deque<std::int64_t>& times, std::int64_t from, std::int64_t now_us) {
     while (!times.empty() && times.front() < from) {
         times.pop_front();
@@ -51,7 +52,8 @@ Status BreakerOptions::check() const {
     return {};
 }
 
-// Holds the lock of one call, and tells the listeners afterwards if the call has changed the state.
+// Holds the breaker's lock during one call. If the call has changed the state, the listeners are called after the lock
+// was released.
 class HG_SCOPED_CAPABILITY CircuitBreaker::Change {
 public:
     explicit Change(CircuitBreaker& breaker) HG_ACQUIRE(breaker.mutex_)
@@ -85,7 +87,8 @@ int CircuitBreaker::add_listener(Listener listener) {
 }
 
 void CircuitBreaker::remove_listener(int number) {
-    std::shared_ptr<const Listeners> old;  // a listener may own something that must not be destroyed under the lock
+    std::shared_ptr<const Listeners>
+        old;  // destroyed after the lock is released, because a listener may own objects of Python
     const MutexLock lock(mutex_);
     auto all = listeners_ == nullptr ? Listeners{} : *listeners_;
     std::erase_if(all, [number](const auto& entry) { return entry.first == number; });
@@ -127,7 +130,7 @@ std::uint64_t CircuitBreaker::enter() {
     return ++period_;
 }
 
-// A late answer to a call that left before the breaker opened says nothing of the source's health now.
+// The late response to a call that began before the breaker opened is ignored: it does not tell how the source is now.
 void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
     const Change change(*this);
     if (is_late(permit)) {
@@ -135,13 +138,13 @@ void CircuitBreaker::on_success(std::int64_t elapsed_us, std::uint64_t permit) {
     }
     const bool slow = options_.slow_call_us > 0 && elapsed_us >= options_.slow_call_us;
     if (data_.state == BreakerState::half_open) {
-        // A probe that is slow again is no recovery where slowness is a reason to open.
+        // If slowness is a reason to open, a slow probe is not a recovery.
         if (slow && options_.slow_call_rate > 0) {
             open(clock_->now_us());
         } else if (++data_.probes_succeeded >= options_.success_threshold) {
             close();
         } else {
-            probing_ = false;  // the next probe may go out
+            probing_ = false;  // the next probe is allowed
             ++period_;
         }
         return;
@@ -271,7 +274,7 @@ void CircuitBreaker::restore(BreakerSnapshot snapshot) {
         total_.failed += bucket.failed;
         total_.slow += bucket.slow;
     }
-    if (!is_same) {  // else the calls that are under way belong to this state
+    if (!is_same) {  // otherwise calls that are under way keep their permits
         probing_ = false;
         ++period_;
     }

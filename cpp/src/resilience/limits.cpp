@@ -7,8 +7,9 @@
 namespace headgate::resilience {
 namespace {
 
-constexpr std::int64_t kLongestUs = 1'000'000'000'000'000;  // some thirty years, which nanoseconds hold
-constexpr auto kSlice = std::chrono::milliseconds(20);      // how soon an interrupt or a moved clock is seen
+constexpr std::int64_t kLongestUs = 1'000'000'000'000'000;  // thirty years, which fit into nanoseconds
+// How long it takes to notice an interrupt or a clock that was moved.
+constexpr auto kSlice = std::chrono::milliseconds(20);
 
 }  // namespace
 
@@ -31,7 +32,7 @@ std::int64_t RateLimiter::try_acquire(int permits) {
     const auto now = static_cast<double>(clock_->mono_us());
     const auto from = std::max(free_at_us_, now);
     const auto wait = from + interval_us_ * (permits - 1) - tolerance_us_ - now;
-    // The tolerance of a thousandth of a microsecond is for the rounding of sums of the interval.
+    // A thousandth of a microsecond is tolerated, because sums of the interval are rounded.
     if (wait > 1e-3) {
         return std::max<std::int64_t>(1, std::llround(std::ceil(wait)));
     }
@@ -86,7 +87,7 @@ Status Bulkhead::enter(std::int64_t timeout_us, const Interrupt& interrupt) {
         }
         left_.wait_for(mutex_, kSlice);
         if (interrupt) {
-            lock.unlock();  // it may take the GIL
+            lock.unlock();  // the interrupt may take Python's GIL
             const bool stop = interrupt();
             lock.lock();
             if (stop) {

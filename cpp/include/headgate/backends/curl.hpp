@@ -1,4 +1,4 @@
-// HttpTransport on libcurl's multi interface.
+// An HTTP client on libcurl's multi interface.
 #pragma once
 
 #include <memory>
@@ -9,16 +9,18 @@
 namespace headgate::backends {
 
 struct CurlOptions {
-    std::string ca_file;                      // CURLOPT_CAINFO; empty: libcurl's own default
-    std::size_t max_body = 64 * 1024 * 1024;  // a larger body is malformed_response
+    std::string ca_file;                      // certificates of the trusted authorities; empty: libcurl's default
+    std::size_t max_body = 64 * 1024 * 1024;  // bytes, after decoding; a larger body is malformed_response
     std::string user_agent = "headgate";
     long max_idle_connections = 16;
-    bool decode = true;                   // ask for compressed answers and unpack them
-    std::int64_t connect_timeout_us = 0;  // for the connection alone, TLS included; 0: the call's deadline
-    int max_redirects = 0;                // followed within one origin only: a token goes nowhere else
-    long max_per_host = 0;                // connections to one host and perform(); 0: no limit but the concurrency
+    bool decode = true;                   // request compressed responses, and decompress them
+    std::int64_t connect_timeout_us = 0;  // for connecting, including TLS; 0: the deadline of the call
+    int max_redirects = 0;                // followed only within one origin, so that a token is sent nowhere else
+    long max_per_host = 0;                // connections to one host in one call; 0: as many as `concurrency`
 };
 
+// May be used by several threads; the connections are kept between calls. In a child of fork() every request is
+// answered with the error forked.
 std::shared_ptr<net::HttpTransport> make_curl_transport(CurlOptions options, std::shared_ptr<Clock> clock);
 
 }  // namespace headgate::backends

@@ -1,4 +1,4 @@
-// Files: an object store in a folder.
+// An object store in a folder. Each object is a file; keys are paths below the folder.
 #pragma once
 
 #include <memory>
@@ -10,7 +10,7 @@
 
 namespace headgate::backends {
 
-// On the machine's own files, or on those given.
+// Creates the folder if there is none. `files` is the file system to use; null is the machine's own.
 Result<std::shared_ptr<store::ObjectStore>> make_file_store(const std::string& folder,
                                                             std::shared_ptr<FileSystem> files = nullptr);
 

@@ -1,4 +1,5 @@
-// The Parquet table file, on Apache Arrow C++. The only place that includes an Arrow header is its source.
+// Parquet files for checkpoints, on Apache Arrow C++. This header names no type of Arrow's C++ library; only the
+// sources of this backend include its headers.
 #pragma once
 
 #include <cstdint>
@@ -7,28 +8,31 @@
 #include "headgate/checkpoint/checkpoint.hpp"
 #include "headgate/checkpoint/grouping.hpp"
 
-struct ArrowArrayStream;  // Arrow's C data interface: the rows may come from another copy of Arrow
+// Of Arrow's C data interface, through which rows may come from another copy of the Arrow library.
+struct ArrowArrayStream;
 
 namespace headgate::backends {
 
 constexpr std::int64_t kRowGroupRows = 128 * 1024;
 
-// On the machine's own files, or on those given. Row groups have that many rows, or fewer when rows are large.
+// Reads and writes the table of a checkpoint. `files` is the file system to use; null is the machine's own. A row group
+// has `group_rows` rows, or fewer if the rows are large.
 std::shared_ptr<checkpoint::TableFile> make_parquet_table(std::shared_ptr<FileSystem> files = nullptr,
                                                           std::int64_t group_rows = kRowGroupRows);
-checkpoint::Unpack make_unpacker();  // gzip and zstd, by Arrow's codecs
+// Decompresses gzip and zstd with Arrow's codecs.
+checkpoint::Unpack make_unpacker();
 
 struct Counted {
     checkpoint::Grouping groups;
     std::vector<std::int64_t> counts;  // one for each group
 };
 
-// How many rows have each combination of values. Columns are utf8, dictionaries of it, or int64. The stream is taken
-// over, also when this fails.
+// Counts the rows of each combination of values. Columns have the type utf8, a dictionary of utf8, or int64; another
+// type is invalid_input. The stream is consumed and released, also if this fails.
 Result<Counted> count_groups(ArrowArrayStream& rows, const Interrupt& interrupt);
 
-// The row of each combination of the columns before the last whose last column is the largest (checkpoint::Newest), in
-// the order of the rows.
+// Groups the rows by all columns but the last, and returns for each group the number of the row whose last column is
+// the largest. The numbers are in ascending order. The stream is consumed and released, also if this fails.
 Result<std::vector<std::int64_t>> newest_rows(ArrowArrayStream& rows, const Interrupt& interrupt);
 
 }  // namespace headgate::backends

@@ -1,4 +1,5 @@
-// The idempotency ledger on Redis: hiredis as codec over a transport of our own (plain or TLS).
+// The idempotency ledger on Redis. hiredis formats commands and parses replies; connections, plain or TLS, are our own,
+// so that deadlines and interrupts apply to them.
 #pragma once
 
 #include <memory>
@@ -17,25 +18,25 @@ struct RedisOptions {
     int database = 0;
     std::string prefix = "headgate:v1:";
     bool tls = false;
-    bool verify = true;                     // TLS: the certificate and the host name
-    std::string ca_file = {};               // TLS: empty takes the system's
-    int pool_size = 8;                      // connections at most; further callers wait for one
-    std::int64_t timeout_us = 5'000'000;    // of one call, waiting for a connection included
-    std::int64_t reconnect_us = 1'000'000;  // a call tries to reconnect for this long, with back-off, before it fails
-    Interrupt interrupt = {};               // polled while waiting
+    bool verify = true;                     // TLS: check the certificate and the host name
+    std::string ca_file = {};               // TLS: trusted certificates; empty: the system's
+    int pool_size = 8;                      // the largest number of connections; further callers wait for a free one
+    std::int64_t timeout_us = 5'000'000;    // of one call, including the wait for a connection
+    std::int64_t reconnect_us = 1'000'000;  // how long a call tries to reconnect, with back-off, before it fails
+    Interrupt interrupt = {};               // asked while waiting
 };
 
-// Connects on first use. A broken connection is replaced and the commands are sent again: every one of them may be
-// repeated by its owner without harm.
+// Connects on first use. If a connection breaks, the commands are sent again on another one. That is safe because the
+// owner of a claim may repeat every command without a further effect.
 std::shared_ptr<ledger::Ledger> make_redis_ledger(RedisOptions options, ledger::LedgerOptions ledger_options,
                                                   std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
 
-// The Lua that decides on the server ("claim", "claim_more", "complete", "release", "renew"), for other clients of the
-// same keys.
+// The Lua scripts that run on the server, for other clients of the same keys. The names are "claim", "claim_more",
+// "complete", "release" and "renew".
 std::string_view redis_script(std::string_view name);
 
-// Where the acquisitions of a stored key are counted. A cluster lets a script touch one hash slot only: there is one
-// counter for each, which has no time to live.
+// The key of the counter from which the fencing tokens of a stored key are taken. In a Redis cluster a script may use
+// keys of one hash slot only, so there is one counter for each slot. Counters have no time to live.
 std::string redis_fence_key(std::string_view stored_key);
 
 }  // namespace headgate::backends

@@ -1,4 +1,4 @@
-// S3 (and what speaks its protocol) as the source and the target of a checkpoint.
+// S3, and servers with the same protocol, as the source and the target of a checkpoint.
 #pragma once
 
 #include <functional>
@@ -14,30 +14,31 @@ namespace headgate::backends {
 constexpr std::size_t kS3RangeBytes = 16U << 20U;
 
 struct S3Credentials {
-    std::string access_key;  // empty: requests are not signed
+    std::string access_key;  // if empty, requests are not signed
     std::string secret_key;
     std::string session_token;
 };
 
 struct S3Options {
     std::string bucket;
-    std::string prefix;  // of every key; a source's keys are what follows it
-    std::string within;  // a source has only keys of which the rest starts with this
+    std::string prefix;  // of every key; a source shows its keys without it
+    std::string within;  // if not empty, a source has only keys whose rest begins with it
     std::string region = "us-east-1";
     std::string endpoint;                                // "http://host:port"; empty: AWS
-    std::function<Result<S3Credentials>()> credentials;  // asked again after a minute, and when they have expired
-    std::function<std::shared_ptr<net::HttpTransport>()> transport;  // one per thread
+    std::function<Result<S3Credentials>()> credentials;  // called again after a minute, and after they were refused
+    std::function<std::shared_ptr<net::HttpTransport>()> transport;  // makes the HTTP client of one thread
     unsigned threads = 2;
-    std::size_t in_flight = 192;  // requests per thread
-    int attempts = 4;             // 500, 503, timeouts and broken connections are tried again, with jittered back-off
-    std::int64_t timeout_us = 60'000'000;  // of one request
+    std::size_t in_flight = 192;           // concurrent requests of a thread
+    int attempts = 4;                      // of a request; retried after 500, 503, timeouts and broken connections
+    std::int64_t timeout_us = 60'000'000;  // of one attempt
 };
 
 std::shared_ptr<checkpoint::Source> make_s3_source(S3Options options, std::shared_ptr<Clock> clock,
                                                    std::shared_ptr<Random> random);
 
-// The table is `key`, its parts are under `key`.ledger/, temporary files go below `scratch_parent`. A commit is one PUT
-// with If-Match or If-None-Match.
+// The table is the object `key`; the processed-files index and the reject log are under `key`.ledger/. Temporary files
+// are written below the local folder `scratch_parent`. A commit is one PUT with If-Match or If-None-Match, so that of
+// two runs that commit at the same time one gets version_conflict.
 std::shared_ptr<checkpoint::Target> make_s3_target(S3Options options, std::string key,
                                                    const std::string& scratch_parent, std::shared_ptr<Clock> clock,
                                                    std::shared_ptr<Random> random);

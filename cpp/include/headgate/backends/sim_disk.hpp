@@ -1,4 +1,5 @@
-// A disk in memory for simulations: what was not synced may be lost, and any operation may be a process's last.
+// A disk in memory, for the simulation. Content that was not synced may be lost, and a process may be stopped before
+// any of its operations.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,8 @@
 
 namespace headgate::backends {
 
-// Single-threaded by design: the simulation's scheduler decides who runs. A path may begin with "owner@": the file is
-// that of the rest, and the handle belongs to the simulated process `owner`.
+// For one thread: the scheduler of the simulation decides which simulated process runs. A path may begin with "owner@".
+// The rest is then the name of the file, and the handle belongs to the simulated process `owner`.
 class SimDisk {
 public:
     explicit SimDisk(std::uint64_t seed);
@@ -24,18 +25,21 @@ public:
     // The name of a SQLite VFS on this disk, for DatabaseOptions::vfs.
     const std::string& vfs() const { return vfs_name_; }
 
-    // The owner's n-th changing operation from now (a write, sync, truncation, deletion, rename) does not happen, nor
-    // does anything that it asks for later, until `revive`.
+    // Stops the process `owner` before its changing operation number `operations`, counted from now. A changing
+    // operation is a write, sync, truncation, deletion or rename. That one fails, and so does everything after it until
+    // revive().
     void stop_after(const std::string& owner, std::int64_t operations);
     bool stopped(const std::string& owner) const;
-    // The process is gone: its handles are dead, its locks free; what it wrote is still in the system's cache.
+    // Ends the process `owner`. Its handles fail and its locks are free. What it wrote and did not sync is kept, as an
+    // operating system keeps it in its cache.
     void kill(const std::string& owner);
-    // The owner may open files again.
+    // Lets `owner` open files again.
     void revive(const std::string& owner);
-    // Everybody is gone. What was not synced is there, torn or lost, as the seed decides.
+    // Ends all processes, as a loss of power does. Each write that was not synced is kept, torn or lost, as the random
+    // numbers of the seed decide.
     void lose_power();
 
-    // Plain files, in the steps that a durable write takes.
+    // Operations on plain files, one for each step of a durable write.
     Status write(const std::string& path, const std::string& data);
     Status sync(const std::string& path);
     Status rename(const std::string& from, const std::string& to);
@@ -46,39 +50,40 @@ public:
 
     std::int64_t operations() const { return operations_; }
 
-    // For the VFS.
+    // The rest is for the SQLite VFS on this disk.
     struct Change {
         bool truncate = false;
-        std::size_t offset = 0;  // of a write, or the new size
+        std::size_t offset = 0;  // where the write begins, or the new size
         std::string data = {};
     };
     struct File {
         std::string durable;
         std::string current;
         std::vector<Change> unsynced;
-        bool entry_durable = false;  // its name survives a loss of power
+        bool entry_durable = false;  // the name of the file survives a loss of power
     };
     struct Locks {
-        std::map<const void*, int> levels;                    // handle -> SQLITE_LOCK_*
-        std::map<const void*, std::vector<int>> wal;          // handle -> per slot: 0, 1 shared, 2 exclusive
-        std::vector<std::unique_ptr<std::string>> segments;   // the WAL index
-        std::vector<std::unique_ptr<std::string>> abandoned;  // what dead connections may still point to
+        std::map<const void*, int> levels;                   // handle -> SQLITE_LOCK_*
+        std::map<const void*, std::vector<int>> wal;         // handle -> per slot: 0, 1 shared, 2 exclusive
+        std::vector<std::unique_ptr<std::string>> segments;  // the WAL index
+        std::vector<std::unique_ptr<std::string>>
+            abandoned;  // memory to which connections of ended processes may still point
     };
     struct Owner {
         std::int64_t left = -1;  // changing operations before it stops; -1: never
         bool stopped = false;
-        std::uint64_t generation = 0;  // handles of an earlier one are dead
+        std::uint64_t generation = 0;  // raised when the process ends; handles with an earlier number fail
     };
 
     static std::pair<std::string, std::string> split(const std::string& path);  // (owner, name)
-    bool allows(const std::string& owner, std::uint64_t generation);            // counts a changing operation
+    bool allows(const std::string& owner, std::uint64_t generation);            // and counts the operation
     bool alive(const std::string& owner, std::uint64_t generation) const;
     Owner& owner(const std::string& name) { return owners_[name]; }
     std::map<std::string, std::shared_ptr<File>>& files() { return files_; }
     Locks& locks(const std::string& name) { return locks_[name]; }
     void change(File& file, Change change);
-    // Names reach the disk in order, with the next sync of any file, as on ext4 and xfs (their journals are ordered).
-    // Without that not even SQLite keeps its promise: the deletion of a rollback journal is not synced by itself.
+    // Makes the content of a file durable, and with it all earlier changes of names, as ext4 and xfs do with their
+    // ordered journals. SQLite relies on that: it does not sync the deletion of a rollback journal.
     void sync_content(File& file);
 
 private:
@@ -90,7 +95,7 @@ private:
     std::string vfs_name_;
     std::shared_ptr<void> vfs_;
     std::map<std::string, std::shared_ptr<File>> files_;
-    std::map<std::string, std::shared_ptr<File>> removed_;  // deleted or replaced, the folder not synced since
+    std::map<std::string, std::shared_ptr<File>> removed_;  // deleted or replaced, and not yet durable
     std::map<std::string, Locks> locks_;
     std::map<std::string, Owner> owners_;
     std::int64_t operations_ = 0;

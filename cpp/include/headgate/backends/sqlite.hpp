@@ -1,5 +1,6 @@
-// SQLite, the embedded backend. One copy of the library per process may open our files (two break file locks),
-// so Python reaches them through this class only.
+// SQLite, the embedded backend. Only one copy of the SQLite library in a process may open a database file, because two
+// copies break each other's file locks. Python therefore opens our files through this class, never with its own
+// sqlite3.
 #pragma once
 
 #include <cstdint>
@@ -31,41 +32,46 @@ struct SqlResult {
     std::int64_t changes = 0;
 };
 
-enum class Durability : std::uint8_t { normal, full };  // normal survives a process, full survives power
+// What a commit survives. `normal`: the end of the process, however it ends. `full`: also a loss of power.
+enum class Durability : std::uint8_t { normal, full };
 
 struct DatabaseOptions {
     Durability durability = Durability::full;
     std::int64_t busy_timeout_us = 5'000'000;
-    Interrupt interrupt = {};                    // polled while another process holds the lock
-    std::string vfs = {};                        // empty: the system's files
-    std::shared_ptr<const void> vfs_owner = {};  // lives as long as the connection
+    Interrupt interrupt = {};                    // asked while another process holds the lock
+    std::string vfs = {};                        // the SQLite VFS; empty: the machine's own files
+    std::shared_ptr<const void> vfs_owner = {};  // kept alive as long as the connection
 };
 
-// The schema version this build writes (PRAGMA user_version) and the application id ("HGat").
+// The version of the database schema that this build writes (PRAGMA user_version), and the application id ("HGat").
 inline constexpr int kSchemaVersion = 6;
 inline constexpr int kApplicationId = 0x48476174;
 
-// A connection in WAL mode. Calls are serialised by the caller holding `lock()` across a transaction.
+// A connection to a database file in WAL mode. For one thread at a time: callers hold a lock of their own for as long
+// as a transaction lasts. Methods block on the disk, and on other processes for up to `busy_timeout_us`; then they
+// return busy.
 class Database {
 public:
-    // Creates the file and its schema, or migrates an older one. A newer one is unsupported_version. The connection is
-    // closed again and made on first use, in each process anew: a child of fork() may use what its parent opened and
-    // did not use yet. A file that was in use at a fork cannot be used by the child (forked): SQLite's record of its
-    // locks is copied, the locks are not.
+    // Creates the file with its schema, or migrates the schema of an older version; unsupported_version if it is from a
+    // newer one. The connection is then closed, and opened again on first use, so that a child of fork() may use an
+    // object that its parent has opened and not used. If the parent has used it, methods return forked in the child:
+    // fork() copies SQLite's records of its file locks, but not the locks.
     static Result<std::shared_ptr<Database>> open(const std::string& path, DatabaseOptions options);
     ~Database();
     Database(const Database&) = delete;
     Database& operator=(const Database&) = delete;
 
-    // `with_names`: fill `columns` too.
+    // Runs one statement and returns its rows; with `with_names` also the names of the columns.
     Result<SqlResult> execute(const std::string& sql, const SqlRow& parameters, bool with_names = false);
-    // Runs `sql` once per row inside the transaction that is open, or in one of its own.
+    // Runs `sql` once for each row, inside the open transaction, or in one of its own if none is open. Returns the
+    // number of changed rows.
     Result<std::int64_t> execute_many(const std::string& sql, const std::vector<SqlRow>& rows);
     Status begin();  // BEGIN IMMEDIATE
     Status commit();
     Status rollback();
     bool in_transaction() const;
-    // For this backend's own hot paths: a prepared statement that stays the connection's, to bind, step and reset.
+    // For the code of this backend: a prepared statement, which the caller binds, steps and resets. The connection owns
+    // it and reuses it for the same text.
     Result<sqlite3_stmt*> statement(const std::string& sql);
     Status step_failed(const std::string& what) { return last_error(what); }
     Status close();
@@ -98,7 +104,7 @@ private:
     std::unordered_map<std::string, sqlite3_stmt*> statements_;
 };
 
-// A record that was accepted, with the body of its announcement. `labels`: what it can be looked up by (its tickers).
+// An accepted record, with the body of its announcement. `labels` are words by which it can be looked up.
 struct NewItem {
     std::string key;
     std::string pipeline;
@@ -111,11 +117,13 @@ struct NewItem {
     SqlValue raw_key = {};
 };
 
-// Stores what is absent: item, labels and outbox row of each are one commit, in the transaction that is open or in one
-// of its own. Says for each whether it was new; of equal keys within `items` the first.
+// Stores the items whose keys are not stored yet, with their labels and outbox rows, in the open transaction, or in one
+// of its own if none is open. Returns for each item whether it was new. Of several items with the same key only the
+// first can be new.
 Result<std::vector<bool>> put_items(Database& database, const std::string& topic, const std::vector<NewItem>& items,
                                     std::int64_t now_us);
 
+// A ledger in a table of `database`. It may be used by several threads and processes.
 std::shared_ptr<ledger::Ledger> make_sqlite_ledger(std::shared_ptr<Database> database, ledger::LedgerOptions options,
                                                    std::shared_ptr<Clock> clock, std::shared_ptr<Random> random);
 

@@ -1,4 +1,5 @@
-// Files with errors as values: the POSIX ones, and the seam behind which a simulated disk may stand.
+// Files, with errors as values: helpers on POSIX files, and the interface FileSystem, which the simulation implements
+// with a disk in memory.
 #pragma once
 
 #include <atomic>
@@ -13,6 +14,7 @@
 
 namespace headgate {
 
+// Owns an open POSIX file descriptor and closes it. Moving exchanges the two descriptors.
 class FileDescriptor {
 public:
     FileDescriptor() = default;
@@ -30,6 +32,7 @@ private:
     int fd_ = -1;
 };
 
+// What stat(2) says of a file.
 struct FileInfo {
     std::uint64_t inode = 0;
     std::int64_t size = 0;
@@ -38,35 +41,49 @@ struct FileInfo {
     bool regular = true;  // no folder, device, pipe or socket
 };
 
-// Held until it is destroyed or its process ends.
+// An exclusive lock on a file. It is held until this object is destroyed or the process ends.
 class FileLock {
 public:
     virtual ~FileLock() = default;
 };
 
-// What durable writing asks of a file system. A simulation puts one in its place that forgets what was not synced.
+// The operations that durable writing needs. real_files() is the machine's own file system; the simulation has one that
+// loses whatever was not synced. Every method may be called from several threads and blocks on the disk. Errors name
+// the path.
 class FileSystem {
 public:
     virtual ~FileSystem() = default;
-    // invalid_input, before a byte is read, for what is no regular file, message_too_large for more than `limit` bytes.
+    // Returns the whole content. not_found if there is no such file; invalid_input, before a byte is read, if it is not
+    // a regular file; message_too_large if it has more than `limit` bytes.
     virtual Result<std::string> read(const std::string& path, std::uint64_t limit) = 0;
     Result<std::string> read(const std::string& path) { return read(path, UINT64_MAX); }
-    // A new file, its bytes synced, its name not yet; already_exists when the name is taken.
+    // Creates a file and syncs its content. Its name becomes durable with sync_folder(). already_exists if there is a
+    // file of that name.
     virtual Status write_new(const std::string& path, std::string_view bytes) = 0;
-    virtual Status rename(const std::string& from, const std::string& to) = 0;  // replaces `to`
-    virtual Status link(const std::string& from, const std::string& to) = 0;    // already_exists when `to` is taken
-    virtual Status remove(const std::string& path) = 0;                         // not_found when it was not there
-    virtual Status remove_all(const std::string& path) = 0;                     // a folder with what is in it
+    // Atomically gives `from` the name `to`, replacing a file of that name.
+    virtual Status rename(const std::string& from, const std::string& to) = 0;
+    // Gives `from` a second name; already_exists if there is a file of that name.
+    virtual Status link(const std::string& from, const std::string& to) = 0;
+    // Removes a file; not_found if there is none.
+    virtual Status remove(const std::string& path) = 0;
+    // Removes a file, or a folder with everything in it. Ok if there is none.
+    virtual Status remove_all(const std::string& path) = 0;
+    // Creates a folder and those above it. Ok if they exist.
     virtual Status make_folders(const std::string& path) = 0;
-    virtual Status sync_folder(const std::string& path) = 0;  // makes a rename in it durable
+    // Makes the creations, renames and removals of names in a folder durable.
+    virtual Status sync_folder(const std::string& path) = 0;
     virtual Result<FileInfo> info(const std::string& path) = 0;
-    virtual Result<std::vector<std::string>> names(const std::string& folder) = 0;    // of what is directly in it
-    virtual Result<std::vector<std::string>> walk(const std::string& folder) = 0;     // files below, relative, sorted
-    virtual Result<std::unique_ptr<FileLock>> try_lock(const std::string& path) = 0;  // busy when another has it
-    // Differs between processes that are alive at the same time, so that temporary names do.
+    // The names of the files and folders directly in `folder`.
+    virtual Result<std::vector<std::string>> names(const std::string& folder) = 0;
+    // All files below `folder`, as sorted paths relative to it.
+    virtual Result<std::vector<std::string>> walk(const std::string& folder) = 0;
+    // Takes an exclusive lock without waiting; busy if somebody else holds it.
+    virtual Result<std::unique_ptr<FileLock>> try_lock(const std::string& path) = 0;
+    // A name that no other process alive at the same time has.
     virtual std::string process_name() const = 0;
 
-    std::string temporary_name();  // no two of one file system are equal
+    // A name for a temporary file that no other process and no other call uses.
+    std::string temporary_name();
 
 private:
     std::atomic<unsigned> counter_{0};
@@ -74,19 +91,25 @@ private:
 
 std::shared_ptr<FileSystem> real_files();
 
-// For reading. Devices, pipes, sockets and folders are refused (invalid_input); nothing waits for a pipe's other end.
+// Opens a file for reading. Devices, pipes, sockets and folders are refused with invalid_input, so that the call never
+// waits for the other end of a pipe.
 Result<FileDescriptor> open_regular_file(const std::string& path);
-// message_too_large, before anything is allocated, for a file of more than `limit` bytes.
+// Returns the whole content. message_too_large, before memory is allocated, if the file has more than `limit` bytes.
 Result<std::string> read_file(const std::string& path, std::uint64_t limit = UINT64_MAX);
 Status too_large_to_read(const std::string& path, std::uint64_t limit);
+// The same operations as those of FileSystem, on the machine's own files.
 Status make_folders(const std::string& path);
+// Makes the content of a file durable (fsync).
 Status sync_file(const std::string& path);
-// All of the bytes from byte `at` of the file on; `what` is named when it fails: "cannot write <what>".
+// Writes all of `bytes` at offset `at`, in bytes. The error says "cannot write <what>".
 Status write_at(const FileDescriptor& file, std::uint64_t at, std::string_view bytes, std::string_view what);
+// The path without its last part; "." if it has one part only.
 std::string parent_folder(const std::string& path);
 
-// Temporary file beside `path`, write, fsync, then rename (or, with `if_absent`, link: already_exists when `path` is
-// taken), fsync of the folder. A crash leaves the old file or the new one; a failure removes the temporary file.
+// Replaces the content of `path` so that a crash leaves the old file or the new one, never a mixture. It writes a
+// temporary file in the same folder, syncs it, renames it and syncs the folder; when it returns ok, the new content is
+// durable. With `if_absent` it creates the file only if there is none, and returns already_exists otherwise. After a
+// failure the temporary file is removed.
 Status write_file_durably(FileSystem& files, const std::string& path, std::string_view bytes, bool if_absent = false);
 
 }  // namespace headgate

@@ -1,4 +1,4 @@
-// Limits that no result may depend on: how much is held, read or handed over at once.
+// Sizes of buffers, batches and blocks: limits that may change how fast a result is there, and never the result.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ constexpr bool kSmallLimits = true;
 constexpr bool kSmallLimits = false;
 #endif
 
-// The first number, or in a build with HEADGATE_SMALL_LIMITS (the sanitizers') the second: there the tests cross many
-// times what takes millions of files otherwise.
+// Returns `usual`, or `small` in a build with HEADGATE_SMALL_LIMITS. The builds with sanitizers set it, so that their
+// tests cross each limit many times; with the usual limits that would take millions of files.
 constexpr std::size_t limit(std::size_t usual, std::size_t small) noexcept {
     return kSmallLimits ? small : usual;
 }

@@ -1,9 +1,11 @@
+// Memory of the process.
 #pragma once
 
 namespace headgate {
 
-// Gives what was freed back to the machine. Worth its millisecond where much was, by other threads above all: it would
-// else stay in their arenas, unused.
+// Returns freed memory to the operating system. Memory that worker threads have freed stays in their malloc arenas,
+// where it is of no use to other threads or processes. A call takes about a millisecond, so it is worth it after much
+// was freed.
 void return_freed_memory() noexcept;
 
 }  // namespace headgate

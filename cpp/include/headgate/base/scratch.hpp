@@ -1,4 +1,4 @@
-// A folder for temporary files that a killed process does not leave behind for good.
+// Folders for temporary files. What a killed process leaves behind is removed by the next one.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace headgate {
 
-// `parent`/headgate-scratch-TOKEN, locked while it is in use and removed with this object. Making one removes those
-// beside it whose processes have died: their locks are free.
+// The folder `parent`/headgate-scratch-TOKEN. It is locked while this object exists, and removed with it. make() also
+// removes the scratch folders in `parent` that nobody has locked: their processes have ended without removing them.
 class ScratchFolder {
 public:
     static Result<ScratchFolder> make(const std::string& parent, Random& random);

@@ -44,7 +44,7 @@ enum class ErrorCode : std::uint8_t {
     unsupported_storage,  // a file system that cannot hold our guarantees
     config,               // the configuration is wrong
     interrupted,          // Ctrl-C or a stop request
-    forked,               // a handle was carried over fork()
+    forked,               // an object was used in a child of fork() that its parent had used
     unavailable,          // a backend cannot be reached
     address_in_use,       // a port is taken
     not_built,            // the native extension is missing or does not fit
@@ -60,6 +60,8 @@ enum class ErrorCode : std::uint8_t {
 std::string_view error_kind(ErrorCode code) noexcept;
 std::vector<std::string_view> all_error_kinds();
 
+// Ok, or an error code with a message for people: one sentence without a full stop, which names no secret or personal
+// id.
 class [[nodiscard]] Status {
 public:
     Status() = default;
@@ -74,6 +76,7 @@ private:
     std::string message_;
 };
 
+// A value, or the Status of a failure. value() may be called only if ok(), and status() only if not.
 template <class T>
 class [[nodiscard]] Result {
 public:
@@ -89,11 +92,15 @@ private:
     std::variant<Status, T> state_;
 };
 
-// From an errno of a failed system call: "<what>: <strerror>", with the code a caller can act on.
+// Makes a Status of the errno of a failed system call. The message is "<what>: <strerror>"; the code is the one that a
+// caller can act on (not_found, permission_denied, disk_full ...), or io_error.
 Status status_from_errno(int error, std::string_view what);
 
 }  // namespace headgate
 
+// HG_RETURN_IF_ERROR(expression): returns the expression's Status from the enclosing function unless it is ok.
+// HG_ASSIGN(variable, expression): the same for a Result; if it is ok, its value initialises or is assigned to
+// `variable`.
 #define HG_CONCAT_(a, b) a##b
 #define HG_CONCAT(a, b) HG_CONCAT_(a, b)
 #define HG_RETURN_IF_ERROR(expr)                          \

@@ -1,4 +1,5 @@
-// RFC 8785 (JSON Canonicalization Scheme), written while reading: one pass, objects re-ordered in place.
+// Canonical JSON by RFC 8785 (JSON Canonicalization Scheme): one text for all JSON documents that mean the same. The
+// canonical form is written while the document is parsed, and the members of each object are put in order when it ends.
 #pragma once
 
 #include <cstdint>
@@ -10,20 +11,23 @@
 
 namespace headgate::json {
 
-// RFC 8785 says nothing of integers a double cannot hold; `refuse` (the default) is an error for |n| > 2^53 - 1,
-// because two such integers could become one key; `exact` keeps their digits, up to 4300; `verbatim` also keeps every
-// other number as it was written where a double does not hold all of its digits.
+// What happens to integers beyond 2^53 - 1. RFC 8785 would round them to a double, so that two different integers could
+// get the same identity.
+//
+//     refuse    number_out_of_range; the default
+//     exact     their digits are kept, up to kMostDigits
+//     verbatim  as exact, and the digits of every other number that a double cannot hold exactly are kept too
 enum class BigIntegers : std::uint8_t { refuse, exact, verbatim };
 
-// Of an integer that is kept exactly. Python reads no longer one (sys.get_int_max_str_digits), and others take a time
-// that grows with the square.
+// The largest number of digits of an integer that is kept exactly. Python reads no longer ones
+// (sys.get_int_max_str_digits), because the time to convert them grows with the square of their length.
 constexpr std::size_t kMostDigits = 4300;
 
-// ECMAScript Number::toString (ECMA-262 section 6.1.6.1.20), which RFC 8785 section 3.2.2.3 prescribes.
-// `value` is finite.
+// Appends a number as ECMAScript's Number::toString prints it (ECMA-262, section 6.1.6.1.20), which RFC 8785 prescribes
+// in section 3.2.2.3. `value` must be finite.
 void append_number(std::string& out, double value);
 
-// Whether the double nearest to a JSON number has all digits that were written.
+// Whether `nearest`, the double nearest to the JSON number `token`, has exactly the value that is written there.
 bool double_holds(std::string_view token, double nearest);
 
 // Whether a number token that is out of a double's range is one by being too close to zero.
@@ -35,7 +39,9 @@ bool is_object(std::string_view text);
 // Compares two well-formed UTF-8 strings in the order of their UTF-16 code units (RFC 8785 section 3.2.3).
 int compare_utf16(std::string_view a, std::string_view b) noexcept;
 
-// A handler for parse_json and for anything else that can enumerate a document, e.g. a Python object.
+// Writes the canonical form of a document whose parts it is given one after the other, by parse_json() or by code that
+// walks through a Python object. Every method returns false if the document has no canonical form; status() then says
+// why. For one thread at a time.
 class CanonicalWriter {
 public:
     explicit CanonicalWriter(BigIntegers big_integers = BigIntegers::refuse) : big_integers_(big_integers) {}
@@ -52,23 +58,24 @@ public:
     bool null();
     Status status() const { return error_; }
 
-    // The document; the writer is then ready for the next one (its buffers are kept).
+    // The canonical form, once the document is complete. clear() makes the writer ready for the next document and keeps
+    // its buffers.
     std::string_view view() const { return out_; }
     void clear();
 
 private:
     struct Member {
-        std::size_t key;  // into keys_
+        std::size_t key;  // position in keys_
         std::size_t key_size;
-        std::size_t begin;  // of "key":value in out_
+        std::size_t begin;  // where "key":value begins in out_
         std::size_t end;
-        std::uint64_t prefix;  // first eight bytes in UTF-16 order: decides most comparisons at once
+        std::uint64_t prefix;  // the key's first eight bytes in UTF-16 order; most comparisons need no more
     };
     struct Level {
         bool is_object;
-        std::size_t first_member;  // into members_
-        std::size_t keys_begin;    // into keys_
-        std::size_t body_begin;    // into out_, just after the brace
+        std::size_t first_member;  // position in members_
+        std::size_t keys_begin;    // position in keys_
+        std::size_t body_begin;    // position in out_, just after the brace
         bool empty;
         bool sorted;
     };
@@ -90,6 +97,8 @@ private:
     Status error_;
 };
 
+// Returns the canonical form of a JSON document. Errors: invalid_json, duplicate_key, nesting_too_deep,
+// number_out_of_range, invalid_unicode.
 Result<std::string> canonicalize(std::string_view text, BigIntegers big_integers = BigIntegers::refuse);
 
 }  // namespace headgate::json

@@ -1,4 +1,4 @@
-// The idempotency ledger: who may run an effect, and what came of it.
+// The idempotency ledger: it remembers which keys were handled, by whom and with which result.
 #pragma once
 
 #include <cstdint>
@@ -15,61 +15,77 @@ namespace headgate::ledger {
 enum class ClaimStatus : std::uint8_t { acquired, done, in_progress };
 std::string_view claim_status_name(ClaimStatus status) noexcept;
 
+// The answer to a ClaimRequest.
+//
+//     acquired     The caller owns the key until `until_us`, and may run the effect.
+//     done         The effect was completed before; `result` is what complete() stored.
+//     in_progress  Somebody else owns the key until `until_us`.
 struct Claim {
     std::string key;
     ClaimStatus status = ClaimStatus::in_progress;
-    std::string token;          // acquired: what completing, renewing and releasing compare
-    std::int64_t until_us = 0;  // acquired or in_progress: the end of the lease
-    int attempts = 0;           // how often the key was acquired, this time included
-    std::string result;         // done: what was stored
-    std::string last_error;     // what the last release said
-    Status error;               // payload_mismatch and the like, in a batch
-    std::int64_t fence = 0;     // acquired, with LedgerOptions::fence: larger than of every earlier acquisition
-    std::string legacy_token;   // acquired by claim_pair: the token of the legacy key
+    std::string token;          // acquired: identifies this acquisition; complete, renew and release compare it
+    std::int64_t until_us = 0;  // acquired, in_progress: the end of the lease, as Clock::now_us()
+    int attempts = 0;           // how often the key was acquired, including this time
+    std::string result;         // done: what complete() stored
+    std::string last_error;     // the error text of the last release()
+    Status error;               // not ok if this request of a batch failed, for instance with payload_mismatch
+    std::int64_t fence = 0;     // acquired, with LedgerOptions::fence: the fencing token, above all earlier ones
+    std::string legacy_token;   // acquired by claim_pair(): the token of the legacy key
 };
 
 struct ClaimRequest {
     std::string key;
     std::int64_t lease_us = 300'000'000;
-    std::string payload;  // optional digest; another payload under the same key is payload_mismatch
+    std::string payload;  // digest of the payload, or empty; another digest under the same key is payload_mismatch
 };
 
-// Every method is safe to call from several threads and, for backends that persist, from several processes.
+// The storage of claims. Every method may be called from several threads and, if the backend stores on disk or on a
+// server, from several processes. Methods block while they talk to the backend; they return unavailable or busy if it
+// cannot be reached in time, and forked in a child of a process that has used the ledger.
 class Ledger {
 public:
     virtual ~Ledger() = default;
+    // Claims each of the keys, and returns one answer for each request, in the same order.
     virtual Result<std::vector<Claim>> claim(const std::vector<ClaimRequest>& requests) = 0;
-    // One key under two names, the second of them from before an upgrade: acquired only when both are free, and then
-    // both are, in one step. Otherwise nothing is written, and the answer is that of the key that is not free.
+    // Claims a key that had another form, `legacy_key`, before an upgrade. In one atomic step both keys are acquired if
+    // both are free. Otherwise nothing is written, and the answer is that of the key that is not free.
     virtual Result<Claim> claim_pair(const ClaimRequest& request, const std::string& legacy_key) = 0;
-    // These compare the token and fail with stale_lease for an owner that was overtaken. Completing again what one
-    // completed, and releasing again what one released, changes nothing and succeeds: an answer may have been lost.
+    // Marks claims as done and stores their results, one for each. If the lease of one has ended and somebody else has
+    // acquired it, nothing is written and the result is stale_lease. Completing a claim again that was completed with
+    // the same token succeeds without a change, because the first response may have been lost.
     virtual Status complete(const std::vector<Claim>& claims, const std::vector<std::string>& results) = 0;
-    // `counted` false gives the attempt back, once, however often the release is repeated; without an error text the
-    // one from before then stays.
+    // Gives the key back, so that it can be acquired again at once. `error` is remembered as the claim's last_error. If
+    // `counted` is false, the attempt is not counted, and an empty `error` keeps the previous text. Returns stale_lease
+    // as complete() does; releasing again what was released with the same token succeeds without a change.
     virtual Status release(const Claim& claim, const std::string& error, bool counted) = 0;
+    // Extends the lease to `lease_us` from now and returns its new end, or stale_lease.
     virtual Result<std::int64_t> renew(const Claim& claim, std::int64_t lease_us) = 0;
-    virtual Result<std::int64_t> prune() = 0;  // forgets done keys past their time to live; how many
-    // What about the backend's set-up weakens the guarantees, one sentence each.
+    // Removes keys that were completed longer than LedgerOptions::done_ttl_us ago. Returns how many.
+    virtual Result<std::int64_t> prune() = 0;
+    // Settings of the backend that weaken the guarantees, one sentence for each.
     virtual Result<std::vector<std::string>> warnings() { return std::vector<std::string>{}; }
 };
 
-// The version of the key scheme stands in storage keys only.
+// Prefix of stored keys: the version of the key scheme. Keys in this interface do not have it.
 inline constexpr std::string_view kStoragePrefix = "v1:";
 
 struct LedgerOptions {
-    std::int64_t done_ttl_us = 14LL * 86'400 * 1'000'000;  // 14 days
-    bool fence = false;                                    // give every acquisition a number that only grows
+    std::int64_t done_ttl_us = 14LL * 86'400 * 1'000'000;  // how long completed keys are remembered: 14 days
+    bool fence = false;                                    // give every acquisition a fencing token
 };
 
+// A ledger in the memory of this process, for tests and for programs of one process.
 std::shared_ptr<Ledger> make_memory_ledger(LedgerOptions options, std::shared_ptr<Clock> clock,
                                            std::shared_ptr<Random> random);
 
-// Of two keys' answers, neither or only one of which is free, the one that a claim of both gets.
+// For implementations of claim_pair(). At least one of the two answers is not `acquired`; returns the one to give to
+// the caller: an error before done, and done before in_progress.
 const Claim& deciding(const Claim& claim, const Claim& legacy);
-// What an owner of both keys is told: the attempts of the key that has more, the error of whichever has one.
+// Adds to `claim`, after both keys were acquired, what the caller should know of the legacy key: its token, its
+// attempts if they are more, and its last error if `claim` has none.
 void join_pair(Claim& claim, const Claim& legacy);
 
+// The errors stale_lease and payload_mismatch. Their messages do not contain the key, which may hold personal ids.
 Status stale_lease(const std::string& key);
 Status payload_mismatch(const std::string& key);
 

@@ -1,4 +1,5 @@
-// Circuit breaker, failure tracker, retry policy and retry budget. All thread-safe; all time comes from a Clock.
+// Circuit breaker, failure tracker, retry policy and retry budget. All methods may be called from any thread, and none
+// blocks but for a short lock. All times are microseconds, and the time comes from a Clock.
 #pragma once
 
 #include <cstdint>
@@ -19,29 +20,31 @@ namespace headgate::resilience {
 enum class BreakerState : std::uint8_t { closed, open, half_open };
 std::string_view breaker_state_name(BreakerState state) noexcept;
 
-// State outlives processes and is shared between hosts. A time that is further ahead of the clock than this was written
-// by a clock that was wrong: what it says is not believed.
+// The state of breakers and trackers is stored, and may come from another host. A stored time that is further ahead of
+// our clock than this was written by a wrong clock, and is ignored.
 constexpr std::int64_t kClockSkewUs = 5'000'000;
 
-// Three reasons to open, each with its own switch: a count of failures, a rate of failures, a rate of slow calls. The
-// rates look at the calls of `window_us`, or at the last `window_calls` when that is set.
+// When a breaker opens and closes. It can open for four reasons, each of which can be switched off: a number of
+// failures, a number of failed rounds, a rate of failures, and a rate of slow calls. The rates are those of the calls
+// within `window_us`, or of the last `window_calls` calls if that is set.
 struct BreakerOptions {
-    int failure_threshold = 5;              // failed attempts within window_us; 0: no such rule
-    std::int64_t window_us = 300'000'000;   // 300 s
-    std::int64_t recovery_us = 60'000'000;  // open -> half-open after 60 s
-    int max_failed_rounds = 3;              // failed collections in a row; 0: no such rule
-    double failure_rate = 0;                // of the calls, in (0, 1]; 0: no such rule
-    std::int64_t slow_call_us = 0;          // a call that took at least so long is slow; 0: none is
-    double slow_call_rate = 0;              // of the calls, in (0, 1]; 0: no such rule
-    int minimum_calls = 10;                 // before that many calls no rate is judged
-    int window_calls = 0;                   // 0: the rates' window is window_us
-    int success_threshold = 1;              // probes that have to succeed, one after the other, before it closes
+    int failure_threshold = 5;              // failed calls within window_us that open it; 0: this rule is off
+    std::int64_t window_us = 300'000'000;   // the window of failures and rates
+    std::int64_t recovery_us = 60'000'000;  // how long it stays open before it is half-open
+    int max_failed_rounds = 3;              // failed rounds in a row that open it; 0: this rule is off
+    double failure_rate = 0;                // share of failed calls that opens it, in (0, 1]; 0: this rule is off
+    std::int64_t slow_call_us = 0;          // a call is slow if it took at least this long; 0: no call is slow
+    double slow_call_rate = 0;              // share of slow calls that opens it, in (0, 1]; 0: this rule is off
+    int minimum_calls = 10;                 // the rates are not computed before this many calls
+    int window_calls = 0;                   // the rates are those of the last N calls; 0: of window_us
+    int success_threshold = 1;              // consecutive successful probes that close it
 
-    Status check() const;  // invalid_input: names the first option that is out of range
+    // Returns invalid_input if an option is out of range, with a message that names it.
+    Status check() const;
     bool has_rates() const { return failure_rate > 0 || (slow_call_rate > 0 && slow_call_us > 0); }
 };
 
-// Calls that ended about the same time, or one call when the window counts calls.
+// How many calls ended in one part of the time window, or one single call if the window counts calls.
 struct CallBucket {
     std::int64_t at_us = 0;
     std::int64_t calls = 0;
@@ -49,43 +52,57 @@ struct CallBucket {
     std::int64_t slow = 0;
 };
 
-// What lasts between processes. `opened_at_us` is set on opening and never rewritten by a reader.
+// The state of a breaker, as it is stored between processes. Times are those of Clock::now_us(). `opened_at_us` is set
+// when the breaker opens, and by nothing else.
 struct BreakerSnapshot {
     BreakerState state = BreakerState::closed;
     std::int64_t opened_at_us = 0;
     int failed_rounds = 0;
-    std::deque<std::int64_t> failures_us;  // attempts that failed, oldest first
-    std::deque<CallBucket> calls;          // for the rates only, oldest first
-    int probes_succeeded = 0;              // in a row, while half-open
+    std::deque<std::int64_t> failures_us;  // when calls failed, oldest first
+    std::deque<CallBucket> calls;          // kept for the rates only, oldest first
+    int probes_succeeded = 0;              // consecutive ones, while half-open
 };
 
-// closed -> open at the threshold; open -> half_open after recovery, with exactly one probe in flight;
-// half_open -> closed on success (counts cleared), -> open on failure. An opening time in the future is not believed:
-// the breaker is half-open at once.
+// Stops calls to a source that keeps failing.
+//
+//     closed     Calls are allowed and counted. A rule of BreakerOptions opens it.
+//     open       No call is allowed. After `recovery_us` it is half-open.
+//     half_open  One call at a time is allowed, the probe. If `success_threshold` probes succeed in a row, it closes
+//     and
+//                forgets its counts; if one fails, it opens again.
+//
+// An opening time in the future, written by a wrong clock, is ignored: the breaker is half-open at once.
 class CircuitBreaker {
 public:
     CircuitBreaker(BreakerOptions options, std::shared_ptr<Clock> clock);
 
-    // May this call go out? In half-open one may, until its outcome is told. 0: no; else its permit, with which the
-    // outcome is told: a call that left before the state changed says nothing of the new one.
+    // Asks whether a call may be made. Returns 0 if not, otherwise a permit, which the caller passes to exactly one of
+    // on_success(), on_failure() and on_abandoned(). The permit identifies the period in which the call began, so that
+    // the late outcome of an earlier call is not taken for the outcome of a probe.
     std::uint64_t enter();
     bool allow() { return enter() != 0; }
-    // Permit 0: the outcome is of the state as it is. Only a permit lets a late outcome be told from a probe's.
+
+    // Reports the outcome of a call that took `elapsed_us`. An outcome with the permit of an earlier period is ignored.
+    // Permit 0 means that the caller has none; the outcome then counts for the current period.
     void on_success(std::int64_t elapsed_us = 0, std::uint64_t permit = 0);
     void on_failure(std::int64_t elapsed_us = 0, std::uint64_t permit = 0);
-    void on_round(bool ok);                       // the outcome of a whole collection
-    void on_abandoned(std::uint64_t permit = 0);  // an allowed call that never went out: gives the probe back
+    // Reports that an allowed call was not made. If it was the probe, another one is allowed.
+    void on_abandoned(std::uint64_t permit = 0);
+    // Reports the outcome of a round: a whole collection with all its calls and retries.
+    void on_round(bool ok);
+    // The state at this moment; half_open if it is open and `recovery_us` have passed.
     BreakerState state() const;
     const BreakerOptions& options() const { return options_; }
 
     BreakerSnapshot snapshot() const;
-    // Takes over a state. If it is closed although its failures say otherwise (several processes counted them), it
-    // opens at the time of the last failure. Calls under way keep their permits if state and opening time stay as they
-    // are.
+    // Replaces the state by a stored one. If that is closed although it has enough failures to open (several processes
+    // may have counted them), the breaker opens as of the last failure. Permits of calls that are under way stay valid
+    // if state and opening time do not change.
     void restore(BreakerSnapshot snapshot);
 
-    // Called after every change of state, without a lock held, on the thread that caused it; changes that happen at the
-    // same time on several threads may be told in any order. Returns the number to remove it with.
+    // Adds a function that is called after every change of state, on the thread that caused it and without a lock held.
+    // Changes made by several threads at the same time may be reported in any order. Returns a number for
+    // remove_listener().
     using Listener = std::function<void(BreakerState from, BreakerState to)>;
     int add_listener(Listener listener);
     void remove_listener(int number);
@@ -117,12 +134,12 @@ private:
     std::uint64_t period_ HG_GUARDED_BY(mutex_) = 1;
 };
 
-// The right to make one call, which gives itself back: a permit whose outcome is not told says that the call never went
-// out. Movable, not copyable.
+// Permission to make one call, which reports to its breaker by itself: if neither succeeded() nor failed() was called
+// before it is destroyed, it reports that the call was not made. For one thread at a time.
 class Permit {
 public:
     Permit() = default;
-    // Asks the breaker; check `granted()`. Without a breaker every call is allowed.
+    // Asks the breaker; the answer is granted(). If `breaker` is null, every call is allowed.
     explicit Permit(std::shared_ptr<CircuitBreaker> breaker) : breaker_(std::move(breaker)) {
         number_ = breaker_ ? breaker_->enter() : 0;
         granted_ = !breaker_ || number_ != 0;
@@ -141,6 +158,7 @@ public:
     ~Permit() { give_back(); }
 
     bool granted() const { return granted_; }
+    // True once the outcome was reported, or if there is none to report.
     bool is_settled() const { return number_ == 0; }
     void succeeded(std::int64_t elapsed_us = 0) {
         if (const auto number = std::exchange(number_, 0); number != 0) {
@@ -169,14 +187,15 @@ struct TrackerSnapshot {
     bool alerted = false;
 };
 
-// Alerts once per run of failures: `threshold` failures within the window and no success between.
+// Raises one alert for each series of failures: when there were `threshold` failures within `window_us` without a
+// success between them.
 class ConsecutiveFailureTracker {
 public:
     ConsecutiveFailureTracker(int threshold, std::int64_t window_us, std::shared_ptr<Clock> clock);
 
-    bool on_failure();  // true when this failure raises the alert
-    bool on_success();  // true when it ends a run that had been alerted (a recovery)
-    int count() const;
+    bool on_failure();  // returns true if this failure raises the alert
+    bool on_success();  // returns true if it ends a series for which an alert was raised
+    int count() const;  // the failures in the window
     TrackerSnapshot snapshot() const;
     void restore(TrackerSnapshot snapshot);
 
@@ -188,24 +207,27 @@ private:
     TrackerSnapshot data_ HG_GUARDED_BY(mutex_);
 };
 
-// Exponential back-off with full jitter: before attempt n + 1, uniform in [0, min(cap, base * 2^(n-1))].
+// Exponential back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015): the
+// delay after attempt n is uniformly distributed in [0, min(cap, base * 2^(n-1))].
 struct RetryPolicy {
     int max_attempts = 3;
     std::int64_t base_us = 200'000;
     std::int64_t cap_us = 5'000'000;
-    std::int64_t total_us = 0;  // no attempt begins later than this after the first began; 0: no such limit
-    Status check() const;       // invalid_input: names the first value that is out of range
+    std::int64_t total_us = 0;  // no attempt begins later than this after the first one began; 0: no limit
+    // Returns invalid_input if a value is out of range, with a message that says what was expected.
+    Status check() const;
+    // The delay after attempt number `attempt`, counted from 1.
     std::int64_t delay_us(int attempt, Random& random) const;
 };
 
-// A token bucket shared by all retries of a process, so that nested retry loops cannot multiply the load. A retry costs
-// `cost`, a success gives `refund` back (the figures botocore's standard mode uses: 500, 5, 1).
+// A token bucket that all retries of a process share, so that nested retry loops cannot multiply the load. A retry
+// takes `cost` tokens, a success gives `refund` of them back. The defaults are those of botocore's standard retry mode.
 class RetryBudget {
 public:
     explicit RetryBudget(int capacity = 500, int cost = 5, int refund = 1)
         : capacity_(capacity), cost_(cost), refund_(refund), tokens_(capacity) {}
-    bool take();
-    void refund();
+    bool take();    // takes the tokens for one retry; false if there are too few
+    void refund();  // called after a success
     int tokens() const;
     int capacity() const { return capacity_; }
     int cost() const { return cost_; }

@@ -1,4 +1,5 @@
-// Rate limiter and bulkhead: how often, and how many at once. Both are thread-safe value types on an injected clock.
+// Rate limiter (how often calls may be made) and bulkhead (how many may run at once). All methods may be called from
+// any thread. All times are microseconds; the time comes from a Clock.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +11,18 @@
 
 namespace headgate::resilience {
 
-// The generic cell rate algorithm (ITU-T I.371, annex A): `burst` permits at once, then `rate` a second, evenly. One
-// number is its whole state.
+// Allows `burst` calls at once, and `rate` a second, evenly spaced, after that. This is the generic cell rate algorithm
+// (ITU-T I.371, annex A), whose whole state is one number.
 class RateLimiter {
 public:
-    // invalid_input: rate <= 0 or burst < 1.
+    // `rate` is in calls a second. Returns invalid_input if it is not above 0 or if `burst` is below 1.
     static Result<std::shared_ptr<RateLimiter>> make(double rate, int burst, std::shared_ptr<Clock> clock);
 
-    // Takes `permits` and returns 0, or takes none and returns how long to wait until they are there, microseconds.
+    // Takes `permits` and returns 0; or takes none and returns how long to wait until they are there.
     std::int64_t try_acquire(int permits = 1);
-    // Waits for its turn. unavailable: not within `timeout_us` (told at once, nothing taken); interrupted.
+    // Waits until `permits` are there and takes them. Returns unavailable, without waiting, if that takes longer than
+    // `timeout_us`; interrupted if `interrupt` says so; invalid_input if `permits` is above the burst. Takes nothing
+    // unless it returns ok.
     Status acquire(std::int64_t timeout_us, const Interrupt& interrupt, int permits = 1);
 
     double rate() const { return 1e6 / interval_us_; }
@@ -37,15 +40,19 @@ private:
     double free_at_us_ HG_GUARDED_BY(mutex_);
 };
 
-// At most `limit` calls inside; others wait in no order, each for at most its time-out.
+// Lets at most `limit` calls run at once. Others wait, in no particular order.
 class Bulkhead {
 public:
-    // invalid_input: limit < 1.
+    // Returns invalid_input if `limit` is below 1.
     static Result<std::shared_ptr<Bulkhead>> make(int limit, std::shared_ptr<Clock> clock);
 
-    bool try_enter();                                                   // false: full
-    Status enter(std::int64_t timeout_us, const Interrupt& interrupt);  // busy: full for that long; interrupted
+    // Begins a call, or returns false if the bulkhead is full.
+    bool try_enter();
+    // Waits until a call may begin. Returns busy if that was not so within `timeout_us`, or interrupted.
+    Status enter(std::int64_t timeout_us, const Interrupt& interrupt);
+    // Ends a call that try_enter() or enter() began.
     void leave();
+    // The number of calls that are running.
     int inside() const;
     int limit() const { return limit_; }
 

@@ -27,7 +27,7 @@ Inflated inflate_one(int window_bits, std::size_t limit, std::string_view& data,
     }
     const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&stream, inflateEnd);
     std::array<char, 64 * 1024> buffer{};
-    // zlib counts in 32 bits: a larger body goes in by pieces.
+    // zlib's counters have 32 bits, so a large body is passed to it in pieces.
     constexpr std::size_t most = 1U << 30U;
     std::size_t given = 0;
     while (true) {
@@ -58,7 +58,7 @@ Inflated inflate_one(int window_bits, std::size_t limit, std::string_view& data,
     }
 }
 
-// One member after the other; what follows the last one and is none (padding, junk) is left out.
+// Decodes one gzip member after the other. Bytes after the last one, such as padding, are ignored.
 Inflated inflate_gzip(std::size_t limit, std::string_view data, std::string& out) {
     auto outcome = inflate_one(kGzip, limit, data, out);
     while (outcome == Inflated::whole && data.size() > 2 && data[0] == '\x1f' && data[1] == '\x8b') {
@@ -67,7 +67,7 @@ Inflated inflate_gzip(std::size_t limit, std::string_view data, std::string& out
     return outcome;
 }
 
-// "deflate" is zlib's format; some servers send the bare one.
+// The coding "deflate" is the zlib format; some servers send raw deflate data instead.
 Inflated inflate_deflate(std::size_t limit, std::string_view data, std::string& out) {
     auto rest = data;
     auto outcome = inflate_one(kZlib, limit, rest, out);
@@ -96,7 +96,7 @@ std::vector<std::string> split(std::string_view codings) {
 
 Status decode_content(std::string_view codings, std::size_t limit, std::string& body) {
     auto names = split(codings);
-    // The last one was applied last.
+    // Codings are listed in the order in which they were applied, so they are undone from the last to the first.
     for (auto name = names.rbegin(); name != names.rend() && !body.empty(); ++name) {
         const bool gzip = *name == "gzip" || *name == "x-gzip";
         if (!gzip && *name != "deflate") {

@@ -1,5 +1,5 @@
-// Content codings of HTTP (RFC 9110, 8.4.1), decoded as requests and httpx do rather than as libcurl does, which ends a
-// transfer for a second gzip member, a byte behind the last one, or a coding that it does not know.
+// Decodes the content codings of HTTP (RFC 9110, section 8.4.1) as the libraries requests and httpx do. libcurl's own
+// decoder fails for a second gzip member, for bytes after the last one, and for an unknown coding.
 #pragma once
 
 #include <string>
@@ -9,12 +9,12 @@
 
 namespace headgate::backends {
 
-// What is asked for: those that decode_content() knows.
+// The value of the Accept-Encoding header: the codings that decode_content() knows.
 constexpr const char* kAcceptedCodings = "gzip, deflate";
 
-// Undoes the codings of a Content-Encoding header in `body`. A coding that is not known ends the work: the body stays
-// as it is then. malformed_response: the body is not what the header says, it is cut, or it is larger than `limit`
-// bytes when decoded.
+// Decodes `body` by the codings of a Content-Encoding header. At an unknown coding it stops, and leaves the body as it
+// is at that point. Returns malformed_response if the body does not have that coding, is cut off, or has more than
+// `limit` bytes when decoded.
 Status decode_content(std::string_view codings, std::size_t limit, std::string& body);
 
 }  // namespace headgate::backends

@@ -25,7 +25,8 @@ std::size_t on_upload(char* to, std::size_t size, std::size_t count, void* user)
     return read < 0 ? CURL_READFUNC_ABORT : static_cast<std::size_t>(read);
 }
 
-// A connection that was found stale sends its request again: the file starts over.
+// If a kept connection turns out to be closed, libcurl sends the request again, and the file has to start from its
+// beginning.
 int on_seek(void* user, curl_off_t offset, int origin) {
     return ::lseek(static_cast<Transfer*>(user)->upload.get(), offset, origin) < 0 ? CURL_SEEKFUNC_FAIL
                                                                                    : CURL_SEEKFUNC_OK;
@@ -42,8 +43,8 @@ std::size_t on_body(char* data, std::size_t size, std::size_t count, void* user)
     return bytes;
 }
 
-// The headers of the final response only: those of interim responses (1xx) are dropped with their status line, and
-// trailers are not headers (RFC 9110, 6.5.1).
+// Collects the headers of the final response. Those of interim responses (1xx) are dropped, and trailers are not
+// headers (RFC 9110, section 6.5.1).
 std::size_t on_header(char* data, std::size_t size, std::size_t count, void* user) {
     auto& transfer = *static_cast<Transfer*>(user);
     auto& headers = transfer.response->headers;
@@ -56,7 +57,7 @@ std::size_t on_header(char* data, std::size_t size, std::size_t count, void* use
     } else if (transfer.head_complete) {
         return size * count;
     } else if (line.front() == ' ' || line.front() == '\t') {
-        // A folded line goes on with the header before it (RFC 9112, 5.2).
+        // A folded line continues the header before it (RFC 9112, section 5.2).
         if (!headers.empty()) {
             headers.back().second += ' ';
             headers.back().second += trim_blanks(line);
@@ -107,7 +108,7 @@ Status to_status(CURLcode code, bool too_large) {
         case CURLE_UNSUPPORTED_PROTOCOL:
             return {ErrorCode::invalid_input, "not an http(s) URL"};
         default:
-            // The library's text for the code names no URL and no header.
+            // libcurl's text for an error code contains no URL and no header.
             return {ErrorCode::connection_failed, curl_easy_strerror(code)};
     }
 }
@@ -129,12 +130,12 @@ void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpRespo
     CURL* easy = transfer.easy.get();
     curl_slist* headers = nullptr;
     for (const auto& [name, value] : request.headers) {
-        // libcurl takes "Name:" for the order to leave a header out, and "Name;" for one without a value.
+        // To libcurl, "Name:" means to omit the header, and "Name;" a header without a value.
         const bool blank = trim_blanks(value).empty();
         headers = curl_slist_append(headers, (blank ? name + ";" : name + ": " + value).c_str());
     }
     if (!request.body.empty() && !names_header(request, "content-type")) {
-        // libcurl would say that it is a form.
+        // Otherwise libcurl would add the content type of a form.
         headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
     }
     if (options.decode && !names_header(request, "accept-encoding")) {
@@ -142,7 +143,7 @@ void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpRespo
     }
     transfer.headers.reset(headers);
     curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
-    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);  // a key with ".." in it is a name, not a way
+    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);  // ".." in the key of an object is part of its name
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, options.user_agent.c_str());
@@ -176,7 +177,7 @@ void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpRespo
         curl_easy_setopt(easy, CURLOPT_SEEKDATA, &transfer);
         curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(info.st_size));
     } else if (request.method == "HEAD" && request.body.empty()) {
-        curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);  // or a Content-Length would be waited for
+        curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);  // otherwise libcurl would wait for a body of Content-Length bytes
     } else if (request.method != "GET" || !request.body.empty()) {
         curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
         curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));

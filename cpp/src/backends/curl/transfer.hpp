@@ -1,4 +1,4 @@
-// One request on its way through libcurl: what its handle is told and what comes back.
+// One request that libcurl is performing: its handle, and the response so far.
 #pragma once
 
 #include <curl/curl.h>
@@ -25,21 +25,23 @@ struct Transfer {
     std::size_t max_body = 0;
     bool too_large = false;
     bool done = false;
-    bool head_complete = false;  // the final response's headers have ended: what follows are trailers
+    bool head_complete = false;  // the headers of the final response are complete; further ones are trailers
     int redirects_left = 0;
     std::int64_t started_us = 0;
     FileDescriptor upload;
-    // Of a flow only: what the transfer owns and its number.
+    // For flows only: the request and response that the transfer owns, and the number of the request.
     net::HttpRequest own_request;
     net::HttpResponse own_response;
     std::uint64_t number = 0;
 };
 
-// Fills a transfer's handle for a request that check_request() has accepted; the answer goes to `response`.
+// Prepares the handle of a transfer for a request that check_request() has accepted. The response is written to
+// `response`.
 void prepare(Transfer& transfer, const net::HttpRequest& request, net::HttpResponse& response,
              const CurlOptions& options, std::int64_t started_us, std::int64_t left_ms);
 
-// Scheme, host and port, the port named even where it is the scheme's own; empty for what is no URL.
+// Returns scheme, host and port of a URL. The port is present even if it is the scheme's default. Empty for an invalid
+// URL.
 std::string origin_of(const char* url);
 
 Status to_status(CURLcode code, bool too_large);

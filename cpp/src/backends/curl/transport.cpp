@@ -10,14 +10,14 @@
 namespace headgate::backends {
 namespace {
 
-constexpr int kPollMs = 50;       // how soon a Ctrl-C is seen
-constexpr int kRetryPollMs = 10;  // how soon a flow is asked again that had nothing for now
+constexpr int kPollMs = 50;       // how often the interrupt is asked
+constexpr int kRetryPollMs = 10;  // how long a flow that has answered `later` is left alone
 
 struct MultiFree {
     void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
 };
 
-// What one call of perform() or run() works with; its connections stay open for the next call.
+// The libcurl state of one call of perform() or run(). Its connections stay open and are used again by the next call.
 class Lane {
 public:
     Lane(const CurlOptions& options, const Clock& clock, std::atomic<std::int64_t>& abandoned)
@@ -134,7 +134,7 @@ private:
         return finished;
     }
 
-    // Sends a redirected GET again, to the same scheme, host and port only: its headers may hold a token.
+    // Follows the redirect of a GET. Only to the same scheme, host and port, because the headers may contain a token.
     bool follow(Transfer& transfer) {
         char* target = nullptr;
         curl_easy_getinfo(transfer.easy.get(), CURLINFO_REDIRECT_URL, &target);
@@ -226,8 +226,8 @@ private:
     std::unique_ptr<CURLM, MultiFree> multi_;
 };
 
-// Calls of several threads go on side by side, each in a lane; lanes are kept for their connections, the last used
-// first.
+// Every call in progress has a lane of its own, so that calls of several threads do not wait for each other. Lanes are
+// kept for their open connections; the one used last is used first.
 class CurlTransport final : public net::HttpTransport {
 public:
     CurlTransport(CurlOptions options, std::shared_ptr<Clock> clock)
@@ -265,8 +265,7 @@ public:
     std::int64_t abandoned_lookups() const override { return abandoned_.load(std::memory_order_relaxed); }
 
 private:
-    // The lanes' connections belong to the parent as well: two processes that write on one would get each other's
-    // answers.
+    // After fork() the connections belong to both processes. If both used one, each could get the other's responses.
     bool is_forked() const { return fork_generation() != generation_; }
 
     static Status forked() {

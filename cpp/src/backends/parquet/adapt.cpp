@@ -8,9 +8,9 @@
 namespace headgate::backends {
 namespace {
 
-constexpr std::int64_t kMostExact = 1LL << 53;  // every integer up to it has an equal float64
+constexpr std::int64_t kMostExact = 1LL << 53;  // every integer up to this one has an equal float64
 
-// The schema's type that is stored as this one; nothing for any other.
+// Returns the schema's type that is stored as this Arrow type, or nothing.
 std::optional<schema::Type> type_of(const arrow::DataType& type) {
     using schema::Type;
     static constexpr std::array<Type, 7> kStored = {Type::string,  Type::int32,     Type::int64,      Type::float64,

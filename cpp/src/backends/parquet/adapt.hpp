@@ -1,4 +1,4 @@
-// Rows of a table whose schema has evolved since, as the new schema has them.
+// Reads rows of a table with an earlier schema as rows of the new schema.
 #pragma once
 
 #include <arrow/api.h>
@@ -12,18 +12,19 @@ namespace headgate::backends {
 
 checkpoint::StoredTable stored_columns(const arrow::Schema& found);
 
-// Turns batches of one schema into batches of another: columns by name, missing ones null, numbers widened.
+// Converts batches of one schema to batches of another. Columns are found by name, missing ones are null, and numbers
+// are widened.
 class Adapter {
 public:
-    // TypeError when the columns of `from` do not become those of `to` in this way.
+    // Returns TypeError if the columns of `from` cannot be converted to those of `to` in this way.
     static arrow::Result<Adapter> make(const arrow::Schema& from, std::shared_ptr<arrow::Schema> to);
 
-    // Invalid when a widened integer has no equal float64.
+    // Returns Invalid if an integer has no equal float64.
     arrow::Result<std::shared_ptr<arrow::RecordBatch>> adapt(const arrow::RecordBatch& batch) const;
 
 private:
     std::shared_ptr<arrow::Schema> to_;
-    std::vector<int> sources_;  // the column of a batch for each of `to_`, or -1
+    std::vector<int> sources_;  // for each column of `to_`, its number in a batch, or -1
 };
 
 }  // namespace headgate::backends

@@ -20,7 +20,7 @@ std::shared_ptr<arrow::Buffer> wrap(const std::vector<T>& values) {
     return wrap(values.data(), values.size() * sizeof(T));
 }
 
-// A bit per row; nothing when every row has a value.
+// Makes a bitmap with one bit for each row; null if every row has a value.
 arrow::Result<std::shared_ptr<arrow::Buffer>> validity(const std::vector<std::uint8_t>& valid, std::int64_t& nulls) {
     nulls = std::count(valid.begin(), valid.end(), std::uint8_t{0});
     if (nulls == 0) {
@@ -60,7 +60,7 @@ void append_values(const arrow::Array& array, std::vector<std::int64_t>& to) {
             const auto first = to.size() - static_cast<std::size_t>(array.length());
             for (std::int64_t row = 0; row < array.length(); ++row) {
                 if (array.IsNull(row)) {
-                    // Arrow leaves anything there.
+                    // The value under a null is undefined in Arrow.
                     to[first + static_cast<std::size_t>(row)] =
                         std::is_same_v<ArrayType, arrow::TimestampArray> ? schema::kNoTime : 0;
                 }
@@ -108,7 +108,7 @@ Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCod
         return {};
     }
     const auto text = status.ToString();
-    // Arrow keeps errno in the detail only; its text is what all its versions have in common.
+    // Arrow keeps errno in a detail of its own type. The text of the error is the same in all versions of Arrow.
     if (text.find("No space left") != std::string::npos) {
         return {ErrorCode::disk_full, what + ": no space left on device"};
     }

@@ -1,4 +1,4 @@
-// Columns as Arrow has them, and back.
+// Converts columns to Arrow's arrays and back, and Arrow's errors to Status.
 #pragma once
 
 #include <arrow/api.h>
@@ -10,13 +10,16 @@
 
 namespace headgate::backends {
 
-// What Arrow says, with `what` before it; `otherwise` when it is neither a full disk nor a refusal.
+// Makes a Status of Arrow's error, whose message begins with `what`. The code is disk_full, permission_denied, or
+// `otherwise`.
 Status from_arrow(const arrow::Status& status, const std::string& what, ErrorCode otherwise);
-// malloc: what Arrow brings keeps pages for each of its threads, tens of MiB where a file of two needs them.
+// Uses malloc. The allocators that come with Arrow keep memory for each of its threads: tens of MiB for a file of two
+// MiB.
 arrow::MemoryPool* memory_pool();
 std::shared_ptr<arrow::DataType> arrow_type(schema::Type type);
 std::shared_ptr<arrow::Schema> arrow_schema(const schema::Schema& schema);
-// The column as an Arrow array. Numbers and text are not copied: the array lives no longer than `column`.
+// Makes an Arrow array of a column. Numbers and text are not copied, so the array must not be used after `column` is
+// destroyed.
 arrow::Result<std::shared_ptr<arrow::Array>> to_arrow(const schema::Column& column);
 void append_array(const arrow::Array& array, schema::Column& column);
 

@@ -1,4 +1,4 @@
-// Groups of rows that come as Arrow batches.
+// Groups rows that arrive as Arrow record batches.
 #include <arrow/api.h>
 #include <arrow/c/bridge.h>
 
@@ -31,13 +31,13 @@ void read_texts(const arrow::StringArray& array, KeyColumn& out) {
     }
 }
 
-// The codes of a damaged file may point anywhere.
+// Checks the codes of a dictionary column, because those of a damaged file may be out of range.
 bool read_codes(const arrow::Int32Array& codes, KeyColumn& out) {
     const auto* const first = codes.raw_values();
     out.codes.assign(first, first + codes.length());
     if (!out.valid.empty()) {
         for (std::size_t row = 0; row < out.codes.size(); ++row) {
-            out.codes[row] = out.valid[row] != 0 ? out.codes[row] : 0;  // Arrow leaves anything there
+            out.codes[row] = out.valid[row] != 0 ? out.codes[row] : 0;  // the code under a null is undefined in Arrow
         }
         if (out.texts.empty()) {
             return std::ranges::all_of(out.valid, [](std::uint8_t valid) { return valid == 0; });
@@ -73,7 +73,7 @@ arrow::Status read_column(const arrow::Array& array, KeyColumn& out) {
     return arrow::Status::TypeError("groups: a column is ", array.type()->ToString());
 }
 
-// A stream's columns, batch by batch.
+// Reads a stream of record batches, and gives access to the columns of the current one.
 class Batches {
 public:
     static Result<Batches> open(ArrowArrayStream& stream, const Interrupt& interrupt) {
@@ -83,7 +83,7 @@ public:
 
     std::span<const KeyColumn> columns() const { return columns_; }
 
-    // How many rows the next batch has, 0 at the end.
+    // Reads the next batch and returns its number of rows; 0 at the end.
     Result<std::size_t> next() {
         do {
             if (interrupt_ && interrupt_()) {
@@ -117,7 +117,7 @@ private:
     std::shared_ptr<arrow::RecordBatchReader> reader_;
     Interrupt interrupt_;
     std::vector<KeyColumn> columns_;
-    std::shared_ptr<arrow::RecordBatch> batch_;  // what the columns are views of
+    std::shared_ptr<arrow::RecordBatch> batch_;  // owns the memory that the columns refer to
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Checksums of row groups, so that bytes which nobody decodes are not passed on damaged.
+// Checksums of row groups. An update that copies row groups without decoding them compares the checksums, so that
+// damaged bytes are not copied.
 #pragma once
 
 #include <arrow/io/api.h>
@@ -14,32 +15,36 @@
 
 namespace headgate::backends {
 
-// Frozen: part of the persistent format (docs/formats.md).
+// Part of the format on disk (docs/formats.md); it must not change.
 constexpr const char* kSumsKey = "headgate.row_groups";
 
-// Where a row group ends, and the CRC-32 of all bytes since the one before it, or since the start of the file.
+// The offset at which a row group ends, and the CRC-32 of all bytes from the end of the one before it, or from the
+// beginning of the file.
 struct GroupSum {
     std::int64_t end = 0;
     std::uint32_t crc = 0;
 };
 
-std::string render_sums(const std::vector<GroupSum>& sums);  // "END:CRC END:CRC", decimal and hexadecimal
-std::vector<GroupSum> parse_sums(std::string_view text);     // none when it is not that
-// Reads the row groups that have these sums, a piece at a time, from the start of the file on. corrupt_data, naming the
-// row group, when the bytes are not those that were written; what `each` says ends it too.
+// Formats sums as "END:CRC END:CRC", where END is decimal and CRC hexadecimal.
+std::string render_sums(const std::vector<GroupSum>& sums);
+// The inverse; empty if the text has another form.
+std::vector<GroupSum> parse_sums(std::string_view text);
+// Reads the row groups with these sums, beginning with the start of the file, and passes the bytes to `each` in pieces.
+// Returns corrupt_data, with the number of the row group, if a checksum is wrong, or the error that `each` returns.
 Status read_groups(arrow::io::RandomAccessFile& file, const std::string& name, const std::vector<GroupSum>& sums,
                    const std::function<Status()>& go_on,
                    const std::function<Status(const std::shared_ptr<arrow::Buffer>&)>& each);
 
-// What Parquet's writer writes to.
+// The stream to which Parquet's writer writes. It computes the checksums of the row groups.
 class TableStream final : public arrow::io::OutputStream {
 public:
     explicit TableStream(std::shared_ptr<arrow::io::OutputStream> file) : file_(std::move(file)) {}
 
-    // The file has begun already. Parquet's writer starts files only: it is told that it stands at the beginning, and
-    // its magic number, which is there, is left out. From then on it hears the real positions.
+    // To be called before a writer is opened on a file that has content already. Parquet's writer can only begin files.
+    // It is told that it is at position 0, and the magic number that it writes first is dropped, because the file has
+    // one. After that the real positions are reported.
     void go_on() { at_start_ = true; }
-    // Of what was written since the last call.
+    // Returns the sum of what was written since the last call.
     arrow::Result<GroupSum> cut();
 
     arrow::Status Close() override { return file_->Close(); }

@@ -20,7 +20,8 @@ namespace {
 using schema::Columns;
 using schema::Schema;
 
-constexpr std::int64_t kBatchRows = 32 * 1024;  // what is read at a time
+// How many rows are read at a time.
+constexpr std::int64_t kBatchRows = 32 * 1024;
 
 using Input = std::shared_ptr<arrow::io::RandomAccessFile>;
 
@@ -34,7 +35,8 @@ Result<Input> input(FileSystem& files, const std::string& path) {
         HG_ASSIGN(auto bytes, files.read(path));
         return Input(std::make_shared<arrow::io::BufferReader>(arrow::Buffer::FromString(std::move(bytes))));
     }
-    // Only a definite "no such file" may look like a first run; Arrow's open error does not tell them apart.
+    // A missing table means that this is the first run, so not_found must be certain. Arrow's error of a failed open
+    // does not say whether the file is missing.
     HG_ASSIGN(const auto info, files.info(path));
     static_cast<void>(info);
     auto file = arrow::io::ReadableFile::Open(path);
@@ -68,7 +70,8 @@ Result<OpenFile> open_file(FileSystem& files, const std::string& path) {
 
 class ParquetReader final : public checkpoint::TableReader {
 public:
-    // With `adapter` the file has columns of an earlier schema: rows are converted, and none are handed over as bytes.
+    // If `adapter` is not null, the file has the columns of an earlier schema. Rows are then converted, and no row
+    // group is copied without decoding.
     ParquetReader(std::string path, OpenFile file, const Schema& schema, std::optional<Adapter> adapter)
         : path_(std::move(path)),
           file_(std::move(file)),
@@ -150,8 +153,8 @@ public:
                 groups.push_back(static_cast<int>(i));
                 rows -= group->num_rows();
             }
-            // Small ones as a binary counter: of updates of one size each row is written anew once for every doubling,
-            // and a file has few of them.
+            // Small row groups are merged as in a binary counter. If all updates have the same size, a row is rewritten
+            // each time that the table doubles, and the number of small row groups stays logarithmic.
             for (; !groups.empty(); groups.pop_back()) {
                 const auto group = metadata->RowGroup(groups.back());
                 if (is_full(*group, *same) || group->num_rows() > rows) {
@@ -179,7 +182,7 @@ public:
     }
 
 private:
-    // The new batch lives as long as `promoted_`: until the next one is read.
+    // The new batch lives as long as `promoted_`, that is until the next one is read.
     arrow::Status promote() {
         columns(promoted_);
         schema::promote_rest(*schema_, *promoter_, promoted_);
@@ -205,7 +208,8 @@ private:
         return group.num_rows() == writer.group_rows() || group.total_byte_size() >= ParquetWriter::kGroupBytes / 2;
     }
 
-    // The greatest value of a sorted column, as its statistics have it; without a column the order does not matter.
+    // Returns the greatest value of a sorted column, from its statistics. If there is no sort column, the order does
+    // not matter.
     static std::optional<std::int64_t> last_value(const parquet::RowGroupMetaData& group, std::size_t column) {
         if (column == SIZE_MAX) {
             return INT64_MIN;
@@ -221,7 +225,7 @@ private:
         return statistics->HasMinMax() ? std::optional(statistics->max()) : std::nullopt;
     }
 
-    // None for a file of the first releases, or of another writer.
+    // Returns no sums for files that the first releases or other programs have written.
     std::vector<GroupSum> sums() const {
         const auto stored = file_.reader->parquet_reader()->metadata()->key_value_metadata();
         const auto found = stored ? stored->Get(kSumsKey) : arrow::Result<std::string>("");
@@ -231,7 +235,7 @@ private:
     std::string path_;
     OpenFile file_;
     std::optional<Adapter> adapter_;
-    std::shared_ptr<const Schema> schema_;  // the caller's, which outlives us
+    std::shared_ptr<const Schema> schema_;  // owned by the caller; it lives longer than this object
     std::optional<schema::RecordReader> promoter_;
     Columns promoted_;
     int first_group_ = 0;

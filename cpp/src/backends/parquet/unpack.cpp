@@ -19,7 +19,7 @@ checkpoint::Unpack make_unpacker() {
             auto left = static_cast<std::int64_t>(packed.size());
             while (left > 0) {
                 if (stream->IsFinished()) {
-                    // Tapes and block devices pad with zeros, which gzip(1) skips.
+                    // Tapes and block devices pad files with zeros, which gzip(1) ignores too.
                     while (kind == arrow::Compression::GZIP && left > 0 && *from == 0) {
                         ++from;
                         --left;
@@ -27,7 +27,7 @@ checkpoint::Unpack make_unpacker() {
                     if (left == 0) {
                         break;
                     }
-                    ARROW_RETURN_NOT_OK(stream->Reset());  // another member of the same file
+                    ARROW_RETURN_NOT_OK(stream->Reset());  // the file has another gzip member
                 }
                 ARROW_ASSIGN_OR_RAISE(const auto step,
                                       stream->Decompress(left, from, static_cast<std::int64_t>(out.size() - size),
@@ -45,7 +45,7 @@ checkpoint::Unpack make_unpacker() {
                     return arrow::Status::IOError("no progress");
                 }
             }
-            // The last bytes of a block may still be inside.
+            // The decoder may still contain the last bytes of a block.
             while (!stream->IsFinished()) {
                 if (size == out.size()) {
                     if (size >= limit) {

@@ -46,11 +46,12 @@ arrow::Result<std::unique_ptr<ParquetWriter>> ParquetWriter::create(std::shared_
     auto properties = parquet::WriterProperties::Builder();
     properties.memory_pool(memory_pool());
     properties.compression(parquet::Compression::SNAPPY);
-    properties.disable_write_page_index();  // it lies behind the row groups: adopted ones could not keep theirs
+    properties
+        .disable_write_page_index();  // the index is stored after all row groups, so copied ones would lose theirs
     if (const auto sort = schema.sort_column(); sort != SIZE_MAX) {
         properties.set_sorting_columns({{static_cast<std::int32_t>(sort), false, true}});  // nulls first
-        // Sorted timestamps are near each other and seldom equal: their differences are small, and a dictionary of
-        // them is larger than they are (Parquet's encodings.md, "Delta Encoding").
+        // Sorted timestamps are close together and seldom equal. Their differences are small numbers (Parquet's
+        // encodings.md, "Delta Encoding"), while a dictionary would be larger than the values.
         properties.disable_dictionary(schema.sort_by);
         properties.encoding(schema.sort_by, parquet::Encoding::DELTA_BINARY_PACKED);
     }
@@ -105,7 +106,7 @@ arrow::Status ParquetWriter::open() {
     return arrow::Status::OK();
 }
 
-// Puts the row group that is being filled into the file.
+// Ends the row group that is being filled, and begins the next one.
 arrow::Status ParquetWriter::next_group() {
     ARROW_RETURN_NOT_OK(writer_->NewBufferedRowGroup());
     if (filled_rows_ > 0) {
@@ -117,18 +118,19 @@ arrow::Status ParquetWriter::next_group() {
     expected_rows_ -= filled_rows_;
     filled_rows_ = 0;
     filled_bytes_ = 0;
-    // The newest rows lie in small groups: late events mostly fall among those, and tear open no more than that.
+    // The newest rows are in small row groups. Late events mostly fall among the newest rows, so that an update
+    // rewrites only small row groups.
     const bool last = expected_rows_ < group_rows_;
     wanted_rows_ =
         last ? std::clamp(expected_rows_ - expected_rows_ / 4, std::min(kSmallGroupRows, group_rows_), group_rows_)
              : group_rows_;
     if (was_full && wanted_rows_ < group_rows_) {
-        return_freed_memory();  // of Arrow's threads: the groups that follow need less
+        return_freed_memory();  // Arrow's threads have freed it; the smaller row groups that follow need less
     }
     return arrow::Status::OK();
 }
 
-// Fills row groups to the last row.
+// Writes all rows of a batch, and begins new row groups where they are full.
 arrow::Status ParquetWriter::write(const std::shared_ptr<arrow::RecordBatch>& batch) {
     if (!writer_) {
         ARROW_RETURN_NOT_OK(open());
@@ -152,7 +154,9 @@ arrow::Status ParquetWriter::close(const checkpoint::Metadata& metadata) {
         ARROW_RETURN_NOT_OK(open());
     }
     if (filled_rows_ > 0) {
-        ARROW_RETURN_NOT_OK(next_group());  // so that the last one's sum is known; the empty one is named by no reader
+        // Ends the last row group, so that its checksum is known. The empty one that it begins is in no footer that
+        // readers use.
+        ARROW_RETURN_NOT_OK(next_group());
     }
     auto stored = std::make_shared<arrow::KeyValueMetadata>();
     for (const auto& [key, value] : metadata) {
@@ -162,8 +166,9 @@ arrow::Status ParquetWriter::close(const checkpoint::Metadata& metadata) {
     ARROW_RETURN_NOT_OK(writer_->AddKeyValueMetadata(stored));
     ARROW_RETURN_NOT_OK(writer_->Close());
     if (!sums_.empty()) {
-        // The footer that Close() wrote has the new row groups and the empty one: one of all those with rows comes
-        // after it, and readers start from the last. An update that adopts this file's row groups leaves both behind.
+        // The footer that Close() has written contains the new row groups and the empty one, and not the copied ones. A
+        // footer with all row groups that have rows is written after it; readers use the last footer. An update that
+        // copies row groups of this file copies neither footer.
         const auto all = writer_->metadata()->Subset({});
         if (adopted_) {
             all->AppendRowGroups(*adopted_);

@@ -16,7 +16,8 @@ constexpr std::int64_t kLoadingPauseUs = 100'000;
 constexpr auto kPoolSlice = std::chrono::milliseconds(50);
 constexpr std::size_t kReadBlock = 16 * 1024;
 
-constexpr std::size_t kPiece = 16 * 1024;  // of a pipeline that goes out while it is made
+// How many bytes of a pipeline are sent at once while it is being written.
+constexpr std::size_t kPiece = 16 * 1024;
 
 struct FreeReader {
     void operator()(redisReader* reader) const { redisReaderFree(reader); }
@@ -26,7 +27,8 @@ bool starts_with(const redisReply& reply, std::string_view word) {
     return std::string_view(reply.str, reply.len).starts_with(word);
 }
 
-// A server that reads its files after a restart takes connections, and refuses each command that needs data.
+// Whether the server is still reading its files after a restart. It accepts connections then, and answers LOADING to
+// every command that needs data.
 bool loading(const Replies& replies) {
     return std::any_of(replies.begin(), replies.end(), [](const Reply& reply) {
         return reply->type == REDIS_REPLY_ERROR && starts_with(*reply, "LOADING");
@@ -193,7 +195,7 @@ Result<RedisClient::Held> RedisClient::take(const Patience& patience, bool& fres
                 return Status(ErrorCode::unavailable, "every connection to Redis is busy");
             }
             if (patience.interrupt) {
-                lock.unlock();  // it may take the GIL
+                lock.unlock();  // the interrupt may take Python's GIL
                 const bool stop = patience.interrupt();
                 lock.lock();
                 if (stop) {
@@ -255,7 +257,7 @@ Result<Replies> RedisClient::run(std::size_t count, const Add& add) {
                 sent = commands.wire().size();
             }
         };
-        // After a broken connection all of them are made already, and go out at once.
+        // After a broken connection all commands are written already, and are sent at once.
         while (made < count) {
             add(commands, made++);
             send(kPiece);
@@ -266,8 +268,8 @@ Result<Replies> RedisClient::run(std::size_t count, const Add& add) {
 }
 
 Result<Replies> RedisClient::until_answered(std::size_t count, const Send& send) {
-    // A child takes over what its parent opened and never used. Else its connections are the parent's, and a thread
-    // that the child has not may hold the mutex: it is not touched.
+    // A child of fork() may use a client that its parent has not used. Otherwise the connections belong to the parent,
+    // and a thread that the child does not have may hold the mutex, so nothing is touched.
     if (const auto now = fork_generation(); generation_.load() != now) {
         if (used_.load()) {
             return Status(ErrorCode::forked, "a Redis ledger was in use before fork(); open a new one in the child");
@@ -278,7 +280,8 @@ Result<Replies> RedisClient::until_answered(std::size_t count, const Send& send)
     const SystemClock wall;
     const Patience patience{Deadline::after(wall, options_.timeout_us), options_.interrupt};
     const auto give_up = wall.mono_us() + options_.reconnect_us;
-    // Idle connections may all have died with the server: each is tried once, then fresh ones, while patience lasts.
+    // If the server was restarted, all idle connections are broken. Each is tried once; after them new ones are opened,
+    // until the time is used up.
     while (true) {
         bool fresh = false;
         HG_ASSIGN(auto connection, take(patience, fresh));

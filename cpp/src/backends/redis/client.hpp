@@ -1,4 +1,5 @@
-// Connections to one Redis server: a bounded pool, pipelines, reconnection with back-off. hiredis only parses replies.
+// Connections to one Redis server: a pool of limited size, pipelines of commands, and reconnection with back-off.
+// hiredis is used to parse replies only.
 #pragma once
 
 #include <hiredis/hiredis.h>
@@ -19,7 +20,7 @@ struct FreeReply {
 using Reply = std::unique_ptr<redisReply, FreeReply>;
 using Replies = std::vector<Reply>;
 
-// Commands in the wire format (RESP arrays of bulk strings), one after the other.
+// A pipeline of commands in Redis's wire format (RESP arrays of bulk strings).
 class Commands {
 public:
     void add(std::initializer_list<std::string_view> words);
@@ -39,11 +40,11 @@ public:
     RedisClient(const RedisClient&) = delete;
     RedisClient& operator=(const RedisClient&) = delete;
 
-    // One round trip. Sent again on a fresh connection when the old one broke, and while the server is still loading
-    // its data: commands must bear that.
+    // Sends the commands in one round trip and returns one reply for each. They are sent again on another connection if
+    // this one breaks, and while the server is still loading its data; so they must be safe to repeat.
     Result<Replies> run(const Commands& commands);
-    // The same for `count` commands that `add` makes one by one: what is made goes out while the rest is made, so that
-    // the server works meanwhile.
+    // The same for `count` commands, which `add` writes one by one. The first ones are sent while the others are being
+    // written, so that the server works meanwhile.
     using Add = std::function<void(Commands&, std::size_t)>;
     Result<Replies> run(std::size_t count, const Add& add);
 
@@ -53,7 +54,7 @@ private:
 
     Result<Held> take(const Patience& patience, bool& fresh);
     void give_back(Held connection);
-    bool pause(std::int64_t longest_us);  // with full jitter; false when interrupted
+    bool pause(std::int64_t longest_us);  // waits a random time up to that; returns false if it was interrupted
     Result<Held> connect(const Patience& patience);
     Result<Held> connect_once(const Patience& patience) const;
     using Send = std::function<Status(Stream&, const Patience&)>;
@@ -79,7 +80,7 @@ private:
     Status last_failure_ HG_GUARDED_BY(mutex_);
 };
 
-// What an error reply means to a caller.
+// Converts an error reply to the Status that a caller can act on.
 Status status_of_error(const redisReply& reply);
 
 }  // namespace headgate::backends

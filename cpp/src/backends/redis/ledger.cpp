@@ -17,7 +17,7 @@ using ledger::ClaimStatus;
 
 struct Script {
     explicit Script(std::string_view name) : body(redis_script(name)) {
-        // Redis names a script by its SHA-1.
+        // Redis identifies a script by its SHA-1.
         std::array<std::uint8_t, 20> digest{};
         unsigned size = 0;
         EVP_Digest(body.data(), body.size(), digest.data(), &size, EVP_sha1(), nullptr);
@@ -31,9 +31,9 @@ bool has_prefix(const redisReply& reply, std::string_view prefix) {
     return reply.type == REDIS_REPLY_ERROR && std::string_view(reply.str, reply.len).starts_with(prefix);
 }
 
-// A first claim is one `SET key record NX GET PX ttl`: nothing came back, so the key is ours. Only a key that was there
-// and is free again (released, or its lease ended) takes a second step, the claim script. Time comes from the caller's
-// clock, so that tests own it.
+// A claim is one command, `SET key record NX GET PX ttl`. If it returns no old record, the key was new and is acquired.
+// Only a key that exists and is free again, because it was released or its lease has ended, takes a second command, the
+// claim script. The time comes from the caller's clock, so that tests can set it.
 class RedisLedger final : public ledger::Ledger {
 public:
     RedisLedger(RedisOptions options, ledger::LedgerOptions ledger_options, std::shared_ptr<Clock> clock,
@@ -149,7 +149,7 @@ private:
         return std::to_string(std::max<std::int64_t>({1, ledger_options_.done_ttl_us, lease_us * 2}) / 1000 + 1);
     }
 
-    // False when the claim script has to decide.
+    // Returns false if the claim script has to decide.
     Result<bool> first_answer(const redisReply& reply, const ClaimRequest& request, std::int64_t now, Claim& claim) {
         if (reply.type == REDIS_REPLY_NIL) {
             claim.status = ClaimStatus::acquired;
@@ -157,13 +157,13 @@ private:
             return true;
         }
         if (has_prefix(reply, "ERR syntax error")) {
-            old_server_ = true;  // NX with GET needs Redis 7.0
+            old_server_ = true;  // SET with both NX and GET needs Redis 7.0
             return false;
         }
         return read(reply, request, now, claim);
     }
 
-    // Reads a record into a claim; false when the key is free, so that the script may take it.
+    // Reads a record into a claim. Returns false if the key is free, so that the claim script may acquire it.
     static Result<bool> read(const redisReply& reply, const ClaimRequest& request, std::int64_t now, Claim& claim) {
         if (reply.type != REDIS_REPLY_STRING) {
             return reply.type == REDIS_REPLY_ERROR ? status_of_error(reply)
@@ -209,13 +209,13 @@ private:
             auto& claim = claims[which[n]];
             HG_ASSIGN(const bool settled, read(*replies[n], requests[which[n]], now, claim));
             if (!settled) {
-                claim.token.clear();  // a lease of no length: nobody's
+                claim.token.clear();  // a lease of zero length has no owner
             }
         }
         return {};
     }
 
-    // What one SET cannot decide: two keys together, and numbered acquisitions.
+    // Claims that one SET cannot decide: two keys together, and acquisitions with a fencing token.
     Result<std::vector<Claim>> claim_more(const std::vector<ClaimRequest>& requests, const std::string& legacy_key) {
         const auto now = clock_->now_us();
         std::vector<Claim> claims(requests.size());
@@ -285,8 +285,8 @@ private:
         return {};
     }
 
-    // EVALSHA; a server that does not know the script (restarted, flushed, failed over) ran none of it: load and
-    // repeat.
+    // Runs a script with EVALSHA. A server that was restarted, flushed or failed over does not know the script and has
+    // run nothing; then the script is loaded and the command repeated.
     template <class Add>
     Result<Replies> run_script(const Script& script, std::size_t count, Add add) {
         HG_ASSIGN(auto replies, client_.run(count, add));

@@ -9,15 +9,16 @@
 namespace headgate::backends {
 namespace {
 
-// Shared by the scripts: the fields of a record, and where its texts begin.
+// The beginning of every script: it reads the fields of a record, and where its texts begin.
 #define HG_LUA_PARSE                                                                            \
     "local function fields(v) "                                                                 \
     "local s, u, n, t, p, e, at = string.match(v, '^(%a) (%d+) (%d+) (%x+) (%d+) (%d+)\\n()') " \
     "return s, u, n, t, tonumber(p), tonumber(e), at end\n"                                     \
     "local v = redis.call('GET', KEYS[1])\n"
 
-// ARGV: token, until, now, payload, time to live in ms. Answers with the record as it is now; the caller reads from it
-// whether the token is its own. Repeating it is harmless: an owner that asks again (its first answer was lost) owns.
+// Claims one key. ARGV: token, until, now, payload, time to live in ms. It returns the record as it is afterwards; the
+// caller has acquired the key if the token in it is its own. Repeating the script with the same token is harmless,
+// which matters if the first response was lost.
 constexpr std::string_view kClaim = HG_LUA_PARSE R"lua(local attempts, err = 0, ''
 if v then
   local s, u, n, t, p, e, at = fields(v)
@@ -32,10 +33,10 @@ local record = string.format('o %s %d %s %d %d\n', ARGV[2], attempts + 1, ARGV[1
 redis.call('SET', KEYS[1], record, 'PX', ARGV[5])
 return record)lua";
 
-// Claims one key or two, the second under its name from before an upgrade, and numbers the acquisition.
-// ARGV: token, until, now, payload, time to live in ms, the counter's key or ''. Answers with {the deciding record, the
-// second key's record, number}: both are written only when both are free. Another payload goes before done, done before
-// in progress.
+// Claims one key, or two of which the second is the form of the key before an upgrade, and takes a fencing token.
+// ARGV: token, until, now, payload, time to live in ms, the key of the counter or ''. It returns {the deciding record,
+// the record of the second key, the fencing token}. Both keys are written only if both are free; otherwise a different
+// payload decides before done, and done before in progress.
 constexpr std::string_view kClaimMore = R"lua(local token, till, now, payload, ttl, counter = unpack(ARGV)
 local found, rank, pick = {}, 0, nil
 for i, key in ipairs(KEYS) do
@@ -67,7 +68,8 @@ local number = 0
 if counter ~= '' then number = redis.call('INCR', counter) end
 return {found[1], found[2] or '', number})lua";
 
-// ARGV: token, result, time to live in ms. 1: done by this owner, now or before.
+// Completes a claim. ARGV: token, result, time to live in ms. It returns 1 if this owner has completed it, now or
+// before.
 constexpr std::string_view kComplete = HG_LUA_PARSE R"lua(if not v then return 0 end
 local s, u, n, t, p, e, at = fields(v)
 if t ~= ARGV[1] or s == 'r' then return 0 end
@@ -76,7 +78,8 @@ local head = string.format('d %s %s %s %d %d\n', u, n, t, p, e)
 redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p + e - 1) .. ARGV[2], 'PX', ARGV[3])
 return 1)lua";
 
-// ARGV: token, error, 0 when the attempt does not count. The token stays, so that releasing again is harmless.
+// Releases a claim. ARGV: token, error, and 0 if the attempt is not counted. The token is kept, so that releasing again
+// is harmless.
 constexpr std::string_view kRelease = HG_LUA_PARSE R"lua(if not v then return 0 end
 local s, u, n, t, p, e, at = fields(v)
 if t ~= ARGV[1] or s == 'd' then return 0 end
@@ -89,7 +92,7 @@ local head = string.format('r 0 %d %s %d %d\n', count, t, p, #err)
 redis.call('SET', KEYS[1], head .. string.sub(v, at, at + p - 1) .. err, 'KEEPTTL')
 return 1)lua";
 
-// ARGV: token, until, time to live in ms.
+// Renews a lease. ARGV: token, until, time to live in ms.
 constexpr std::string_view kRenew = HG_LUA_PARSE R"lua(if not v then return 0 end
 local s, u, n, t, p, e, at = fields(v)
 if t ~= ARGV[1] or s ~= 'o' then return 0 end
@@ -119,14 +122,14 @@ std::string_view redis_script(std::string_view name) {
 }
 
 std::string redis_fence_key(std::string_view stored_key) {
-    // Only what stands in the first pair of braces is hashed, when there is something (Redis cluster specification).
+    // By the Redis cluster specification, only the text in the first pair of braces is hashed, if there is any.
     const auto slot_of = [](std::string_view text) {
         const auto open = text.find('{');
         const auto close = open == std::string_view::npos ? open : text.find('}', open);
         if (close != std::string_view::npos && close > open + 1) {
             text = text.substr(open + 1, close - open - 1);
         }
-        unsigned crc = 0;  // CRC-16 of XMODEM
+        unsigned crc = 0;  // CRC-16/XMODEM
         for (const unsigned char byte : text) {
             crc ^= static_cast<unsigned>(byte) << 8U;
             for (int bit = 0; bit < 8; ++bit) {
@@ -135,7 +138,7 @@ std::string redis_fence_key(std::string_view stored_key) {
         }
         return crc % kSlots;
     };
-    // The smallest number whose own slot is the wanted one: the same for every client that counts here.
+    // The smallest number whose slot is the wanted one, so that all clients find the same counter.
     static const auto* const numbers = [&] {
         auto* const table = new std::vector<std::uint32_t>(kSlots, UINT32_MAX);
         std::size_t left = kSlots;

@@ -1,4 +1,4 @@
-// What one key holds: a line "state until attempts token payload-size error-size", then payload, error and result.
+// The value of a key: a line "state until attempts token payload-size error-size", then payload, error and result.
 #pragma once
 
 #include <string>
@@ -19,10 +19,10 @@ struct RedisRecord {
     std::string_view result;
 };
 
-// The record of a first claim.
+// Returns the record of a key that is claimed for the first time.
 void new_record(std::string& into, std::string_view token, std::int64_t until_us, std::string_view payload);
 Status not_a_record();
-// Views into `text`.
+// The parts of a record, as views into its text.
 Result<RedisRecord> parse_record(std::string_view text);
 
 }  // namespace headgate::backends

@@ -19,7 +19,7 @@
 namespace headgate::backends {
 namespace {
 
-constexpr int kSliceMs = 50;  // how often a wait looks up for a deadline or an interruption
+constexpr int kSliceMs = 50;  // how often a wait checks its deadline and the interrupt
 constexpr std::size_t kTlsBlock = 16 * 1024;
 
 Status spent(const Patience& patience) {
@@ -61,7 +61,7 @@ public:
                 return {ErrorCode::unavailable, std::generic_category().message(error)};
             }
         }
-        // Blocking from here, in slices: one system call a read instead of two.
+        // From here on reads block, with a short timeout. A read takes one system call then instead of two.
         fcntl(fd_, F_SETFL, 0);
         const timeval slice{0, kSliceMs * 1000};
         const int on = 1;
@@ -134,7 +134,7 @@ std::string openssl_error() {
     return text.data();
 }
 
-// TLS over memory buffers: the socket stays ours, with its deadlines and without SIGPIPE.
+// TLS over memory buffers. OpenSSL does not touch the socket, so that our deadlines apply and SIGPIPE cannot occur.
 class TlsStream final : public Stream {
 public:
     explicit TlsStream(std::unique_ptr<Socket> socket) : socket_(std::move(socket)) {}

@@ -1,4 +1,4 @@
-// Bytes to and from a server, plain or TLS, with deadlines and interruption.
+// A connection to a server, plain or TLS, whose reads and writes have deadlines and can be interrupted.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace headgate::backends {
 
-// What a call may still spend.
+// How long a call may still take.
 struct Patience {
     Deadline deadline;
     const Interrupt& interrupt;
@@ -18,7 +18,7 @@ class Stream {
 public:
     virtual ~Stream() = default;
     virtual Status write(std::string_view bytes, const Patience& patience) = 0;
-    // At least one byte.
+    // Blocks until there is at least one byte.
     virtual Result<std::size_t> read(char* into, std::size_t size, const Patience& patience) = 0;
 };
 

@@ -100,7 +100,8 @@ Client::Client(std::shared_ptr<Shared> shared)
         }
         root_ = "/" + options.bucket;
     } else if (options.bucket.find('.') != std::string::npos) {
-        base_ = "https://s3." + options.region + ".amazonaws.com";  // a certificate covers one label only
+        // The certificate of *.s3.REGION.amazonaws.com does not cover a bucket whose name contains dots.
+        base_ = "https://s3." + options.region + ".amazonaws.com";
         root_ = "/" + options.bucket;
     } else {
         base_ = "https://" + options.bucket + ".s3." + options.region + ".amazonaws.com";
@@ -173,7 +174,7 @@ std::int64_t Client::back_off_us(int attempt) const {
 }
 
 Result<net::HttpResponse> Client::send(const Call& call, const Interrupt& interrupt, std::string* code) {
-    std::string hash = "UNSIGNED-PAYLOAD";  // TLS protects the body; without TLS its hash is signed
+    std::string hash = "UNSIGNED-PAYLOAD";  // with TLS the body is protected; without TLS its hash is signed
     if (base_.starts_with("http://") || call.body_file.empty()) {
         if (call.body_file.empty()) {
             hash = sha256_hex(call.body);

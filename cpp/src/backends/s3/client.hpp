@@ -1,4 +1,4 @@
-// An S3 client: signed requests, what their errors mean, retries. Threads may share it.
+// An S3 client: it signs requests, classifies error responses and retries. May be used by several threads.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,9 @@
 
 namespace headgate::backends::s3 {
 
-// Shared by the threads of a run; asks for credentials again when they are a minute old or have been refused.
+// Caches credentials for the threads of a run. It asks for them again after a minute, and after forget(), which is
+// called when S3 has refused them. The function that it asks is called with the mutex held and must not use this
+// object.
 class CredentialSource {
 public:
     CredentialSource(std::function<Result<S3Credentials>()> ask, std::shared_ptr<Clock> clock)
@@ -40,14 +42,14 @@ std::shared_ptr<Shared> share(S3Options options, std::shared_ptr<Clock> clock, s
 
 struct Call {
     std::string method = "GET";
-    std::string key;  // whole, not encoded; empty: the bucket
+    std::string key;  // the complete key, not encoded; empty for a request to the bucket
     Query query;
-    net::Headers headers;  // lower case
+    net::Headers headers;  // names in lower case
     std::string body;
     std::string body_file;
 };
 
-// What became of an answer. The messages name codes, never keys or credentials.
+// What a response means. The messages contain error codes, never keys or credentials.
 struct Outcome {
     Status status;  // ok for 2xx
     std::string code;
@@ -60,7 +62,8 @@ public:
     Result<net::HttpRequest> build(const Call& call, const std::string& payload_hash);
     Outcome judge(const net::HttpResponse& response) const;
     std::int64_t back_off_us(int attempt) const;
-    // With retries. An answer that is no success is its status, with its code in `code` when that is given.
+    // Sends a request, with retries. If the last response is an error, returns its Status, and sets `code` to S3's
+    // error code if that is not null.
     Result<net::HttpResponse> send(const Call& call, const Interrupt& interrupt, std::string* code = nullptr);
     net::HttpTransport& transport() { return *transport_; }
     const S3Options& options() const { return shared_->options; }
@@ -72,7 +75,7 @@ private:
     Signer signer_;
     std::string base_;  // scheme and host
     std::string host_;
-    std::string root_;  // path of the bucket: "/bucket" or nothing
+    std::string root_;  // the path of the bucket: "/bucket", or empty if the host names it
 };
 
 struct XmlText {
@@ -80,8 +83,8 @@ struct XmlText {
     std::string text;
 };
 
-// The text of every leaf element, in order, and an item named after every element that ends with children
-// ("/Contents").
+// Returns the text of every element without children, in document order. Where an element with children ends, there is
+// an entry whose name is a slash and the element's name, such as "/Contents".
 Result<std::vector<XmlText>> xml_leaves(std::string_view xml);
 
 }  // namespace headgate::backends::s3

@@ -1,4 +1,4 @@
-// Listing a bucket and reading many small objects with many requests in flight.
+// The source of a checkpoint on S3: lists a bucket, and reads many small objects with many requests in flight.
 #include <algorithm>
 #include <deque>
 
@@ -14,9 +14,10 @@ using checkpoint::Object;
 using checkpoint::ReadOutcome;
 using checkpoint::Wanted;
 
-constexpr std::size_t kHeldPerRequest = 4;  // answers kept while an earlier one is still awaited, per request in flight
+// Responses are delivered in order. For each request in flight this many may wait in memory for an earlier one.
+constexpr std::size_t kHeldPerRequest = 4;
 
-// FNV-1a (Fowler, Noll, Vo): an ETag is opaque text, a tag has 64 bits.
+// Makes a tag of 64 bits of an ETag, which is an opaque text, with the hash FNV-1a (Fowler, Noll, Vo).
 std::uint64_t tag_of(std::string_view etag) {
     std::uint64_t out = 0xCBF29CE484222325ULL;
     for (const char c : etag) {
@@ -59,7 +60,8 @@ private:
         std::size_t index = 0;
         std::string key;
         int attempt = 1;
-        bool waits = false;  // for its next attempt
+        // True while it waits for the time of its next attempt.
+        bool waits = false;
         std::int64_t due_us = 0;
         bool done = false;
         net::HttpResponse response;
@@ -88,7 +90,7 @@ private:
             }
             more_ = coming == Coming::later;
         }
-        // What is in flight may have to be tried again.
+        // Requests in flight may still have to be sent again.
         return more_ || !slots_.empty() ? HttpFlow::Step::later : HttpFlow::Step::none;
     }
 
@@ -120,7 +122,7 @@ private:
         deliver();
     }
 
-    // In the order of the list.
+    // Delivers complete responses, in the order of the list.
     void deliver() {
         while (!slots_.empty() && slots_.front().done) {
             const auto& slot = slots_.front();
@@ -195,9 +197,9 @@ public:
         }
     }
 
-    // Of UTF-8 bytes: Amazon S3 User Guide, "Listing object keys programmatically".
+    // Listings are in the order of UTF-8 bytes (Amazon S3 User Guide, "Listing object keys programmatically").
     bool lists_in_order() const override { return true; }
-    bool look_at(Object& /*object*/) override { return true; }  // the listing said everything
+    bool look_at(Object& /*object*/) override { return true; }  // a listing contains size and ETag already
 
     Result<std::unique_ptr<checkpoint::Fetcher>> fetcher() override {
         return std::unique_ptr<checkpoint::Fetcher>(std::make_unique<S3Fetcher>(shared_));

@@ -1,4 +1,4 @@
-// A table on S3: read with ranges, replaced by one conditional PUT.
+// The target of a checkpoint on S3: the table is read by ranges and replaced by one conditional PUT.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -18,9 +18,10 @@ namespace {
 
 using namespace s3;
 
-constexpr std::uint64_t kTail = 1U << 20U;  // what a first look reads from the end
+constexpr std::uint64_t kTail = 1U << 20U;  // how many bytes at the end of the table are read first
 constexpr std::uint64_t kLargestPut = 5ULL << 30U;
-constexpr std::int64_t kOrphanUs = 86'400'000'000;  // a part that nobody names may belong to a run that still works
+// Parts that no commit names are removed only at this age: younger ones may belong to a run that has not finished.
+constexpr std::int64_t kOrphanUs = 86'400'000'000;
 
 class S3Target final : public checkpoint::Target {
 public:
@@ -42,7 +43,7 @@ public:
         auto answer =
             client_.send({"GET", key_, {}, {{"range", "bytes=-" + std::to_string(kTail)}}, "", ""}, interrupt_, &code);
         if (!answer.ok()) {
-            // Only this one answer means that there is no checkpoint yet.
+            // Only this error code means that there is no checkpoint yet.
             if (answer.status().code() == ErrorCode::not_found && code != "NoSuchBucket") {
                 return std::optional<std::string>();
             }
@@ -54,7 +55,7 @@ public:
         if (size_ < tail.size()) {
             return Status(ErrorCode::malformed_response, name() + ": S3 sent more than the object has");
         }
-        // A file of the right size with its end in place is enough to read a footer from.
+        // To read the footer, a sparse file of the right size that contains the end of the table is enough.
         HG_ASSIGN(const auto folder, scratch());
         const auto path = folder + "/peek";
         const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -62,7 +63,7 @@ public:
             return status_from_errno(errno, "cannot write " + path);
         }
         HG_RETURN_IF_ERROR(write_at(file, size_ - tail.size(), tail, "a temporary file"));
-        // The last eight bytes of Parquet are the footer's length (little endian) and "PAR1".
+        // The last eight bytes of a Parquet file are the length of its footer (little endian) and "PAR1".
         if (tail.size() >= 8 && tail.substr(tail.size() - 4) == "PAR1" && tail.size() < size_) {
             std::uint32_t footer = 0;
             std::memcpy(&footer, tail.data() + tail.size() - 8, sizeof footer);
@@ -108,7 +109,7 @@ public:
         if (!missing) {
             return bytes;
         }
-        // A racing run may have merged the segments since: then the table is another one now.
+        // Another run may have merged the segments meanwhile; it has then committed another table.
         if (const auto before = etag_; !peek().ok() || etag_ != before) {
             return Status(ErrorCode::version_conflict, this->name() + " changed while this run was working");
         }
@@ -151,7 +152,7 @@ public:
         if (answer.ok()) {
             return {};
         }
-        // If-Match on an object that has been removed since is a lost race too.
+        // If-Match fails with this code if the object was removed meanwhile, which is a lost race too.
         if (answer.status().code() == ErrorCode::not_found && !etag_.empty()) {
             return {ErrorCode::version_conflict, name() + " was removed while this run was working"};
         }

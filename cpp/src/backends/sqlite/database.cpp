@@ -90,17 +90,18 @@ SqlValue column(sqlite3_stmt* statement, int index) {
 
 using FileId = std::pair<std::uint64_t, std::uint64_t>;
 
-// The file's device and inode; zeroes when there is none.
+// Returns the device and inode of a file; zeros if there is none.
 FileId file_of(const std::string& path) {
     struct stat found {};
     return ::stat(path.c_str(), &found) == 0 ? FileId{found.st_dev, found.st_ino} : FileId{};
 }
 
-// Which files this process has connections to, and which ones its parent had at the fork.
+// Remembers to which files this process has connections, and to which ones its parent had connections at the fork.
 class OpenFiles {
 public:
     static OpenFiles& all() {
-        static auto* const files = new OpenFiles;  // leaked: connections may be closed after static destructors ran
+        static auto* const files = new OpenFiles;  // never destroyed, because connections may be closed after the
+                                                   // destructors of static objects
         return *files;
     }
     void add(FileId file) {
@@ -149,7 +150,7 @@ Database::~Database() {
 Status Database::close() {
     if (fork_generation() == generation_) {
         disconnect();
-    }  // else the parent's connection: closing it here would drop the parent's locks
+    }  // otherwise it is the parent's connection; closing it here would release the parent's locks
     closed_ = true;
     handle_ = nullptr;
     return {};
@@ -167,7 +168,7 @@ void Database::disconnect() {
     }
 }
 
-// Called by SQLite while somebody else holds the lock; 0 gives up, and the statement fails as busy.
+// Called by SQLite while somebody else holds the lock. If it returns 0, SQLite gives up and the statement returns busy.
 int Database::on_busy(void* self, int count) {
     auto& database = *static_cast<Database*>(self);
     const auto now = database.waiting_.mono_us();
@@ -211,7 +212,7 @@ Status Database::reconnect() {
         generation_ = fork_generation();
     }
     HG_RETURN_IF_ERROR(connect());
-    auto status = migrate();  // another headgate may have been here, or the file is a new one
+    auto status = migrate();  // another version may have migrated the file meanwhile, or it is a new one
     if (!status.ok()) {
         disconnect();
     }
@@ -229,7 +230,8 @@ Result<std::shared_ptr<Database>> Database::open(const std::string& path, Databa
     std::shared_ptr<Database> database(new Database(path, std::move(options)));
     HG_RETURN_IF_ERROR(database->connect());
     HG_RETURN_IF_ERROR(database->migrate());
-    // What lives in memory goes with its connection; simulated disks have no forks, and count operations.
+    // A database in memory ends with its connection, so it stays open. So does one on a simulated disk, which has no
+    // forks and counts operations.
     if (!path.empty() && path != ":memory:" && database->options_.vfs.empty()) {
         database->disconnect();
     }
@@ -257,11 +259,13 @@ Status Database::set_up() {
     HG_RETURN_IF_ERROR(run("PRAGMA journal_mode = WAL"));
     HG_RETURN_IF_ERROR(
         run(options_.durability == Durability::full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL"));
-    // Keys are hashes, so that inserts touch pages all over the indexes; the default of 2 MiB reads them back.
+    // Keys are hashes, so inserts change pages everywhere in the indexes. With the default cache of 2 MiB they would be
+    // read again and again.
     HG_RETURN_IF_ERROR(run("PRAGMA cache_size = -65536"));
     if (options_.durability == Durability::normal) {
-        // Here only checkpoints sync, twice each, and write every changed page once more: a longer log spares both
-        // (default: 1000 pages). With full durability it would cost: a sync of a file that grows takes longer.
+        // With this durability only SQLite's checkpoints sync the file, and each writes every changed page once more. A
+        // longer log than the default of 1000 pages means fewer of them. With full durability a longer log would be
+        // slower, because syncing a growing file takes longer.
         HG_RETURN_IF_ERROR(run("PRAGMA wal_autocheckpoint = 4000"));
     }
     return run("PRAGMA foreign_keys = ON");
@@ -276,7 +280,8 @@ Status Database::migrate() {
     if (version == kSchemaVersion) {
         return {};
     }
-    HG_RETURN_IF_ERROR(begin());  // the version is read again under the write lock: another process may migrate too
+    HG_RETURN_IF_ERROR(
+        begin());  // the version is read again with the write lock held, because another process may migrate too
     const auto upgrade = [&]() -> Status {
         HG_ASSIGN(auto from, pragma("user_version"));
         if (from > kSchemaVersion) {
@@ -414,7 +419,7 @@ Status Database::commit() {
     if (result.ok()) {
         return {};
     }
-    static_cast<void>(rollback());  // a full disk at COMMIT leaves the transaction open
+    static_cast<void>(rollback());  // if the disk is full, COMMIT fails and leaves the transaction open
     return result.status();
 }
 

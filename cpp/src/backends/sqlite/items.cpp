@@ -1,5 +1,5 @@
-// Items with their labels and announcements, put in batches: statements are prepared once, texts are bound where they
-// are.
+// Stores batches of items with their labels and announcements. Statements are prepared once for a batch, and texts are
+// bound without a copy.
 #include "statement.hpp"
 
 namespace headgate::backends {

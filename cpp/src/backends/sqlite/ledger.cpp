@@ -10,11 +10,12 @@ using ledger::ClaimStatus;
 constexpr std::int64_t kInProgress = 0;
 constexpr std::int64_t kDone = 1;
 
-// Most keys are new: they take one plain insert, without the statement journal of the upsert below.
+// Most keys are new. They need one plain INSERT only, without the statement journal of the upsert below.
 const std::string kInsert =
     "INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)"
     " ON CONFLICT (key) DO NOTHING";
-// One statement decides and writes. A key is free when it is new, its lease ended, or its done mark expired.
+// One statement decides and writes. A key is free if it is new, if its lease has ended, or if it was completed and has
+// expired.
 const std::string kAcquire = R"sql(
 INSERT INTO ledger (key, state, token, owner, until_us, attempts, payload) VALUES (?1, 0, ?2, ?3, ?4, 1, ?5)
 ON CONFLICT (key) DO UPDATE SET
@@ -26,17 +27,18 @@ RETURNING attempts, last_error)sql";
 const std::string kRead =
     "SELECT state, until_us, attempts, payload, result, last_error, owner, expires_us FROM ledger WHERE key = ?1";
 const std::string kExpire = "UPDATE ledger SET until_us = 0 WHERE key = ?1 AND state = 0 AND owner = ?2";
-// A released key has until_us = 0: its last owner may release it again, and no more.
+// A released key has until_us = 0. Its last owner may release it again, but not renew or complete it.
 const std::string kComplete =
     "UPDATE ledger SET state = 1, result = ?3, expires_us = ?4 "
     "WHERE key = ?1 AND token = ?2 AND state = 0 AND until_us > 0";
 const std::string kCompleted = "SELECT 1 FROM ledger WHERE key = ?1 AND token = ?2 AND state = 1";
-// ?4: 1 when the attempt counts. Only the first release finds an end of the lease, so that only it gives one back.
+// ?4 is 1 if the attempt is counted. Only the first release of a claim finds an end of the lease, so that repeated ones
+// do not subtract the attempt again.
 const std::string kRelease =
     "UPDATE ledger SET attempts = attempts - (until_us > 0 AND ?4 = 0), until_us = 0,"
     " last_error = CASE WHEN ?4 = 0 AND ?3 = '' THEN last_error ELSE ?3 END"
     " WHERE key = ?1 AND token = ?2 AND state = 0";
-// One counter for all keys: it outlives every one of them, and a counter for each would never go away.
+// The counter of fencing tokens. There is one for all keys, because it has to be kept longer than any key.
 const std::string kFence =
     "INSERT INTO state (name, doc) VALUES ('ledger.fence', '1')"
     " ON CONFLICT (name) DO UPDATE SET doc = CAST(doc AS INTEGER) + 1 RETURNING CAST(doc AS INTEGER)";
@@ -125,7 +127,8 @@ public:
     }
 
 private:
-    // Several statements share one commit (and one fsync); inside the caller's transaction they join it.
+    // Runs several statements in one transaction, with one fsync. If the caller has a transaction open, they become
+    // part of it.
     template <class Work>
     Status in_one_commit(std::size_t count, Work work) {
         if (count <= 1 || db_->in_transaction()) {
@@ -164,7 +167,8 @@ private:
         return {};
     }
 
-    // What a claim would be told, within a transaction; only a dead owner's lease is ended.
+    // Returns the answer that a claim of this key would get, within a transaction. It writes nothing, except that it
+    // ends the lease of an owner that has died.
     Result<Claim> look(const ClaimRequest& request) {
         const auto key = stored(request.key);
         const auto now = clock_->now_us();
@@ -178,7 +182,7 @@ private:
         const auto& row = read.rows[0];
         const bool done = number(row[0]) == kDone;
         if (done && number(row[7]) <= now) {
-            return claim;  // past its time: as if it were new
+            return claim;  // it has expired, so the key is free
         }
         describe(row, request, claim);
         if (!claim.error.ok() || done) {
@@ -205,7 +209,7 @@ private:
         }
     }
 
-    // A forked child is an owner of its own.
+    // A child of fork() is another owner.
     const std::string& owner() {
         if (generation_ != fork_generation()) {
             owner_ = process_identity();
@@ -235,7 +239,7 @@ private:
         return take_over(request, key, now, std::move(claim));
     }
 
-    // A key that somebody has, or had.
+    // Claims a key that is in the table already.
     Result<Claim> take_over(const ClaimRequest& request, const std::string& key, std::int64_t now, Claim claim) {
         for (int round = 0; round < 2; ++round) {
             const auto token = random_->token_hex();
@@ -251,14 +255,14 @@ private:
             }
             HG_ASSIGN(auto read, db_->execute(kRead, {key}));
             if (read.rows.empty()) {
-                continue;  // pruned in between
+                continue;  // the key was pruned meanwhile
             }
             const auto& row = read.rows[0];
             describe(row, request, claim);
             if (!claim.error.ok()) {
                 return claim;
             }
-            // The owner is proved dead on this host: no need to wait for the end of its lease.
+            // The owner is known to have died on this machine, so the end of its lease is not awaited.
             if (number(row[0]) == kInProgress && process_is_dead(text(row[6]))) {
                 HG_ASSIGN(auto freed, db_->execute(kExpire, {key, text(row[6])}));
                 static_cast<void>(freed);

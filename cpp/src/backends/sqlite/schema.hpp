@@ -1,11 +1,11 @@
-// The tables, as migrations: statement list N takes a file from version N to N + 1. Never edit one that was released;
-// tests/golden holds a file of every version.
+// The tables of the store, as migrations. List number N migrates a file from version N to N + 1. A list that was
+// released must not be edited; tests/golden contains a file of every version.
 #pragma once
 
 namespace headgate::backends {
 
 inline constexpr const char* kMigrations[] = {
-    // 0 -> 1
+    // Version 0 to 1.
     R"sql(
 CREATE TABLE ledger (
     key TEXT PRIMARY KEY, state INTEGER NOT NULL, token TEXT, owner TEXT, until_us INTEGER NOT NULL,
@@ -47,21 +47,22 @@ CREATE TABLE execution_events (
 );
 CREATE INDEX execution_events_of ON execution_events (execution, id);
 )sql",
-    // 1 -> 2: the healing sweep looks items up by when they are due, not by their publication time
+    // Version 1 to 2. The healing sweep finds items by the time when they are due, not by their time of publication.
     R"sql(
 ALTER TABLE items ADD COLUMN due_us INTEGER;
 UPDATE items SET due_us = COALESCE(last_republished_us, ingested_us);
 CREATE INDEX items_due ON items (pipeline, due_us) WHERE status = 'pending';
 )sql",
-    // 2 -> 3: storage keys of the ledger carry the version of the key scheme; the queue knows who has a message, so
-    // that
-    // a dead worker's messages come back at once
+    // Version 2 to 3. Stored keys of the ledger contain the version of the key scheme. The queue knows which worker has
+    // a
+    // message, so that the messages of a worker that has died are delivered again at once.
     R"sql(
 UPDATE ledger SET key = 'v1:' || key;
 ALTER TABLE queue ADD COLUMN owner TEXT;
 )sql",
-    // 3 -> 4: items are looked up by their labels (the tickers of news) and by their status, newest first; dead letters
-    // of consumers go back to their queue, where each redrive has a claim of its own
+    // Version 3 to 4. Items are found by their labels and by their status, newest first. Dead letters of consumers are
+    // sent
+    // back to their queue, and each redrive has a claim of its own.
     R"sql(
 CREATE TABLE item_labels (
     pipeline TEXT NOT NULL, label TEXT NOT NULL, timestamp TEXT NOT NULL, item INTEGER NOT NULL,
@@ -74,9 +75,10 @@ CREATE INDEX items_status ON items (pipeline, status, timestamp);
 ALTER TABLE dead_letters ADD COLUMN redriven INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE queue ADD COLUMN redrive INTEGER NOT NULL DEFAULT 0;
 )sql",
-    // 4 -> 5: dead letters keep their message's key, headers, attempts and id; claim keys of consumers are made another
-    // way, so that keys of before count, beside the new ones, until the last of them has expired; the queue gives an id
-    // once (AUTOINCREMENT), so that neither a late acknowledgement nor a dead letter's mark meets another message
+    // Version 4 to 5. Dead letters keep the key, headers, attempts and id of their message. Claim keys of consumers
+    // have a
+    // new form; keys of the old form count as well until the last of them has expired. The queue uses an id only once
+    // (AUTOINCREMENT), so that a late acknowledgement or the mark of a dead letter cannot apply to another message.
     R"sql(
 DROP INDEX queue_due;
 ALTER TABLE queue RENAME TO queue_v4;
@@ -100,8 +102,9 @@ INSERT OR REPLACE INTO state (name, doc)
         FROM ledger)
     WHERE until_us IS NOT NULL;
 )sql",
-    // 5 -> 6: an item says when and why its life ended; the healing sweep asks of an item's announcement whether it is
-    // still in the outbox or in the queue
+    // Version 5 to 6. An item records when and why it ended. The healing sweep looks whether an item's announcement is
+    // still
+    // in the outbox or in the queue.
     R"sql(
 ALTER TABLE items ADD COLUMN ended_us INTEGER;
 ALTER TABLE items ADD COLUMN reason TEXT;

@@ -5,7 +5,7 @@
 namespace headgate::backends {
 namespace {
 
-constexpr std::size_t kSector = 512;  // a write is torn at its boundaries only
+constexpr std::size_t kSector = 512;  // a write may be torn at the boundaries of sectors only
 
 Status gone() {
     return {ErrorCode::io_error, "the simulated process has stopped"};
@@ -78,7 +78,8 @@ void SimDisk::change(File& file, Change change) {
     file.unsynced.push_back(std::move(change));
 }
 
-// Each unsynced change arrived, or did not, or arrived in part: the drive ordered them as it liked.
+// Decides for each change that was not synced whether it is kept, lost, or kept in part. A real drive may write them in
+// any order.
 void SimDisk::settle(File& file) {
     std::string content = file.durable;
     for (auto& change : file.unsynced) {
@@ -107,7 +108,7 @@ void SimDisk::lose_power() {
         locks.wal.clear();
     }
     for (auto& [name, file] : removed_) {
-        // The folder was not synced: the old name may be back.
+        // The folder was not synced, so the old name may still be there.
         if (file->entry_durable && random_.next() % 2 == 0) {
             files_[name] = file;
         }

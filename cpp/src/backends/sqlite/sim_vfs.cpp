@@ -1,4 +1,4 @@
-// SQLite's view of a SimDisk: files, locks and the shared memory of the WAL index, all in this process.
+// The SQLite VFS of a SimDisk: files, locks, and the shared memory of the WAL index, all in the memory of this process.
 #include <sqlite3.h>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ bool is_dead(const SimDisk& disk, const void* handle) {
     return !disk.alive(*f.owner, f.generation);
 }
 
-// Locks of dead processes are free, as a kernel's are.
+// Releases the locks of processes that have ended, as a kernel does.
 template <class Map>
 void forget_dead(const SimDisk& disk, Map& map) {
     std::erase_if(map, [&](const auto& entry) { return is_dead(disk, entry.first); });
@@ -164,7 +164,7 @@ int x_sector(sqlite3_file*) {
 }
 
 int x_device(sqlite3_file*) {
-    return 0;  // promises nothing: writes may be torn and reordered
+    return 0;  // the disk promises nothing: writes may be torn and reordered
 }
 
 int x_shm_map(sqlite3_file* file, int index, int size, int extend, void volatile** out) {
@@ -177,7 +177,8 @@ int x_shm_map(sqlite3_file* file, int index, int size, int extend, void volatile
     forget_dead(*f.disk, locks.wal);
     auto& segments = locks.segments;
     if (locks.wal.empty()) {
-        // The first one in starts from the log, as after a crash. Dead connections may still hold the old memory.
+        // The first connection rebuilds the index from the log, as after a crash. The old memory is kept, because
+        // connections of ended processes may still point to it.
         std::move(segments.begin(), segments.end(), std::back_inserter(locks.abandoned));
         segments.clear();
     }
@@ -224,7 +225,7 @@ int x_shm_unmap(sqlite3_file* file, int remove) {
     auto& locks = f.disk->locks(*f.name);
     locks.wal.erase(&f);
     forget_dead(*f.disk, locks.wal);
-    static_cast<void>(remove);  // the next one in clears it
+    static_cast<void>(remove);  // the next connection clears it
     return SQLITE_OK;
 }
 
@@ -284,12 +285,12 @@ int x_full_path(sqlite3_vfs*, const char* path, int size, char* out) {
 
 int x_randomness(sqlite3_vfs* vfs, int size, char* out) {
     static_cast<void>(vfs);
-    std::memset(out, 7, static_cast<std::size_t>(size));  // the same in every run
+    std::memset(out, 7, static_cast<std::size_t>(size));  // the same bytes in every run
     return size;
 }
 
 int x_sleep(sqlite3_vfs*, int microseconds) {
-    return microseconds;  // time is the simulation's
+    return microseconds;  // the simulation has its own time
 }
 
 int x_time(sqlite3_vfs*, sqlite3_int64* out) {

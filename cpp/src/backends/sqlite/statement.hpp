@@ -1,4 +1,5 @@
-// A prepared statement of the hot paths: texts are bound where they are, and outlive the call.
+// A prepared statement for code that runs often. Texts are bound without a copy, so they have to live until run()
+// returns.
 #pragma once
 
 #include <sqlite3.h>
@@ -9,7 +10,7 @@
 
 namespace headgate::backends {
 
-// Binds by position and runs once; the statement is reset on the way out.
+// Binds parameters in their order and runs the statement once. The destructor resets it.
 class Bound {
 public:
     Bound(Database& database, sqlite3_stmt* statement) : database_(database), statement_(statement) {}
@@ -32,11 +33,11 @@ public:
         if (const auto* found = std::get_if<std::string>(&value)) {
             return text(*found);
         }
-        ++at_;  // NULL, as cleared bindings are
+        ++at_;  // cleared bindings are NULL
         return *this;
     }
-    // Whether a row was changed; the last inserted rowid goes to `rowid`. A RETURNING clause would say so too, but
-    // makes SQLite keep a statement journal: every page that it touches is written once more.
+    // Runs the statement. Returns whether a row was changed, and sets `rowid` to the last inserted one. A RETURNING
+    // clause would tell that too, but with it SQLite keeps a statement journal and writes every changed page once more.
     Result<bool> changes(const char* what, std::int64_t* rowid = nullptr) {
         if (failed_ || sqlite3_step(statement_) != SQLITE_DONE) {
             return database_.step_failed(what);
