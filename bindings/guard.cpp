@@ -9,16 +9,15 @@ using namespace resilience;
 
 namespace {
 
-constexpr std::int64_t kBulkheadPollUs = 10'000;
+// The attribute of an exception that names the budget under which it was retried, and the sequence number of that time.
 constexpr const char* kRetriedBy = "_headgate_retried";
-std::atomic<int> retry_switch_value{-1};
 
 bool is_awaitable(PyObject* object) {
     const auto* methods = Py_TYPE(object)->tp_as_async;
     return methods != nullptr && methods->am_await != nullptr;
 }
 
-// What is certain without a call: an `async def`, as a function or as a method.
+// Whether `callable` is an `async def` function or method, which is known without a call.
 bool is_coroutine_function(PyObject* callable) {
     PyObject* function = PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable) : callable;
     if (!PyFunction_Check(function)) {
@@ -28,11 +27,12 @@ bool is_coroutine_function(PyObject* callable) {
     return (code->co_flags & CO_COROUTINE) != 0;
 }
 
-// Seconds as a number or a timedelta, as microseconds; nothing for infinity. Raises for what is no time.
 bool is_number(const py::object& value) {
     return PyFloat_Check(value.ptr()) != 0 || PyLong_Check(value.ptr()) != 0;
 }
 
+// Converts seconds, a number or a timedelta, to microseconds. Returns nothing for infinity, for times that are too
+// long, and for anything else.
 std::optional<std::int64_t> to_us(const py::object& seconds) {
     const bool is_delta = py::hasattr(seconds, "total_seconds");
     const auto given = is_delta ? py::object(seconds.attr("total_seconds")()) : seconds;
@@ -52,93 +52,51 @@ std::optional<std::int64_t> to_us(const py::object& seconds) {
 
 }  // namespace
 
-int retry_switch() noexcept {
-    return retry_switch_value.load(std::memory_order_relaxed);
-}
-
-void set_retry_switch(int attempts) noexcept {
-    retry_switch_value.store(attempts, std::memory_order_relaxed);
-}
-
-std::uint64_t Guard::next_sequence() {
+std::uint64_t PythonGuard::next_sequence() {
     static std::atomic<std::uint64_t> sequence{0};
     return sequence.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-Admission Guard::ask() const {
+Admission PythonGuard::admit() const {
     Admission out;
-    out.permit = Permit(breaker);
-    if (!out.permit.granted()) {
-        throw StatusError{{ErrorCode::circuit_open, "not called: the circuit breaker is open"}};
-    }
+    check(guard_.admit(out));
     return out;
 }
 
-void Guard::wait_for_turn(Admission& admission) const {
-    if (limiter && limiter->try_acquire() != 0) {
-        check(interruptible([&] { return limiter->acquire(wait_us, signals()); }));
-    }
-    if (bulkhead) {
-        auto status = without_gil([&] { return bulkhead->enter(wait_us, signals()); });
-        if (status.ok()) {
-            admission.entered(bulkhead);  // before a signal handler's exception, which would lose the place
-        }
-        raise_pending();
-        check(std::move(status));
+void PythonGuard::wait_for_turn(Admission& admission) const {
+    const auto& limiter = policies().limiter;
+    admission.has_token = limiter && limiter->try_acquire() == 0;  // without a wait the GIL need not be released
+    if (policies().bulkhead || (limiter && !admission.has_token)) {
+        // The admission holds its place before a signal handler's exception is thrown, which would lose it otherwise.
+        check(interruptible([&] { return guard_.wait_for_turn(admission, signals()); }));
     }
 }
 
-std::int64_t Guard::try_turn(Admission& admission) const {
-    const auto now = clock->mono_us();
-    if (admission.wait_until_us < 0) {
-        admission.wait_until_us = now + wait_us;
-    }
-    if (limiter && !admission.has_token) {
-        const auto token_us = limiter->try_acquire();
-        if (token_us > admission.wait_until_us - now) {
-            check({ErrorCode::unavailable, "the rate limit lets no call through in time"});
-        }
-        if (token_us != 0) {
-            return token_us;
-        }
-        admission.has_token = true;
-        admission.wait_until_us = now + wait_us;
-    }
-    if (bulkhead) {
-        if (!bulkhead->try_enter()) {
-            check(now >= admission.wait_until_us ? Status(ErrorCode::busy, "the bulkhead is full") : Status());
-            return kBulkheadPollUs;
-        }
-        admission.entered(bulkhead);
-    }
-    return 0;
+bool PythonGuard::is_bad(const py::object& result) const {
+    return !hooks_.bad_result.is_none() && py::cast<bool>(py::bool_(hooks_.bad_result(result)));
 }
 
-bool Guard::is_bad(const py::object& result) const {
-    return !bad_result.is_none() && py::cast<bool>(py::bool_(bad_result(result)));
-}
-
-bool Guard::counts(const py::object& error) const {
+bool PythonGuard::counts(const py::object& error) const {
     if (!PyErr_GivenExceptionMatches(error.ptr(), PyExc_Exception)) {
-        return false;  // Ctrl-C and cancellation say nothing of the callee
+        return false;  // Ctrl-C and cancellation say nothing about the callee
     }
-    if (failures_is_predicate) {
-        return py::cast<bool>(py::bool_(failures(error)));
+    if (hooks_.failures_is_predicate) {
+        return py::cast<bool>(py::bool_(hooks_.failures(error)));
     }
-    return PyErr_GivenExceptionMatches(error.ptr(), failures.ptr()) != 0;
+    return PyErr_GivenExceptionMatches(error.ptr(), hooks_.failures.ptr()) != 0;
 }
 
-// How long to wait before the next attempt: the caller's own back-off, or the policy's, but never shorter than the
-// error asks for with `retry_after_s`. Nothing: so long that there is no next attempt.
-std::optional<std::int64_t> Guard::delay_of(const py::object& subject, int attempt) const {
+// The time to wait before the next attempt: the caller's own back-off, or the policy's, but at least what the error
+// asks for with its attribute `retry_after_s`. Returns nothing if that is too long for another attempt.
+std::optional<std::int64_t> PythonGuard::delay_of(const py::object& subject, int attempt) const {
     std::int64_t delay = 0;
-    py::object own = wait.is_none() ? py::object(py::none()) : wait(subject, attempt);
+    const py::object own = hooks_.wait.is_none() ? py::object(py::none()) : hooks_.wait(subject, attempt);
     if (!own.is_none() && !is_number(own) && !py::hasattr(own, "total_seconds")) {
         check({ErrorCode::invalid_input, "wait: it gave " + std::string(Py_TYPE(own.ptr())->tp_name) +
                                              "; expected seconds, a timedelta or None"});
     }
     if (own.is_none()) {
-        delay = retry->delay_us(attempt, *random);
+        delay = guard_.back_off_us(attempt);
     } else if (const auto us = to_us(own)) {
         delay = *us;
     } else {
@@ -155,69 +113,61 @@ std::optional<std::int64_t> Guard::delay_of(const py::object& subject, int attem
     return delay;
 }
 
-void Guard::succeeded(Admission& admission, std::int64_t elapsed_us) const {
-    admission.leave();
-    admission.permit.succeeded(elapsed_us);
-    if (budget) {
-        budget->refund();
+// Whether an inner guard with the same budget has already retried this exception. Retrying it again would multiply the
+// retries.
+bool PythonGuard::was_retried_inside(const py::object& error, std::uint64_t sequence) const {
+    const auto* budget = policies().budget.get();
+    if (budget == nullptr || error.is_none()) {
+        return false;
+    }
+    const py::object mark = py::getattr(error, kRetriedBy, py::none());
+    if (mark.is_none()) {
+        return false;
+    }
+    const auto [by, at] = mark.cast<std::pair<std::uintptr_t, std::uint64_t>>();
+    return by == reinterpret_cast<std::uintptr_t>(budget) && at > sequence;
+}
+
+void PythonGuard::mark_as_retried(const py::object& error) const {
+    const auto* budget = policies().budget.get();
+    if (budget == nullptr || error.is_none()) {
+        return;
+    }
+    const auto mark = py::make_tuple(reinterpret_cast<std::uintptr_t>(budget), next_sequence());
+    if (PyObject_SetAttrString(error.ptr(), kRetriedBy, mark.ptr()) != 0) {
+        PyErr_Clear();  // the exception's class has __slots__
     }
 }
 
-std::optional<std::int64_t> Guard::failed(Admission& admission, const py::object& error, const py::object& result,
-                                          int attempt, std::int64_t elapsed_us, std::int64_t started_us,
-                                          std::uint64_t sequence, std::int64_t left_us) const {
-    admission.leave();
-    if (!error.is_none() && !counts(error)) {
-        admission.permit.give_back();  // a wrong argument says nothing of the callee's health
-        return std::nullopt;
-    }
-    admission.permit.failed(elapsed_us);
-    const int limit = retry_switch();
-    if (!retry || limit == 0) {
-        return std::nullopt;
-    }
-    const py::object& subject = error.is_none() ? result : error;
-    if (budget && !error.is_none()) {
-        // An inner guard of the same budget has retried this very failure: its retries are not multiplied.
-        const py::object mark = py::getattr(error, kRetriedBy, py::none());
-        if (!mark.is_none()) {
-            const auto [by, at] = mark.cast<std::pair<std::uintptr_t, std::uint64_t>>();
-            if (by == reinterpret_cast<std::uintptr_t>(budget.get()) && at > sequence) {
-                return std::nullopt;
-            }
+std::optional<std::int64_t> PythonGuard::failed(Admission& admission, const py::object& error, const py::object& result,
+                                                const AttemptState& state) const {
+    if (!error.is_none()) {
+        admission.leave();  // others may enter while the predicate runs
+        if (!counts(error)) {
+            Guard::ignored(admission);
+            return std::nullopt;
         }
+    }
+    guard_.failed(admission, state.elapsed_us);
+    if (!guard_.has_retries() || was_retried_inside(error, state.sequence)) {
+        return std::nullopt;
     }
     std::optional<std::int64_t> delay;
-    const int most = limit > 0 ? std::min(limit, retry->max_attempts) : retry->max_attempts;
-    if (attempt < most && (!breaker || breaker->state() == BreakerState::closed)) {
-        delay = delay_of(subject, attempt);
-        if (delay && limit > 0) {
-            delay = 0;
-        }
-        if (delay && retry->total_us > 0 &&
-            *delay > retry->total_us - std::min(retry->total_us, clock->mono_us() - started_us)) {
-            delay.reset();
-        }
-        if (delay && *delay >= left_us) {
-            delay.reset();
-        }
-        if (delay && budget && !budget->take()) {
-            delay.reset();
+    if (guard_.may_retry(state.attempt)) {
+        delay = delay_of(error.is_none() ? result : error, state.attempt);
+        if (delay) {
+            delay = guard_.approve_delay(*delay, state.started_us, state.left_us);
         }
     }
-    if (!delay && budget && !error.is_none()) {
-        const auto mark = py::make_tuple(reinterpret_cast<std::uintptr_t>(budget.get()), next_sequence());
-        if (PyObject_SetAttrString(error.ptr(), kRetriedBy, mark.ptr()) != 0) {
-            PyErr_Clear();  // an exception without room for attributes
-        }
-    }
-    if (delay && !on_retry.is_none()) {
-        on_retry(attempt, static_cast<double>(*delay) / 1e6, error);
+    if (!delay) {
+        mark_as_retried(error);
+    } else if (!hooks_.on_retry.is_none()) {
+        hooks_.on_retry(state.attempt, static_cast<double>(*delay) / 1e6, error);
     }
     return delay;
 }
 
-py::object Guard::call(const py::args& args, const py::kwargs& kwargs) {
+py::object PythonGuard::call(const py::args& args, const py::kwargs& kwargs) {
     if (args.empty() || PyCallable_Check(PyTuple_GET_ITEM(args.ptr(), 0)) == 0) {
         throw py::type_error("expected a callable to guard");
     }
@@ -225,15 +175,17 @@ py::object Guard::call(const py::args& args, const py::kwargs& kwargs) {
     PyObject* const* const items = &PyTuple_GET_ITEM(tuple, 0);
     const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(tuple));
     if (is_coroutine_function(items[0])) {
-        return run_async(py::cast(this, py::return_value_policy::reference), args, kwargs);
+        return hooks_.run_async(py::cast(this, py::return_value_policy::reference), args, kwargs);
     }
-    const auto started = started_us();
-    const auto sequence = budget && retry ? next_sequence() : 0;
-    const bool timed = needs_clock();
-    for (int attempt = 1;; ++attempt) {
-        auto admission = ask();
+    auto& clock = *policies().clock;
+    const bool timed = guard_.needs_clock();
+    AttemptState state;
+    state.started_us = timed ? clock.mono_us() : 0;
+    state.sequence = policies().budget && policies().retry ? next_sequence() : 0;
+    for (;; ++state.attempt) {
+        auto admission = admit();
         wait_for_turn(admission);
-        const auto began = timed ? clock->mono_us() : 0;
+        const auto began = timed ? clock.mono_us() : 0;
         PyObject* raw = nullptr;
         if (kwargs.empty()) {
             raw = PyObject_Vectorcall(items[0], items + 1, (count - 1), nullptr);
@@ -241,84 +193,77 @@ py::object Guard::call(const py::args& args, const py::kwargs& kwargs) {
             const py::object rest = args[py::slice(1, static_cast<py::ssize_t>(count), 1)];
             raw = PyObject_Call(items[0], rest.ptr(), kwargs.ptr());
         }
-        const auto elapsed = timed ? clock->mono_us() - began : 0;
+        state.elapsed_us = timed ? clock.mono_us() - began : 0;
         std::optional<std::int64_t> delay;
         if (raw != nullptr) {
             auto result = py::reinterpret_steal<py::object>(raw);
-            if (attempt == 1 && is_awaitable(raw)) {
-                return run_async(py::cast(this, py::return_value_policy::reference), args, kwargs, result,
-                                 py::cast(std::make_shared<Admission>(std::move(admission))));
+            if (state.attempt == 1 && is_awaitable(raw)) {
+                return hooks_.run_async(py::cast(this, py::return_value_policy::reference), args, kwargs, result,
+                                        py::cast(std::make_shared<Admission>(std::move(admission))));
             }
-            if (bad_result.is_none() || !is_bad(result)) {
-                succeeded(admission, elapsed);
+            if (hooks_.bad_result.is_none() || !is_bad(result)) {
+                succeeded(admission, state.elapsed_us);
                 return result;
             }
-            delay = failed(admission, py::none(), result, attempt, elapsed, started, sequence);
+            delay = failed(admission, py::none(), result, state);
             if (!delay || !pause(*delay)) {
                 return result;
             }
             continue;
         }
         py::error_already_set error;  // takes the pending exception
-        delay = failed(admission, error.value(), py::none(), attempt, elapsed, started, sequence);
+        delay = failed(admission, error.value(), py::none(), state);
         if (!delay || !pause(*delay)) {
             throw error;
         }
     }
 }
 
-bool Guard::pause(std::int64_t delay_us) const {
+bool PythonGuard::pause(std::int64_t delay_us) const {
     const auto stop = signals();
-    const bool slept = without_gil([&] { return sleep_interruptibly(*clock, delay_us, stop); });
+    const bool slept = without_gil([&] { return sleep_interruptibly(*policies().clock, delay_us, stop); });
     raise_pending();
     return slept;
 }
 
 void register_guard(py::module_& module) {
     py::class_<Admission, std::shared_ptr<Admission>>(module, "Admission").def(py::init<>());
-    py::class_<Guard, std::shared_ptr<Guard>>(module, "Guard")
+    py::class_<PythonGuard, std::shared_ptr<PythonGuard>>(module, "Guard")
         .def(py::init([](std::shared_ptr<CircuitBreaker> breaker, std::optional<RetryPolicy> retry,
                          std::shared_ptr<RetryBudget> budget, std::shared_ptr<RateLimiter> limiter,
                          std::shared_ptr<Bulkhead> bulkhead, std::int64_t wait_us, py::object failures,
                          py::object bad_result, py::object wait, py::object on_retry, py::object run_async,
                          std::shared_ptr<Clock> clock, std::shared_ptr<Random> random) {
-                 auto out = std::make_shared<Guard>();
-                 out->breaker = std::move(breaker);
-                 out->retry = retry;
-                 out->budget = std::move(budget);
-                 out->limiter = std::move(limiter);
-                 out->bulkhead = std::move(bulkhead);
-                 out->wait_us = wait_us;
-                 out->failures_is_predicate = !py::isinstance<py::tuple>(failures);
-                 out->failures = std::move(failures);
-                 out->bad_result = std::move(bad_result);
-                 out->wait = std::move(wait);
-                 out->on_retry = std::move(on_retry);
-                 out->run_async = std::move(run_async);
-                 out->clock = std::move(clock);
-                 out->random = std::move(random);
-                 return out;
+                 const bool is_predicate = !py::isinstance<py::tuple>(failures);
+                 return std::make_shared<PythonGuard>(
+                     GuardPolicies{std::move(breaker), retry, std::move(budget), std::move(limiter),
+                                   std::move(bulkhead), wait_us, std::move(clock), std::move(random)},
+                     GuardHooks{std::move(failures), is_predicate, std::move(bad_result), std::move(wait),
+                                std::move(on_retry), std::move(run_async)});
              }),
              py::arg("breaker"), py::arg("retry"), py::arg("budget"), py::arg("limiter"), py::arg("bulkhead"),
              py::arg("wait_us"), py::arg("failures"), py::arg("bad_result"), py::arg("wait"), py::arg("on_retry"),
              py::arg("run_async"), py::arg("clock"), py::arg("random"))
-        .def("__call__", &Guard::call)
-        .def("_ask", [](const Guard& self) { return std::make_shared<Admission>(self.ask()); })
-        .def("_try_turn", &Guard::try_turn, py::arg("admission"))
+        .def("__call__", &PythonGuard::call)
+        .def("_ask", [](const PythonGuard& self) { return std::make_shared<Admission>(self.admit()); })
+        .def("_try_turn", &PythonGuard::try_turn, py::arg("admission"))
         .def(
-            "_give_back",
-            [](const Guard&, Admission& admission) {
-                admission.leave();
-                admission.permit.give_back();
-            },
+            "_give_back", [](const PythonGuard&, Admission& admission) { Guard::ignored(admission); },
             py::arg("admission"))
-        .def("_succeeded", &Guard::succeeded, py::arg("admission"), py::arg("elapsed_us"))
-        .def("_failed", &Guard::failed, py::arg("admission"), py::arg("error"), py::arg("result"), py::arg("attempt"),
-             py::arg("elapsed_us"), py::arg("started_us"), py::arg("sequence"), py::arg("left_us") = INT64_MAX)
-        .def("_is_bad", &Guard::is_bad, py::arg("result"))
-        .def_static("_next_sequence", &Guard::next_sequence)
-        .def_readonly("_wait_us", &Guard::wait_us)
-        .def_readonly("_clock", &Guard::clock);
+        .def("_succeeded", &PythonGuard::succeeded, py::arg("admission"), py::arg("elapsed_us"))
+        .def(
+            "_failed",
+            [](const PythonGuard& self, Admission& admission, const py::object& error, const py::object& result,
+               int attempt, std::int64_t elapsed_us, std::int64_t started_us, std::uint64_t sequence,
+               std::int64_t left_us) {
+                return self.failed(admission, error, result, {attempt, elapsed_us, started_us, sequence, left_us});
+            },
+            py::arg("admission"), py::arg("error"), py::arg("result"), py::kw_only(), py::arg("attempt"),
+            py::arg("elapsed_us"), py::arg("started_us"), py::arg("sequence"), py::arg("left_us") = INT64_MAX)
+        .def("_is_bad", &PythonGuard::is_bad, py::arg("result"))
+        .def_static("_next_sequence", &PythonGuard::next_sequence)
+        .def_property_readonly("_wait_us", [](const PythonGuard& self) { return self.policies().wait_us; })
+        .def_property_readonly("_clock", [](const PythonGuard& self) { return self.policies().clock; });
     module.def("retry_switch", &retry_switch);
     module.def("set_retry_switch", &set_retry_switch, py::arg("attempts"));
 }

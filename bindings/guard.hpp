@@ -1,94 +1,71 @@
-// Retry around breaker around rate limiter around bulkhead around a Python callable; each of them may be missing.
+// A guard (headgate/resilience/guard.hpp) around calls of a Python function. The decisions are the core's; here are the
+// calls of Python: the function itself, predicates of failures, the caller's own back-off, and the hook of retries.
 #pragma once
 
 #include "py.hpp"
 
 #include <optional>
 
-#include "headgate/resilience/breaker.hpp"
-#include "headgate/resilience/limits.hpp"
+#include "headgate/resilience/guard.hpp"
 
 namespace headgate::bindings {
 
-// What one call of a guard holds while it runs: the breaker's permit and a place in the bulkhead. Both give themselves
-// back, whatever ends the call.
-class Admission {
-public:
-    Admission() = default;
-    ~Admission() { leave(); }
-    Admission(Admission&& other) noexcept
-        : permit(std::move(other.permit)),
-          has_token(other.has_token),
-          wait_until_us(other.wait_until_us),
-          bulkhead_(std::move(other.bulkhead_)) {}
-    Admission& operator=(Admission&&) = delete;
-
-    resilience::Permit permit;
-    // Of a call that waits without blocking its thread: it has passed the limiter, and when its wait ends.
-    bool has_token = false;
-    std::int64_t wait_until_us = -1;
-
-    void entered(std::shared_ptr<resilience::Bulkhead> bulkhead) { bulkhead_ = std::move(bulkhead); }
-    void leave() {
-        if (const auto bulkhead = std::exchange(bulkhead_, nullptr)) {
-            bulkhead->leave();
-        }
-    }
-
-private:
-    std::shared_ptr<resilience::Bulkhead> bulkhead_;
+// What the caller of a guard has set in Python.
+struct GuardHooks {
+    py::object failures;  // a tuple of exception classes that count as failures, or a predicate of an exception
+    bool failures_is_predicate = false;
+    py::object bad_result;  // None, or a predicate: such a result counts as a failure
+    py::object wait;        // None, or (error or result, attempt) -> seconds, or None for the policy's own delay
+    py::object on_retry;    // None, or a function that is called before a wait: (attempt, seconds, error or None)
+    py::object run_async;   // drives the call of an awaitable function; see resilience/_async.py
 };
 
-// The policies' locks are never held while Python runs. Members are set before the first call and not changed after.
-class Guard {
-public:
-    std::shared_ptr<resilience::CircuitBreaker> breaker;
-    std::optional<resilience::RetryPolicy> retry;
-    std::shared_ptr<resilience::RetryBudget> budget;
-    std::shared_ptr<resilience::RateLimiter> limiter;
-    std::shared_ptr<resilience::Bulkhead> bulkhead;
-    std::int64_t wait_us = 0;  // at the limiter and the bulkhead, each
-    py::object failures;       // exception classes that count as failures, or a predicate of an exception
-    bool failures_is_predicate = false;
-    py::object bad_result;  // None, or a predicate: such a result is a failure
-    py::object wait;        // None, or (error or result, attempt) -> seconds or None for the back-off
-    py::object on_retry;    // None, or a hook: (attempt, seconds, error or None)
-    py::object run_async;   // drives what is awaitable; see _async.py
-    std::shared_ptr<Clock> clock;
-    std::shared_ptr<Random> random;
+// How far a call has come when one of its attempts fails. All times are microseconds.
+struct AttemptState {
+    int attempt = 1;                   // counted from 1
+    std::int64_t elapsed_us = 0;       // of this attempt
+    std::int64_t started_us = 0;       // monotonic time of the first attempt
+    std::uint64_t sequence = 0;        // of next_sequence(), taken when the call began
+    std::int64_t left_us = INT64_MAX;  // what is left of a deadline
+};
 
+// All methods are called with the GIL held; they release it while they wait. The core's locks are never held while
+// Python code runs.
+class PythonGuard {
+public:
+    PythonGuard(resilience::GuardPolicies policies, GuardHooks hooks)
+        : guard_(std::move(policies)), hooks_(std::move(hooks)) {}
+
+    // Calls args[0] with the other arguments, as often as the policies say. Returns its result or raises its exception;
+    // an awaitable is handed to `run_async`.
     py::object call(const py::args& args, const py::kwargs& kwargs);
 
-    // --- the parts of a call, for the driver of awaitables too
-
-    // Asks the breaker; circuit_open when it refuses. Does not wait.
-    Admission ask() const;
-    // Waits for the limiter and the bulkhead, at most for `wait_us` each.
-    void wait_for_turn(Admission& admission) const;
-    // The same without blocking: 0 when the call may go, else microseconds after which to ask again.
-    std::int64_t try_turn(Admission& admission) const;
-    void succeeded(Admission& admission, std::int64_t elapsed_us) const;
-    // Tells the breaker, and decides: microseconds until the next attempt, or nothing when there is none. `error` is
-    // the exception, or None when `result` is a bad one; `left_us` is what is left of a deadline.
-    std::optional<std::int64_t> failed(Admission& admission, const py::object& error, const py::object& result,
-                                       int attempt, std::int64_t elapsed_us, std::int64_t started_us,
-                                       std::uint64_t sequence, std::int64_t left_us = INT64_MAX) const;
+    // The parts of a call, for the driver of awaitables.
+    resilience::Admission admit() const;
+    void wait_for_turn(resilience::Admission& admission) const;
+    std::int64_t try_turn(resilience::Admission& admission) const { return take(guard_.try_turn(admission)); }
+    void succeeded(resilience::Admission& admission, std::int64_t elapsed_us) const {
+        guard_.succeeded(admission, elapsed_us);
+    }
+    // Reports a failure and returns the time to wait before the next attempt, or nothing if there is none. `error` is
+    // the exception, or None if `result` is a bad result.
+    std::optional<std::int64_t> failed(resilience::Admission& admission, const py::object& error,
+                                       const py::object& result, const AttemptState& state) const;
     bool is_bad(const py::object& result) const;
-    std::int64_t started_us() const { return needs_clock() ? clock->mono_us() : 0; }
+    // A number that grows with every call. It tells whether an exception was retried within this call.
     static std::uint64_t next_sequence();
+    const resilience::GuardPolicies& policies() const { return guard_.policies(); }
 
 private:
-    bool needs_clock() const {
-        return (breaker && breaker->options().slow_call_us > 0) || (retry && retry->total_us > 0);
-    }
-    bool pause(std::int64_t delay_us) const;  // false when interrupted
+    bool pause(std::int64_t delay_us) const;  // returns false if it was interrupted
     bool counts(const py::object& error) const;
+    bool was_retried_inside(const py::object& error, std::uint64_t sequence) const;
+    void mark_as_retried(const py::object& error) const;
     std::optional<std::int64_t> delay_of(const py::object& subject, int attempt) const;
-};
 
-// Whether retries are off (0), as they are (-1), or at most so many attempts without a wait (a test's switch).
-int retry_switch() noexcept;
-void set_retry_switch(int attempts) noexcept;
+    resilience::Guard guard_;
+    GuardHooks hooks_;
+};
 
 void register_guard(py::module_& module);
 

@@ -115,6 +115,7 @@ class Guard:
         admission: Admission,
         error: BaseException | None,
         result: Any,
+        *,
         attempt: int,
         elapsed_us: int,
         started_us: int,

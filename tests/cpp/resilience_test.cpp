@@ -1,8 +1,7 @@
 #include <atomic>
 #include <thread>
 
-#include "headgate/resilience/breaker.hpp"
-#include "headgate/resilience/limits.hpp"
+#include "headgate/resilience/guard.hpp"
 #include "support.hpp"
 
 namespace headgate::resilience {
@@ -353,6 +352,106 @@ TEST(Retry, BudgetBoundsTheRetries) {
         budget.refund();
     }
     EXPECT_EQ(budget.tokens(), 10);
+}
+
+class Guards : public testing::Test {
+protected:
+    std::shared_ptr<ManualClock> clock = std::make_shared<ManualClock>(1'000 * kSecond);
+    std::shared_ptr<CircuitBreaker> breaker = std::make_shared<CircuitBreaker>(BreakerOptions{}, clock);
+    std::shared_ptr<RetryBudget> budget = std::make_shared<RetryBudget>(10, 5, 1);
+
+    Guard guard(std::int64_t total_us = 0) const {
+        GuardPolicies policies;
+        policies.breaker = breaker;
+        policies.retry = RetryPolicy{3, kSecond, kSecond, total_us};
+        policies.budget = budget;
+        policies.clock = clock;
+        policies.random = std::make_shared<SeededRandom>(1);
+        return Guard(policies);
+    }
+    // Makes the breaker half-open.
+    void half_open() {
+        for (int i = 0; i < 5; ++i) {
+            breaker->on_failure();
+        }
+        clock->advance_us(60 * kSecond);
+    }
+};
+
+TEST_F(Guards, ACallThatWasIgnoredGivesTheProbeBack) {
+    half_open();
+    const auto guard = this->guard();
+    Admission probe;
+    ASSERT_TRUE(guard.admit(probe).ok());
+    Admission second;
+    EXPECT_EQ(guard.admit(second).code(), ErrorCode::circuit_open);
+    Guard::ignored(probe);
+    EXPECT_TRUE(guard.admit(second).ok());
+    guard.succeeded(second, 0);
+    EXPECT_EQ(breaker->state(), BreakerState::closed);
+}
+
+TEST_F(Guards, AnAdmissionLeavesTheBulkheadHoweverTheCallEnds) {
+    GuardPolicies policies;
+    policies.bulkhead = Bulkhead::make(1, clock).value();
+    policies.wait_us = kSecond;
+    policies.clock = clock;
+    const Guard guard(policies);
+    {
+        Admission inside;
+        ASSERT_EQ(guard.try_turn(inside).value(), 0);
+        Admission waiting;
+        EXPECT_GT(guard.try_turn(waiting).value(), 0);
+        clock->advance_us(kSecond);
+        EXPECT_EQ(guard.try_turn(waiting).status().code(), ErrorCode::busy);
+        EXPECT_EQ(policies.bulkhead->inside(), 1);
+    }
+    EXPECT_EQ(policies.bulkhead->inside(), 0);
+}
+
+TEST_F(Guards, ATurnAtTheLimiterIsTakenOnce) {
+    GuardPolicies policies;
+    policies.limiter = RateLimiter::make(1, 1, clock).value();
+    policies.bulkhead = Bulkhead::make(1, clock).value();
+    policies.wait_us = 10 * kSecond;
+    policies.clock = clock;
+    const Guard guard(policies);
+    ASSERT_TRUE(policies.bulkhead->try_enter());
+    Admission admission;
+    EXPECT_GT(guard.try_turn(admission).value(), 0);  // past the limiter, and the bulkhead is full
+    EXPECT_TRUE(admission.has_token);
+    policies.bulkhead->leave();
+    EXPECT_EQ(guard.try_turn(admission).value(), 0);
+    Admission next;
+    EXPECT_EQ(guard.try_turn(next).value(), kSecond);
+}
+
+TEST_F(Guards, RetriesEndWithTheAttemptsTheBreakerTheTimeAndTheBudget) {
+    const auto guard = this->guard(10 * kSecond);
+    const auto started = clock->mono_us();
+    EXPECT_TRUE(guard.has_retries());
+    EXPECT_TRUE(guard.may_retry(2));
+    EXPECT_FALSE(guard.may_retry(3));
+    EXPECT_EQ(guard.approve_delay(11 * kSecond, started), std::nullopt);              // beyond the total time
+    EXPECT_EQ(guard.approve_delay(5 * kSecond, started, 5 * kSecond), std::nullopt);  // beyond the deadline
+    EXPECT_EQ(budget->tokens(), 10);
+    EXPECT_EQ(guard.approve_delay(5 * kSecond, started), 5 * kSecond);
+    EXPECT_EQ(guard.approve_delay(5 * kSecond, started), 5 * kSecond);
+    EXPECT_EQ(guard.approve_delay(5 * kSecond, started), std::nullopt);  // the budget is used up
+    half_open();
+    EXPECT_FALSE(guard.may_retry(1));
+}
+
+TEST_F(Guards, TheSwitchOfTestsBoundsTheAttemptsAndTheWait) {
+    const auto guard = this->guard();
+    set_retry_switch(0);
+    EXPECT_FALSE(guard.has_retries());
+    set_retry_switch(2);
+    EXPECT_TRUE(guard.may_retry(1));
+    EXPECT_FALSE(guard.may_retry(2));
+    EXPECT_EQ(guard.approve_delay(5 * kSecond, 0), 0);
+    set_retry_switch(-1);
+    EXPECT_TRUE(guard.may_retry(2));
 }
 
 }  // namespace

@@ -105,7 +105,9 @@ async def run_guarded(
         if error is None and not guard._is_bad(result):
             guard._succeeded(admission, elapsed)
             return result
-        delay = guard._failed(admission, error, result, attempt, elapsed, started, sequence)
+        delay = guard._failed(
+            admission, error, result, attempt=attempt, elapsed_us=elapsed, started_us=started, sequence=sequence
+        )
         if delay is None:
             if error is not None:
                 raise error

@@ -414,7 +414,14 @@ class _Run:
         if not timed_out and (call.breaker is None or call.breaker.state == "closed"):
             left = self._until_us - self._clock.mono_us()
             delay = self._guard._failed(
-                core.Admission(), error, None, self._attempt, 0, self._source_started_us, self._sequence, left
+                core.Admission(),
+                error,
+                None,
+                attempt=self._attempt,
+                elapsed_us=0,
+                started_us=self._source_started_us,
+                sequence=self._sequence,
+                left_us=left,
             )
             if delay is not None:
                 return int(delay)
