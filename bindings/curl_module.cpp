@@ -1,6 +1,6 @@
-// headgate._curl: the only extension that needs libcurl. It has one thing, for the other extensions alone: the function
-// that makes a transport (load_curl in bindings/seams.hpp).
-#include "seams.hpp"
+// headgate._curl: the only extension that links libcurl. Its only content is the function that makes a transport, which
+// the other extensions call (load_curl() in bindings/adapters.hpp).
+#include "adapters.hpp"
 
 PYBIND11_MODULE(_curl, module) {
     using namespace headgate::bindings;

@@ -3,9 +3,11 @@
 namespace headgate::bindings {
 namespace {
 
-// Set by headgate.errors when it is imported; leaked so that nothing is destroyed after the interpreter is gone.
+// Makes the exception of an error. Set by headgate.errors when it is imported. Never destroyed, because the destructor
+// would run after Python has ended.
 py::object* factory = nullptr;
 
+// Raises a StatusError in Python. Leaves every other exception to other translators.
 void translate(std::exception_ptr pointer) {
     try {
         if (pointer) {
@@ -17,7 +19,7 @@ void translate(std::exception_ptr pointer) {
             PyErr_SetString(PyExc_RuntimeError, (kind + ": " + error.status.message()).c_str());
             return;
         }
-        // Text from the system (file names) may not be UTF-8.
+        // The message may contain a file name that is not UTF-8.
         const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
             error.status.message().data(), static_cast<Py_ssize_t>(error.status.message().size()), "backslashreplace"));
         const py::object instance = (*factory)(kind, message);

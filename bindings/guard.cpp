@@ -214,7 +214,7 @@ py::object PythonGuard::call(const py::args& args, const py::kwargs& kwargs) {
         py::error_already_set error;  // takes the pending exception
         delay = failed(admission, error.value(), py::none(), state);
         if (!delay || !pause(*delay)) {
-            throw error;
+            throw error;  // NOLINT(misc-throw-by-value-catch-by-reference): it was taken from Python above
         }
     }
 }

@@ -1,5 +1,5 @@
 // headgate._parquet: the only extension that needs Arrow. It shares no C++ type with _core, only plain data.
-#include "seams.hpp"
+#include "adapters.hpp"
 
 #include "headgate/backends/parquet.hpp"
 #include "headgate/backends/s3.hpp"
@@ -72,10 +72,10 @@ py::dict to_dict(const checkpoint::Summary& s) {
     return out;
 }
 
-// A place is a local path; a dict with `path` and `files` (bindings/seams.hpp); a target whose rows are elsewhere, with
+// A place is a local path; a dict with `path` and `files` (bindings/adapters.hpp); a target whose rows are elsewhere, with
 // `footer_file` and the place of its `parts`; or a dict: bucket, prefix or key, region, endpoint, ca_file, credentials
 // (a callable that gives access key, secret key and session token), in_flight, scratch, and `transport`
-// (bindings/seams.hpp) where the requests do not go over the network.
+// (bindings/adapters.hpp) where the requests do not go over the network.
 class Places {
 public:
     Places(std::size_t max_body, const py::dict& given) : max_body_(max_body) {

@@ -1,4 +1,5 @@
-// The only header that names pybind11. It comes first in every file of this folder.
+// The only header that includes pybind11. Every file of this folder includes it first, directly or through another
+// header.
 #pragma once
 
 #include <pybind11/functional.h>
@@ -16,29 +17,31 @@ namespace headgate::bindings {
 
 namespace py = pybind11;
 
-// A Status on its way to Python; register_errors() holds the one translator.
+// An exception that carries a Status to Python. register_errors() registers its translator.
 struct StatusError {
     Status status;
 };
 
 void register_errors(py::module_& module);
 
-// For functions that pybind11 does not wrap: a StatusError (or any other C++ exception) becomes the pending exception.
+// For functions that pybind11 does not wrap: makes a C++ exception the pending exception of Python.
 void set_python_error(std::exception_ptr pointer) noexcept;
 
+// Throws a StatusError unless `status` is ok.
 inline void check(Status status) {
     if (!status.ok()) {
         throw StatusError{std::move(status)};
     }
 }
 
+// Returns the value of a result, or throws its error.
 template <class T>
 T take(Result<T> result) {
     check(result.ok() ? Status() : result.status());
     return std::move(result.value());
 }
 
-// A reference that may be dropped on any thread.
+// Holds a reference to a Python object that may be released on any thread, with or without the GIL.
 inline std::shared_ptr<py::object> held(py::object object) {
     return {new py::object(std::move(object)), [](py::object* pointer) {
                 const py::gil_scoped_acquire acquire;
@@ -46,17 +49,19 @@ inline std::shared_ptr<py::object> held(py::object object) {
             }};
 }
 
-// What a Python callback raised, as a Status: headgate's own errors keep their kind, others only say their class.
+// Converts an exception that a Python callback has raised to a Status. headgate's own errors keep their kind and text.
+// Of others only the class is named, because their text may contain secrets.
 Status status_of(const py::error_already_set& error);
 
-// Runs `work` without the GIL. `work` touches no Python object.
+// Runs `work` with the GIL released. `work` must not use Python objects.
 template <class Work>
 auto without_gil(Work work) {
     const py::gil_scoped_release release;
     return work();
 }
 
-// True when a signal handler raised (Ctrl-C): the exception is then pending, and raise_pending() throws it.
+// An Interrupt that is true once a signal handler has raised an exception, as that of Ctrl-C does. The exception is
+// then pending, and raise_pending() throws it.
 inline Interrupt signals() {
     return [] {
         const py::gil_scoped_acquire acquire;
@@ -64,14 +69,14 @@ inline Interrupt signals() {
     };
 }
 
-// Throws what a signal handler raised meanwhile; call it before anything else after a call that polled signals().
+// Throws the exception that a signal handler has raised. To be called first after a call that has used signals().
 inline void raise_pending() {
     if (PyErr_Occurred() != nullptr) {
         throw py::error_already_set();
     }
 }
 
-// without_gil for work that polls signals(): Ctrl-C comes out as what its handler raised.
+// without_gil() for work that uses signals(). After Ctrl-C it throws the exception of the signal handler.
 template <class Work>
 auto interruptible(Work work) {
     auto result = without_gil(std::move(work));

@@ -29,9 +29,10 @@ std::string_view utf8(PyObject* text) {
     return {data, static_cast<std::size_t>(size)};
 }
 
-// Set by headgate.identity; leaked so that nothing is destroyed after the interpreter is gone.
-py::object* plain_rule = nullptr;  // value of another type -> a plainer one
-py::object* json_dumps = nullptr;  // value -> bytes, of the second profile
+// Set by headgate.identity when it is imported. Never destroyed, because the destructors would run after Python has
+// ended.
+py::object* plain_rule = nullptr;  // converts a value of another type to one that JSON has
+py::object* json_dumps = nullptr;  // encodes a value for the second profile, and returns bytes
 constexpr const char* kJsonDumps = "json.dumps";
 
 void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth);
@@ -48,7 +49,7 @@ void feed_dict(CanonicalWriter& writer, PyObject* dict, std::size_t depth) {
         }
         check(writer.key(utf8(key)) ? Status() : writer.status());
         feed(writer, value, depth + 1);
-        // Another type's rule runs its code, which may do anything.
+        // The rule for another type runs code of that type, which may change its container.
         if (PyDict_GET_SIZE(dict) != size) {
             check({ErrorCode::invalid_input, "a dict changed while it was read"});
         }
@@ -66,10 +67,10 @@ void feed_long(CanonicalWriter& writer, PyObject* value) {
         check(writer.number(token, true) ? Status() : writer.status());
         return;
     }
-    // str() of a subclass (IntEnum, say) may be anything: take the plain integer.
+    // str() of a subclass, such as IntEnum, may be any text, so the plain integer is used.
     const auto plain = py::int_(py::handle(value).attr("__index__")());
     std::string text;
-    try {  // which Python refuses for more than kMostDigits
+    try {  // Python raises ValueError for more than kMostDigits digits
         text = py::cast<std::string>(py::str(plain));
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_ValueError)) {
@@ -81,7 +82,7 @@ void feed_long(CanonicalWriter& writer, PyObject* value) {
     check(writer.number(text, true) ? Status() : writer.status());
 }
 
-// Straight from the objects, without going through text. Everything here runs with the GIL.
+// Writes the canonical form of a Python object, without an intermediate JSON text. All of it runs with the GIL held.
 void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth) {
     if (depth > json::ReadOptions{}.max_depth) {
         check({ErrorCode::nesting_too_deep,
@@ -110,15 +111,15 @@ void feed(CanonicalWriter& writer, PyObject* value, std::size_t depth) {
         if (plain_rule == nullptr) {
             check({ErrorCode::invalid_input, std::string("cannot canonicalise a ") + Py_TYPE(value)->tp_name});
         }
-        const auto held = py::reinterpret_borrow<py::object>(value);  // its container may let go of it meanwhile
+        const auto held = py::reinterpret_borrow<py::object>(value);  // the container may drop its reference meanwhile
         const py::object plainer = (*plain_rule)(held);
         feed(writer, plainer.ptr(), depth + 1);
     }
     check(ok ? Status() : writer.status());
 }
 
-// The writers keep their buffers from call to call. A rule may call back into here on the same thread: that call gets
-// a writer of its own.
+// Each thread reuses a writer, which keeps its buffers. A rule may call this code again on the same thread; that call
+// gets a writer of its own.
 template <class Use>
 auto with_canonical(PyObject* value, BigIntegers big_integers, Use use) {
     struct Writers {
@@ -153,7 +154,8 @@ PyObject* to_id(std::string_view bytes) {
     return PyUnicode_FromStringAndSize(id.data(), static_cast<Py_ssize_t>(id.size()));
 }
 
-// canonical_json and event_id are called for every record, so they take their arguments by hand.
+// canonical_json and event_id are called for every record. They parse their arguments themselves, which is faster than
+// pybind11's dispatch.
 template <PyObject* (*use)(std::string_view)>
 PyObject* fast(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
     try {
@@ -277,7 +279,8 @@ void register_hash(py::module_& module) {
     module.def(
         "event_ids",
         [](const py::list& texts, unsigned threads, const std::string& big_integers) {
-            // The views stay valid: the caller's list is copied (references held) before the GIL goes.
+            // The views stay valid without the GIL, because the copy of the caller's list holds references to the
+            // texts.
             const py::tuple held(texts);
             const auto views = views_of(held);
             const auto big = policy(big_integers);

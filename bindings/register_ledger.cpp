@@ -11,7 +11,7 @@ using namespace ledger;
 namespace {
 
 PyObject* interned(ClaimStatus status, bool mismatch) {
-    // Leaked: nothing is destroyed after the interpreter is gone.
+    // Never destroyed, because the destructors would run after Python has ended.
     static PyObject* const names[] = {PyUnicode_InternFromString("acquired"), PyUnicode_InternFromString("done"),
                                       PyUnicode_InternFromString("in_progress"),
                                       PyUnicode_InternFromString("mismatch")};
@@ -22,8 +22,8 @@ PyObject* text(const std::string& value) {
     return PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace");
 }
 
-// (status, token, until_us, attempts, result, last_error): what Python builds its Claim from; a seventh part is the
-// fence.
+// Makes the tuple of which Python makes its Claim: (status, token, until_us, attempts, result, last_error), and as a
+// seventh element the fencing token, if there is one.
 py::tuple answer(const Claim& claim) {
     const bool mismatch = claim.error.code() == ErrorCode::payload_mismatch;
     if (!mismatch) {

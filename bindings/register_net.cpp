@@ -1,4 +1,4 @@
-#include "seams.hpp"
+#include "adapters.hpp"
 
 #include <atomic>
 #include <cmath>
@@ -16,7 +16,7 @@ namespace {
 py::list to_list(const Headers& headers) {
     py::list out;
     for (const auto& [name, value] : headers) {
-        // Header bytes are Latin-1 by RFC 9110.
+        // By RFC 9110 the bytes of a header are Latin-1.
         out.append(
             py::make_tuple(py::bytes(name).attr("decode")("latin-1"), py::bytes(value).attr("decode")("latin-1")));
     }

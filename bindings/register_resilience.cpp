@@ -48,7 +48,7 @@ BreakerSnapshot to_snapshot(const py::dict& d) {
     if (d.contains("probes_succeeded")) {
         s.probes_succeeded = d["probes_succeeded"].cast<int>();
     }
-    if (d.contains("calls")) {  // a snapshot of version 0.1 before rates has none
+    if (d.contains("calls")) {  // a snapshot from before the rates has no calls
         for (const auto& item : d["calls"]) {
             const auto bucket = item.cast<std::vector<std::int64_t>>();
             if (bucket.size() == 4) {
@@ -108,7 +108,7 @@ void register_resilience(py::module_& module) {
              py::arg("clock"), py::arg("failure_rate") = 0.0, py::arg("slow_call_us") = 0,
              py::arg("slow_call_rate") = 0.0, py::arg("minimum_calls") = 10, py::arg("window_calls") = 0,
              py::arg("success_threshold") = 1)
-        // The state travels; the clock is the receiving process's own.
+        // The state is pickled. The copy uses the clock of the process that unpickles it.
         .def(py::pickle(
             [](const CircuitBreaker& b) {
                 const auto& o = b.options();
@@ -186,7 +186,7 @@ void register_resilience(py::module_& module) {
         .def("delay_us", &RetryPolicy::delay_us, py::arg("attempt"), py::arg("random"));
     py::class_<RetryBudget, std::shared_ptr<RetryBudget>>(module, "RetryBudget")
         .def(py::init(&make_budget), py::arg("capacity") = 500, py::arg("cost") = 5, py::arg("refund") = 1)
-        // A budget is of one process: the copy of another one is full.
+        // A budget belongs to one process, so an unpickled copy is full.
         .def(py::pickle(
             [](const RetryBudget& b) { return py::make_tuple(b.capacity(), b.cost(), b.refund_size()); },
             [](const py::tuple& t) { return make_budget(t[0].cast<int>(), t[1].cast<int>(), t[2].cast<int>()); }))
@@ -222,7 +222,7 @@ void register_resilience(py::module_& module) {
             [](Bulkhead& self, std::int64_t timeout_us) {
                 auto status = without_gil([&] { return self.enter(timeout_us, signals()); });
                 if (status.ok() && PyErr_Occurred() != nullptr) {
-                    self.leave();  // a signal handler raised: the caller does not know that it is inside
+                    self.leave();  // a signal handler has raised, so the caller will not call leave()
                 }
                 raise_pending();
                 check(std::move(status));

@@ -1,4 +1,4 @@
-#include "seams.hpp"
+#include "adapters.hpp"
 
 #include "headgate/backends/file.hpp"
 

@@ -3,8 +3,8 @@
     tools/lint_cxx.py [--deep] [FILE ...]
 
 Each file is checked by its command in build/check/compile_commands.json, which `cmake --preset check` writes. A file
-that passed is not checked again until it, a header of ours that it includes, its command, .clang-tidy or clang-tidy itself
-changes. `--deep` turns on the analyzer's deep mode, which takes twice as long as its shallow one.
+that passed is not checked again until it, one of our headers that it includes, its command, .clang-tidy or clang-tidy
+itself changes. `--deep` turns on the deep mode of the analyzer, which takes twice as long as its shallow one.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def headers_of(source: Path) -> set[Path]:
 
 def digest(source: Path, command: str, arguments: list[str], tool: str) -> str:
     """Changes with everything of ours that the result depends on."""
-    out = hashlib.sha256("\0".join([command, *arguments, tool, (ROOT / ".clang-tidy").read_text()]).encode())
-    for file in sorted([source, *headers_of(source)]):
+    out = hashlib.sha256("\0".join([command, *arguments, tool]).encode())
+    settings = [folder / ".clang-tidy" for folder in (ROOT, source.parent)]
+    for file in sorted({source, *headers_of(source), *filter(Path.is_file, settings)}):
         out.update(f"\0{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return out.hexdigest()
 

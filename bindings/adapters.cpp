@@ -1,4 +1,4 @@
-#include "seams.hpp"
+#include "adapters.hpp"
 
 #include <algorithm>
 
@@ -114,7 +114,7 @@ public:
     PythonTransport(py::object callable, std::shared_ptr<Clock> clock)
         : callable_(held(std::move(callable))), clock_(std::move(clock)) {}
 
-    // All at once, in rounds of `concurrency`.
+    // Passes the requests to Python in rounds of `concurrency`.
     std::vector<HttpResponse> perform(const std::vector<HttpRequest>& requests, Deadline deadline,
                                       std::size_t concurrency, const Interrupt& interrupt) override {
         std::vector<HttpResponse> out(requests.size());
@@ -159,7 +159,7 @@ public:
                     return;
                 }
                 if (step == HttpFlow::Step::later) {
-                    clock_->sleep_us(kLaterUs);  // nothing is in flight: what waits, waits for its time
+                    clock_->sleep_us(kLaterUs);  // nothing is in flight, so the flow only waits for time to pass
                 }
                 continue;
             }
