@@ -16,7 +16,7 @@ constexpr std::array<std::string_view, 8> kReserved = {
     "__filename", "_change_type",     "_commit_version", "_commit_timestamp",
 };
 
-// glibc's own, whatever the program's locale is; nullptr folds ASCII only.
+// A locale for folding letters, independent of the program's own. If it is null, only ASCII is folded.
 locale_t unicode_locale() {
     static const locale_t locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
     return locale;

@@ -1,4 +1,4 @@
-// Which names of fields every reader of a table takes as a column's.
+// Which names of fields can be names of columns in every program that reads the table.
 #pragma once
 
 #include <string>
@@ -6,12 +6,13 @@
 
 namespace headgate::checkpoint {
 
-// The name as readers that do not tell upper from lower case compare it (DuckDB, Spark, Delta). Letters outside ASCII
-// are folded one by one.
+// Returns the name in the form in which DuckDB, Spark and Delta compare names: without upper and lower case. Letters
+// outside ASCII are folded one by one.
 std::string folded_name(std::string_view name);
 
-// Whether a column may have this folded name: it is not empty, holds no control characters, and is neither our own
-// `_rest` nor one that Arrow's datasets or Delta's change feed have for themselves.
+// Whether a column may have this folded name. It must not be empty or contain control characters, and must not be our
+// own
+// `_rest` or a name that Arrow's datasets or Delta's change feed reserve.
 bool is_readable_name(std::string_view folded);
 
 }  // namespace headgate::checkpoint

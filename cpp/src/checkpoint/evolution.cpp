@@ -11,7 +11,7 @@ namespace {
 
 using schema::Type;
 
-constexpr std::size_t kMostNamed = 5;  // columns in one error
+constexpr std::size_t kMostNamed = 5;  // how many columns an error names
 
 bool is_text(Type type) {
     return type == Type::string || type == Type::date || type == Type::json;
@@ -61,7 +61,7 @@ Result<Evolution> compare_columns(const StoredTable& stored, const std::map<std:
         const auto differs =
             name + "is " + said + " in the table and " + std::string(type_name(wanted)) + " in the schema";
         if (text && is_text(wanted)) {
-            // JSON text has quotes around strings, other text has none.
+            // JSON text has quotes around strings, and plain text does not, so one cannot be read as the other.
             const bool was_json = remembered == types.end() ? wanted == Type::json : said == type_name(Type::json);
             if (was_json != (wanted == Type::json)) {
                 refused.push_back(differs);
@@ -111,7 +111,7 @@ Status check_columns(const TableFile& files, const std::string& footer_file, con
     HG_ASSIGN(const auto stored, files.stored(footer_file));
     if (stored) {
         HG_ASSIGN(const auto same, compare_columns(*stored, footer.types, schema, false, target));
-        static_cast<void>(same);  // `none`: the table may not change
+        static_cast<void>(same);  // since the table may not change, this is `none`
     }
     return {};
 }

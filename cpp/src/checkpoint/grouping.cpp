@@ -8,7 +8,8 @@ namespace headgate::checkpoint {
 namespace {
 
 constexpr std::uint32_t kNone = UINT32_MAX;
-constexpr std::size_t kCells = limit(64 * 1024, 4);  // a table of combinations that stays in the second cache
+// The largest number of combinations for which a table is used. Such a table fits in the second-level cache.
+constexpr std::size_t kCells = limit(64 * 1024, 4);
 
 bool valid(const KeyColumn& column, std::size_t row) {
     return column.valid.empty() || column.valid[row] != 0;
@@ -86,7 +87,7 @@ std::uint32_t Grouping::code_of_row(std::size_t column, const KeyColumn& from, s
     if (!from.coded) {
         return code_of(column, from, row);
     }
-    // A batch's own values are looked up once each: not all of them need to occur in a row.
+    // The values of a batch's dictionary are looked up once each, and only if a row has them.
     auto& code = known_[column][static_cast<std::size_t>(from.codes[row])];
     if (code == kNone) {
         code = code_of(column, from, static_cast<std::size_t>(from.codes[row]));
@@ -119,7 +120,8 @@ void Grouping::number(std::span<const KeyColumn> columns, std::size_t rows, std:
         by_table(columns, rows, cells, groups);
         return;
     }
-    // Column by column: lookups of neighbouring rows wait for memory together, twice as fast as row by row.
+    // One column after the other: the look-ups of neighbouring rows wait for memory at the same time, which is twice as
+    // fast as one row after the other.
     for (std::size_t c = 0; c < columns.size(); ++c) {
         for (std::size_t row = 0; row < rows; ++row) {
             const auto code = code_of_row(c, columns[c], row);
@@ -128,11 +130,12 @@ void Grouping::number(std::span<const KeyColumn> columns, std::size_t rows, std:
     }
 }
 
-// Few values in every column: a row's codes are the number of a cell, and only a cell's first row is looked up.
+// For columns with few values each. The codes of a row are the number of a cell in a table, and a combination is looked
+// up for the first row of a cell only.
 void Grouping::by_table(std::span<const KeyColumn> columns, std::size_t rows, std::size_t cells,
                         std::vector<std::uint32_t>& groups) {
     for (const auto& column : columns) {
-        const auto width = static_cast<std::uint32_t>(column.values() + 1);  // the last one is null
+        const auto width = static_cast<std::uint32_t>(column.values() + 1);  // the last value is null
         if (column.valid.empty()) {
             for (std::size_t row = 0; row < rows; ++row) {
                 groups[row] = groups[row] * width + static_cast<std::uint32_t>(column.codes[row]);

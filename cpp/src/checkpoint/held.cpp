@@ -11,16 +11,19 @@ using schema::Column;
 using schema::Columns;
 using schema::RowAt;
 
-constexpr std::size_t kRowsPerSlab = limit(16 * 1024, 8);  // or less when rows are large:
+// A slab has this many rows, or fewer if they are large: it is full at either limit.
+constexpr std::size_t kRowsPerSlab = limit(16 * 1024, 8);
 constexpr std::size_t kBytesPerSlab = limit(16U << 20U, 512);
-constexpr std::size_t kMostTexts = limit(4096, 3);     // of a column whose texts are kept once,
-constexpr std::size_t kMostTextBytes = limit(256, 8);  // none longer than that
+// A column is stored as codes while it has at most this many distinct texts, none of them longer than this many bytes.
+constexpr std::size_t kMostTexts = limit(4096, 3);
+constexpr std::size_t kMostTextBytes = limit(256, 8);
 
 struct Keyed {
     std::int64_t value;
     RowAt at;
 };
-constexpr std::size_t kSortingBytes = 2 * sizeof(Keyed) + sizeof(RowAt);  // a row; std::stable_sort takes a copy
+// What sorting needs for each row; std::stable_sort makes a copy.
+constexpr std::size_t kSortingBytes = 2 * sizeof(Keyed) + sizeof(RowAt);
 
 bool is_text(schema::Type type) {
     return type == schema::Type::string || type == schema::Type::date || type == schema::Type::json;
@@ -36,7 +39,7 @@ void append_text(Column& column, std::string_view text) {
 
 std::optional<TextCodes::Code> TextCodes::code(std::string_view text) {
     if (last_ < values_.size() && this->text(last_) == text) {
-        return last_;  // neighbours are alike
+        return last_;  // adjacent rows often have the same text
     }
     if (values_.size() == kMostTexts || text.size() > kMostTextBytes) {
         return std::nullopt;
@@ -67,7 +70,7 @@ HeldRows::HeldRows(const schema::Schema& schema)
     }
 }
 
-// One with room for a row at least.
+// Returns a slab with space for at least one more row, and adds a new one if the last is full.
 HeldRows::Slab& HeldRows::slab() {
     if (!slabs_.empty()) {
         const auto used = slabs_.back().memory_bytes();
@@ -114,7 +117,7 @@ void HeldRows::append_coded(std::size_t column, const Column& from, std::size_t 
         } else if (const auto code = texts.code(from.text(row))) {
             codes.push_back(*code);
         } else {
-            // Too many: this slab's are written out, the ones before it stay as they are.
+            // Too many texts: the codes of this slab are replaced by their texts. Earlier slabs stay as they are.
             auto& plain = to.columns.columns[column];
             for (const auto earlier : codes) {
                 earlier == TextCodes::kNull ? plain.append_null() : append_text(plain, texts.text(earlier));

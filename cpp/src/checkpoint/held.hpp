@@ -1,4 +1,4 @@
-// Rows that wait to be sorted, in little memory.
+// Keeps rows in memory until they are sorted, in a compact form.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@
 
 namespace headgate::checkpoint {
 
-// The distinct texts of a column, as long as they are few.
+// The distinct texts of a column with few distinct texts, and a code for each.
 class TextCodes {
 public:
     using Code = std::uint16_t;
     static constexpr Code kNull = UINT16_MAX;
 
-    // Nothing: a text too many.
+    // Returns the code of a text, or nothing if there would be too many texts.
     std::optional<Code> code(std::string_view text);
     std::string_view text(Code code) const { return std::get<std::string_view>(values_[code]); }
     std::size_t memory_bytes() const { return bytes_; }
@@ -31,27 +31,30 @@ private:
     Code last_ = 0;
 };
 
-// In the order in which they came. Log records repeat themselves: a column of few different texts takes two bytes a
-// row.
+// Rows in the order in which they arrived. Values of logs repeat, so a column with few different texts is stored as
+// codes of two bytes.
 class HeldRows {
 public:
     explicit HeldRows(const schema::Schema& schema);
 
     void append(const schema::Columns& from, std::size_t begin, std::size_t end);
     std::size_t rows() const { return rows_; }
-    std::size_t memory_bytes() const;  // with what sorting them will take
+    std::size_t memory_bytes() const;  // including the memory that sorting will need
 
-    // All rows by the numbers of column `sort`, equal ones as they came; with SIZE_MAX, all as they came.
+    // Returns all rows, sorted by the numbers of column `sort`; equal ones stay in the order in which they arrived.
+    // With SIZE_MAX all rows stay in that order.
     std::vector<schema::RowAt> order(std::size_t sort) const;
     std::int64_t number(std::size_t column, schema::RowAt at) const {
         return slabs_[at.part].columns.columns[column].numbers[at.row];
     }
-    void copy(std::span<const schema::RowAt> which, schema::Columns& out) const;  // appended to `out`, in that order
+    void copy(std::span<const schema::RowAt> which,
+              schema::Columns& out) const;  // appends these rows to `out`, in that order
 
 private:
     struct Slab {
-        schema::Columns columns;                          // the columns that are not coded
-        std::vector<std::vector<TextCodes::Code>> codes;  // by column; empty: not coded here
+        schema::Columns columns;  // the columns that are not stored as codes
+        std::vector<std::vector<TextCodes::Code>>
+            codes;  // for each column; empty if it is not stored as codes in this slab
         std::size_t memory_bytes() const;
     };
 
@@ -60,10 +63,10 @@ private:
     void copy_column(std::size_t column, std::span<const schema::RowAt> which, schema::Column& out) const;
 
     schema::Columns empty_;
-    std::vector<std::optional<TextCodes>> texts_;  // by column
-    std::vector<bool> coding_;                     // by column: while its texts are few
-    std::deque<Slab> slabs_;                       // one large block would double to grow
-    std::size_t full_bytes_ = 0;                   // of the slabs before the last one
+    std::vector<std::optional<TextCodes>> texts_;  // for each column
+    std::vector<bool> coding_;                     // for each column: whether it still has few texts
+    std::deque<Slab> slabs_;      // many blocks, because one large block would have to double in size to grow
+    std::size_t full_bytes_ = 0;  // the size of all slabs before the last one
     std::size_t rows_ = 0;
 };
 

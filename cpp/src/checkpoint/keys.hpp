@@ -1,4 +1,5 @@
-// Many keys in little memory.
+// Lists of many keys, that is names of files, in little memory, and how they are divided among the threads that read
+// files.
 #pragma once
 
 #include <chrono>
@@ -15,7 +16,7 @@
 
 namespace headgate::checkpoint {
 
-// Keys in blocks of text: a string object each would double the memory of ten million names.
+// Keys in large blocks of text. A std::string for each would double the memory of ten million names. For one thread.
 class KeyList {
 public:
     void add(std::string_view key);
@@ -26,65 +27,68 @@ public:
 private:
     friend class SortedKeys;
     std::vector<std::unique_ptr<char[]>> blocks_;
-    std::size_t room_ = 0;  // in the last block
-    char* end_ = nullptr;   // of what the last block holds
+    std::size_t room_ = 0;  // how many bytes are free in the last block
+    char* end_ = nullptr;   // where the free bytes of the last block begin
     std::vector<std::string_view> keys_;
 };
 
-// Sorted keys, each as what follows the part that it shares with the one before: names of one grammar share most of
-// theirs. A third of the memory of a list, and read in the order in which they lie.
+// Sorted keys with prefix compression: a key is stored as the length of the prefix that it shares with the key before,
+// and the rest. Names of log files share most of their text, so this takes a third of the memory of a KeyList.
 class SortedKeys {
 public:
-    // All keys of lists that are sorted each.
+    // Merges lists, each of which is sorted.
     static SortedKeys merged(std::vector<KeyList> sorted, std::size_t threads);
-    void append(std::string_view key);  // after all others, which were appended too
+    void append(std::string_view key);  // `key` is greater than all others, which were appended too
     std::size_t size() const { return size_; }
     KeyList range(std::size_t begin, std::size_t end) const;
 
 private:
-    // Where every so many keys begin, the first of them whole.
+    // Every kKeysPerGroup-th key is stored in full, and its position is kept in `groups`, so that reading a range
+    // decodes at most kKeysPerGroup keys before it.
     struct Coded {
         void put(const std::string& group);
         std::vector<std::unique_ptr<char[]>> blocks;
         std::vector<const char*> groups;
-        std::size_t room = 0;  // in the last block
-        char* end = nullptr;   // of what it holds
+        std::size_t room = 0;  // how many bytes are free in the last block
+        char* end = nullptr;   // where they begin
     };
     static Coded code(const std::string_view* begin, const std::string_view* end);
 
     Coded coded_;
-    std::string group_;  // not full yet: what was appended last
-    std::string last_;   // of its keys
+    std::string group_;  // the last group, which is not full yet
+    std::string last_;   // the last key of this group
     std::size_t size_ = 0;
 };
 
-// Neighbours of a sorted list, taken by one reader.
+// A range of adjacent keys of a sorted list, which one reader reads.
 struct Stretch {
-    std::size_t number = 0;  // of the stretches
-    std::size_t begin = 0;   // of the keys
+    std::size_t number = 0;  // counts the ranges, from 0
+    std::size_t begin = 0;   // the position of its first key in the list
     std::shared_ptr<const KeyList> keys;
 };
 
-// What a run has to read: handed out in stretches, in order, to several readers, and perhaps still growing.
+// The keys of the files that a run has to read. Several reader threads take ranges of it, in order, while another
+// thread may still add keys. All methods may be called from any thread, except clear().
 class ReadingList {
 public:
     explicit ReadingList(std::size_t readers) : readers_(readers) {}
-    ReadingList(KeyList keys, std::size_t readers);  // these, in whatever order, and no more
+    ReadingList(KeyList keys, std::size_t readers);  // exactly these keys, in any order
 
-    void add(const KeyList& keys);  // sorted, and after all others
-    void add(SortedKeys keys);      // to an empty list
-    void close();                   // nothing more comes
-    void cancel();                  // nothing more comes, and nothing more is to be read
+    void add(const KeyList& keys);  // sorted, and greater than all others
+    void add(SortedKeys keys);      // the list is empty before
+    void close();                   // no more keys will be added
+    void cancel();                  // no more keys will be added, and those that are left are not read
     void clear();                   // frees the memory; nobody reads any more
 
-    // True once there are keys, false when none will come; nothing when neither was so within `most`.
+    // Waits for keys. Returns true if there are some, false if there will be none, and nothing if neither was known
+    // within `most`.
     std::optional<bool> any_within(std::chrono::milliseconds most) const;
-    // Nothing: there is none now, and none to come if it is finished().
+    // Returns the next range to read, or nullopt if none is ready yet. If finished() also holds, there will be no more.
     std::optional<Stretch> next();
-    // How many stretches it was altogether, once the last was handed out.
+    // Returns the total number of ranges once the last one was taken, and nothing before.
     std::optional<std::size_t> finished() const;
     std::size_t size() const;
-    std::size_t readers() const;  // worth having: no more than there are files, as far as that is known
+    std::size_t readers() const;  // how many readers are worth having: no more than there are files, if that is known
 
 private:
     bool is_finished() const HG_REQUIRES(mutex_) { return closed_ && next_ == keys_.size(); }
@@ -99,21 +103,23 @@ private:
     bool closed_ HG_GUARDED_BY(mutex_) = false;
 };
 
-// The stretches that one reader has begun, until it is done with them.
+// The ranges that one reader has begun and not finished. For one thread.
 class OpenStretches {
 public:
     explicit OpenStretches(ReadingList& list) : list_(list) {}
 
-    Fetcher::Coming next(Wanted& out);  // of the last stretch, or of another one of the list
+    Fetcher::Coming next(Wanted& out);  // takes the next key of the last range, or of a new range of the list
     std::string_view operator[](std::size_t index) const;
-    const Stretch& oldest() const { return open_.front(); }  // whoever has its keys may look at them for as long
-    void close_before(std::size_t index);                    // keys before it are not asked for any more
+    const Stretch& oldest() const {
+        return open_.front();
+    }                                      // its keys stay valid for those who hold a reference to them
+    void close_before(std::size_t index);  // keys before `index` are not needed any more
 
 private:
     ReadingList& list_;
     std::deque<Stretch> open_;
     std::size_t at_ = 0;
-    std::size_t end_ = 0;  // of the last stretch
+    std::size_t end_ = 0;  // where the last range ends
 };
 
 }  // namespace headgate::checkpoint

@@ -16,9 +16,10 @@ namespace {
 
 constexpr std::size_t kRowsPerWrite = limit(2 * 1024, 3);
 constexpr std::size_t kBytesPerWrite = limit(32U << 20U, 100);
-constexpr std::size_t kMovesPerLook = limit(256, 1);  // how often the size is looked at
+// After this many rows the size of the batch is checked.
+constexpr std::size_t kMovesPerLook = limit(256, 1);
 
-// A sorted stream of rows: the old table, a spilled run, or those in memory.
+// A sorted stream of rows: the old table, a spilled run, or the rows in memory.
 class Cursor {
 public:
     Cursor(TableReader* reader, std::size_t sort) : reader_(reader), sort_(sort) {}
@@ -29,7 +30,7 @@ public:
         end_ = order_.size();
     }
 
-    // Makes sure that there is a current row; false at the end.
+    // Makes sure that there is a current row. Returns false at the end.
     Result<bool> ready() {
         while (at_ == end_) {
             at_ = 0;
@@ -40,7 +41,7 @@ public:
                     reader_ = nullptr;
                     return false;
                 }
-                rows_.rows = 0;  // not asked for yet
+                rows_.rows = 0;  // not read yet
                 if (sort_ != SIZE_MAX) {
                     reader_->numbers(sort_, times_);
                 }
@@ -53,22 +54,22 @@ public:
 
     std::int64_t value() const { return value(at_); }
 
-    // Whether the reader's next rows come all before `bound`, as they are in the file.
+    // Whether all rows of the reader's current batch are before `bound`, so that the batch can be passed on as it is.
     bool passes(std::int64_t bound, bool inclusive) const {
         return reader_ != nullptr && at_ == 0 && fits(end_ - 1, bound, inclusive);
     }
-    // Those rows; gives the last value.
+    // Passes these rows on and returns the last value.
     Result<std::int64_t> pass_on(TableWriter& writer) {
         at_ = end_;
         HG_RETURN_IF_ERROR(reader_->pass_on(writer));
         return value(end_ - 1);
     }
 
-    // Moves the rows up to `bound` (inclusive or not), at most `most` of them.
+    // Moves the rows up to `bound`, inclusive or not, but at most `most` rows.
     void move_until(std::int64_t bound, bool inclusive, std::size_t most, schema::Columns& out) {
         std::size_t end = end_;
         if (!fits(end_ - 1, bound, inclusive)) {
-            // The rows to move are mostly few or mostly all: look in steps that double.
+            // Usually few rows or all rows are moved, so the end is searched in steps that double.
             std::size_t step = 1;
             std::size_t low = at_;
             while (low + step < end_ && fits(low + step, bound, inclusive)) {
@@ -111,16 +112,16 @@ private:
 
     std::unique_ptr<TableReader> owned_;
     TableReader* reader_ = nullptr;
-    std::vector<std::int64_t> times_;  // of the reader's rows
-    schema::Columns rows_;             // of the reader
+    std::vector<std::int64_t> times_;  // the sort values of the reader's rows
+    schema::Columns rows_;             // the reader's rows, once they were read
     std::optional<HeldRows> held_;
-    std::vector<schema::RowAt> order_;  // of the rows held
+    std::vector<schema::RowAt> order_;  // the sorted order of the rows in memory
     std::size_t sort_;
     std::size_t at_ = 0;
-    std::size_t end_ = 0;  // of the reader's rows, or of order_
+    std::size_t end_ = 0;  // the end of the reader's rows, or of order_
 };
 
-// Rows are encoded by another thread while the next ones are merged.
+// Writes batches on another thread, which encodes rows while the next ones are merged.
 class WriteBehind {
 public:
     WriteBehind(TableWriter& writer, const Options& options)
@@ -128,7 +129,8 @@ public:
           policy_(options.threads == 1 ? std::launch::deferred : std::launch::async),
           rows_(schema::Columns::like(*options.schema)) {}
 
-    // Takes the rows, and leaves room for others. An error may be that of rows before.
+    // Takes the rows and leaves `rows` empty, to be filled again. The error that it returns may be that of an earlier
+    // batch.
     Status append(schema::Columns& rows) {
         HG_RETURN_IF_ERROR(drain());
         std::swap(rows, rows_);
@@ -136,14 +138,14 @@ public:
         writing_ = std::async(policy_, [this] { return writer_.append(rows_); });
         return {};
     }
-    // Nothing is being written any more: others may use the writer.
+    // Waits until nothing is being written any more, so that others may use the writer.
     Status drain() { return writing_.valid() ? writing_.get() : Status(); }
 
 private:
     TableWriter& writer_;
     std::launch policy_;
     schema::Columns rows_;
-    std::future<Status> writing_;  // whose end waits for its thread
+    std::future<Status> writing_;  // its destructor waits for the thread
 };
 
 }  // namespace
@@ -163,7 +165,7 @@ Status SortedRuns::add(const schema::Columns& columns, const std::vector<std::si
     } else {
         for (std::size_t i = 0; i < keep->size();) {
             const auto begin = (*keep)[i];
-            auto end = begin;  // of a stretch of neighbours
+            auto end = begin;  // the end of a sequence of adjacent rows
             while (i < keep->size() && (*keep)[i] == end) {
                 ++i;
                 ++end;
@@ -211,7 +213,7 @@ void SortedRuns::sort() {
     }
 }
 
-// Earlier cursors win ties, so the merge is stable.
+// Of equal rows, that of the earlier cursor comes first, so the merge is stable.
 Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& writer,
                                             const std::function<Status()>& go_on) {
     sort();
@@ -220,7 +222,7 @@ Result<std::int64_t> SortedRuns::merge_into(TableReader* old, TableWriter& write
     for (const auto& run : runs_) {
         HG_ASSIGN(auto reader, table_.open(run, *options_.schema));
         cursors.emplace_back(std::move(reader), sort_);
-        ::unlink(run.c_str());  // the open file is enough, and nothing is left behind
+        ::unlink(run.c_str());  // the open file can still be read, and it is gone when the process ends
     }
     cursors.emplace_back(std::exchange(held_, HeldRows(*options_.schema)), std::exchange(order_, {}), sort_);
     auto out = schema::Columns::like(*options_.schema);

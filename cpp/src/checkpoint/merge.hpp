@@ -1,4 +1,5 @@
-// Rows in bounded memory: what does not fit is sorted and spilled, and everything is merged while it is written.
+// External merge sort: rows are collected in bounded memory. When it is full, they are sorted and spilled to a file,
+// and in the end the spilled runs, the rows in memory and the old table are merged while the new table is written.
 #pragma once
 
 #include <cstdint>
@@ -11,23 +12,23 @@
 
 namespace headgate::checkpoint {
 
-// New rows on their way into the table. Rows with equal timestamps keep the order in which they came.
+// Collects the new rows of a run. Rows with equal sort values keep the order in which they were added.
 class SortedRuns {
 public:
-    // `sort` is the column to sort by, or SIZE_MAX for the order of arrival. Runs are spilled into the folder that
-    // `folder` makes when it is first asked.
+    // `sort` is the number of the column to sort by, or SIZE_MAX to keep the order of arrival. Runs are spilled to the
+    // folder that `folder` returns; it is called when the first run is spilled.
     SortedRuns(const Options& options, const TableFile& table, std::size_t sort,
                std::function<Result<std::string>()> folder);
 
-    // Takes the rows of `columns` that `keep` names (all when it is null).
+    // Adds the rows of `columns` that `keep` lists, or all rows if it is null.
     Status add(const schema::Columns& columns, const std::vector<std::size_t>* keep);
     std::int64_t rows() const { return rows_; }
     std::int64_t spilled_bytes() const { return static_cast<std::int64_t>(spilled_); }
 
-    // The rows in memory, when there is time: merge_into does what was not done.
+    // Sorts the rows in memory ahead of time. merge_into() sorts what was not sorted.
     void sort();
-    // Writes `old` (sorted, may be null) and all rows here; on a tie the old row comes first. Gives the last row's
-    // sort value, or INT64_MIN.
+    // Writes the rows of `old`, which is sorted and may be null, merged with all rows that were added. Of equal rows
+    // the old one comes first. Returns the sort value of the last row, or INT64_MIN if there is none.
     Result<std::int64_t> merge_into(TableReader* old, TableWriter& writer, const std::function<Status()>& go_on);
 
 private:
@@ -39,7 +40,7 @@ private:
     std::size_t sort_;
     std::function<Result<std::string>()> folder_;
     HeldRows held_;
-    std::vector<schema::RowAt> order_;  // of those
+    std::vector<schema::RowAt> order_;  // their sorted order
     std::vector<std::string> runs_;
     std::int64_t rows_ = 0;
     std::uint64_t spilled_ = 0;

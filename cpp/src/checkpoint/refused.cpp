@@ -21,7 +21,7 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kHeldBytes = limit(4U << 20U, 64);
 
-// Gone from the folder at once, so that nothing is left behind however the process ends.
+// A temporary file that is unlinked at once, so that it is removed however the process ends.
 Result<FileDescriptor> nameless_file(const std::string& folder) {
     auto path = folder + "/refused-XXXXXX";
     FileDescriptor file(::mkostemp(path.data(), O_CLOEXEC));

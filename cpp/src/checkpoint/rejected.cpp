@@ -17,7 +17,7 @@ bool fits(const Json& problems, std::string_view rule) {
            });
 }
 
-// 16 hex digits, the first byte first.
+// Reads the member `content` of a line: 16 hexadecimal digits, of which the first two are the first byte.
 std::optional<std::uint64_t> content_in(const Json& line) {
     const auto text = line.value("content", "");
     std::uint64_t out = 0;

@@ -1,4 +1,4 @@
-// Records that earlier runs have rejected and that a mended schema may take.
+// Records that earlier runs have rejected, to be tried again with a corrected schema.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,15 @@ namespace headgate::checkpoint {
 class RejectedRecords {
 public:
     struct Record {
-        std::uint64_t offset = 0;              // in its file, bytes
-        std::optional<std::uint64_t> content;  // of the file, as in the ledger; the first releases did not keep it
+        std::uint64_t offset = 0;              // where it begins in its file, in bytes
+        std::optional<std::uint64_t> content;  // Entry::content of the file; the first releases did not store it
     };
     using Records = std::vector<Record>;
 
-    // Reads the reject segments `names` of a target, in order. `rule` chooses by a problem's kind, field, or
-    // "field: kind"; empty: all. Records that a later line says were taken are left out.
+    // Reads the segments `names` of a target's reject log, in order. `rule` selects records by a problem's kind, field,
+    // or "field: kind"; empty selects all. Records that were accepted later are left out.
     Status read(Target& target, const std::vector<std::string>& names, std::string_view rule);
-    // Those of a file, or nullptr.
+    // Returns the records of a file, or nullptr.
     const Records* find(const KeyDigest& key) const;
     bool empty() const { return records_.empty(); }
 

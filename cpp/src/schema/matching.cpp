@@ -1,4 +1,4 @@
-// A pattern at work: as an automaton for yes or no, by backtracking for where its groups are.
+// Matches texts with a pattern: by an automaton if only yes or no is wanted, and by backtracking if the groups are.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,22 +12,22 @@
 namespace headgate::schema {
 namespace {
 
-constexpr std::size_t kMaxSteps = 1'000'000;  // bounds a pattern that backtracks badly; a match takes some hundreds
-constexpr std::size_t kMaxPlaces = 1'024;     // of a pattern that gets an automaton
-constexpr std::size_t kMaxStates = 2'048;     // that are remembered; file names meet some hundreds
+constexpr std::size_t kMaxSteps = 1'000'000;  // limit of backtracking; an ordinary match takes some hundred steps
+constexpr std::size_t kMaxPlaces = 1'024;     // patterns with more places than this get no automaton
+constexpr std::size_t kMaxStates = 2'048;     // how many states are kept; file names need some hundreds
 constexpr std::size_t kAscii = 128;
 
 }  // namespace
 
-// The subset construction (Rabin and Scott, 1959), made while it is used as in Thompson's grep: a state is a set of
-// places in the program, and what follows it is worked out when it is first met. Past the most states that are kept,
-// the sets themselves are followed.
+// The subset construction (Rabin and Scott, 1959), done lazily as in Thompson's grep. A state is a set of places in the
+// program, and its successors are computed when they are needed first. If there are more than kMaxStates states, the
+// sets are computed for each character without keeping them.
 class Pattern::Automaton {
 public:
     Automaton(const std::vector<Instruction>& program, const std::vector<Set>& sets) {
         classify(sets);
         std::vector<std::size_t> place_of(program.size(), 0);
-        std::vector<std::uint32_t> places;  // that take a character
+        std::vector<std::uint32_t> places;  // instructions that consume a character
         for (std::uint32_t pc = 0; pc < program.size(); ++pc) {
             if (program[pc].op == Op::set) {
                 place_of[pc] = places.size();
@@ -77,14 +77,14 @@ public:
     }
 
 private:
-    using Places = std::vector<std::uint64_t>;  // a bit each; the last one is the end of the match
+    using Places = std::vector<std::uint64_t>;  // one bit for each place; the last is the end of the match
     static constexpr std::size_t kWord = 64;
     static constexpr std::uint16_t kUnknown = 0;
     static constexpr std::uint16_t kNowhere = 1;
     static constexpr std::uint16_t kStart = 2;
     static constexpr std::uint16_t kNoRoom = 0xFFFF;
 
-    // Characters that the same sets take are one symbol.
+    // Characters that are members of the same sets are one symbol, which keeps the table of successors small.
     void classify(const std::vector<Set>& sets) {
         std::map<std::vector<bool>, std::uint8_t> known;
         const auto symbol = [&](const auto& takes) {
@@ -106,7 +106,7 @@ private:
         symbols_ = known.size();
     }
 
-    // The places that are met from an instruction on without taking a character.
+    // Returns the places that can be reached from an instruction without consuming a character.
     Places reached(const std::vector<Instruction>& program, const std::vector<std::size_t>& place_of,
                    std::uint32_t from) const {
         Places out(words_, 0);
@@ -195,12 +195,12 @@ private:
     std::array<std::uint8_t, kAscii> symbol_of_{};
     std::uint8_t other_ = 0;
     std::size_t symbols_ = 0;
-    std::vector<std::vector<bool>> taken_;  // symbol, set -> whether the set takes it
-    std::vector<std::uint32_t> set_of_;     // place -> set
-    std::vector<Places> after_;             // place -> places
+    std::vector<std::vector<bool>> taken_;  // symbol, set -> whether the set contains the symbol
+    std::vector<std::uint32_t> set_of_;     // the set of each place
+    std::vector<Places> after_;             // the places that can follow each place
     std::size_t accept_ = 0;
     std::size_t words_ = 0;
-    std::unique_ptr<std::atomic<std::uint16_t>[]> next_;  // state, symbol -> state
+    std::unique_ptr<std::atomic<std::uint16_t>[]> next_;  // the table of successors: state, symbol -> state
     std::unique_ptr<std::atomic<bool>[]> accepts_;
     mutable Mutex mutex_;
     mutable std::map<Places, std::uint16_t> numbers_ HG_GUARDED_BY(mutex_);
@@ -229,7 +229,7 @@ Pattern Pattern::any_of(const std::vector<Pattern>& patterns) {
         }
         out.text_ += (out.text_.empty() ? "" : "|") + pattern.text_;
     }
-    out.sets_.emplace_back();  // takes nothing: after the last one there is no other
+    out.sets_.emplace_back();  // an empty set matches nothing, so the last alternative has no other after it
     out.program_.push_back({Op::set, static_cast<std::uint32_t>(out.sets_.size() - 1), 0});
     out.program_.push_back({Op::match, 0, 0});
     out.prepare();
@@ -254,7 +254,7 @@ bool Pattern::matches(std::string_view text, std::vector<Group>& groups) const {
     struct Branch {
         std::uint32_t pc;
         std::size_t at;
-        std::size_t trail;  // how many saves to keep when backing up
+        std::size_t trail;  // how many saves are kept when matching continues here
     };
     struct Saved {
         std::uint32_t slot;

@@ -9,7 +9,7 @@ constexpr std::size_t kMaxProgram = 10'000;
 
 }  // namespace
 
-// Recursive descent straight to a backtracking program; counted repeats are unrolled.
+// Compiles a pattern by recursive descent to a program for backtracking. Counted repetitions are unrolled.
 class PatternCompiler {
 public:
     explicit PatternCompiler(std::string_view text) : text_(text) { out_.text_ = text; }
@@ -158,7 +158,7 @@ private:
         const char c = peek(1);
         at_ += 2;
         if (c == 'd') {
-            // ASCII digits only: pydantic's engine and ours agree on that, Python's re needs re.ASCII.
+            // ASCII digits only, as in pydantic's engine. Python's re has that meaning with re.ASCII.
             for (char digit = '0'; digit <= '9'; ++digit) {
                 set.ascii.set(static_cast<std::size_t>(digit));
             }
@@ -232,7 +232,7 @@ private:
         return at_ > start;
     }
 
-    // Whether the instructions, which start at `begin`, reach their end without taking a character.
+    // Whether the instructions from `begin` on can reach their end without consuming a character.
     static bool can_be_empty(const std::vector<Pattern::Instruction>& body, std::uint32_t begin) {
         std::vector<bool> seen(body.size() + 1, false);
         std::vector<std::size_t> open = {0};
@@ -258,7 +258,7 @@ private:
         return false;
     }
 
-    // Repeats the instructions from `begin` on. Saves inside a repeat keep the last round, as in re.
+    // Repeats the instructions from `begin` on. A group inside a repetition is that of the last round, as in re.
     bool quantifier(std::uint32_t begin) {
         std::uint32_t least = 1;
         std::uint32_t most = 1;

@@ -1,4 +1,5 @@
-// Which rows have equal values in some columns, over batches of any size, in memory that grows with the groups only.
+// Groups rows by their values in some columns. Rows come in batches of any size; the memory grows with the number of
+// groups, not with the number of rows. All classes are for one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +15,15 @@
 
 namespace headgate::checkpoint {
 
-// A column of a batch, as views that need to live only as long as a call. Its values are texts or numbers: one for each
-// row, or, with `codes`, those that the codes point to.
+// A column of a batch, as views that have to be valid during a call only. Its values are texts or numbers: one for each
+// row, or, if it is `coded`, a dictionary into which `codes` point.
 struct KeyColumn {
     bool text = true;
     std::vector<std::string_view> texts;
     std::span<const std::int64_t> numbers;
     bool coded = false;
     std::vector<std::int32_t> codes;
-    std::vector<std::uint8_t> valid;  // one for each row; empty: all are
+    std::vector<std::uint8_t> valid;  // one for each row, 0 for null; empty if no value is null
 
     std::size_t values() const { return text ? texts.size() : numbers.size(); }
 };
@@ -34,7 +35,7 @@ constexpr std::uint64_t mixed(std::uint64_t x) {
     return x ^ (x >> 33U);
 }
 
-// Columns have mostly short texts: two words, which may overlap, cover them.
+// Most texts are short. Up to sixteen bytes are hashed as two words, which may overlap.
 inline std::uint64_t hash_of(std::string_view text) {
     const auto size = text.size();
     if (size > 16) {
@@ -56,10 +57,11 @@ inline std::uint64_t hash_of(std::string_view text) {
     return mixed(first ^ mixed(last ^ size << 56U));
 }
 
-// Numbers given to hashes in the order in which they come; whoever asks compares what the numbers stand for.
+// Gives numbers to distinct values, in the order in which they arrive. It stores hashes only; the caller compares the
+// values that the numbers stand for.
 class HashIndex {
 public:
-    // The number whose hash is this one and of which `equal` is true, or the next number, and whether it is new.
+    // Returns the number with this hash for which `equal` is true, and false; or the next number, and true.
     template <class Equal>
     std::pair<std::uint32_t, bool> find(std::uint64_t hash, const Equal& equal) {
         if ((hashes_.size() + 1) * 2 > slots_.size()) {
@@ -82,11 +84,11 @@ private:
 
     void grow();
 
-    std::vector<std::uint32_t> slots_;  // as many as a power of two
+    std::vector<std::uint32_t> slots_;  // the size is a power of two
     std::vector<std::uint64_t> hashes_;
 };
 
-// The distinct values of a column, numbered from 0. Null is a value of its own.
+// The distinct values of a column, numbered from 0. Null is one of the values.
 class Values {
 public:
     using Value = std::variant<std::monostate, std::int64_t, std::string_view>;
@@ -94,7 +96,7 @@ public:
     Values() = default;
     Values(Values&&) = default;
     Values& operator=(Values&&) = default;
-    Values(const Values&) = delete;  // a copy's views would point into the original
+    Values(const Values&) = delete;  // the views of a copy would point into the original
     Values& operator=(const Values&) = delete;
 
     std::uint32_t code(std::string_view text);
@@ -105,22 +107,24 @@ public:
 
 private:
     HashIndex index_;
-    std::deque<std::string> texts_;  // what the views point to
+    std::deque<std::string> texts_;  // owns the texts of the views
     std::vector<Value> values_;
 };
 
+// Numbers the distinct combinations of values of several columns.
 class Grouping {
 public:
     explicit Grouping(std::size_t columns) : values_(columns), pairs_(columns == 0 ? 0 : columns - 1) {}
 
-    // The group of each row; new combinations get the next numbers. Without columns all rows are one group.
+    // Sets `groups` to the number of each row's group. New combinations get the next numbers. If there are no columns,
+    // all rows are one group.
     void number(std::span<const KeyColumn> columns, std::size_t rows, std::vector<std::uint32_t>& groups);
     std::size_t size() const;
     std::size_t columns() const { return values_.size(); }
     const Values::Value& value(std::size_t group, std::size_t column) const;
 
 private:
-    // Combinations of a number of the columns before and a code of this one.
+    // Combinations of the group by all columns before, and a value's code in this column.
     struct Pairs {
         HashIndex index;
         std::vector<std::pair<std::uint32_t, std::uint32_t>> members;
@@ -135,15 +139,18 @@ private:
     std::vector<Values> values_;
     std::vector<Pairs> pairs_;
     bool any_ = false;
-    std::vector<std::uint32_t> cell_groups_;         // reused by by_table
-    std::vector<std::vector<std::uint32_t>> known_;  // reused by number: codes of a batch's own values
+    std::vector<std::uint32_t> cell_groups_;         // scratch memory of by_table()
+    std::vector<std::vector<std::uint32_t>> known_;  // scratch memory of number(): the codes of a batch's dictionary
 };
 
-// The row of each group whose value in one column is the largest, of equal ones the last; null is the smallest.
+// Finds, in each group, the row with the largest value of one column. Of equal ones it is the last; null is the
+// smallest.
 class Newest {
 public:
     void add(std::span<const std::uint32_t> groups, const KeyColumn& by);
-    const std::vector<std::int64_t>& rows() const { return rows_; }  // by group; rows are counted over all batches
+    const std::vector<std::int64_t>& rows() const {
+        return rows_;
+    }  // one row number for each group, counted over all batches
 
 private:
     template <class T, class ValueOf>
