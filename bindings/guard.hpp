@@ -23,9 +23,9 @@ struct GuardHooks {
 // How far a call has come when one of its attempts fails. All times are microseconds.
 struct AttemptState {
     int attempt = 1;                   // counted from 1
-    std::int64_t elapsed_us = 0;       // of this attempt
+    std::int64_t elapsed_us = 0;       // how long this attempt took
     std::int64_t started_us = 0;       // monotonic time of the first attempt
-    std::uint64_t sequence = 0;        // of next_sequence(), taken when the call began
+    std::uint64_t sequence = 0;        // the number that next_sequence() gave when the call began
     std::int64_t left_us = INT64_MAX;  // what is left of a deadline
 };
 

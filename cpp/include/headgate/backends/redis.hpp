@@ -21,7 +21,7 @@ struct RedisOptions {
     bool verify = true;                     // TLS: check the certificate and the host name
     std::string ca_file = {};               // TLS: trusted certificates; empty: the system's
     int pool_size = 8;                      // the largest number of connections; further callers wait for a free one
-    std::int64_t timeout_us = 5'000'000;    // of one call, including the wait for a connection
+    std::int64_t timeout_us = 5'000'000;    // the time limit of one call, including the wait for a connection
     std::int64_t reconnect_us = 1'000'000;  // how long a call tries to reconnect, with back-off, before it fails
     Interrupt interrupt = {};               // asked while waiting
 };

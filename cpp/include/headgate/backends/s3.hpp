@@ -21,16 +21,16 @@ struct S3Credentials {
 
 struct S3Options {
     std::string bucket;
-    std::string prefix;  // of every key; a source shows its keys without it
+    std::string prefix;  // what every key begins with; a source shows its keys without it
     std::string within;  // if not empty, a source has only keys whose rest begins with it
     std::string region = "us-east-1";
     std::string endpoint;                                // "http://host:port"; empty: AWS
     std::function<Result<S3Credentials>()> credentials;  // called again after a minute, and after they were refused
     std::function<std::shared_ptr<net::HttpTransport>()> transport;  // makes the HTTP client of one thread
     unsigned threads = 2;
-    std::size_t in_flight = 192;           // concurrent requests of a thread
-    int attempts = 4;                      // of a request; retried after 500, 503, timeouts and broken connections
-    std::int64_t timeout_us = 60'000'000;  // of one attempt
+    std::size_t in_flight = 192;  // concurrent requests of a thread
+    int attempts = 4;  // how often a request is sent at most; after 500, 503, timeouts and broken connections
+    std::int64_t timeout_us = 60'000'000;  // the time limit of one attempt
 };
 
 std::shared_ptr<checkpoint::Source> make_s3_source(S3Options options, std::shared_ptr<Clock> clock,

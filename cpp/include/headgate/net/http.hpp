@@ -29,7 +29,7 @@ Status check_request(const HttpRequest& request);
 
 struct HttpResponse {
     Status error;     // not ok if there was no complete response: timeout, connection_failed, interrupted
-    long status = 0;  // of HTTP, such as 200
+    long status = 0;  // the HTTP status, such as 200; 0 without a response
     Headers headers;  // names in lower case
     std::string body = {};
     std::int64_t elapsed_us = 0;
