@@ -72,9 +72,9 @@ py::dict to_dict(const checkpoint::Summary& s) {
     return out;
 }
 
-// A place is a local path; a dict with `path` and `files` (bindings/adapters.hpp); a target whose rows are elsewhere, with
-// `footer_file` and the place of its `parts`; or a dict: bucket, prefix or key, region, endpoint, ca_file, credentials
-// (a callable that gives access key, secret key and session token), in_flight, scratch, and `transport`
+// A place is a local path; a dict with `path` and `files` (bindings/adapters.hpp); a target whose rows are elsewhere,
+// with `footer_file` and the place of its `parts`; or a dict: bucket, prefix or key, region, endpoint, ca_file,
+// credentials (a callable that gives access key, secret key and session token), in_flight, scratch, and `transport`
 // (bindings/adapters.hpp) where the requests do not go over the network.
 class Places {
 public:
