@@ -1,16 +1,15 @@
-// How pieces go from the threads that read files to the one that takes them.
+// Passes pieces from the threads that read files to the thread that consumes them.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "headgate/base/limit.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/status.hpp"
 #include "reading.hpp"
 
@@ -18,16 +17,16 @@ namespace headgate::checkpoint {
 
 inline constexpr std::size_t kPieceBytes = limit(8U << 20U, 64);  // a larger stretch is handed over in pieces
 
-// Where workers put their pieces and the caller takes them, stretch by stretch in order. A worker that is far ahead
-// waits, unless the caller waits for it.
+// A bounded queue in which worker threads put pieces, and from which one thread takes them in the order of their key
+// ranges ("stretches"). If more than kAheadBytes are waiting, workers that are ahead of the consumer block.
 class Exchange {
 public:
     static constexpr auto kPoll = std::chrono::milliseconds(50);
 
     void put(std::size_t stretch, Piece piece, std::size_t bytes, bool last) {
-        std::unique_lock lock(mutex_);
+        const MutexLock lock(mutex_);
         while (held_ + bytes > kAheadBytes && held_ > 0 && (stretch != first_ || ready()) && !stopped_) {
-            changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            changed_.wait_for(mutex_, kPoll);
         }
         held_ += bytes;
         slots_.resize(std::max(slots_.size(), stretch - first_ + 1));
@@ -37,12 +36,12 @@ public:
         changed_.notify_all();
     }
 
-    // Nothing within the poll interval, or a worker has ended.
+    // Waits up to kPoll for the next piece in order. Returns nothing if there was none in that time, or if a worker has
+    // ended meanwhile.
     std::optional<Piece> take() {
-        std::unique_lock lock(mutex_);
+        const MutexLock lock(mutex_);
         if (!ready() && !std::exchange(ended_, false)) {
-            // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-            changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            changed_.wait_for(mutex_, kPoll);
         }
         if (!ready()) {
             return std::nullopt;
@@ -59,7 +58,7 @@ public:
         return out;
     }
 
-    // A piece that was used up comes back to be filled again: its memory has been paid for.
+    // Takes back a piece that was consumed, so that its memory is used again.
     void give_back(Piece piece) {
         if (piece.columns.memory_bytes() > kPieceBytes) {
             return;
@@ -67,11 +66,11 @@ public:
         piece.files.clear();
         piece.columns.clear();
         piece.keys.reset();
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         spare_.push_back(std::move(piece));
     }
     std::optional<Piece> spare() {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (spare_.empty()) {
             return std::nullopt;
         }
@@ -80,21 +79,21 @@ public:
         return out;
     }
 
-    // How many stretches were taken whole.
+    // How many key ranges were consumed completely.
     std::size_t taken() {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return first_;
     }
 
-    // A worker has: perhaps there is nothing to wait for.
+    // A worker calls this when it has ended, because there may be nothing to wait for any more.
     void end() {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         ended_ = true;
         changed_.notify_all();
     }
 
     void stop(Status why = {}) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         stopped_ = true;
         if (error_.ok()) {
             error_ = std::move(why);
@@ -102,28 +101,31 @@ public:
         changed_.notify_all();
     }
     Status error() {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return error_;
     }
 
 private:
-    static constexpr std::size_t kAheadBytes = limit(64U << 20U, 200);  // of pieces that nobody has taken yet
+    static constexpr std::size_t kAheadBytes = limit(64U << 20U, 200);  // the size of the pieces that may wait
 
     struct Slot {
         std::deque<std::pair<Piece, std::size_t>> pieces;
         bool done = false;
     };
-    bool ready() const { return !slots_.empty() && !slots_.front().pieces.empty(); }
+    bool ready() const HG_REQUIRES(mutex_) { return !slots_.empty() && !slots_.front().pieces.empty(); }
 
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Slot> slots_;  // of stretches that were not taken yet
-    std::size_t first_ = 0;   // the number of slots_.front()
-    std::size_t held_ = 0;
-    std::vector<Piece> spare_;
-    bool ended_ = false;
-    bool stopped_ = false;
-    Status error_;
+    Mutex mutex_;
+    ConditionVariable changed_;
+    // One slot for each key range that was not consumed completely.
+    std::deque<Slot> slots_ HG_GUARDED_BY(mutex_);
+    // The number of slots_.front().
+    std::size_t first_ HG_GUARDED_BY(mutex_) = 0;
+    // The size in bytes of all pieces in the slots.
+    std::size_t held_ HG_GUARDED_BY(mutex_) = 0;
+    std::vector<Piece> spare_ HG_GUARDED_BY(mutex_);
+    bool ended_ HG_GUARDED_BY(mutex_) = false;
+    bool stopped_ HG_GUARDED_BY(mutex_) = false;
+    Status error_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace headgate::checkpoint
