@@ -391,7 +391,8 @@ bool CanonicalWriter::number(std::string_view token, bool is_integer) {
                     "an integer beyond 2^53 - 1, which RFC 8785 cannot keep apart from its neighbours");
     }
     if (digits.size() > kMostDigits) {
-        return fail(ErrorCode::number_out_of_range, "an integer of more than " + std::to_string(kMostDigits) + " digits");
+        return fail(ErrorCode::number_out_of_range,
+                    "an integer of more than " + std::to_string(kMostDigits) + " digits");
     }
     before_value();
     out_.append(digits == "0" ? digits : token);
