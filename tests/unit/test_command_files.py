@@ -19,7 +19,7 @@ from headgate.wiring.references import load_reference
     [
         (b"\xff\xfe", "is no text: byte 0 is not UTF-8"),
         (b"[" * 100_000, "is no JSON: it is nested too deeply"),
-        (b"9" * 5000, "is no JSON: Exceeds the limit"),
+        (b"9" * 5000, "is no JSON: it has an integer of more than 4300 digits"),
         (b"{", "is no JSON: Expecting"),
         (b"", "is no JSON: Expecting"),
     ],
