@@ -15,7 +15,7 @@ CXX_FILES := $(shell find cpp bindings tests/cpp tests/fuzz -name '*.cpp' -o -na
 SIMULATION_TESTS := tests/property/test_simulation.py
 WORKFLOW_TESTS := $(wildcard tests/unit/test_workflow*.py)
 .DEFAULT_GOAL := help
-.PHONY: help docs run test validate test-local check lower-bounds wheel bench chaos fuzz sanitize cpp-test install clean format
+.PHONY: help docs run test validate test-local check lower-bounds wheel bench chaos fuzz sanitize cpp-test install clean format checkov
 
 help:
 	@echo "make run     set up, build, and run the main job (headgate demo)"
@@ -59,6 +59,9 @@ test-local: test
 
 check: $(STAMPS)/dev $(STAMPS)/installed
 	tools/check
+# The linter of infrastructure; it takes minutes, and an environment of its own.
+checkov: $(STAMPS)/dev $(STAMPS)/installed
+	tools/checkov
 # The lowest version of each requirement in pyproject.toml, installed and tried.
 lower-bounds: $(STAMPS)/dev $(STAMPS)/installed
 	$(PY) tools/lower_bounds
@@ -68,7 +71,7 @@ format: $(STAMPS)/dev
 	.venv/bin/ruff check --fix .
 
 wheel: $(STAMPS)/build
-	$(PY) tools/make_wheels.py
+	$(PY) tools/make_wheels.py $(if $(WHEEL_TESTS),--tests)
 	$(PY) tools/make_sbom.py dist/headgate.cdx.json
 
 # Needs the source of the Python package only, not the built one. Links are checked: a broken one is an error.
