@@ -14,14 +14,14 @@ from headgate.backends.local import LocalDatabase, LocalStore
 from headgate.backends.webhook import Webhook, WebhookLoop, check_url
 from headgate.cli import main
 from headgate.cli._alerts import AlertCheck
-from headgate.cli._serve import scheduled_jobs
+from headgate.cli._serve import scheduled_jobs, what_to_tell
 from headgate.config import load
 from headgate.consume import ConsumeResult
 from headgate.errors import ConfigError, PermanentError, TransientError
 from headgate.ops import MemoryMetrics, configure_logging
 from headgate.ops._alerts import AlertBook, Condition
 from headgate.ports import DeadLetter
-from headgate.serve import Job, Scheduler
+from headgate.serve import Job, Scheduler, Service
 from headgate.wiring import App
 from headgate.wiring.alerts import WEBHOOK
 
@@ -244,6 +244,17 @@ def test_the_look_is_a_job_of_the_server(app):
     assert [job.name for job in scheduled_jobs(app)] == ["sweep", "prune", "alerts"]
     app.config.alerts.check_s = 0
     assert scheduled_jobs(app)[-1].every_s == 0
+
+
+def test_a_process_that_was_told_to_stop_raises_no_alert(app):
+    """Its loop has ended before its last job has."""
+    service = Service([])
+    scheduler = Scheduler([], app.store, None, app.clock)  # not started
+    assert what_to_tell(service, scheduler, []) == ["scheduler"]
+    service.stop()
+    service.run()
+    assert not service.is_alive(600)
+    assert what_to_tell(service, scheduler, []) == []
 
 
 # --- the webhook

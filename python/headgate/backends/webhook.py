@@ -91,7 +91,7 @@ class WebhookLoop:
             self._stop.wait(_POLL_S)
 
     def stop(self) -> None:
-        """Finish the request that is under way, then return (safe in a signal handler)."""
+        """Finish the request that is under way, then return."""
         self._worker.stop()
         self._stop.set()
 

@@ -75,7 +75,7 @@ def serve(app: App, port: int | None = None, reload: Callable[[], Config] | None
     away = _away(app)
     service = Service(steps, [*workers, *away])
     signals, ended = Signals(reload=(signal.SIGHUP,)), threading.Event()
-    jobs = scheduled_jobs(app, lambda: _what_is_wrong(service, scheduler, away))
+    jobs = scheduled_jobs(app, lambda: what_to_tell(service, scheduler, away))
     scheduler = Scheduler(jobs, app.store, app.ledger, app.clock, app.metrics)
     health = partial(_what_is_wrong, service, scheduler, away)
     listen = s.port if port is None else port
@@ -203,6 +203,11 @@ def _what_is_wrong(service: Service, scheduler: Scheduler, away: list[OwnThread]
     wrong = [] if service.is_alive(_STALLED_S) else ["loop"]
     wrong += [] if scheduler.is_alive() else ["scheduler"]
     return wrong + [f"consumer {worker.name}" for worker in away if not worker.is_alive()]
+
+
+def what_to_tell(service: Service, scheduler: Scheduler, away: list[OwnThread]) -> list[str]:
+    """What stands still, for alerts: nothing of a process that was told to stop."""
+    return [] if service.is_stopping else _what_is_wrong(service, scheduler, away)
 
 
 def scheduled_jobs(app: App, health: Callable[[], list[str]] = list) -> list[Job]:

@@ -50,7 +50,7 @@ class OwnThread:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Take nothing new (safe in a signal handler)."""
+        """Take nothing new."""
         self._stop.set()
         if self._worker is not None:
             self._worker.stop()
@@ -88,8 +88,13 @@ class Service:
         """Whether the loop has begun a step within so many seconds; it is alive before it runs, not after."""
         return not self._has_ended and time.monotonic() - self._turned < stalled_s
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop()` was called: what ends from then on ends as it should."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
-        """Finish the step that is running, then return (safe in a signal handler)."""
+        """Finish the step that is running, then return."""
         self._stop.set()
         for worker in self._workers:
             worker.stop()
