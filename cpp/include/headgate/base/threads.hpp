@@ -3,10 +3,11 @@
 
 #include <exception>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "headgate/base/mutex.hpp"
 
 namespace headgate {
 
@@ -45,14 +46,19 @@ public:
     // Waits for all of them; then the first exception that one of them has thrown is thrown here.
     void join() {
         join_all();
-        if (auto error = std::exchange(error_, nullptr)) {
+        std::exception_ptr error;
+        {
+            const MutexLock lock(mutex_);
+            error = std::exchange(error_, nullptr);
+        }
+        if (error) {
             std::rethrow_exception(error);
         }
     }
 
 private:
     void note(std::exception_ptr error) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (!error_) {
             error_ = std::move(error);
         }
@@ -65,8 +71,8 @@ private:
     }
 
     std::function<void()> stop_;
-    std::mutex mutex_;
-    std::exception_ptr error_;
+    Mutex mutex_;
+    std::exception_ptr error_ HG_GUARDED_BY(mutex_);
     std::vector<std::thread> threads_;
 };
 
