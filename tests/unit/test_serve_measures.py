@@ -140,6 +140,21 @@ def test_of_each_job_is_known_how_many_records_it_refused(parts):
     assert metrics.value("headgate_job_rejects_total", job="collect") == 5
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1_234_567, "1234567"), (1_780_000_123.25, "1780000123.25"), (True, "1"), (0, "0"), (0.1, "0.1"), (-3, "-3"),
+     (2.0**60, "1.152921504606847e+18"), (float("inf"), "+Inf"), (float("-inf"), "-Inf"), (float("nan"), "NaN")],
+)  # fmt: skip
+def test_numbers_keep_every_digit(value, shown):
+    """Six digits made 1,234,567 messages 1.23457e+06, and the time of a job's last success was hours off."""
+    metrics = MemoryMetrics()
+    metrics.gauge("n", value)
+    metrics.observe("t", value)
+    lines = metrics.render().splitlines()
+    assert lines[1] == f"n {shown}"
+    assert f"t_sum {shown}" in lines
+
+
 def test_the_jobs_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "headgate.toml").write_text(CONFIG.replace("[sources.tiingo]", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from math import isfinite, isnan
 
 # Prometheus' own default buckets, seconds (client libraries' guidelines), and two below for our short calls.
 BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -66,20 +67,28 @@ class MemoryMetrics:
             for kind, series in (("counter", self._counters), ("gauge", self._gauges)):
                 for (name, labels), value in sorted(series.items()):
                     head(name, kind)
-                    lines.append(f"{name}{_labels(labels)} {value:g}")
+                    lines.append(f"{name}{_labels(labels)} {_number(value)}")
             for (name, labels), (buckets, total) in sorted(self._histograms.items()):
                 head(name, "histogram")
                 seen = 0
                 for bound, inside in zip((*map(str, BUCKETS), "+Inf"), buckets, strict=True):
                     seen += inside
                     lines.append(f"{name}_bucket{_labels((*labels, ('le', bound)))} {seen}")
-                lines.append(f"{name}_sum{_labels(labels)} {total[0]:g}")
+                lines.append(f"{name}_sum{_labels(labels)} {_number(total[0])}")
                 lines.append(f"{name}_count{_labels(labels)} {seen}")
         return "".join(f"{line}\n" for line in lines)
 
 
 def _key(name: str, labels: dict[str, str]) -> _Key:
     return name, tuple(sorted(labels.items()))
+
+
+def _number(value: float) -> str:
+    """Every digit: six of them made 1,234,567 messages 1.23457e+06, and moved a Unix time by hours."""
+    number = float(value)
+    if not isfinite(number):
+        return "NaN" if isnan(number) else "+Inf" if number > 0 else "-Inf"
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:
