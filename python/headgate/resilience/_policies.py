@@ -42,7 +42,9 @@ class RetryPolicy(core.RetryPolicy):
 
     Args:
         max_attempts: the first one included; 1: no retry.
-        base_us, cap_us, total_us: the same as the following in microseconds.
+        base_us: base_s in microseconds.
+        cap_us: cap_s in microseconds.
+        total_us: total_s in microseconds.
         base_s: before the second attempt at most. Default 0.2 s.
         cap_s: before any attempt at most. Default 5 s.
         total_s: an attempt that would begin later than this after the first one is not made. Default 0: no such limit.
@@ -125,6 +127,9 @@ class RetryBudget(core.RetryBudget):
         (True, True, False)
     """
 
+    def __init__(self, capacity: int = 500, cost: int = 5, refund: int = 1) -> None:
+        core_init(RetryBudget)(self, capacity, cost, refund)
+
     def __repr__(self) -> str:
         return f"RetryBudget(tokens={self.tokens})"
 
@@ -151,10 +156,19 @@ class CircuitBreaker(core.CircuitBreaker):
 
     Args:
         failure_threshold: failed calls within the window that open it; 0 switches the rule off.
-        window_us, recovery_us, max_failed_rounds, clock, failure_rate, slow_call_us, slow_call_rate, minimum_calls,
-            window_calls, success_threshold: see `BreakerDefaults`; times in microseconds. The clock is the system's
-            unless one is injected.
-        window_s, recovery_s, slow_call_s: the same times in seconds. Default 300 s, 60 s, and 0 (none is slow).
+        window_us: window_s in microseconds.
+        recovery_us: recovery_s in microseconds.
+        max_failed_rounds: failed rounds in a row that open it; 0 switches the rule off.
+        clock: the system's unless one is injected.
+        failure_rate: of the calls in the window, in (0, 1]; 0 switches the rule off.
+        slow_call_us: slow_call_s in microseconds.
+        slow_call_rate: of the calls in the window, in (0, 1]; 0 switches the rule off.
+        minimum_calls: before that many calls no rate is judged.
+        window_calls: the rates look at the last so many calls instead of a time.
+        success_threshold: probes that have to succeed, one after the other, before it closes.
+        window_s: of the count, and of the rates. Default 300 s.
+        recovery_s: open to half-open. Default 60 s.
+        slow_call_s: a call that took at least so long is slow. Default 0: none is.
 
     Raises:
         InvalidInputError: a value is out of range.

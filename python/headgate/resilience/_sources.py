@@ -94,11 +94,14 @@ class Failover(core.Failover):
         return_after_us: the secondary answers so many microseconds before the primary is asked again.
         concurrency: requests of one source at the same time.
         transport: of `headgate.resilience.HttpClient`, or of a test.
-        clock, random: for times and jitter; the system's unless they are injected.
+        clock: for times; the system's unless one is injected.
+        random: for jitter; the system's unless one is injected.
         budget: a `RetryBudget`; None: one of its own.
         total_us: for all sources together; 0: the sum of their own.
         hedge_us: a request without an answer for so long is sent once more; 0: never.
-        return_after_s, total_s, hedge_s: the same times in seconds. Default 300 s, 0 and 0.
+        return_after_s: return_after_us in seconds. Default 300 s.
+        total_s: total_us in seconds.
+        hedge_s: hedge_us in seconds.
 
     Example:
         >>> failover = Failover(RetryPolicy(3), transport=transport, total_s=30)    # doctest: +SKIP
