@@ -91,6 +91,15 @@ def test_a_number_of_thousands_of_digits_is_one_dead_letter(make):
     assert digits.decode() in letter["doc"]  # no digit is lost
 
 
+def test_a_byte_order_mark_is_no_part_of_a_body(make):
+    with answering(b"\xef\xbb\xbf" + json.dumps([article()]).encode()) as first, answering([]) as second:
+        app = make(first, second)
+        result = app.collect()
+        news = TiingoAdapter("k", base_url=first.url).get_news(["AAPL"], TODAY[:10], TODAY[:10])
+    assert (result.source, result.status, result.taken.stored) == ("tiingo", "success", 1)
+    assert len(news) == 1
+
+
 @pytest.mark.parametrize("body", [{"error": "rate limited"}, {"articles": None}, {"articles": 5}, "text", 7, [1]])
 def test_an_object_with_an_error_text_means_the_next_source(make, body):
     with answering(body) as first, answering([finnhub_article()]) as second:

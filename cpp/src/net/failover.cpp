@@ -28,6 +28,8 @@ struct Ignore {
     static Status status() { return {}; }
 };
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
 std::string_view shape_name(BodyShape shape) {
     return shape == BodyShape::json_array ? "a JSON array" : shape == BodyShape::json_object ? "a JSON object" : "JSON";
 }
@@ -51,7 +53,12 @@ Status classify(const HttpResponse& response, BodyShape shape) {
     if (shape == BodyShape::anything) {
         return {};
     }
-    const auto body = trim_blanks(response.body);
+    // RFC 8259, 8.1: a parser may ignore a byte order mark. Readers of files do too.
+    std::string_view given = response.body;
+    if (given.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
+        given.remove_prefix(kByteOrderMark.size());
+    }
+    const auto body = trim_blanks(given);
     const char first = shape == BodyShape::json_array ? '[' : '{';
     if (body.empty() || (shape != BodyShape::json && body.front() != first)) {
         return {ErrorCode::malformed_response,
