@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import AliasChoices, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import AliasChoices, AliasPath, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from headgate import _core
 from headgate._registry import shipped_plan
@@ -138,6 +138,16 @@ def models(draw):
             default = None if optional else ...
         choices = draw(st.permutations([name, f"{name}Of", f"{name}_of"]))[: draw(st.integers(2, 3))]
         several = AliasChoices(*choices) if draw(st.integers(0, 3)) == 0 else None
+        inner = f"{name}In"
+        if draw(st.integers(0, 3)) == 0:  # a member of an object that several fields share
+            path = AliasPath("outer", inner)
+            several = AliasChoices(path, *choices) if draw(st.booleans()) else AliasChoices(*choices, path)
+            odd = ODD.filter(is_no_number) if kind in (datetime, date) else ODD
+            outer = record.setdefault("outer", {})
+            if draw(st.booleans()) and isinstance(outer, dict):
+                outer[inner] = draw(st.one_of(st.sampled_from(good), odd))
+            elif draw(st.integers(0, 5)) == 0:
+                record["outer"] = draw(ODD)
         how = {"validation_alias": several} if several else {"alias": alias}
         fields[name] = (kind | None if optional else kind, Field(default, **how))
         for member in draw(st.permutations(choices)) if several else [alias or name]:

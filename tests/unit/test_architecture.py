@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "headgate"
 
 # A package may import the packages named here (and itself); docs/layers.md draws it.
-BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry", "_text"}
+BASE = {"_core", "_native", "_forks", "errors", "ports", "identity", "items", "_registry", "_text", "_members"}
 DEPENDENCIES: dict[str, set[str]] = {
     "_native": {"_core", "_parquet", "errors"},
     "errors": {"_native"},
     "ports": set(),
     "_registry": set(),
     "_text": set(),
+    "_members": set(),
     "_forks": set(),
     "identity": BASE,
     "items": {"errors", "ports"},

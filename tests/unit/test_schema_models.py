@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     RootModel,
     StringConstraints,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -25,7 +26,7 @@ from pydantic.alias_generators import to_camel
 
 from headgate._native import core
 from headgate.checkpoint import Checkpoint, update
-from headgate.checkpoint.schema import Column, JsonValue, OneOfWhen, Timestamp, Trimmed, compile_model
+from headgate.checkpoint.schema import Column, JsonValue, OneOfWhen, Timestamp, Trimmed, compile_model, problems_of
 from headgate.errors import InvalidInputError, Kind
 
 
@@ -93,7 +94,7 @@ class WrongRule(BaseModel):
         (Timestamp, datetime(2024, 1, 1, tzinfo=UTC), "a default that is not plain JSON"),
         (float, float("nan"), "a default that is not plain JSON"),
         (int, Field(default_factory=int), "a default_factory other than list or dict"),
-        (int, Field(validation_alias=AliasPath("x", 0)), "field 'a': an AliasPath"),
+        (int, Field(validation_alias=AliasPath("x", 0)), "field 'a': an AliasPath with a position in a list"),
         (Literal["x"], "z", "field 'a': its own default is refused (enum)"),
         (int, "1", "field 'a': its own default is refused (type)"),
         (Annotated[str, Column(type="jsonb")], ..., "unknown type"),
@@ -191,6 +192,66 @@ def test_of_several_choices_the_first_one_counts(tmp_path, text):
         assert Checkpoint.read(target).dataframe().to_pylist() == [
             {"id": 1, **({"_rest": rest} if extra == "allow" else {})}
         ]
+
+
+class Call(BaseModel):
+    n: int = 0
+    who: str | None = Field(None, validation_alias=AliasPath("user", "type"))
+    tags: list[str] = Field([], validation_alias=AliasChoices("tags", AliasPath("user", "deep", "tags")))
+    raw: JsonValue = Field(None, validation_alias=AliasPath("user", "deep", "raw"))
+
+
+@pytest.mark.parametrize(
+    ("text", "who", "tags", "raw"),
+    [
+        ('{"user": {"type": "IAM", "other": [{"type": "no"}]}}', "IAM", [], None),
+        ('{"user": {"deep": {"raw": {"b": 1, "type": "no"}, "tags": ["a", "b"]}, "type": "x"}}', "x", ["a", "b"],
+         '{"b":1,"type":"no"}'),
+        ('{"user": {"deep": {"tags": ["a"]}}, "tags": ["first"]}', None, ["first"], None),
+        ('{"user": [{"type": "no"}], "type": "no"}', None, [], None),
+        ('{"user": "type", "n": {"type": "no"}}', None, None, None),
+        ('{"user": {"type": {"type": "no"}}}', None, None, None),
+        ('{"user": {"type": null, "deep": {"type": "no"}}}', None, [], None),
+        ('{"other": {"type": "no"}, "deep": {"raw": 1}}', None, [], None),
+        ('{"user": 1, "n": 7}', None, [], None),
+    ],
+)  # fmt: skip
+def test_nested_members_fill_columns(text, who, tags, raw):
+    validator = core.Validator(json.dumps(compile_model(Call)))
+    found = validator.row(text.encode())
+    if tags is None:
+        assert found in ([("n", "type")], [("who", "type")])
+        with pytest.raises(ValidationError) as caught:
+            Call.model_validate_json(text, strict=True)
+        assert problems_of(caught.value, Call) == found
+        return
+    row = json.loads(found)
+    assert (row["who"], row["tags"], row["raw"]) == (who, tags, raw)
+
+
+def test_a_record_with_nested_members_is_kept_whole_beside_its_columns(tmp_path):
+    model = create_model("Ev", __config__=ConfigDict(extra="allow"), __base__=Call)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.json").write_text('{"user": {"type": "IAM", "more": 1}}')
+    assert update(tmp_path / "logs", tmp_path / "t.parquet", schema=model, settle_s=0).rows_added == 1
+    [row] = Checkpoint.read(tmp_path / "t.parquet").dataframe().to_pylist()
+    assert (row["who"], row["_rest"]) == ("IAM", '{"user":{"more":1,"type":"IAM"}}')
+    event = Call.model_validate({"user": {"type": "x", "deep": {"tags": ["t"]}}})
+    assert Checkpoint.from_events([event], Call).head(1)[0]["who"] == "x"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"a": (str, Field(validation_alias=AliasPath("x", "y"))), "x": (int, 0)},
+        {"a": (str, Field(validation_alias=AliasPath("x", "y"))), "b": (int, Field(validation_alias=AliasPath("x", "y")))},
+        {"a": (str, Field(validation_alias=AliasPath("x", "y"))),
+         "b": (int, Field(validation_alias=AliasPath("x", "y", "z")))},
+    ],
+)  # fmt: skip
+def test_a_member_of_two_fields_is_refused(fields):
+    with pytest.raises(InvalidInputError, match="shares a member"):
+        compile_model(create_model("Ev", **fields))
 
 
 class Colour(Enum):

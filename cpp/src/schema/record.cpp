@@ -3,6 +3,7 @@
 #include "headgate/base/text.hpp"
 #include "headgate/json/reader.hpp"
 #include "headgate/schema/schema.hpp"
+#include "member_paths.hpp"
 #include "rest.hpp"
 #include "slot.hpp"
 
@@ -14,6 +15,7 @@ public:
     explicit Impl(std::shared_ptr<const Schema> schema)
         : schema_(std::move(schema)),
           slots_(schema_->fields.size()),
+          paths_(schema_->fields),
           // What an inferred schema keeps as JSON, it keeps exactly.
           writer_(schema_->rest == SIZE_MAX ? json::BigIntegers::refuse : json::BigIntegers::verbatim) {
         for (const auto& field : schema_->fields) {
@@ -34,8 +36,10 @@ public:
             slot.is_rounded = false;
         }
         depth_ = 0;
+        level_ = 1;
         expected_ = 0;
         current_ = kNone;
+        paths_.begin();
         unknown_ = false;
         is_object_ = false;
         capturing_ = false;
@@ -49,6 +53,9 @@ public:
         if (!is_object_) {
             problems_.push_back({"", "type"});
             return problems_;
+        }
+        if (paths_.any_head()) {
+            look_at_heads();
         }
         drifted_.clear();
         for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -90,31 +97,21 @@ public:
     bool end_array() { return close(false); }
 
     bool key(std::string_view name) {
-        if (depth_ > 1) {
-            return !capturing_ || writer_.key(name);
+        if (capturing_) {
+            return writer_.key(name);
         }
+        if (depth_ > 1) {
+            return paths_.empty() || !paths_.is_on_way(depth_) || nested_key(name);
+        }
+        level_ = 1;
+        const bool is_head = !paths_.empty() && paths_.member(name, depth_) != nullptr;
         const auto found = find(name);
         current_ = found.field;
-        if (current_ == kNone) {
+        if (current_ != kNone) {
+            return begin_value(found);
+        }
+        if (!is_head) {
             note_unknown();
-            return true;
-        }
-        auto& slot = slots_[current_];
-        if (slot.got != Got::absent && slot.choice != found.choice) {
-            note_unknown();  // the other of two members that may hold the field
-            if (found.choice > slot.choice) {
-                current_ = kNone;
-                return true;
-            }
-            slot.got = Got::absent;
-            slot.count = 0;
-        } else if (slot.got != Got::absent && !slot.twice) {
-            slot.twice = true;
-            problems_.push_back({schema_->fields[current_].name, "duplicate"});
-        }
-        slot.choice = found.choice;
-        if (schema_->fields[current_].type == Type::json) {
-            begin_capture();
         }
         return true;
     }
@@ -163,7 +160,7 @@ public:
     }
 
     bool null() {
-        if (capturing_ && depth_ > 1) {
+        if (capturing_ && depth_ > level_) {
             return writer_.null();
         }
         if (capturing_) {
@@ -182,10 +179,55 @@ public:
 private:
     static constexpr std::size_t kNone = SIZE_MAX;
 
-    struct Place {
-        std::size_t field = kNone;
-        std::size_t choice = 0;  // which of the members that may hold it
-    };
+    // A member of an object that leads to a field.
+    bool nested_key(std::string_view name) {
+        const auto* node = paths_.member(name, depth_);
+        level_ = depth_;
+        current_ = node == nullptr ? kNone : node->place.field;
+        return current_ == kNone || begin_value(node->place);
+    }
+
+    // The next value is of the field current_.
+    bool begin_value(Place found) {
+        auto& slot = slots_[current_];
+        if (slot.got != Got::absent && slot.choice != found.choice) {  // of two members that may hold the field
+            const bool better = found.choice < slot.choice;
+            if (!is_nested(current_, better ? slot.choice : found.choice)) {
+                note_unknown();
+            }
+            if (!better) {
+                current_ = kNone;
+                return true;
+            }
+            slot.got = Got::absent;
+            slot.count = 0;
+        } else if (slot.got != Got::absent && !slot.twice) {
+            slot.twice = true;
+            problems_.push_back({schema_->fields[current_].name, "duplicate"});
+        }
+        slot.choice = found.choice;
+        if (schema_->fields[current_].type == Type::json) {
+            begin_capture();
+        }
+        return true;
+    }
+
+    bool is_nested(std::size_t field, std::size_t choice) const {
+        const auto& paths = schema_->fields[field].paths;
+        return std::any_of(paths.begin(), paths.end(), [&](const auto& path) { return path.choice == choice; });
+    }
+
+    // A first member of a path that led to no field is an unknown one. All of it is kept in `rest`.
+    void look_at_heads() {
+        if (schema_->rest != SIZE_MAX) {
+            unknown_ = true;
+        } else if (!paths_.all_heads_lead([this](const Place& place) {
+                       const auto& slot = slots_[place.field];
+                       return slot.got != Got::absent && slot.choice == place.choice;
+                   })) {
+            note_unknown();
+        }
+    }
 
     // Members mostly come in the order of the schema: look where the last one leads first.
     Place find(std::string_view name) {
@@ -216,8 +258,8 @@ private:
         unknown_ = true;
     }
 
-    Slot* target() { return depth_ == 1 && current_ != kNone ? &slots_[current_] : nullptr; }
-    bool in_list() const { return depth_ == 2 && current_ != kNone && slots_[current_].got == Got::list; }
+    Slot* target() { return depth_ == level_ && current_ != kNone ? &slots_[current_] : nullptr; }
+    bool in_list() const { return depth_ == level_ + 1 && current_ != kNone && slots_[current_].got == Got::list; }
     void spoil_list() {
         if (in_list()) {
             slots_[current_].got = Got::other;
@@ -230,7 +272,7 @@ private:
     }
 
     bool maybe_end_capture() {
-        if (depth_ == 1) {
+        if (depth_ == level_) {
             slots_[current_].got = Got::json;
             slots_[current_].text.assign(writer_.view());
             capturing_ = false;
@@ -242,11 +284,14 @@ private:
         if (depth_ == 0) {
             is_object_ = object;
             current_ = kNone;
-        } else if (!capturing_ && depth_ == 1 && current_ != kNone) {
+        } else if (!capturing_ && depth_ == level_ && current_ != kNone) {
             const bool list = !object && schema_->fields[current_].type == Type::string_list;
             slots_[current_].got = list ? Got::list : Got::other;
         } else if (!capturing_) {
             spoil_list();
+        }
+        if (!paths_.empty()) {
+            paths_.open(object, depth_);
         }
         ++depth_;
         return !capturing_ || (object ? writer_.start_object() : writer_.start_array());
@@ -254,6 +299,9 @@ private:
 
     bool close(bool object) {
         --depth_;
+        if (!paths_.empty()) {
+            paths_.close(depth_);
+        }
         if (!capturing_) {
             return true;
         }
@@ -349,11 +397,13 @@ private:
     std::shared_ptr<const Schema> schema_;
     std::vector<Slot> slots_;
     std::vector<Slot> defaults_;
+    MemberPaths paths_;
     std::vector<Problem> problems_;
     std::vector<std::size_t> drifted_;
     std::string file_;
     json::CanonicalWriter writer_;
     std::size_t depth_ = 0;
+    std::size_t level_ = 1;  // the depth of the members that may be current_
     std::size_t current_ = kNone;
     std::size_t expected_ = 0;
     bool unknown_ = false;

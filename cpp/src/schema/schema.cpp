@@ -24,7 +24,15 @@ Status bad_plan(const std::string& what) {
 
 Status parse_field(const Json& plan, Field& field) {
     field.name = plan.at("name").get<std::string>();
-    field.keys = plan.value("keys", std::vector<std::string>{field.name});
+    for (const auto& member : plan.value("keys", Json::array({field.name}))) {
+        if (member.is_array()) {
+            field.paths.push_back({field.keys.size(), member.get<std::vector<std::string>>()});
+            if (field.paths.back().members.size() < 2) {
+                return bad_plan("field '" + field.name + "' has a path of less than two members");
+            }
+        }
+        field.keys.push_back(member.is_array() ? std::string(kNested) : member.get<std::string>());
+    }
     if (field.keys.empty()) {
         return bad_plan("field '" + field.name + "' has no member of a record");
     }
@@ -88,6 +96,38 @@ Status parse_rule(const Json& plan, const Schema& schema, Rule& rule) {
     return {};
 }
 
+// No member is of two fields, and none that is a field has another one inside.
+Status check_members(const Schema& schema) {
+    std::set<std::vector<std::string>> members;
+    const auto refused = [](const Field& field) {
+        return bad_plan("field '" + field.name + "' shares a member of a record with another one");
+    };
+    const auto count = std::min(schema.fields.size(), schema.file_column);  // which is the last one, and no member
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto& field = schema.fields[i];
+        bool once = field.key == kNested || members.insert({field.key}).second;
+        for (const auto& other : field.keys) {
+            once = (other == kNested || members.insert({other}).second) && once;
+        }
+        for (const auto& path : field.paths) {
+            once = members.insert(path.members).second && once;
+        }
+        if (!once) {
+            return refused(field);
+        }
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        for (auto path : schema.fields[i].paths) {
+            for (path.members.pop_back(); !path.members.empty(); path.members.pop_back()) {
+                if (members.contains(path.members)) {
+                    return refused(schema.fields[i]);
+                }
+            }
+        }
+    }
+    return {};
+}
+
 Status parse_plan(const Json& plan, Schema& schema) {
     if (plan.at("format").get<int>() != kPlanFormat) {
         return {ErrorCode::unsupported_version, "schema plan: format " + plan.at("format").dump() +
@@ -109,19 +149,7 @@ Status parse_plan(const Json& plan, Schema& schema) {
             return bad_plan("the column of file names is of text");
         }
     }
-    std::set<std::string> keys;
-    for (const auto& field : schema.fields) {
-        if (&field == &schema.fields.back() && schema.file_column != SIZE_MAX) {
-            continue;
-        }
-        bool once = keys.insert(field.key).second;
-        for (const auto& other : field.keys) {
-            once = keys.insert(other).second && once;
-        }
-        if (!once) {
-            return bad_plan("field '" + field.name + "' shares a member of a record with another one");
-        }
-    }
+    HG_RETURN_IF_ERROR(check_members(schema));
     if (extra == "rest") {
         if (schema.index_of("_rest") != SIZE_MAX) {
             return bad_plan("the column _rest is for unknown fields");

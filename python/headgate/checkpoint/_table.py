@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from headgate._registry import DEFAULT_SCHEMA
 from headgate.checkpoint._groups import counted, key_of, newest, order_of, plain_type, values_of
+from headgate.checkpoint._nested import nested_texts, nested_times, split_nested
 from headgate.checkpoint._rows import Rows, plain_rows, table_html
 from headgate.checkpoint._schemas import arrow_schema, plan_of
 from headgate.checkpoint._snapshot import Snapshot, open_snapshot
@@ -159,6 +160,8 @@ class Checkpoint:
         """
         import pyarrow as pa
 
+        if (flat := self._with_nested([column], times=True)) is not self:
+            return flat.timed_by(column)
         if not pa.types.is_timestamp(self._kind(column)):
             message = f"column {column!r} is {self._kind(column)}; expected a column of times"
             raise InvalidInputError(message)
@@ -225,6 +228,25 @@ class Checkpoint:
     def _column(self, name: str) -> Any:
         return self.select(name).column(0)
 
+    def _with_nested(self, names: Iterable[str], *, only: Iterable[str] | None = None, times: bool = False) -> Self:
+        """These rows with a column for each of `names` that is a member of a JSON column (`user.type`).
+
+        Args:
+            names: columns or such members.
+            only: of the other columns these are enough; None: all are kept.
+            times: the members are times, not texts.
+        """
+        found = {n: split_nested(n, self._rows.schema) for n in names if n not in self.columns}
+        nested = {name: place for name, place in found.items() if place is not None}
+        if not nested:
+            return self
+        bases = [base for base, _ in nested.values()]
+        table = self.dataframe() if only is None else self.select(*dict.fromkeys([*bases, *only]))
+        for name, (base, way) in nested.items():
+            texts = nested_texts(name, table.column(base), way)
+            table = table.append_column(name, nested_times(name, texts) if times else texts)
+        return type(self)(table, sort_by=self.sort_by)
+
     # --- narrowing it
 
     def _and(self, column: str, condition: Any) -> Self:
@@ -236,10 +258,17 @@ class Checkpoint:
         return type(self)(self._table, condition, self.sort_by)
 
     def filter(self, **equals: Any) -> Self:
-        """Rows whose columns equal the values; a list means any of them, None means null."""
+        """Rows whose columns equal the values; a list means any of them, None means null.
+
+        A name like ``user.type`` is a member of the objects in a JSON column, compared as text.
+        """
         import pyarrow as pa
 
-        out = self
+        out = self._with_nested(equals)
+        if out is not self:
+            added = [name for name in out.columns if name not in self.columns]
+            rows = out.filter(**equals).dataframe().drop_columns(added)
+            return type(self)(rows, sort_by=self.sort_by)
         for name, value in equals.items():
             field = self._plain(name)
             if value is None:
@@ -256,6 +285,9 @@ class Checkpoint:
     def between(self, column: str, start: Any = None, end: Any = None) -> Self:
         """Rows with start <= column < end; strings for visit_date, aware datetimes (or ISO text) for timestamps."""
 
+        if (flat := self._with_nested([column])) is not self:
+            rows = flat.between(column, start, end).dataframe().drop_columns([column])
+            return type(self)(rows, sort_by=self.sort_by)
         field, out = self._plain(column), self
         if start is not None:
             out = out._and(column, field >= self._scalar(column, start))
@@ -292,6 +324,11 @@ class Checkpoint:
         Args:
             every: "day", "month" or "year": also by that part of the time column, in the order of time.
         """
+        plain = [name for name in columns if name in self.columns]
+        if every is not None:
+            plain.append(self.time_column())
+        if (flat := self._with_nested(columns, only=plain)) is not self:
+            return flat.count_by(*columns, every=every)
         keys = {name: self._key(name) for name in columns}
         if every is not None:
             keys = {every: self._period(every).cast("int64"), **keys}
@@ -367,6 +404,10 @@ class Checkpoint:
                 rows are sorted by); null is the smallest.
         """
         by = (self.sort_by or self.time_column()) if by is None else by
+        flat = self._with_nested(columns)
+        if flat is not self:
+            rows = flat.latest_per(*columns, by=by).dataframe().select(self.columns)
+            return type(self)(rows, sort_by=self.sort_by)
         keys = {name: self._key(name) for name in columns}
         keys["newest by"] = order_of(self._plain(by), plain_type(self._kind(by)))
         rows = self._streamed(newest, keys, columns)
@@ -412,15 +453,16 @@ class Checkpoint:
 
 def _rows_of(events: Iterable[Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
     """Models as the core writes them (what they allow besides goes to `_rest`); dicts are rows already."""
+    from headgate._members import record_of
     from headgate._native import core
 
     validator = core.Validator(json.dumps(plan))
-    members = {field["name"]: field.get("keys", [field["name"]])[0] for field in plan["fields"]}
+    members = {field["name"]: field.get("keys", [field["name"]]) for field in plan["fields"]}
     times = [field["name"] for field in plan["fields"] if field["type"] == "timestamp"]
 
     def row_of(event: Any) -> dict[str, Any]:
         fields = event.model_dump(mode="json")
-        row = validator.row(json.dumps({members.get(name, name): value for name, value in fields.items()}).encode())
+        row = validator.row(json.dumps(record_of(fields, members)).encode())
         if not isinstance(row, str):
             message = f"events: {', '.join(f'{field}: {kind}' for field, kind in row)}"
             raise InvalidInputError(message)

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, RootModel, Valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from headgate._members import Member
 from headgate._native import core
 from headgate.errors import InvalidInputError, Kind
 
@@ -144,13 +145,18 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[st
         model: the model.
     """
     rules = {f"rule {rule.name}": rule for rule in getattr(model, "headgate_rules", ())}
-    names = {key: name for name, info in model.model_fields.items() for key in _keys(name, info, by_name=False)}
+    names: dict[tuple[int | str, ...], str] = {
+        (key,) if isinstance(key, str) else tuple(key): name
+        for name, info in model.model_fields.items()
+        for key in _keys(name, info, by_name=False)
+    }
     out = []
     for found in error.errors(include_url=False):
         if not found["loc"] and found["type"] == "model_type":
             return [("", "type")]  # not an object
-        field = str(found["loc"][0]) if found["loc"] else ""
-        field = names.get(field, field)
+        location = found["loc"]
+        field = str(location[0]) if location else ""
+        field = next((names[location[:n]] for n in range(len(location), 0, -1) if location[:n] in names), field)
         text = str(found.get("ctx", {}).get("error", ""))
         if text in rules:
             out.append((rules[text].field, f"rule:{rules[text].name}"))
@@ -291,15 +297,18 @@ def _field(name: str, info: FieldInfo, *, by_name: bool) -> dict[str, Any]:
     return plan
 
 
-def _keys(name: str, info: FieldInfo, *, by_name: bool) -> list[str]:
-    """The members of a record that may hold the field."""
+def _keys(name: str, info: FieldInfo, *, by_name: bool) -> list[Member]:
+    """The members of a record that may hold the field; a list is the way to a nested one."""
     alias = info.validation_alias
     if alias is None:
         return [name]
-    keys = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    if not all(isinstance(key, str) for key in keys):
-        raise _refuse(name, "an AliasPath")
-    return [*map(str, keys), *([name] if by_name and name not in keys else [])]
+    keys: list[Member] = []
+    for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+        path = [choice] if isinstance(choice, str) else choice.path
+        if not all(isinstance(part, str) for part in path):
+            raise _refuse(name, "an AliasPath with a position in a list")
+        keys.append(str(path[0]) if len(path) == 1 else [str(part) for part in path])
+    return [*keys, *([name] if by_name and name not in keys else [])]
 
 
 def _type(name: str, annotation: Any, plan: dict[str, Any], marks: list[Column]) -> str:

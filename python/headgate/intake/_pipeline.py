@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headgate._members import Member, first_value, record_of
 from headgate._native import core
 from headgate._registry import compile_model
 from headgate.errors import ConfigError, HeadgateError, InvalidInputError
@@ -203,7 +204,7 @@ class _ModelForm:
         self,
         name: str,
         plan: Json,
-        members: dict[str, list[str]],
+        members: dict[str, list[Member]],
         parse: Callable[[bytes, RawInfo], Any],
         key: str | Callable[[Json], str] | None,
     ) -> None:
@@ -231,13 +232,13 @@ class _ModelForm:
         if not hasattr(record, "model_dump"):
             return record
         fields: Json = record.model_dump(mode="json")
-        return {self._members.get(name, [name])[0]: value for name, value in fields.items()}
+        return record_of(fields, self._members)
 
     def _identity(self, record: Json) -> str:
         if self._key is None:
             return event_id(record)
         if isinstance(self._key, str):
-            value = _value(record, self._members[self._key])
+            value = first_value(record, self._members[self._key])
             return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         try:
             return self._key(record)
@@ -250,7 +251,7 @@ class _ModelForm:
             raise
 
     def _timestamp(self, record: Json, raw: RawInfo) -> str:
-        value = _value(record, self._time)
+        value = first_value(record, self._time)
         if isinstance(value, str):
             try:
                 return core.format_timestamp(core.parse_timestamp(value.strip()))
@@ -262,18 +263,13 @@ class _ModelForm:
 class _Announcement:
     """The function `announce` of a pipeline that was made from a model: the whole record, or some of its fields."""
 
-    def __init__(self, fields: list[tuple[str, list[str]]] | None) -> None:
+    def __init__(self, fields: list[tuple[str, list[Member]]] | None) -> None:
         self._fields = fields
 
     def __call__(self, item: Item) -> Json:
         if self._fields is None:
             return {"key": item.key, **item.doc}
-        return {"key": item.key, **{name: _value(item.doc, members) for name, members in self._fields}}
-
-
-def _value(record: Json, members: Iterable[str]) -> Any:
-    """The first of several members that a record has, or None."""
-    return next((record[name] for name in members if name in record), None)
+        return {"key": item.key, **{name: first_value(item.doc, members) for name, members in self._fields}}
 
 
 def _check_fields(pipeline: str, argument: str, names: Iterable[str], members: Iterable[str]) -> None:

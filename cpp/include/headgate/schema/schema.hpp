@@ -21,14 +21,24 @@ enum class Type : std::uint8_t { string, int32, int64, float64, boolean, timesta
 
 enum class Blanks : std::uint8_t { keep, trim, refuse };  // outer blanks of a string
 
+// In place of a nested member among names: no name is like it, as names are UTF-8.
+inline constexpr std::string_view kNested = "\xFF";
+
 // How a timestamp is written: ISO 8601 as headgate::parse_timestamp() takes it (`iso`) or as pydantic takes it for a
 // datetime (`wide`); or, besides the latter, as a number of these units since 1970 (also as text).
 enum class TimeForm : std::uint8_t { iso, wide, s, ms, us, ns };
+
+// The members that lead from a record to a nested one.
+struct MemberPath {
+    std::size_t choice = 0;  // its number among all that may hold the field
+    std::vector<std::string> members;
+};
 
 struct Field {
     std::string name;
     std::string key;                // the member of a record that holds it
     std::vector<std::string> keys;  // and others that may, instead; of several, the first in this order is taken
+    std::vector<MemberPath> paths;  // those that are nested; in `key` and `keys` they are kNested
     Type type = Type::string;
     bool required = true;
     bool nullable = false;
