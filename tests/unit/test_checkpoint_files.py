@@ -8,7 +8,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headgate._native import parquet
@@ -173,6 +173,8 @@ def test_every_record_comes_back_as_it_was(records, form, before):
     st.binary(max_size=12) | st.text(alphabet='{}[]",:\\ 1an\n', max_size=16).map(str.encode),
     st.sampled_from([[], ["a"]]),
 )
+@example(b"[}", [])
+@example(b'[{"a": 1}}', [])
 def test_whatever_the_bytes_are_nothing_is_left_out(body, path):
     """Every byte that is no blank, comma or bracket around records is in one of them."""
     found = parquet().split_records("a.json", body, path)

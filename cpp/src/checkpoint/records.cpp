@@ -219,7 +219,8 @@ private:
 
     // `begin` is where errors say that it begins.
     void document(std::size_t at, std::size_t end, std::size_t begin) {
-        if (path_.empty() && text_[at] != '[') {
+        const bool is_array = text_[at] == '[';
+        if ((path_.empty() && !is_array) || text_[end - 1] != (is_array ? ']' : '}')) {
             sink_.take(text_.substr(at, end - at), begin);
             return;
         }
@@ -237,6 +238,9 @@ private:
     // Calls `each` with begin and end of every element; what follows something that is none is one bad record.
     template <class Each>
     void elements(std::size_t at, std::size_t end, const Each& each) {
+        if (text_[end - 1] != ']') {
+            return take(at, end);
+        }
         const auto inner = text_.substr(0, end - 1);
         at = skip_blanks(inner, at + 1);
         for (bool first = true; at < inner.size() || !first; first = false) {
@@ -268,7 +272,8 @@ private:
             });
             return;
         }
-        const auto found = text_[at] == '{' && level < path_.size() ? members(at, end, path_[level]) : Found{};
+        const bool is_object = text_[at] == '{' && text_[end - 1] == '}';
+        const auto found = is_object && level < path_.size() ? members(at, end, path_[level]) : Found{};
         if (found.count == 1) {
             inside(found.begin, found.end, document, level + 1, depth + 1);
         } else {
