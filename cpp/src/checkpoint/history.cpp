@@ -7,13 +7,13 @@ namespace headgate::checkpoint {
 const History::MovedLines* History::index(const std::atomic<bool>& stop) const {
     const MutexLock lock(mutex_);
     if (moved_ == nullptr) {
-        if (!lists_all_ || ledger_.empty() || !choosing_->wait_until_listed(stop)) {
+        if (!lists_all_ || ledger_.empty() || !selection_->wait_until_listed(stop)) {
             return nullptr;
         }
         auto moved = std::make_unique<MovedLines>();
         ledger_.each([&](const std::string& partition, const Entry& entry) {
             const bool waits = (entry.flags & (Entry::kLines | Entry::kMoved)) == Entry::kLines;
-            if (waits && !choosing_->has_unchanged(entry.key)) {
+            if (waits && !selection_->has_unchanged(entry.key)) {
                 moved->emplace(entry.content, std::pair(partition, entry));
             }
         });
@@ -61,7 +61,7 @@ Continuation History::continue_after(std::string_view key, std::string_view cont
 }
 
 bool History::is_unsettled(const KeyDigest& key, std::uint64_t tag) const {
-    const auto listed = choosing_ == nullptr ? std::nullopt : choosing_->tag_ahead(key);
+    const auto listed = selection_ == nullptr ? std::nullopt : selection_->tag_ahead(key);
     return listed && *listed != tag;
 }
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "choosing.hpp"
+#include "file_selection.hpp"
 #include "growth.hpp"
 #include "headgate/base/mutex.hpp"
 #include "headgate/checkpoint/checkpoint.hpp"
@@ -27,9 +27,9 @@ public:
     History(const History&) = delete;
     History& operator=(const History&) = delete;
 
-    // Which names the source has is known once `choosing` has listed it, unless it lists a part of it.
-    void ask(const Choosing& choosing, bool lists_all) {
-        choosing_ = &choosing;
+    // Which names the source has is known once `selection` has listed it, unless it lists a part of it.
+    void ask(const FileSelection& selection, bool lists_all) {
+        selection_ = &selection;
         lists_all_ = lists_all;
     }
     // From now on a file of lines that begins anew is taken whole.
@@ -58,7 +58,7 @@ private:
 
     const Options& options_;
     LedgerView& ledger_;
-    const Choosing* choosing_ = nullptr;
+    const FileSelection* selection_ = nullptr;
     bool lists_all_ = false;
     bool take_rewritten_ = false;
     RejectedRecords rejected_;

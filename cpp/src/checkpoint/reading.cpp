@@ -12,7 +12,7 @@
 #include "headgate/base/threads.hpp"
 #include "headgate/checkpoint/records.hpp"
 #include "history.hpp"
-#include "selection.hpp"
+#include "record_selection.hpp"
 
 namespace headgate::checkpoint {
 namespace {
@@ -151,7 +151,7 @@ private:
         if (continuation.kind == Continuation::Kind::rewritten) {
             return;
         }
-        selection_ = Selection(continuation.begin);
+        selection_ = RecordSelection(continuation.begin);
         if (found != nullptr && continuation.kind == Continuation::Kind::grown) {
             file().entry.rows = found->rows;
             if (rejected != nullptr) {
@@ -288,7 +288,7 @@ private:
     schema::RecordReader reader_;
     Piece piece_;
     const Fetched* fetched_ = nullptr;   // the file that is split
-    Selection selection_;                // of its records
+    RecordSelection selection_;          // of its records
     std::uint64_t document_end_ = 0;     // of the document that its records are in, if they are a part of one
     std::uint64_t looked_at_ = 0;        // where in it the size of the piece was looked at
     std::uint64_t record_end_ = 0;       // of the current record, or of the document that it is in

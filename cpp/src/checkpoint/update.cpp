@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <future>
 #include <optional>
-#include <set>
 
-#include "choosing.hpp"
 #include "evolution.hpp"
+#include "file_outcomes.hpp"
+#include "file_selection.hpp"
 #include "footer.hpp"
 #include "headgate/base/fault.hpp"
 #include "headgate/base/file.hpp"
@@ -43,9 +43,7 @@ public:
           history_(options, ledger_),
           runs_(options, *environment.table, sort_, [this] { return spill_folder(); }),
           parts_(target_, write_id_),
-          rejects_(std::make_shared<Refused>(options.schema)),
-          unread_(std::make_shared<Refused>(options.schema)),
-          resolved_(options.schema) {}
+          outcomes_(options, ledger_, history_, parts_, summary_, footer_, [this] { return spill_folder(); }) {}
     Run(const Run&) = delete;
     Run& operator=(const Run&) = delete;
 
@@ -53,12 +51,13 @@ public:
         HG_RETURN_IF_ERROR(load());
         parts_.begin(footer_.version + 1);
         HG_RETURN_IF_ERROR(read());
-        if (unread_->size() > left_out_ && unread_->size() == list_.size()) {
+        if (outcomes_.none_was_read(list_.size())) {
             if (env_.none_read) {
-                env_.none_read(unread_);
+                env_.none_read(outcomes_.unread());
             }
-            return Status(first_error_.code(), "none of the " + std::to_string(unread_->size()) + " new files in " +
-                                                   source_.name() + " could be read: " + first_error_.message());
+            const auto& error = outcomes_.first_error();
+            return Status(error.code(), "none of the " + std::to_string(list_.size()) + " new files in " +
+                                            source_.name() + " could be read: " + error.message());
         }
         summary_.rows_added = runs_.rows();
         summary_.spilled_bytes = runs_.spilled_bytes();
@@ -73,13 +72,13 @@ public:
         struct rusage usage {};
         getrusage(RUSAGE_SELF, &usage);
         summary_.memory_high_water = usage.ru_maxrss * 1024LL;
-        summary_.rejects = rejects_;
-        summary_.unread = unread_;
+        summary_.rejects = outcomes_.rejects();
+        summary_.unread = outcomes_.unread();
         return std::move(summary_);
     }
 
     // The source was not listed in the order that it promised.
-    bool was_deceived() const { return was_deceived_; }
+    bool listing_was_out_of_order() const { return out_of_order_; }
 
 private:
     Status load() {
@@ -142,7 +141,7 @@ private:
         }
     }
 
-    Window choose_window() {
+    Window listing_window() {
         const auto now = env_.clock->now_us();
         const bool due = summary_.first_run || now - footer_.last_full_listing_us >= options_.full_listing_every_us;
         Window window;
@@ -159,21 +158,21 @@ private:
     }
 
     Status read() {
-        Choosing choosing(options_, env_, choose_window(), ledger_, in_order_ && several_threads(), list_);
-        choosing.retry(history_.rejected());
-        history_.ask(choosing, !windowed_);
-        HG_RETURN_IF_ERROR(choosing.begin());
+        FileSelection selection(options_, env_, listing_window(), ledger_, in_order_ && several_threads(), list_);
+        selection.retry(history_.rejected());
+        history_.ask(selection, !windowed_);
+        HG_RETURN_IF_ERROR(selection.begin());
         return_freed_memory();  // of the names as they were listed
         HG_RETURN_IF_ERROR(read(list_));
-        auto status = choosing.finish(summary_);
-        was_deceived_ = choosing.was_deceived();
+        auto status = selection.finish(summary_);
+        out_of_order_ = selection.listing_was_out_of_order();
         HG_RETURN_IF_ERROR(status);
         // Logs that have moved, or a copy of them, are the same source: most of what is known there is as it was.
-        if (!options_.other_source && !choosing.most_known_are_unchanged()) {
+        if (!options_.other_source && !selection.most_known_are_unchanged()) {
             HG_RETURN_IF_ERROR(check_source(footer_, options_.source_name, target_.name()));
         }
         HG_RETURN_IF_ERROR(read_rewritten());
-        note_moved();
+        outcomes_.note_moved();
         return {};
     }
 
@@ -183,20 +182,9 @@ private:
             [this](Piece& piece) -> Status { return take(piece); }, &history_);
     }
 
-    // A file that does not begin with the lines that are known of it was begun anew if those have another name now.
-    // Otherwise it may hold some of them: it is left out, and said so.
+    // Files of lines that were begun anew are taken whole.
     Status read_rewritten() {
-        KeyList again;
-        for (const auto& key : rewritten_) {
-            const auto* known = ledger_.find(key, digest_key(key));
-            if (moved_.contains(known->content)) {
-                again.add(key);
-                continue;
-            }
-            ++left_out_;
-            HG_RETURN_IF_ERROR(note_unread(key, "rewritten"));
-        }
-        rewritten_.clear();
+        HG_ASSIGN(auto again, outcomes_.begun_anew());
         if (again.size() == 0) {
             return {};
         }
@@ -206,125 +194,15 @@ private:
         return read(list);
     }
 
-    // What is known of the old names of moved lines, unless something else was taken under them in this run.
-    void note_moved() {
-        for (const auto& content : moved_) {
-            auto found = history_.moved(content);
-            if (found && !taken_lines_.contains(found->second.key)) {
-                found->second.flags |= Entry::kMoved;
-                parts_.add(found->first, found->second);
-            }
-        }
-    }
-
-    Status note_reject(const FileResult& file, const BadRecord& bad) {
-        for (const auto& problem : bad.problems) {
-            ++summary_.problems[problem.kind];
-        }
-        return rejects_->add(
-            file.key, bad.offset, bad.problems, [this] { return spill_folder(); }, file.entry.content);
-    }
-
-    Status note_unread(const FileResult& file) {
-        if (file.outcome == ReadOutcome::vanished) {
-            ++summary_.vanished;
-            return {};
-        }
-        summary_.archived += file.outcome == ReadOutcome::archived ? 1 : 0;
-        if (first_error_.ok() && file.outcome != ReadOutcome::outside) {
-            first_error_ = file.error;
-        }
-        switch (file.outcome) {
-            case ReadOutcome::archived:
-                return note_unread(file.key, "archived");
-            case ReadOutcome::outside:
-                ++left_out_;
-                return note_unread(file.key, "outside_source");
-            default:
-                return note_unread(file.key, std::string(error_kind(file.error.code())));
-        }
-    }
-
-    Status note_unread(std::string_view key, const std::string& kind) {
-        ++summary_.unreadable;
-        summary_.complete = false;
-        ++summary_.read_problems[kind];
-        return unread_->add(key, 0, {{"", kind}}, [this] { return spill_folder(); });
-    }
-
-    // A record that was rejected before is not any more; if it was rejected again, what comes later counts.
-    Status note_resolved(const FileResult& file, std::uint64_t offset) {
-        const auto* known = ledger_.find(file.key, file.entry.key);
-        for (const auto& record : *history_.rejected(file.entry.key)) {
-            if (record.offset == offset && known != nullptr) {
-                HG_RETURN_IF_ERROR(resolved_.add(
-                    file.key, offset, {}, [this] { return spill_folder(); }, record.content));
-            }
-        }
-        return {};
-    }
-
     Status take(Piece& piece) {
         parts_.expect(options_.partitioned ? 0 : list_.size());
-        for (const auto& file : piece.files) {
-            if (file.outcome != ReadOutcome::read) {
-                HG_RETURN_IF_ERROR(note_unread(file));
-                continue;
-            }
-            if (file.unsettled) {
-                ++summary_.deferred;
-                continue;
-            }
-            if (file.continuation.kind == Continuation::Kind::rewritten) {
-                rewritten_.emplace_back(file.key);
-                continue;
-            }
-            for (const auto offset : file.retried) {
-                HG_RETURN_IF_ERROR(note_resolved(file, offset));
-            }
-            summary_.records += file.records;
-            summary_.drifted += file.drifted;
-            summary_.rejected_records += static_cast<std::int64_t>(file.bad.size());
-            for (const auto& bad : file.bad) {
-                HG_RETURN_IF_ERROR(note_reject(file, bad));
-            }
-            if (!file.goes_on) {
-                note_read(file);
-            }
-        }
+        HG_RETURN_IF_ERROR(outcomes_.add(piece.files));
         HG_RETURN_IF_ERROR(take_rows(piece.columns));
         if (options_.dry_run) {
             parts_.clear();
             return {};
         }
         return parts_.write_if_full();
-    }
-
-    void note_read(const FileResult& file) {
-        ++summary_.taken_files;
-        summary_.bytes_read += static_cast<std::int64_t>(file.bytes);
-        using Kind = Continuation::Kind;
-        const auto* known = ledger_.find(file.key, file.entry.key);
-        const bool is_retry = known != nullptr && known->content == file.entry.content;
-        if (file.same_content) {
-            ++summary_.touched;
-        } else {
-            if (file.continuation.kind == Kind::grown) {
-                ++(is_retry ? summary_.retried : summary_.grown);
-            } else if (known != nullptr) {
-                ++summary_.changed;
-                footer_.superseded += known->rows;
-            }
-            summary_.rejected_files += (file.entry.flags & Entry::kRejected) != 0 ? 1 : 0;
-        }
-        if (file.continuation.kind == Kind::moved) {
-            ++summary_.moved;
-            moved_.insert(file.continuation.content);
-        }
-        if ((file.entry.flags & Entry::kLines) != 0) {
-            taken_lines_.insert(file.entry.key);
-        }
-        parts_.add(ledger_.partition_of(file.key), file.entry);
     }
 
     Status take_rows(const schema::Columns& columns) {
@@ -410,9 +288,8 @@ private:
     // The rows in memory are sorted, and the old table fetched, meanwhile.
     Status write_parts(Footer& next) {
         HG_RETURN_IF_ERROR(parts_.compact(next));
-        auto written = std::async(several_threads() ? std::launch::async : std::launch::deferred, [this] {
-            return parts_.write({&resolved_, rejects_.get()});
-        });
+        auto written = std::async(several_threads() ? std::launch::async : std::launch::deferred,
+                                  [this] { return parts_.write(outcomes_.reject_logs()); });
         runs_.sort();
         if (!summary_.first_run) {
             HG_ASSIGN(old_path_, target_.fetch());
@@ -476,18 +353,11 @@ private:
     SortedRuns runs_;
     NewParts parts_;
     std::string old_path_;
-    std::shared_ptr<Refused> rejects_;
-    std::shared_ptr<Refused> unread_;
-    Refused resolved_;                    // rejected by earlier runs, and taken by this one
-    std::uint64_t left_out_ = 0;          // of unread_, on purpose: trying again reads none of them
-    std::vector<std::string> rewritten_;  // keys of files of lines that do not go on where they ended
-    std::set<std::uint64_t> moved_;       // lines that are known under another name now
-    std::set<KeyDigest> taken_lines_;     // files of lines that this run has taken
+    FileOutcomes outcomes_;
     std::int64_t watermark_ = INT64_MIN;
-    Status first_error_;
     Evolution evolution_ = Evolution::none;
     bool windowed_ = false;
-    bool was_deceived_ = false;
+    bool out_of_order_ = false;
 };
 
 }  // namespace
@@ -498,7 +368,7 @@ Result<Summary> update(const Options& options, const Environment& environment) {
     for (int attempt = 1;; ++attempt) {
         Run run(options, environment, in_order);
         auto result = run.execute();
-        if (run.was_deceived()) {
+        if (run.listing_was_out_of_order()) {
             in_order = false;
             --attempt;
             continue;

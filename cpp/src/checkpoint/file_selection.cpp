@@ -1,11 +1,10 @@
-#include "choosing.hpp"
+#include "file_selection.hpp"
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <map>
 #include <mutex>
 #include <set>
@@ -13,137 +12,23 @@
 #include "headgate/base/limit.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/base/threads.hpp"
+#include "listed_batches.hpp"
 
 namespace headgate::checkpoint {
 namespace {
 
 constexpr std::size_t kMostThreads = 4;  // a file system does not gain from more
-constexpr std::size_t kKeysPerBatch = limit(4'096, 3);
-constexpr std::size_t kMostWaiting = limit(16, 2);  // batches
 constexpr std::size_t kKeysPerPoll = limit(256, 2);
 constexpr std::size_t kKeysPerHandOver = limit(100, 2);
 constexpr auto kPoll = std::chrono::milliseconds(50);
 constexpr std::size_t kKeysAhead = limit(32, 2);  // whose ledger entries are fetched from memory together
 
-enum class Verdict : std::uint8_t { take, known, deferred, vanished, ignored };
-
-using Counts = std::array<std::int64_t, 5>;
-
-// Listed objects; once they are judged, the sorted keys of those to take.
-struct Batch {
-    KeyList keys;
-    std::vector<Object> objects;  // of a listing that says more than names
-    Object object(std::size_t i) const {
-        auto out = i < objects.size() ? objects[i] : Object();
-        out.key = keys[i];
-        return out;
-    }
-    Counts verdicts{};  // how many of each
-};
-
-// Judging what was listed (for a known file in a folder that is asking for its size and time) takes longer than
-// listing: other threads do it meanwhile. The listing one helps when they fall behind, and when it has listed
-// everything.
-class Judges {
-public:
-    // The second argument of `judge`: whether it is called by the listing thread.
-    Judges(std::size_t threads, std::function<void(Batch&, bool)> judge)
-        : others_(threads - 1), judge_(std::move(judge)) {}
-    ~Judges() { close(); }
-    Judges(const Judges&) = delete;
-    Judges& operator=(const Judges&) = delete;
-
-    void add(const Object& object) {
-        if (batches_.empty() || batches_.back().keys.size() == kKeysPerBatch) {
-            publish();
-            const std::lock_guard lock(mutex_);
-            batches_.emplace_back();
-        }
-        auto& batch = batches_.back();
-        batch.keys.add(object.key);
-        if (object.looked_at) {
-            batch.objects.resize(batch.keys.size() - 1);
-            batch.objects.push_back(object);
-        }
-    }
-
-    std::deque<Batch>& finish() {
-        publish();
-        work(0);
-        join();
-        return batches_;
-    }
-
-private:
-    // The last batch is full, or nothing comes any more.
-    void publish() {
-        {
-            const std::lock_guard lock(mutex_);
-            ready_ = batches_.size();
-        }
-        changed_.notify_one();
-        if (ready_ > 0 && threads_.size() < others_) {
-            threads_.start([this] { stay(); });
-        }
-        work(kMostWaiting);
-    }
-
-    // Takes batches until only so many are waiting.
-    void work(std::size_t waiting) {
-        std::unique_lock lock(mutex_);
-        while (ready_ - next_ > waiting) {
-            take(lock, true);
-        }
-    }
-
-    void stay() {
-        std::unique_lock lock(mutex_);
-        while (!closed_) {
-            if (next_ < ready_) {
-                take(lock, false);
-            } else {
-                // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-                changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
-            }
-        }
-    }
-
-    void take(std::unique_lock<std::mutex>& lock, bool listing) {
-        auto& batch = batches_[next_++];
-        lock.unlock();
-        judge_(batch, listing);
-        lock.lock();
-    }
-
-    // Nothing is added any more, or a judge has thrown.
-    void close() {
-        const std::lock_guard lock(mutex_);
-        closed_ = true;
-        changed_.notify_all();
-    }
-
-    void join() {
-        close();
-        threads_.join();
-    }
-
-    std::size_t others_;
-    std::function<void(Batch&, bool)> judge_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Batch> batches_;  // whose elements stay where they are
-    std::size_t ready_ = 0;      // of them may be judged
-    std::size_t next_ = 0;
-    bool closed_ = false;
-    Threads threads_{[this] { close(); }};  // last: they use the rest
-};
-
 }  // namespace
 
-class Choosing::Chooser {
+class FileSelection::Impl {
 public:
-    Chooser(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-            bool in_order, ReadingList& out)
+    Impl(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+         bool in_order, ReadingList& out)
         : options_(options),
           env_(environment),
           window_(window),
@@ -152,7 +37,7 @@ public:
           out_(out),
           settle_(source_.writes_are_atomic() ? 0 : options.settle_us),
           threads_(std::clamp<std::size_t>(reading_threads(0, source_), 1, kMostThreads)),
-          judges_(threads_, [this](Batch& batch, bool listing) { judge(batch, listing); }) {
+          workers_(threads_, [this](ListedBatch& batch, bool listing) { decide(batch, listing); }) {
         SystemClock real;  // file times are the machine's, whatever clock the pipeline runs on
         now_ = real.now_us();
         prefixes_ = window.on ? options.schema->listing_prefixes : std::vector<std::string>{""};
@@ -161,18 +46,18 @@ public:
         in_order_ = in_order && source_.lists_in_order() &&
                     std::adjacent_find(prefixes_.begin(), prefixes_.end(), nested) == prefixes_.end();
     }
-    ~Chooser() { stopped_ = true; }
-    Chooser(const Chooser&) = delete;
-    Chooser& operator=(const Chooser&) = delete;
+    ~Impl() { stopped_ = true; }
+    Impl(const Impl&) = delete;
+    Impl& operator=(const Impl&) = delete;
 
     Status begin() {
         if (!in_order_) {
-            auto status = choose_from_all();
+            auto status = select_from_all();
             note_listed();
             return status;
         }
         listing_.start([this] {
-            status_ = choose_in_order();
+            status_ = select_in_order();
             if (status_.ok()) {
                 out_.close();
             } else {
@@ -186,14 +71,14 @@ public:
     Status finish(Summary& summary) {
         listing_.join();
         summary.listed += listed_;
-        summary.known += count(Verdict::known);
-        summary.deferred += count(Verdict::deferred);
-        summary.vanished += count(Verdict::vanished);
-        summary.ignored += count(Verdict::ignored);
+        summary.known += count(Decision::known);
+        summary.deferred += count(Decision::deferred);
+        summary.vanished += count(Decision::vanished);
+        summary.ignored += count(Decision::ignored);
         return status_;
     }
 
-    bool was_deceived() const { return deceived_; }
+    bool listing_was_out_of_order() const { return out_of_order_; }
 
     void retry(const RejectedRecords& records) { retried_ = &records; }
     bool most_known_are_unchanged() const { return unchanged_ > changed_; }
@@ -243,24 +128,24 @@ private:
 
     std::string after(std::size_t prefix) const { return window_.on ? prefixes_[prefix] + window_.stamp : ""; }
 
-    Status choose_from_all() {
+    Status select_from_all() {
         Status trouble;
         HG_RETURN_IF_ERROR(list(env_.interrupt, [&](const Object& object) {
             if (trouble.ok()) {
                 trouble = ledger_.reach(object.key);
-                judges_.add(object);
+                workers_.add(object);
             }
         }));
         HG_RETURN_IF_ERROR(trouble);
         HG_RETURN_IF_ERROR(ledger_.ready());
         std::vector<KeyList> taken;
-        auto& judged = judges_.finish();
+        auto& decided = workers_.finish();
         if (stopped_) {
             return {ErrorCode::interrupted, "interrupted while listing " + source_.name()};
         }
-        for (auto& batch : judged) {
-            for (std::size_t i = 0; i < verdicts_.size(); ++i) {
-                verdicts_[i] += batch.verdicts[i];
+        for (auto& batch : decided) {
+            for (std::size_t i = 0; i < counts_.size(); ++i) {
+                counts_[i] += batch.counts[i];
             }
             taken.push_back(std::move(batch.keys));
         }
@@ -269,8 +154,9 @@ private:
         return {};
     }
 
-    // Judging what a listing said everything of costs nothing beside the listing.
-    Status choose_in_order() {
+    // Listings that are in order also hold sizes and times: files are decided about on the listing thread, as more
+    // threads would not help.
+    Status select_in_order() {
         Status trouble;
         std::string last;
         KeyList taken;
@@ -288,10 +174,10 @@ private:
                 trouble = ledger_.reach(object.key);
             }
             last = object.key;
-            auto judged = object;
-            const auto verdict = judge(judged, digest_key(object.key));
-            ++verdicts_[static_cast<std::size_t>(verdict)];
-            if (verdict == Verdict::take) {
+            auto looked_at = object;
+            const auto decision = decide(looked_at, digest_key(object.key));
+            ++counts_[static_cast<std::size_t>(decision)];
+            if (decision == Decision::take) {
                 taken.add(object.key);
             }
             if (taken.size() == kKeysPerHandOver) {
@@ -305,15 +191,16 @@ private:
     }
 
     Status in_order_after(std::string_view before, std::string_view key) {
-        deceived_ = key <= before;
-        return deceived_ ? Status(ErrorCode::malformed_response, source_.name() + " is not listed in order") : Status();
+        out_of_order_ = key <= before;
+        return out_of_order_ ? Status(ErrorCode::malformed_response, source_.name() + " is not listed in order")
+                             : Status();
     }
 
-    std::int64_t count(Verdict verdict) const { return verdicts_[static_cast<std::size_t>(verdict)]; }
+    std::int64_t count(Decision decision) const { return counts_[static_cast<std::size_t>(decision)]; }
 
-    void judge(Batch& batch, bool listing) {
+    void decide(ListedBatch& batch, bool listing) {
         if (!ledger_.ready().ok()) {
-            return;  // choose_from_all() says so
+            return;  // select_from_all() says so
         }
         std::vector<std::string_view> taken;
         std::array<KeyDigest, kKeysAhead> digests;
@@ -329,13 +216,13 @@ private:
                 return;
             }
             auto object = batch.object(i);
-            const auto verdict = judge(object, digests[i % kKeysAhead]);
-            ++batch.verdicts[static_cast<std::size_t>(verdict)];
-            if (verdict == Verdict::take) {
+            const auto decision = decide(object, digests[i % kKeysAhead]);
+            ++batch.counts[static_cast<std::size_t>(decision)];
+            if (decision == Decision::take) {
                 taken.push_back(object.key);
             }
         }
-        // In their order in memory too: they are merged with others, and memory likes to be read on.
+        // Sorted before copying, so that the merge reads memory sequentially.
         std::sort(taken.begin(), taken.end());
         KeyList keys;
         for (const auto& key : taken) {
@@ -352,18 +239,18 @@ private:
         }
     }
 
-    Verdict judge(Object& object, const KeyDigest& digest) {
+    Decision decide(Object& object, const KeyDigest& digest) {
         if (object.is_outside) {
-            return Verdict::take;  // to be refused by name
+            return Decision::take;  // to be refused by name
         }
         const Entry* known = ledger_.empty() ? nullptr : ledger_.find(object.key, digest);
-        // A known name was judged when it was taken.
+        // A known name was accepted when it was taken.
         if (belongs_to_target(object.key, options_.target_key) ||
             (known == nullptr && !options_.schema->accepts_name(object.key))) {
-            return Verdict::ignored;
+            return Decision::ignored;
         }
         if (!object.looked_at && (known != nullptr || settle_ > 0) && !source_.look_at(object)) {
-            return Verdict::vanished;
+            return Decision::vanished;
         }
         if (known != nullptr) {
             ++(known->tag == object.tag ? unchanged_ : changed_);
@@ -375,7 +262,7 @@ private:
             }
             const bool again = options_.rescan || (retried_ != nullptr && retried_->find(digest) != nullptr);
             if (!again) {
-                return Verdict::known;
+                return Decision::known;
             }
         }
         if (settle_ > 0 && object.modified_us > now_ + settle_ &&
@@ -383,9 +270,9 @@ private:
             // A time ahead of the clock says nothing about being young: whoever reads the file compares its tag.
             const std::lock_guard lock(seen_mutex_);
             ahead_[digest_key(object.key)] = object.tag;
-            return Verdict::take;
+            return Decision::take;
         }
-        return settle_ > 0 && object.modified_us > now_ - settle_ ? Verdict::deferred : Verdict::take;
+        return settle_ > 0 && object.modified_us > now_ - settle_ ? Decision::deferred : Decision::take;
     }
 
     const Options& options_;
@@ -396,12 +283,12 @@ private:
     ReadingList& out_;
     std::vector<std::string> prefixes_;  // sorted
     bool in_order_ = false;
-    bool deceived_ = false;
+    bool out_of_order_ = false;
     std::int64_t settle_;
     std::int64_t now_ = 0;
     std::size_t threads_;
     std::int64_t listed_ = 0;
-    Counts verdicts_{};
+    DecisionCounts counts_{};
     std::atomic<bool> stopped_{false};
     const RejectedRecords* retried_ = nullptr;
     std::atomic<std::int64_t> unchanged_{0};  // known files
@@ -412,7 +299,7 @@ private:
     std::set<KeyDigest> unchanged_lines_;
     std::map<KeyDigest, std::uint64_t> ahead_;  // files of the future, and their tags
     Status status_;
-    Judges judges_;            // its threads use the rest
+    BatchWorkers workers_;     // its threads use the rest
     Threads listing_{[this] {  // last: it uses the rest
         stopped_ = true;
         out_.cancel();  // nobody waits for more files
@@ -420,42 +307,42 @@ private:
     }};
 };
 
-Choosing::Choosing(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-                   bool in_order, ReadingList& out)
-    : chooser_(std::make_unique<Chooser>(options, environment, window, ledger, in_order, out)) {}
+FileSelection::FileSelection(const Options& options, const Environment& environment, const Window& window,
+                             LedgerView& ledger, bool in_order, ReadingList& out)
+    : impl_(std::make_unique<Impl>(options, environment, window, ledger, in_order, out)) {}
 
-Choosing::~Choosing() = default;
+FileSelection::~FileSelection() = default;
 
-Status Choosing::begin() {
-    return chooser_->begin();
+Status FileSelection::begin() {
+    return impl_->begin();
 }
 
-Status Choosing::finish(Summary& summary) {
-    return chooser_->finish(summary);
+Status FileSelection::finish(Summary& summary) {
+    return impl_->finish(summary);
 }
 
-bool Choosing::most_known_are_unchanged() const {
-    return chooser_->most_known_are_unchanged();
+bool FileSelection::most_known_are_unchanged() const {
+    return impl_->most_known_are_unchanged();
 }
 
-void Choosing::retry(const RejectedRecords& records) {
-    chooser_->retry(records);
+void FileSelection::retry(const RejectedRecords& records) {
+    impl_->retry(records);
 }
 
-bool Choosing::wait_until_listed(const std::atomic<bool>& stop) const {
-    return chooser_->wait_until_listed(stop);
+bool FileSelection::wait_until_listed(const std::atomic<bool>& stop) const {
+    return impl_->wait_until_listed(stop);
 }
 
-bool Choosing::has_unchanged(const KeyDigest& key) const {
-    return chooser_->has_unchanged(key);
+bool FileSelection::has_unchanged(const KeyDigest& key) const {
+    return impl_->has_unchanged(key);
 }
 
-std::optional<std::uint64_t> Choosing::tag_ahead(const KeyDigest& key) const {
-    return chooser_->tag_ahead(key);
+std::optional<std::uint64_t> FileSelection::tag_ahead(const KeyDigest& key) const {
+    return impl_->tag_ahead(key);
 }
 
-bool Choosing::was_deceived() const {
-    return chooser_->was_deceived();
+bool FileSelection::listing_was_out_of_order() const {
+    return impl_->listing_was_out_of_order();
 }
 
 bool belongs_to_target(std::string_view key, std::string_view target) {

@@ -13,10 +13,10 @@
 
 namespace headgate::checkpoint {
 
-class Selection {
+class RecordSelection {
 public:
     // The records that end behind `begin`: what is before it was read by an earlier run. All of them if it is 0.
-    explicit Selection(std::size_t begin = 0) : begin_(begin) {}
+    explicit RecordSelection(std::size_t begin = 0) : begin_(begin) {}
 
     // Selects those of `records`, which were rejected earlier, that are still where they were in `content`. Of the file
     // `found` was kept, and `begin` is where the part of `content` ends that this is about.

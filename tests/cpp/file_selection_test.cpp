@@ -1,5 +1,5 @@
 // Which files a run reads: listed, judged on several threads, merged into one sorted list.
-#include "checkpoint/choosing.hpp"
+#include "checkpoint/file_selection.hpp"
 
 #include <algorithm>
 #include <map>
@@ -379,9 +379,9 @@ protected:
         EXPECT_EQ(summary.ignored, files / 6);
     }
     Status choose(LedgerView& ledger, Summary& summary, ReadingList& list) {
-        Choosing choosing(options, environment, {}, ledger, true, list);
-        HG_RETURN_IF_ERROR(choosing.begin());
-        return choosing.finish(summary);
+        FileSelection selection(options, environment, {}, ledger, true, list);
+        HG_RETURN_IF_ERROR(selection.begin());
+        return selection.finish(summary);
     }
     Status choose(LedgerView& ledger) {
         Summary summary;

@@ -1,4 +1,4 @@
-#include "selection.hpp"
+#include "record_selection.hpp"
 
 #include <set>
 
@@ -9,7 +9,7 @@ namespace headgate::checkpoint {
 
 // Records of this content, or of a leading part of it, are where they were. What the first releases have rejected says
 // nothing of the content: it counts where nothing else of the file was taken.
-void Selection::retry(const RejectedRecords::Records& records, const Entry& found, std::string_view content) {
+void RecordSelection::retry(const RejectedRecords::Records& records, const Entry& found, std::string_view content) {
     content_ = content;
     std::set<std::uint64_t> wanted;
     for (const auto& record : records) {
@@ -32,7 +32,7 @@ void Selection::retry(const RejectedRecords::Records& records, const Entry& foun
     all_ = nothing_taken && !again_.empty();
 }
 
-std::vector<std::uint64_t> Selection::again() const {
+std::vector<std::uint64_t> RecordSelection::again() const {
     std::vector<std::uint64_t> out;
     for (const auto& [begin, rejected] : again_) {
         out.push_back(rejected.offset);
@@ -40,7 +40,7 @@ std::vector<std::uint64_t> Selection::again() const {
     return out;
 }
 
-const Selection::Rejected* Selection::find(std::uint64_t offset) const {
+const RecordSelection::Rejected* RecordSelection::find(std::uint64_t offset) const {
     if (again_.empty()) {
         return nullptr;
     }

@@ -18,14 +18,14 @@ struct Window {
 };
 
 // Finds out what is new or may have changed, and counts the rest.
-class Choosing {
+class FileSelection {
 public:
-    // `in_order`: take the source's word for it.
-    Choosing(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
-             bool in_order, ReadingList& out);
-    ~Choosing();
-    Choosing(const Choosing&) = delete;
-    Choosing& operator=(const Choosing&) = delete;
+    // `in_order`: rely on the order that the source promises.
+    FileSelection(const Options& options, const Environment& environment, const Window& window, LedgerView& ledger,
+                  bool in_order, ReadingList& out);
+    ~FileSelection();
+    FileSelection(const FileSelection&) = delete;
+    FileSelection& operator=(const FileSelection&) = delete;
 
     // Fills and closes the list. Where the source lists in order, a thread does so while the first files are read.
     Status begin();
@@ -41,12 +41,12 @@ public:
     std::optional<std::uint64_t> tag_ahead(const KeyDigest& key) const;
     // After finish(): of the files that were taken before, more are as they were then than not.
     bool most_known_are_unchanged() const;
-    // The source broke its word: what was read is in no order, and the run has to start again.
-    bool was_deceived() const;
+    // The source did not list in the order that it promises: the run has to start again, with `in_order` false.
+    bool listing_was_out_of_order() const;
 
 private:
-    class Chooser;
-    std::unique_ptr<Chooser> chooser_;
+    class Impl;
+    std::unique_ptr<Impl> impl_;
 };
 
 // "20240115-100000", as event files are named.

@@ -1,0 +1,140 @@
+// Listed files in batches, and the threads that decide about each while the source is still being listed.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "headgate/base/limit.hpp"
+#include "headgate/base/threads.hpp"
+#include "headgate/checkpoint/ports.hpp"
+#include "keys.hpp"
+
+namespace headgate::checkpoint {
+
+// What becomes of a listed file.
+enum class Decision : std::uint8_t { take, known, deferred, vanished, ignored };
+
+using DecisionCounts = std::array<std::int64_t, 5>;  // by Decision
+
+// Listed objects. Once they are decided about: the sorted keys of those to take.
+struct ListedBatch {
+    KeyList keys;
+    std::vector<Object> objects;  // of a listing that says more than names
+    Object object(std::size_t i) const {
+        auto out = i < objects.size() ? objects[i] : Object();
+        out.key = keys[i];
+        return out;
+    }
+    DecisionCounts counts{};
+};
+
+// Decides about listed files on several threads. For a known file in a folder this asks for its size and time, which
+// takes longer than listing. The listing thread helps when the others fall behind, and when it has listed everything.
+class BatchWorkers {
+public:
+    // The second argument of `decide`: whether it is called by the listing thread.
+    BatchWorkers(std::size_t threads, std::function<void(ListedBatch&, bool)> decide)
+        : others_(threads - 1), decide_(std::move(decide)) {}
+    ~BatchWorkers() { close(); }
+    BatchWorkers(const BatchWorkers&) = delete;
+    BatchWorkers& operator=(const BatchWorkers&) = delete;
+
+    // Adds a listed object. By the listing thread only.
+    void add(const Object& object) {
+        if (batches_.empty() || batches_.back().keys.size() == kKeysPerBatch) {
+            publish();
+            const std::lock_guard lock(mutex_);
+            batches_.emplace_back();
+        }
+        auto& batch = batches_.back();
+        batch.keys.add(object.key);
+        if (object.looked_at) {
+            batch.objects.resize(batch.keys.size() - 1);
+            batch.objects.push_back(object);
+        }
+    }
+
+    // Waits until all are decided about.
+    std::deque<ListedBatch>& finish() {
+        publish();
+        work(0);
+        join();
+        return batches_;
+    }
+
+private:
+    static constexpr std::size_t kKeysPerBatch = limit(4'096, 3);
+    static constexpr std::size_t kMostWaiting = limit(16, 2);  // batches
+    static constexpr auto kPoll = std::chrono::milliseconds(50);
+
+    // The last batch is full, or nothing comes any more.
+    void publish() {
+        {
+            const std::lock_guard lock(mutex_);
+            ready_ = batches_.size();
+        }
+        changed_.notify_one();
+        if (ready_ > 0 && threads_.size() < others_) {
+            threads_.start([this] { stay(); });
+        }
+        work(kMostWaiting);
+    }
+
+    // Takes batches until only so many are waiting.
+    void work(std::size_t waiting) {
+        std::unique_lock lock(mutex_);
+        while (ready_ - next_ > waiting) {
+            take(lock, true);
+        }
+    }
+
+    void stay() {
+        std::unique_lock lock(mutex_);
+        while (!closed_) {
+            if (next_ < ready_) {
+                take(lock, false);
+            } else {
+                // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
+                changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            }
+        }
+    }
+
+    void take(std::unique_lock<std::mutex>& lock, bool listing) {
+        auto& batch = batches_[next_++];
+        lock.unlock();
+        decide_(batch, listing);
+        lock.lock();
+    }
+
+    // Nothing is added any more, or a decision has thrown.
+    void close() {
+        const std::lock_guard lock(mutex_);
+        closed_ = true;
+        changed_.notify_all();
+    }
+
+    void join() {
+        close();
+        threads_.join();
+    }
+
+    std::size_t others_;
+    std::function<void(ListedBatch&, bool)> decide_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<ListedBatch> batches_;  // whose elements stay where they are
+    std::size_t ready_ = 0;            // of them are full
+    std::size_t next_ = 0;
+    bool closed_ = false;
+    Threads threads_{[this] { close(); }};  // last: they use the rest
+};
+
+}  // namespace headgate::checkpoint
