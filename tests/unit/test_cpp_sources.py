@@ -94,10 +94,6 @@ def test_targets_link_only_what_the_modules_may_use():
     assert wrong == []
 
 
-# Not annotated yet: both were rewritten while the other files were annotated.
-PLAIN_MUTEXES = {"file_selection.cpp", "infer.cpp"}
-
-
 def test_mutexes_are_annotated_ones():
     plain = re.compile(
         r"std::(mutex|shared_mutex|recursive_mutex|lock_guard|unique_lock|shared_lock|scoped_lock|condition_variable)\b"
@@ -105,7 +101,7 @@ def test_mutexes_are_annotated_ones():
     wrong = [
         f"{path.relative_to(ROOT)}: std::{match[1]}"
         for path in sources("cpp", "bindings")
-        if path.name != "mutex.hpp" and path.name not in PLAIN_MUTEXES
+        if path.name != "mutex.hpp"
         for match in plain.finditer(path.read_text())
     ]
     assert wrong == []

@@ -4,12 +4,11 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <map>
-#include <mutex>
 #include <set>
 
 #include "headgate/base/limit.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/base/threads.hpp"
 #include "listed_batches.hpp"
@@ -84,28 +83,27 @@ public:
     bool most_known_are_unchanged() const { return unchanged_ > changed_; }
 
     bool wait_until_listed(const std::atomic<bool>& stop) const {
-        std::unique_lock lock(seen_mutex_);
+        const MutexLock lock(seen_mutex_);
         while (!is_listed_ && !stop) {
-            // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-            listed_all_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            listed_all_.wait_until(seen_mutex_, std::chrono::steady_clock::now() + kPoll);
         }
         return is_listed_;
     }
 
     bool has_unchanged(const KeyDigest& key) const {
-        const std::lock_guard lock(seen_mutex_);
+        const MutexLock lock(seen_mutex_);
         return unchanged_lines_.contains(key);
     }
 
     std::optional<std::uint64_t> tag_ahead(const KeyDigest& key) const {
-        const std::lock_guard lock(seen_mutex_);
+        const MutexLock lock(seen_mutex_);
         const auto found = ahead_.find(key);
         return found == ahead_.end() ? std::nullopt : std::optional(found->second);
     }
 
 private:
     void note_listed() {
-        const std::lock_guard lock(seen_mutex_);
+        const MutexLock lock(seen_mutex_);
         is_listed_ = true;
         listed_all_.notify_all();
     }
@@ -257,7 +255,7 @@ private:
         }
         if (known != nullptr && known->tag == object.tag) {
             if ((known->flags & Entry::kLines) != 0) {
-                const std::lock_guard lock(seen_mutex_);
+                const MutexLock lock(seen_mutex_);
                 unchanged_lines_.insert(digest);
             }
             const bool again = options_.rescan || (retried_ != nullptr && retried_->find(digest) != nullptr);
@@ -268,7 +266,7 @@ private:
         if (settle_ > 0 && object.modified_us > now_ + settle_ &&
             object.modified_us > SystemClock().now_us() + settle_) {
             // A time ahead of the clock says nothing about being young: whoever reads the file compares its tag.
-            const std::lock_guard lock(seen_mutex_);
+            const MutexLock lock(seen_mutex_);
             ahead_[digest_key(object.key)] = object.tag;
             return Decision::take;
         }
@@ -293,11 +291,11 @@ private:
     const RejectedRecords* retried_ = nullptr;
     std::atomic<std::int64_t> unchanged_{0};  // known files
     std::atomic<std::int64_t> changed_{0};    // files of known names
-    mutable std::mutex seen_mutex_;
-    mutable std::condition_variable listed_all_;
-    bool is_listed_ = false;
-    std::set<KeyDigest> unchanged_lines_;
-    std::map<KeyDigest, std::uint64_t> ahead_;  // files of the future, and their tags
+    mutable Mutex seen_mutex_;
+    mutable ConditionVariable listed_all_;
+    bool is_listed_ HG_GUARDED_BY(seen_mutex_) = false;
+    std::set<KeyDigest> unchanged_lines_ HG_GUARDED_BY(seen_mutex_);
+    std::map<KeyDigest, std::uint64_t> ahead_ HG_GUARDED_BY(seen_mutex_);  // the tags of files of the future
     Status status_;
     BatchWorkers workers_;     // its threads use the rest
     Threads listing_{[this] {  // last: it uses the rest

@@ -2,9 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <map>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <unordered_map>
@@ -12,6 +10,7 @@
 
 #include "column_names.hpp"
 #include "field_kinds.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/text.hpp"
 #include "headgate/base/threads.hpp"
 #include "headgate/checkpoint/records.hpp"
@@ -107,6 +106,7 @@ public:
         }
         ReadingList list(std::move(keys), reading_threads(options_.threads, *env_.source));
         HG_RETURN_IF_ERROR(read(list));
+        const MutexLock lock(mutex_);  // the readers have ended
         std::erase_if(fields_, [this](const auto& field) {
             // A member that has the name of the column of file names is kept in `_rest`.
             return !options_.file_column.empty() && folded_name(field.first) == folded_name(options_.file_column);
@@ -143,7 +143,7 @@ private:
     }
 
     // What was seen instead of records; the kind of the error is that of unreadable files if all of them are.
-    Status nothing_found(std::int64_t files) const {
+    Status nothing_found(std::int64_t files) const HG_REQUIRES(mutex_) {
         std::string what;
         for (const auto& [kind, count] : seen_) {
             what += (what.empty() ? "" : ", ") + std::to_string(count) + " " + kind;
@@ -157,7 +157,7 @@ private:
     Status read(ReadingList& list) {
         std::size_t running = list.readers();
         const auto end = [this, &running] {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             --running;
             finished_.notify_all();
         };
@@ -173,9 +173,9 @@ private:
                 end();
             });
         }
-        std::unique_lock lock(mutex_);
+        MutexLock lock(mutex_);
         while (running > 0) {
-            finished_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
+            finished_.wait_until(mutex_, std::chrono::steady_clock::now() + kPoll);
             lock.unlock();
             if (env_.progress && !stop_) {
                 env_.progress(done_, static_cast<std::int64_t>(list.size()));
@@ -188,13 +188,14 @@ private:
         }
         lock.unlock();
         threads.join();
+        lock.lock();
         return interrupted_ ? Status(ErrorCode::interrupted, "interrupted; nothing was written") : error_;
     }
 
     void work(ReadingList& list) {
         auto fetcher = env_.source->fetcher();
         if (!fetcher.ok()) {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             error_ = fetcher.status();
             return;
         }
@@ -220,13 +221,13 @@ private:
                 }
             },
             [this] { return stop_.load(); });
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         reader.add_to(*this);
     }
 
     // What cannot be read or parsed is counted by the run itself; here it is what an error can tell.
     void note_unread(const Fetched& fetched) {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         const auto kind = fetched.outcome == ReadOutcome::archived ? "archived" : error_kind(fetched.error.code());
         ++seen_["files cannot be read: " + std::string(kind)];
         if (unread_++ == 0) {
@@ -276,7 +277,7 @@ private:
         void begin_document(std::uint64_t /*end*/) override {}
         void end_document() override {}
 
-        void add_to(Inferrer& all) const {
+        void add_to(Inferrer& all) const HG_REQUIRES(all.mutex_) {
             all.records_ += records_;
             for (const auto& [name, seen] : fields_) {
                 auto& sum = all.fields_[name];
@@ -337,7 +338,7 @@ private:
     }
 
     // The column to sort by, if it is a time in every record.
-    std::string sort_wish() const {
+    std::string sort_wish() const HG_REQUIRES(mutex_) {
         if (!options_.sort_by.empty()) {
             return options_.sort_by;
         }
@@ -345,7 +346,7 @@ private:
         return only_one ? options_.times.begin()->first : "timestamp";
     }
 
-    Result<std::string> plan() {
+    Result<std::string> plan() HG_REQUIRES(mutex_) {
         Json out{
             {"format", 1}, {"name", options_.name}, {"extra", "rest"}, {"lenient", true}, {"fields", Json::array()}};
         if (!options_.file_names.empty()) {
@@ -419,7 +420,7 @@ private:
 
     // Leaves the fields in `order` that are no columns of `base` yet, in whatever case. Integers of `base` become
     // float64 where other numbers have come and no value would be rounded.
-    void keep_columns_of(Json& base, std::vector<Named>& order) const {
+    void keep_columns_of(Json& base, std::vector<Named>& order) const HG_REQUIRES(mutex_) {
         std::set<std::string> names;
         for (auto& field : base.at("fields")) {
             const auto name = field.at("name").get<std::string>();
@@ -438,15 +439,15 @@ private:
     std::atomic<bool> stop_{false};
     std::atomic<std::int64_t> done_{0};  // files
     bool interrupted_ = false;
-    std::mutex mutex_;
-    std::condition_variable finished_;
-    Notes::Times times_;
-    Fields fields_;
-    std::uint64_t records_ = 0;
-    std::map<std::string, std::int64_t> seen_;  // what is no record, by what it is
-    std::int64_t unread_ = 0;
-    Status first_unread_;
-    Status error_;
+    Notes::Times times_;  // complete before the first reader starts
+    Mutex mutex_;
+    ConditionVariable finished_;  // a reader has ended
+    Fields fields_ HG_GUARDED_BY(mutex_);
+    std::uint64_t records_ HG_GUARDED_BY(mutex_) = 0;
+    std::map<std::string, std::int64_t> seen_ HG_GUARDED_BY(mutex_);  // how often something is no record, by what it is
+    std::int64_t unread_ HG_GUARDED_BY(mutex_) = 0;
+    Status first_unread_ HG_GUARDED_BY(mutex_);
+    Status error_ HG_GUARDED_BY(mutex_);
 };
 
 }  // namespace

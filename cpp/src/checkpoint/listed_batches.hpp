@@ -3,15 +3,14 @@
 
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "headgate/base/limit.hpp"
+#include "headgate/base/mutex.hpp"
 #include "headgate/base/threads.hpp"
 #include "headgate/checkpoint/ports.hpp"
 #include "keys.hpp"
@@ -50,7 +49,7 @@ public:
     void add(const Object& object) {
         if (batches_.empty() || batches_.back().keys.size() == kKeysPerBatch) {
             publish();
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             batches_.emplace_back();
         }
         auto& batch = batches_.back();
@@ -77,46 +76,48 @@ private:
     // The last batch is full, or nothing comes any more.
     void publish() {
         {
-            const std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             ready_ = batches_.size();
         }
         changed_.notify_one();
-        if (ready_ > 0 && threads_.size() < others_) {
+        if (!batches_.empty() && threads_.size() < others_) {
             threads_.start([this] { stay(); });
         }
         work(kMostWaiting);
     }
 
-    // Takes batches until only so many are waiting.
+    // Decides about batches on the listing thread until at most `waiting` are left.
     void work(std::size_t waiting) {
-        std::unique_lock lock(mutex_);
-        while (ready_ - next_ > waiting) {
-            take(lock, true);
+        while (auto* batch = next(waiting)) {
+            decide_(*batch, true);
         }
     }
 
+    // Decides about batches on another thread until close() is called. The mutex is not held meanwhile.
     void stay() {
-        std::unique_lock lock(mutex_);
-        while (!closed_) {
-            if (next_ < ready_) {
-                take(lock, false);
-            } else {
-                // wait_until, not wait: the latter needs a newer libstdc++ than Lambda's.
-                changed_.wait_until(lock, std::chrono::steady_clock::now() + kPoll);
-            }
+        while (auto* batch = wait_for_next()) {
+            decide_(*batch, false);
         }
     }
 
-    void take(std::unique_lock<std::mutex>& lock, bool listing) {
-        auto& batch = batches_[next_++];
-        lock.unlock();
-        decide_(batch, listing);
-        lock.lock();
+    // The next batch to decide about, or nullptr if no more than `waiting` are left.
+    ListedBatch* next(std::size_t waiting) {
+        const MutexLock lock(mutex_);
+        return ready_ - next_ > waiting ? &batches_[next_++] : nullptr;
+    }
+
+    // The next batch to decide about, or nullptr after close().
+    ListedBatch* wait_for_next() {
+        const MutexLock lock(mutex_);
+        while (!closed_ && next_ == ready_) {
+            changed_.wait_until(mutex_, std::chrono::steady_clock::now() + kPoll);
+        }
+        return closed_ ? nullptr : &batches_[next_++];
     }
 
     // Nothing is added any more, or a decision has thrown.
     void close() {
-        const std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         closed_ = true;
         changed_.notify_all();
     }
@@ -128,12 +129,14 @@ private:
 
     std::size_t others_;
     std::function<void(ListedBatch&, bool)> decide_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<ListedBatch> batches_;  // whose elements stay where they are
-    std::size_t ready_ = 0;            // of them are full
-    std::size_t next_ = 0;
-    bool closed_ = false;
+    Mutex mutex_;
+    ConditionVariable changed_;  // a batch is ready, or close() was called
+    // Only the listing thread adds a batch, with the mutex held, so that it may look at the last one without it.
+    // Batches stay where they are: each belongs to the thread that decides about it.
+    std::deque<ListedBatch> batches_;
+    std::size_t ready_ HG_GUARDED_BY(mutex_) = 0;  // how many batches are full
+    std::size_t next_ HG_GUARDED_BY(mutex_) = 0;   // how many batches a thread has taken
+    bool closed_ HG_GUARDED_BY(mutex_) = false;
     Threads threads_{[this] { close(); }};  // last: they use the rest
 };
 
