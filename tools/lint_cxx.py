@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "check"
 PASSED = BUILD / "tidy"
+ONCE = BUILD / "once"  # compile_commands.json with one entry per file: clang-tidy runs a file for each that it finds
 CHECKED = ("cpp/src", "bindings")
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 ARGUMENTS = ["-Wreserved-identifier", "-Wthread-safety", "-Wno-ignored-optimization-argument"]
@@ -55,7 +56,7 @@ def digest(source: Path, command: str, arguments: list[str], tool: str) -> str:
 
 def check(source: Path, arguments: list[str], mark: Path) -> str:
     """Returns what clang-tidy found, or nothing."""
-    command = ["clang-tidy", "-p", str(BUILD), "--quiet", *(f"--extra-arg={argument}" for argument in arguments)]
+    command = ["clang-tidy", "-p", str(ONCE), "--quiet", *(f"--extra-arg={argument}" for argument in arguments)]
     run = subprocess.run([*command, str(source)], check=False, capture_output=True, text=True)
     if run.returncode == 0:
         mark.touch()
@@ -75,9 +76,10 @@ def main() -> int:
         )
         return 1
     tool = subprocess.run(["clang-tidy", "--version"], capture_output=True, text=True, check=True).stdout
-    commands = {
-        Path(entry["file"]): entry["command"] for entry in json.loads((BUILD / "compile_commands.json").read_text())
-    }
+    entries = {entry["file"]: entry for entry in json.loads((BUILD / "compile_commands.json").read_text())}
+    ONCE.mkdir(exist_ok=True)
+    (ONCE / "compile_commands.json").write_text(json.dumps(list(entries.values())))
+    commands = {Path(file): entry["command"] for file, entry in entries.items()}
     wanted = [file.resolve() for file in options.files] or [
         file for folder in CHECKED for file in sorted((ROOT / folder).rglob("*.cpp"))
     ]

@@ -230,10 +230,12 @@ def test_nested_members_fill_columns(text, who, tags, raw):
 
 
 def test_a_record_with_nested_members_is_kept_whole_beside_its_columns(tmp_path):
-    model = create_model("Ev", __config__=ConfigDict(extra="allow"), __base__=Call)
+    class Ev(Call):
+        model_config = ConfigDict(extra="allow")
+
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.json").write_text('{"user": {"type": "IAM", "more": 1}}')
-    assert update(tmp_path / "logs", tmp_path / "t.parquet", schema=model, settle_s=0).rows_added == 1
+    assert update(tmp_path / "logs", tmp_path / "t.parquet", schema=Ev, settle_s=0).rows_added == 1
     [row] = Checkpoint.read(tmp_path / "t.parquet").dataframe().to_pylist()
     assert (row["who"], row["_rest"]) == ("IAM", '{"user":{"more":1,"type":"IAM"}}')
     event = Call.model_validate({"user": {"type": "x", "deep": {"tags": ["t"]}}})

@@ -61,7 +61,7 @@ class Scheduler:
         self, jobs: Sequence[Job], store: StateStore, ledger: Ledger | None, clock: Clock,
         metrics: Metrics | None = None,
     ) -> None:  # fmt: skip
-        with needed("headgate serve needs APScheduler", "apscheduler>=3.10,<4"):
+        with needed("headgate serve needs APScheduler", "apscheduler>=3.10.2,<4"):
             from apscheduler.executors.pool import ThreadPoolExecutor
             from apscheduler.schedulers.background import BackgroundScheduler
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
