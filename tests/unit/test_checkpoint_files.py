@@ -101,6 +101,7 @@ def test_files_without_records_are_taken_and_refuse_nothing(tmp_path):
         gzip.compress(gzip.compress(ONE)),
         pa.Codec("zstd").compress(ONE, asbytes=True),
     ],
+    ids=["zeros after it", "two members", "zeros between members", "twice", "zstd"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
 def test_packed_files_are_read_as_gzip_reads_them(tmp_path, packed, name):
