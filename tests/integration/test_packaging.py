@@ -35,10 +35,11 @@ def test_an_sdist_builds_and_runs_elsewhere(tmp_path):
         "import headgate, headgate.checkpoint as c, pathlib, sys;"
         "assert headgate.__file__.startswith(sys.argv[1]), headgate.__file__;"
         "pathlib.Path('in').mkdir();"
-        "print(c.update('in', 'e.parquet').listed, headgate.event_id({})[:8])"
+        "pathlib.Path('in/a.json').write_text('{\"n\": 1}');"
+        "print(c.update('in', 'e.parquet', settle_s=0).rows_added, headgate.event_id({})[:8])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(target)], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(target)},
     )  # fmt: skip
-    assert run.stdout.split() == ["0", "44136fa3"], run.stderr
+    assert run.stdout.split() == ["1", "44136fa3"], run.stderr
