@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -156,6 +157,21 @@ TEST_F(OfATable, SegmentsAreNotMergedIntoOneThatIsTooLong) {
     }
 }
 
+// Reads these files of a source, one after the other.
+void fetch(Source& source, const std::vector<std::string>& keys, const std::function<void(const Fetched&)>& take) {
+    std::size_t next = 0;
+    source.fetcher().value()->run(
+        [&](Wanted& wanted) {
+            if (next == keys.size()) {
+                return Fetcher::Coming::nothing;
+            }
+            wanted = {next, keys[next]};
+            ++next;
+            return Fetcher::Coming::file;
+        },
+        take, [] { return false; });
+}
+
 TEST(FolderSource, ReadsNoMoreOfAFileThanItMay) {
     tests::TemporaryFolder folder;
     tests::write_file(folder / "small.json", "12345");
@@ -166,21 +182,10 @@ TEST(FolderSource, ReadsNoMoreOfAFileThanItMay) {
     const std::vector<std::string> keys = {"small.json", "sparse.json", "pipe.json"};
     std::vector<std::size_t> sizes;
     std::vector<ReadOutcome> outcomes;
-    std::size_t next = 0;
-    source->fetcher().value()->run(
-        [&](Wanted& wanted) {
-            if (next == keys.size()) {
-                return Fetcher::Coming::nothing;
-            }
-            wanted = {next, keys[next]};
-            ++next;
-            return Fetcher::Coming::file;
-        },
-        [&](const Fetched& fetched) {
-            sizes.push_back(fetched.bytes.size());
-            outcomes.push_back(fetched.outcome);
-        },
-        [] { return false; });
+    fetch(*source, keys, [&](const Fetched& fetched) {
+        sizes.push_back(fetched.bytes.size());
+        outcomes.push_back(fetched.outcome);
+    });
     EXPECT_EQ(sizes, (std::vector<std::size_t>{5, 6, 0}));
     EXPECT_EQ(outcomes, (std::vector<ReadOutcome>{ReadOutcome::read, ReadOutcome::read, ReadOutcome::failed}));
 }
@@ -215,24 +220,13 @@ protected:
         const auto source = make_folder_source(folder / "in", {100, follow_links});
         std::vector<std::string> keys;
         EXPECT_TRUE(source->list({}, {}, [&](const Object& object) { keys.emplace_back(object.key); }).ok());
-        std::size_t next = 0;
         Files out;
-        source->fetcher().value()->run(
-            [&](Wanted& wanted) {
-                if (next == keys.size()) {
-                    return Fetcher::Coming::nothing;
-                }
-                wanted = {next, keys[next]};
-                ++next;
-                return Fetcher::Coming::file;
-            },
-            [&](const Fetched& fetched) {
-                out[keys[fetched.index]] = fetched.outcome == ReadOutcome::read       ? std::string(fetched.bytes)
-                                           : fetched.outcome == ReadOutcome::outside  ? "outside"
-                                           : fetched.outcome == ReadOutcome::vanished ? "vanished"
-                                                                                      : "failed";
-            },
-            [] { return false; });
+        fetch(*source, keys, [&](const Fetched& fetched) {
+            out[keys[fetched.index]] = fetched.outcome == ReadOutcome::read       ? std::string(fetched.bytes)
+                                       : fetched.outcome == ReadOutcome::outside  ? "outside"
+                                       : fetched.outcome == ReadOutcome::vanished ? "vanished"
+                                                                                  : "failed";
+        });
         return out;
     }
     tests::TemporaryFolder folder;

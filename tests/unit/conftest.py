@@ -240,6 +240,16 @@ def sqs(clock):
     return StandInSqs(clock)
 
 
+@pytest.fixture
+def logs(tmp_path):
+    """A folder with a file that is taken and one that is refused."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "a.json").write_text('{"a": 1}')
+    (folder / "b.json").write_text("not json")
+    return folder
+
+
 @pytest.fixture(params=["parquet", "delta"])
 def target(request, tmp_path):
     """Where a checkpoint goes: one Parquet file, or a Delta table in a folder."""

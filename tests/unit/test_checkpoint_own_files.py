@@ -7,15 +7,6 @@ import pytest
 from headgate.checkpoint import Checkpoint, update, verify
 
 
-@pytest.fixture
-def logs(tmp_path):
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    (folder / "a.json").write_text('{"a": 1}')
-    (folder / "b.json").write_text("not json")
-    return folder
-
-
 def targets(logs):
     pytest.importorskip("deltalake")
     return [str(logs / "out.parquet"), f"delta+file://{logs}/tab", str(logs / "deep" / "x.parquet")]

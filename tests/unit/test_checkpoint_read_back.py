@@ -17,15 +17,6 @@ NAMES = ["../../../../../dev/zero", "/dev/zero", "..", ".", "", "a/../b", "a\0b"
 
 
 @pytest.fixture
-def logs(tmp_path):
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    (folder / "a.json").write_text('{"a": 1}')
-    (folder / "b.json").write_text("not json")
-    return folder
-
-
-@pytest.fixture
 def out(logs, tmp_path):
     target = tmp_path / "out.parquet"
     update(logs, target, schema="infer", settle_s=0)

@@ -188,7 +188,8 @@ def check_item_key(key: object) -> None:
     """Refuse an identity that would make two records one, or none.
 
     Raises:
-        InvalidInputError: it is no text, or empty. (A lone surrogate in it is refused with the document's.)
+        InvalidInputError: it is no text, or empty.
+        UnicodeEncodeError: it holds a lone surrogate.
     """
     if not isinstance(key, str) or not key:
         got = "an empty text" if key == "" else type(key).__name__
